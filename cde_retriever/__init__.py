@@ -1,0 +1,59 @@
+"""Contextual document embeddings for retrieval that knows the corpus it searches (arXiv 2410.02525)."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cde_retriever.context import Context
+    from cde_retriever.encoder import ContextualEncoder
+    from cde_retriever.errors import (
+        CDEError,
+        CheckpointError,
+        ConfigError,
+        ContextError,
+        ContextFormatError,
+        ContextMismatchError,
+        ContextNotFittedError,
+    )
+    from cde_retriever.llama_index import CDEEmbedding
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "Context": "context",
+    "ContextualEncoder": "encoder",
+    "CDEEmbedding": "llama_index",
+    "CDEError": "errors",
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "ContextError": "errors",
+    "ContextFormatError": "errors",
+    "ContextMismatchError": "errors",
+    "ContextNotFittedError": "errors",
+}
+
+# CDEEmbedding stays out: a star import would need llama-index, which the bare install does not have.
+__all__ = [
+    "CDEError",
+    "CheckpointError",
+    "ConfigError",
+    "Context",
+    "ContextError",
+    "ContextFormatError",
+    "ContextMismatchError",
+    "ContextNotFittedError",
+    "ContextualEncoder",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that importing the package costs nothing."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*__all__, "CDEEmbedding"])

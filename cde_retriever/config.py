@@ -1,0 +1,117 @@
+"""What a two-stage model is built from: the frozen, validated content of a checkpoint's ``config.json``."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from cde_retriever.errors import ConfigError
+
+FORMAT_VERSION = 1
+CONTEXT_ATTENTIONS = ("cached", "joint")
+POSITIONS = ("text", "prompt_and_text", "sequence")
+OUTPUT_HEADS = ("none", "mlp", "residual_mlp")
+ROLES = ("query", "document")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture and text handling of a two-stage model.
+
+    Attributes:
+        name: The model's name; recorded in every context it makes.
+        second_stage: Configuration of the second stage's backbone, as `transformers` writes it
+            (``model_type`` and sizes).
+        first_stage: The same for the first stage's backbone.
+        context_attention: ``"cached"``: context tokens attend to the context, text tokens to context and text, so
+            that the context's keys and values are computed once. ``"joint"``: every token attends to every token,
+            as in the paper (section 4.2).
+        context_size: How many context documents a corpus is sampled to (J). Under ``"joint"`` the trained number.
+        prompt_tokens: Learned soft-prompt tokens between context and text.
+        positions: Which tokens carry positions. ``"text"``: context and prompt stand at position 0, the text counts
+            from 0, so the context is a set. ``"prompt_and_text"``: context at 0, prompt and text count on from J
+            (released v1). ``"sequence"``: everything counts from 0, context order matters (released v2).
+            The last two need ``context_attention="joint"``.
+        context_projection: Whether a linear map leads from the first stage's vectors to the second stage's inputs;
+            needed where the widths differ.
+        output_head: What follows pooling: nothing, an MLP, or an MLP added to the pooled vector.
+        normalize_first_stage: Whether dataset embeddings have unit length.
+        share_word_embeddings: Whether both stages use one word-embedding matrix, stored once.
+        max_length: Longest text in tokens, prompt and special tokens included; the rest is cut off.
+        prompts: Text put before a query and before a document.
+    """
+
+    name: str
+    second_stage: Mapping[str, Any]
+    first_stage: Mapping[str, Any]
+    context_attention: str = "cached"
+    context_size: int = 512
+    prompt_tokens: int = 0
+    positions: str = "text"
+    context_projection: bool = True
+    output_head: str = "none"
+    normalize_first_stage: bool = True
+    share_word_embeddings: bool = False
+    max_length: int = 512
+    prompts: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself, all faults in one message."""
+        faults = list(self._faults())
+        if faults:
+            raise ConfigError("invalid model configuration: " + "; ".join(faults))
+
+    def _faults(self):  # type: ignore[no-untyped-def]
+        for name, allowed in (
+            ("context_attention", CONTEXT_ATTENTIONS),
+            ("positions", POSITIONS),
+            ("output_head", OUTPUT_HEADS),
+        ):
+            if getattr(self, name) not in allowed:
+                yield f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
+        for name, least in (("context_size", 1), ("prompt_tokens", 0), ("max_length", 3)):
+            if getattr(self, name) < least:
+                yield f"{name} is {getattr(self, name)}, expected at least {least}"
+        for name in ("first_stage", "second_stage"):
+            if "model_type" not in getattr(self, name):
+                yield f"{name} has no model_type"
+        if set(self.prompts) != set(ROLES):
+            yield f"prompts has the keys {sorted(self.prompts)}, expected {sorted(ROLES)}"
+        if self.positions != "text" and self.context_attention != "joint":
+            yield f"positions is {self.positions!r}, which needs context_attention 'joint'"
+        widths = [stage.get("hidden_size") for stage in (self.first_stage, self.second_stage)]
+        if widths[0] != widths[1] and not self.context_projection:
+            yield f"the stages are {widths[0]} and {widths[1]} wide, which needs context_projection"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ConfigError: for an unknown format version or key, or contradicting values.
+        """
+        values = dict(values)
+        version = values.pop("cde_format_version", None)
+        if version != FORMAT_VERSION:
+            raise ConfigError(
+                f"cde_format_version is {version!r}, this version reads {FORMAT_VERSION}; is this a CDE checkpoint?"
+            )
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                nearest = difflib.get_close_matches(key, known, n=1)
+                hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+                raise ConfigError(f"unknown key {key!r} in the model configuration{hint}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"incomplete model configuration: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `from_dict` and JSON take."""
+        return {"cde_format_version": FORMAT_VERSION, **asdict(self)}
+
+    @property
+    def order_matters(self) -> bool:
+        """Whether permuting the context changes the output, so that its order belongs to its identity."""
+        return self.positions == "sequence"

@@ -1,0 +1,285 @@
+"""The context: a sample of the user's corpus as the model sees it, an artifact with an identity.
+
+Documents embedded under one context and queries under another still give numbers of the right shape. A context
+therefore carries a fingerprint of what made it (model and texts, not floats), and whatever stores vectors stores the
+fingerprint with them.
+
+A context is stored as one safetensors file: the vectors as a tensor, everything else as JSON in its metadata.
+"""
+
+import hashlib
+import heapq
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
+
+FORMAT_VERSION = 1
+FILE_NAME = "context.safetensors"
+METADATA_KEY = "cde_context"
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What makes two models give the same vectors.
+
+    Attributes:
+        name: The checkpoint's name; for people, not part of the fingerprint.
+        revision: Hub commit, if it came from there; for people likewise.
+        sha256: Hash of weights, architecture and tokenizer.
+        prompts: Text put before queries and documents.
+        max_length: Longest text in tokens.
+        ordered: Whether the order of context documents changes the output.
+    """
+
+    name: str
+    revision: str | None
+    sha256: str
+    prompts: dict[str, str]
+    max_length: int
+    ordered: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Documents drawn from a corpus, and how many were seen."""
+
+    texts: tuple[str, ...]
+    documents_seen: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """An immutable sample of a corpus, embedded by a model's first stage.
+
+    Attributes:
+        vectors: Dataset embeddings, (J, d) float32, read-only; J = 0 for the null context.
+        model: The model that made them.
+        text_hashes: sha256 of each sampled text.
+        texts: The sampled texts, or None if only their hashes are kept.
+        method: ``"sample"`` or ``"null"``.
+        seed: Seed of the sample, None for the null context.
+        documents_seen: How many documents the sample was drawn from, empty ones and duplicates included.
+        oversampled_to: Size to which a model that needs exactly that many repeats the documents, else None.
+    """
+
+    vectors: NDArray[np.float32]
+    model: ModelIdentity
+    text_hashes: tuple[str, ...] = ()
+    texts: tuple[str, ...] | None = ()
+    method: str = "null"
+    seed: int | None = None
+    documents_seen: int = 0
+    oversampled_to: int | None = None
+
+    def __post_init__(self) -> None:
+        """Freeze the vectors and check that the parts belong together."""
+        vectors = np.array(self.vectors, dtype=np.float32)
+        vectors.setflags(write=False)
+        object.__setattr__(self, "vectors", vectors)
+        if vectors.ndim != 2 or len(vectors) != len(self.text_hashes):
+            raise ContextError(
+                f"a context needs one vector a text, received {vectors.shape} and {len(self.text_hashes)} texts"
+            )
+        if self.texts is not None and tuple(map(hash_text, self.texts)) != self.text_hashes:
+            raise ContextError("the texts of the context do not have the hashes it lists; fit it again")
+
+    @property
+    def size(self) -> int:
+        """Number of context documents, J."""
+        return len(self.vectors)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over model and texts, in hexadecimal; equal fingerprints mean comparable vectors."""
+        hashes = self.text_hashes if self.model.ordered else sorted(self.text_hashes)
+        identity = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model.sha256,
+            "prompts": self.model.prompts,
+            "max_length": self.model.max_length,
+            "texts": list(hashes),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        """Name what tells contexts apart."""
+        return f"Context({self.fingerprint[:12]}, {self.size} of {self.documents_seen} documents, {self.model.name})"
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a context file."""
+        header = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "vectors_sha256": hashlib.sha256(self.vectors.tobytes()).hexdigest(),
+            "model": asdict(self.model),
+            **{name: getattr(self, name) for name in _HEADER_FIELDS},
+        }
+        return save({"vectors": self.vectors}, metadata={METADATA_KEY: json.dumps(header)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str = "bytes") -> "Context":
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            ContextFormatError: if the data are damaged, of another format version, or not a context.
+        """
+        try:
+            vectors = load(data)["vectors"]
+            length = int.from_bytes(data[:8], "little")
+            header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ContextFormatError(f"{source} is not a context ({error!r}); restore it or fit again") from error
+        if header.get("format_version") != FORMAT_VERSION:
+            raise ContextFormatError(
+                f"{source} has context format {header.get('format_version')!r}, this version reads {FORMAT_VERSION}"
+            )
+        try:
+            values = {name: header[name] for name in _HEADER_FIELDS}
+            for name in ("text_hashes", "texts"):
+                values[name] = None if values[name] is None else tuple(values[name])
+            context = cls(vectors=vectors, model=ModelIdentity(**header["model"]), **values)
+        except (KeyError, TypeError, ContextError) as error:
+            raise ContextFormatError(f"{source} is a damaged context ({error!r}); restore it or fit again") from error
+        digest = hashlib.sha256(context.vectors.tobytes()).hexdigest()
+        if (header["fingerprint"], header["vectors_sha256"]) != (context.fingerprint, digest):
+            raise ContextFormatError(f"{source} does not match its own fingerprint; restore it or fit again")
+        return context
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the context to a file, or into a folder as ``context.safetensors``; all or nothing.
+
+        Raises:
+            ContextMismatchError: if a context with another fingerprint is already there.
+        """
+        file = context_file(path)
+        if file.exists():
+            there = Context.load(file)
+            if there.fingerprint != self.fingerprint:
+                raise ContextMismatchError(
+                    f"{file} holds context {there.fingerprint[:12]}, not {self.fingerprint[:12]}; vectors may depend "
+                    "on it, so it is not overwritten: choose another path, or delete the file first"
+                )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, self.to_bytes())
+        return file
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Context":
+        """Read a context from a file, or from the folder it was saved in.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ContextFormatError: if it is damaged or of another format version.
+        """
+        file = context_file(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"no context at {file}; fit one and save it there")
+        return cls.from_bytes(file.read_bytes(), source=str(file))
+
+
+_HEADER_FIELDS = ("text_hashes", "texts", "method", "seed", "documents_seen", "oversampled_to")
+
+
+def hash_text(text: str) -> str:
+    """Return the sha256 of a text in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def context_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file a path stands for: itself if it names a ``.safetensors`` file, else one in that folder."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path / FILE_NAME
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """Replace a file's content so that a killed process leaves the old one or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sample_documents(documents: Iterable[str], size: int, seed: int) -> Sample:
+    """Draw distinct documents uniformly, without replacement, in one pass and O(size) memory.
+
+    Every distinct text gets a pseudo-random priority, a hash of text and seed, and the `size` smallest stay
+    (bottom-k sampling; Cohen & Kaplan, PODC 2007). Duplicates share a priority and count once; the order of the
+    corpus does not matter; texts of white space only are passed over.
+
+    Args:
+        documents: The corpus; any iterable of strings.
+        size: Most documents to draw; a smaller corpus is taken whole.
+        seed: Seed of the priorities.
+
+    Raises:
+        TypeError: if `documents` is one string or an item is not a string; names its index.
+        ValueError: if a document is not valid Unicode; names its index.
+        ContextError: if no document has any text.
+    """
+    if isinstance(documents, str | bytes):
+        raise TypeError(f"documents must be an iterable of strings, received one {type(documents).__name__}")
+    if size < 1:
+        raise ValueError(f"the context size must be at least 1, received {size}")
+    key = str(seed).encode()
+    heap: list[tuple[int, str]] = []  # largest priority first, hence the minus
+    kept: set[str] = set()
+    seen = 0
+    for seen, text in enumerate(documents, start=1):  # noqa: B007 - the count is the result
+        if not isinstance(text, str):
+            raise TypeError(f"document {seen - 1} is {type(text).__name__}, expected str: {text!r:.80}")
+        if not text.strip() or text in kept:
+            continue
+        try:
+            digest = hashlib.blake2b(text.encode(), digest_size=16, key=key).digest()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"document {seen - 1} is not valid Unicode ({error}); clean it") from error
+        entry = (-int.from_bytes(digest, "big"), text)
+        if len(heap) < size:
+            heapq.heappush(heap, entry)
+        elif entry > heap[0]:
+            kept.remove(heapq.heapreplace(heap, entry)[1])
+        else:
+            continue
+        kept.add(text)
+    if not heap:
+        raise ContextError(f"none of the {seen} documents has any text; a context needs at least one")
+    return Sample(texts=tuple(text for _, text in sorted(heap, reverse=True)), documents_seen=seen, seed=seed)
+
+
+def make_context(
+    sample: Sample, vectors: NDArray[np.float32], model: ModelIdentity, *, store_texts: bool, needs: int | None
+) -> Context:
+    """Put a sample and its dataset embeddings, (J, d), together."""
+    return Context(
+        vectors=vectors,
+        model=model,
+        text_hashes=tuple(map(hash_text, sample.texts)),
+        texts=sample.texts if store_texts else None,
+        method="sample",
+        seed=sample.seed,
+        documents_seen=sample.documents_seen,
+        oversampled_to=needs if needs is not None and needs > len(sample.texts) else None,
+    )
+
+
+def known_documents(context: Context, documents: Sequence[str]) -> int:
+    """Count how many of the context's documents are among these; none means a foreign context."""
+    return len(set(context.text_hashes) & {hash_text(text) for text in documents})

@@ -1,0 +1,217 @@
+"""The two-stage model (paper, section 4.2).
+
+    phi(d; D) = M2( M1(d^1) ... M1(d^J),  E(d_1) ... E(d_T) )        document, T tokens
+    psi(q; D) = M2( M1(d^1) ... M1(d^J),  E(q_1) ... E(q_T) )        query, same M2, same context
+
+`FirstStage` (M1) turns context documents into dataset embeddings, (J, d). A `SecondStage` (M2) first prepares those
+into a state of its own, which depends on the context alone, and then embeds any number of texts given that state.
+The subclasses of `SecondStage` are the places where text can see the context; `LAYOUTS` names them. A further one
+adds a class and a name, nothing else.
+
+Shapes: b texts, s tokens, c context documents, d width. Dropout is off in both stages (paper, section 4.2).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cde_retriever.attention import ATTENTION_NAME, ContextReader, ContextRecorder
+from cde_retriever.backbone import build_backbone, embed_tokens, input_offset
+from cde_retriever.config import ModelConfig
+from cde_retriever.errors import ConfigError
+from cde_retriever.pooling import mean_pool
+
+
+class FirstStage(nn.Module):
+    """M1: embeds each context document by itself."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.backbone = build_backbone(config.first_stage)
+        self.normalize = config.normalize_first_stage
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return dataset embeddings, (c, d), of tokenised context documents, (c, s)."""
+        hidden = self.backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        pooled = mean_pool(hidden, mask)
+        return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
+
+
+class OutputHead(nn.Module):
+    """What follows pooling: nothing, an MLP, or an MLP added to its input (which starts as the identity)."""
+
+    def __init__(self, kind: str, width: int) -> None:
+        super().__init__()
+        self.residual = kind == "residual_mlp"
+        self.mlp = None
+        if kind != "none":
+            self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        if self.residual:
+            nn.init.zeros_(self.mlp[2].weight)
+            nn.init.zeros_(self.mlp[2].bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled vectors, (b, d), to output vectors, (b, d)."""
+        if self.mlp is None:
+            return pooled
+        output: Tensor = self.mlp(pooled)
+        return pooled + output if self.residual else output
+
+
+class SecondStage(nn.Module):
+    """M2: embeds texts given a context.
+
+    Every layout prepares the dataset embeddings into a state (`prepare`) and embeds texts under it (`forward`).
+    """
+
+    attention = "sdpa"
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.second_stage, self.attention)
+        width = self.backbone.config.hidden_size
+        self.null_context = nn.Parameter(torch.zeros(1, width))
+        self.prompt = nn.Parameter(0.02 * torch.randn(config.prompt_tokens, width))
+        self.output_head = OutputHead(config.output_head, width)
+        self.context_projection = None
+        if config.context_projection:
+            self.context_projection = nn.Linear(config.first_stage["hidden_size"], width)
+            nn.init.eye_(self.context_projection.weight)
+            nn.init.zeros_(self.context_projection.bias)
+
+    def enter_like_words(self) -> None:
+        """Start the projection so that a context document enters the untrained backbone as a word would."""
+        if self.context_projection is not None:
+            self.context_projection.bias.data.copy_(-input_offset(self.backbone))
+
+    def prefix(self, dataset_embeddings: Tensor) -> Tensor:
+        """Return the tokens that stand before a text, (c + prompt tokens, d); no documents mean the null context."""
+        if len(dataset_embeddings) == 0:
+            context = self.null_context
+        elif self.context_projection is None:
+            context = dataset_embeddings
+        else:
+            context = self.context_projection(dataset_embeddings)
+        return torch.cat([context, self.prompt])
+
+    def prepare(self, dataset_embeddings: Tensor) -> Any:
+        """Turn dataset embeddings, (c, d) with c = 0 for the null context, into what `forward` needs of them."""
+        raise NotImplementedError
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: Any) -> Tensor:
+        """Return the text tokens' last hidden states, (b, s, d)."""
+        raise NotImplementedError
+
+    def forward(self, input_ids: Tensor, mask: Tensor, state: Any) -> Tensor:
+        """Return unit vectors, (b, d), of tokenised texts, (b, s), given a prepared context."""
+        pooled = mean_pool(self.hidden_states(input_ids, mask, state), mask)
+        return nn.functional.normalize(self.output_head(pooled), dim=-1)
+
+
+class CachedSecondStage(SecondStage):
+    """Context attends to context, text to context and text: the context's keys and values are computed once.
+
+    A learned gate, (layers, heads), is added to the scores of context keys, together with ``-log c``. The second
+    term makes the context as a whole weigh the same whatever its size: at gate 0 an average context document counts
+    1/c of an average word, so an untrained model stays near its plain backbone and every c may be used. A gate of
+    ``-inf`` closes the context: the output is then the plain backbone's.
+    """
+
+    attention = ATTENTION_NAME
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        backbone = self.backbone.config
+        self.gate = nn.Parameter(torch.zeros(backbone.num_hidden_layers, backbone.num_attention_heads))
+
+    def prepare(self, dataset_embeddings: Tensor) -> ContextRecorder:
+        """Return the keys and values of the context in every layer."""
+        prefix = self.prefix(dataset_embeddings)
+        recorder = ContextRecorder()
+        positions = torch.zeros(1, len(prefix), dtype=torch.long, device=prefix.device)
+        self.backbone(inputs_embeds=prefix.unsqueeze(0), position_ids=positions, context=recorder)
+        if len(recorder.layers) != len(self.gate):
+            raise ConfigError(
+                f"{type(self.backbone).__name__} passed the context to {len(recorder.layers)} of {len(self.gate)} "
+                "layers; use context_attention 'joint' for this backbone"
+            )
+        return recorder
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: ContextRecorder) -> Tensor:
+        """Run the backbone over the texts alone; every layer reads the context's keys and values."""
+        size = next(iter(state.layers.values()))[0].shape[2]
+        dtype = self.backbone.dtype
+        padding = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, -math.inf)
+        reader = ContextReader(state.layers, self.gate - math.log(size), padding[:, None, None, :])
+        output: Tensor = self.backbone(input_ids=input_ids, context=reader).last_hidden_state
+        return output
+
+
+class JointSecondStage(SecondStage):
+    """Every token attends to every token, as in the paper and the released weights: a forward over c + s tokens."""
+
+    def prepare(self, dataset_embeddings: Tensor) -> Tensor:
+        """Return the prefix; nothing else of the context can be shared between texts."""
+        return self.prefix(dataset_embeddings)
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: Tensor) -> Tensor:
+        """Run the backbone over prefix and text, return the text's part."""
+        batch, length = input_ids.shape
+        size = len(state)
+        text = embed_tokens(self.backbone, input_ids)
+        sequence = torch.cat([state.to(text.dtype).expand(batch, -1, -1), text], dim=1)
+        ones = torch.ones(batch, size, dtype=mask.dtype, device=mask.device)
+        hidden: Tensor = self.backbone(
+            inputs_embeds=sequence,
+            attention_mask=torch.cat([ones, mask], dim=1),
+            position_ids=self._positions(size, length, mask.device),
+        ).last_hidden_state
+        return hidden[:, size:]
+
+    def _positions(self, size: int, length: int, device: torch.device) -> Tensor:
+        """Return position ids, (1, prefix + text), under the configured scheme."""
+        documents = size - self.config.prompt_tokens
+        start = {"text": size, "prompt_and_text": documents, "sequence": 0}[self.config.positions]
+        positions = torch.arange(size + length, device=device)
+        positions[:start] = 0
+        if self.config.positions == "text":
+            positions[start:] -= start
+        return positions.unsqueeze(0)
+
+
+LAYOUTS: dict[str, type[SecondStage]] = {"cached": CachedSecondStage, "joint": JointSecondStage}
+
+
+class TwoStageModel(nn.Module):
+    """Both stages and nothing else; texts come as token ids.
+
+    Args:
+        config: Architecture; weights are random until a checkpoint is loaded.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.first_stage = FirstStage(config)
+        self.second_stage = LAYOUTS[config.context_attention](config)
+        if config.share_word_embeddings:
+            self.first_stage.backbone.set_input_embeddings(self.second_stage.backbone.get_input_embeddings())
+        self.eval()
+
+    @property
+    def dimension(self) -> int:
+        """Width of the output vectors."""
+        return int(self.second_stage.backbone.config.hidden_size)
+
+    def stored_state(self) -> dict[str, Tensor]:
+        """Return the state to store: every tensor once, shared word embeddings under the second stage."""
+        state = self.state_dict()
+        if self.config.share_word_embeddings:
+            shared = self.second_stage.backbone.get_input_embeddings().weight
+            for name, parameter in self.named_parameters(remove_duplicate=False):
+                if parameter is shared and name.startswith("first_stage."):
+                    del state[name]
+        return state

@@ -1,0 +1,1 @@
+"""Training of contextual document embeddings: from a plain encoder and pairs to a checkpoint."""

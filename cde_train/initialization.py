@@ -1,0 +1,62 @@
+"""A two-stage model that starts as a plain, pretrained encoder."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoModel
+
+from cde_retriever.checkpoint import TOKENIZER_NAME
+from cde_retriever.config import ROLES, ModelConfig
+from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.model import TwoStageModel
+from cde_retriever.tokenization import TextTokenizer
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """How to put two stages together from one plain encoder; fields as in `ModelConfig`."""
+
+    name: str
+    context_attention: str = "cached"
+    context_size: int = 512
+    prompt_tokens: int = 0
+    output_head: str = "none"
+    max_length: int = 256
+    prompts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
+
+
+def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0) -> ContextualEncoder:
+    """Build a two-stage model whose stages both are the plain encoder in a folder.
+
+    Word embeddings are shared between the stages. What a plain encoder does not have (gate, projection, prompt, null
+    context) starts as `SecondStage` says, so that the model begins near the plain encoder.
+
+    Args:
+        folder: A `transformers` or sentence-transformers folder with mean pooling.
+        start: What to build.
+        seed: Seed of what starts random.
+    """
+    torch.manual_seed(seed)
+    plain = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    settings = {k: v for k, v in plain.config.to_diff_dict().items() if k not in ("architectures", "dtype", "transformers_version")}
+    settings |= {"model_type": plain.config.model_type, "hidden_size": plain.config.hidden_size}
+    config = ModelConfig(
+        name=start.name,
+        first_stage=settings,
+        second_stage=settings,
+        context_attention=start.context_attention,
+        context_size=start.context_size,
+        prompt_tokens=start.prompt_tokens,
+        output_head=start.output_head,
+        share_word_embeddings=True,
+        max_length=start.max_length,
+        prompts=start.prompts,
+    )
+    model = TwoStageModel(config)
+    weights = {k: v for k, v in plain.state_dict().items() if not k.startswith("pooler.")}
+    model.first_stage.backbone.load_state_dict(weights)
+    model.second_stage.backbone.load_state_dict(weights)
+    model.second_stage.enter_like_words()
+    return ContextualEncoder(model, TextTokenizer.read(Path(folder) / TOKENIZER_NAME))

@@ -1,0 +1,23 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cde_retriever.encoder import ContextualEncoder
+from tests.tiny import tiny_checkpoint, tiny_encoder
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny BERT checkpoint."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture
+def encoder() -> ContextualEncoder:
+    """A tiny encoder without a context."""
+    return tiny_encoder()

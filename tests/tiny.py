@@ -1,0 +1,79 @@
+"""Tiny random two-stage models of every family, for tests; nothing is claimed about their quality."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from cde_retriever.config import ModelConfig
+from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.model import TwoStageModel
+
+WORDS = [a + b for a in ("ba", "ko", "mi", "lu", "ze", "ra", "ti", "no") for b in ("ron", "lak", "sim", "dor", "vex", "tul")]
+FAMILIES = ("bert", "nomic_bert", "modernbert")
+
+
+def documents(count: int, seed: int = 0, words: int = 12) -> list[str]:
+    """Return distinct documents of made-up words."""
+    rng = random.Random(seed)
+    return [f"{i} " + " ".join(rng.choices(WORDS, k=rng.randint(1, words))) for i in range(count)]
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """Train a WordPiece tokenizer on the made-up words."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([*documents(300), "abcdefghijklmnopqrstuvwxyz"], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
+
+
+def tiny_backbone(family: str, vocab_size: int, hidden_size: int = 32) -> dict[str, Any]:
+    """Return the configuration of a tiny backbone; ModernBERT's has a window of 8 in one layer of three."""
+    settings: dict[str, Any] = {
+        "model_type": family,
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,
+    }
+    if family == "modernbert":
+        settings |= {"local_attention": 8, "global_attn_every_n_layers": 2, "bos_token_id": 2, "eos_token_id": 3}
+        settings |= {"cls_token_id": 2, "sep_token_id": 3}
+    return settings
+
+
+def tiny_encoder(family: str = "bert", *, seed: int = 0, first_stage: dict[str, Any] | None = None, **config: Any) -> ContextualEncoder:
+    """Build an encoder with random weights, gate, prompt and null context included."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    backbone = tiny_backbone(family, tokenizer.get_vocab_size())
+    defaults = {"name": f"tiny-{family}", "context_size": 16, "max_length": 64, "prompt_tokens": 2}
+    settings = ModelConfig(second_stage=backbone, first_stage=first_stage or backbone, **(defaults | config))
+    model = TwoStageModel(settings)
+    with torch.no_grad():
+        second = model.second_stage
+        second.null_context.normal_()
+        second.prompt.normal_()
+        if hasattr(second, "gate"):
+            second.gate.normal_().add_(2)
+        if second.context_projection is not None:
+            second.context_projection.weight.normal_(std=0.5)
+            second.context_projection.bias.normal_()
+    return ContextualEncoder(model, tokenizer)
+
+
+def tiny_checkpoint(folder: Path, family: str = "bert", **config: Any) -> Path:
+    """Write a tiny checkpoint and return its folder."""
+    return tiny_encoder(family, **config).save_pretrained(folder)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         ContextMismatchError,
         ContextNotFittedError,
     )
-    from cde_retriever.llama_index import CDEEmbedding
+    from cde_retriever.llama_index import CDEEmbedding as CDEEmbedding
 
 __version__ = "0.1.0"
 

@@ -92,7 +92,7 @@ def context_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None,  # noqa: ARG001 - transformers passes it to every attention function
     scaling: float | None = None,
     sliding_window: int | None = None,
     context: ContextRecorder | ContextReader | None = None,

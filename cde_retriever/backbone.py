@@ -26,16 +26,17 @@ def build_backbone(settings: Mapping[str, Any], attention: str = "sdpa") -> PreT
     model_type = settings.pop("model_type")
     try:
         config = AutoConfig.for_model(model_type, **settings)
-        model = AutoModel.from_config(config, attn_implementation=attention)
+        model: PreTrainedModel = AutoModel.from_config(config, attn_implementation=attention)  # type: ignore[no-untyped-call]
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"cannot build a backbone of model_type {model_type!r}: {error}") from error
-    if not getattr(model, "_supports_attention_backend", False) or getattr(config, "is_decoder", False):
+        raise ConfigError(f"cannot build a backbone of model_type {model_type!r}: {error!s:.200}") from error
+    causal = any(getattr(module, "is_causal", False) for module in model.modules())
+    if causal or not getattr(model, "_supports_attention_backend", False):
         raise ConfigError(
             f"model_type {model_type!r} is no bidirectional encoder with pluggable attention; "
             "use for example bert, nomic_bert or modernbert"
         )
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # mean pooling is ours; a pooler would be dead weight in every checkpoint
+        model.pooler = None  # type: ignore[assignment]  # mean pooling is ours; a pooler would be dead weight in every checkpoint
     return model
 
 

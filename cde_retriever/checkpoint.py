@@ -89,13 +89,15 @@ def read_checkpoint(
     """
     for name in (CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} has no {name}; a checkpoint holds config.json, model.safetensors, tokenizer.json")
+            raise CheckpointError(
+                f"{folder} has no {name}; a checkpoint holds config.json, model.safetensors, tokenizer.json"
+            )
     try:
         config = ModelConfig.from_dict(json.loads((folder / CONFIG_NAME).read_text()))
         weights = load_file(folder / WEIGHTS_NAME)
+        model = TwoStageModel(config)
     except (ConfigError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
-    model = TwoStageModel(config)
     _load_strictly(model, weights, folder)
     stored = next((tensor.dtype for tensor in weights.values()), torch.float32)
     return Checkpoint(
@@ -117,9 +119,7 @@ def _load_strictly(model: TwoStageModel, weights: dict[str, torch.Tensor], folde
             faults.append(f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}")
     if faults:
         more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise CheckpointError(
-            f"the weights in {folder} do not fit its configuration: " + "; ".join(faults[:10]) + more
-        )
+        raise CheckpointError(f"the weights in {folder} do not fit its configuration: " + "; ".join(faults[:10]) + more)
     model.load_state_dict(weights, strict=False)  # strictness is above, and knows of the shared embeddings
 
 
@@ -181,5 +181,3 @@ def _replaced_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
-
-

@@ -1,7 +1,7 @@
 """What a two-stage model is built from: the frozen, validated content of a checkpoint's ``config.json``."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -61,7 +61,7 @@ class ModelConfig:
         if faults:
             raise ConfigError("invalid model configuration: " + "; ".join(faults))
 
-    def _faults(self):  # type: ignore[no-untyped-def]
+    def _faults(self) -> Iterator[str]:
         for name, allowed in (
             ("context_attention", CONTEXT_ATTENTIONS),
             ("positions", POSITIONS),

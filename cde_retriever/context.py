@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,10 +149,11 @@ class Context:
             for name in ("text_hashes", "texts"):
                 values[name] = None if values[name] is None else tuple(values[name])
             context = cls(vectors=vectors, model=ModelIdentity(**header["model"]), **values)
+            stated = (header["fingerprint"], header["vectors_sha256"])
         except (KeyError, TypeError, ContextError) as error:
             raise ContextFormatError(f"{source} is a damaged context ({error!r}); restore it or fit again") from error
         digest = hashlib.sha256(context.vectors.tobytes()).hexdigest()
-        if (header["fingerprint"], header["vectors_sha256"]) != (context.fingerprint, digest):
+        if stated != (context.fingerprint, digest):
             raise ContextFormatError(f"{source} does not match its own fingerprint; restore it or fit again")
         return context
 
@@ -211,7 +211,7 @@ def write_atomically(file: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        Path(temporary).replace(file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -242,7 +242,7 @@ def sample_documents(documents: Iterable[str], size: int, seed: int) -> Sample:
     heap: list[tuple[int, str]] = []  # largest priority first, hence the minus
     kept: set[str] = set()
     seen = 0
-    for seen, text in enumerate(documents, start=1):  # noqa: B007 - the count is the result
+    for seen, text in enumerate(documents, start=1):
         if not isinstance(text, str):
             raise TypeError(f"document {seen - 1} is {type(text).__name__}, expected str: {text!r:.80}")
         if not text.strip() or text in kept:

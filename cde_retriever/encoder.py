@@ -238,9 +238,7 @@ class ContextualEncoder:
         """Embed queries under the context in force; otherwise as `encode_documents`."""
         return self._encode(texts, "query", batch_size, show_progress)
 
-    def encode_first_stage(
-        self, texts: Sequence[str], *, batch_size: int = 32, show_progress: bool = False
-    ) -> Vectors:
+    def encode_first_stage(self, texts: Sequence[str], *, batch_size: int = 32, show_progress: bool = False) -> Vectors:
         """Embed documents with the first stage alone, (n, d) float32; needs no context.
 
         These are a context's vectors. They are not comparable with those of `encode_documents`.

@@ -47,10 +47,11 @@ class OutputHead(nn.Module):
         self.residual = kind == "residual_mlp"
         self.mlp = None
         if kind != "none":
-            self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        if self.residual:
-            nn.init.zeros_(self.mlp[2].weight)
-            nn.init.zeros_(self.mlp[2].bias)
+            last = nn.Linear(width, width)
+            if self.residual:
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+            self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), last)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled vectors, (b, d), to output vectors, (b, d)."""
@@ -89,11 +90,10 @@ class SecondStage(nn.Module):
 
     def prefix(self, dataset_embeddings: Tensor) -> Tensor:
         """Return the tokens that stand before a text, (c + prompt tokens, d); no documents mean the null context."""
+        context = dataset_embeddings
         if len(dataset_embeddings) == 0:
             context = self.null_context
-        elif self.context_projection is None:
-            context = dataset_embeddings
-        else:
+        elif self.context_projection is not None:
             context = self.context_projection(dataset_embeddings)
         return torch.cat([context, self.prompt])
 

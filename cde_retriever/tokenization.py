@@ -96,5 +96,7 @@ def check_texts(texts: Sequence[str]) -> list[str]:
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                raise ValueError(f"text {i} is not valid Unicode ({error.reason} at {error.start}); clean it") from error
+                raise ValueError(
+                    f"text {i} is not valid Unicode ({error.reason} at {error.start}); clean it"
+                ) from error
     return texts

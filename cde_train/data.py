@@ -42,7 +42,9 @@ def _read_file(file: Path) -> list[TrainingPair]:
                 pair = TrainingPair(row["query"], row["document"], row.get("domain") or file.name.split(".")[0])
                 usable = bool(pair.query.strip() and pair.document.strip())
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{file}, line {number}: not a pair ({error!r}); expected query and document") from error
+                raise ValueError(
+                    f"{file}, line {number}: not a pair ({error!r}); expected query and document"
+                ) from error
             if not usable:
                 raise ValueError(f"{file}, line {number}: query or document is empty; leave the pair out")
             pairs.append(pair)

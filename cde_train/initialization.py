@@ -40,7 +40,11 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
     """
     torch.manual_seed(seed)
     plain = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    settings = {k: v for k, v in plain.config.to_diff_dict().items() if k not in ("architectures", "dtype", "transformers_version")}
+    settings = {
+        k: v
+        for k, v in plain.config.to_diff_dict().items()
+        if k not in ("architectures", "dtype", "transformers_version")
+    }
     settings |= {"model_type": plain.config.model_type, "hidden_size": plain.config.hidden_size}
     config = ModelConfig(
         name=start.name,

@@ -11,7 +11,6 @@ each step then draws a context of random size from its domain. `TrainConfig` say
 
 import argparse
 import json
-import os
 import random
 import sys
 import tomllib
@@ -27,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cde_retriever.context import hash_text, write_atomically
-from cde_retriever.encoder import ContextualEncoder, default_device
+from cde_retriever.encoder import default_device
 from cde_retriever.tokenization import TextTokenizer
 from cde_train.data import TrainingPair, by_domain, read_pairs
 from cde_train.initialization import StartConfig, start_from
@@ -139,6 +138,11 @@ class Trainer:
         ]
         return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0)
 
+    @property
+    def _gate(self) -> Tensor:
+        """The second stage's gate, (layers, heads)."""
+        return self.model.second_stage.get_parameter("gate").detach().cpu()
+
     def _schedule(self) -> float:
         """Return the share of the peak rate at this step: linear warm-up, then linear decay to zero."""
         config = self.config
@@ -157,7 +161,7 @@ class Trainer:
                 embedded = self._embed_first_stage(documents)
                 with open(file.with_suffix(".tmp"), "wb") as stream:
                     np.save(stream, embedded)
-                os.replace(file.with_suffix(".tmp"), file)
+                file.with_suffix(".tmp").replace(file)
             vectors[domain] = np.load(file)
         return vectors
 
@@ -204,7 +208,7 @@ class Trainer:
         mask = duplicate_mask(queries, documents).to(self.device)
         scores = q.float() @ d.float().T
         loss = contrastive_loss(scores, mask, config.temperature)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._schedule()
@@ -219,7 +223,7 @@ class Trainer:
             "loss": round(loss.item(), 4),
             "accuracy": round(right.item(), 4),
             "gradient_norm": round(norm.item(), 4),
-            "gate": [round(x, 3) for x in self.model.second_stage.gate.quantile(torch.tensor([0.0, 0.5, 1.0])).tolist()],
+            "gate": [round(x, 3) for x in self._gate.quantile(torch.tensor([0.0, 0.5, 1.0])).tolist()],
         }
 
     def run(self) -> Path:
@@ -246,7 +250,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
         }
         torch.save(state, temporary)
-        os.replace(temporary, self.output / STATE_NAME)
+        temporary.replace(self.output / STATE_NAME)
 
     def _resume(self) -> None:
         file = self.output / STATE_NAME

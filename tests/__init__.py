@@ -1,0 +1,1 @@
+"""Tests: units, parity with independent implementations, contracts with the frameworks, examples."""

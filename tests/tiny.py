@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from cde_retriever.config import ModelConfig
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.model import TwoStageModel
 
-WORDS = [a + b for a in ("ba", "ko", "mi", "lu", "ze", "ra", "ti", "no") for b in ("ron", "lak", "sim", "dor", "vex", "tul")]
+WORDS = [
+    a + b for a in ("ba", "ko", "mi", "lu", "ze", "ra", "ti", "no") for b in ("ron", "lak", "sim", "dor", "vex", "tul")
+]
 FAMILIES = ("bert", "nomic_bert", "modernbert")
 
 
@@ -22,13 +24,12 @@ def documents(count: int, seed: int = 0, words: int = 12) -> list[str]:
 
 
 def tiny_tokenizer() -> Tokenizer:
-    """Train a WordPiece tokenizer on the made-up words."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """Build a WordPiece tokenizer of characters and made-up words; the same one in every process."""
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *characters, *("##" + c for c in characters), *WORDS]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator([*documents(300), "abcdefghijklmnopqrstuvwxyz"], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -54,7 +55,9 @@ def tiny_backbone(family: str, vocab_size: int, hidden_size: int = 32) -> dict[s
     return settings
 
 
-def tiny_encoder(family: str = "bert", *, seed: int = 0, first_stage: dict[str, Any] | None = None, **config: Any) -> ContextualEncoder:
+def tiny_encoder(
+    family: str = "bert", *, seed: int = 0, first_stage: dict[str, Any] | None = None, **config: Any
+) -> ContextualEncoder:
     """Build an encoder with random weights, gate, prompt and null context included."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()

@@ -1,0 +1,167 @@
+"""Checkpoints: strict reading, atomic writing, the Hub's folder layout."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cde_retriever import CheckpointError, ContextualEncoder
+from cde_retriever.checkpoint import find_checkpoint, hash_checkpoint
+from cde_retriever.config import ModelConfig
+from cde_retriever.errors import ConfigError
+from tests.tiny import FAMILIES, documents, tiny_encoder
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    """A checkpoint to damage."""
+    return shutil.copytree(checkpoint, tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_round_trip_keeps_vectors_and_identity(tmp_path, family: str, shared: bool) -> None:
+    encoder = tiny_encoder(family, share_word_embeddings=shared, output_head="residual_mlp")
+    again = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "model"), device="cpu")
+    assert again.identity == encoder.identity
+    for e in (encoder, again):
+        e.fit_context(documents(40))
+    np.testing.assert_array_equal(again.encode_documents(documents(7)), encoder.encode_documents(documents(7)))
+    third = again.save_pretrained(tmp_path / "third")
+    assert hash_checkpoint(third) == encoder.identity.sha256
+
+
+def test_half_precision_is_half_the_size_and_keeps_its_identity(tmp_path) -> None:
+    encoder = tiny_encoder()
+    full = encoder.save_pretrained(tmp_path / "full") / "model.safetensors"
+    half = encoder.save_pretrained(tmp_path / "half", dtype=torch.float16) / "model.safetensors"
+    assert half.stat().st_size < 0.55 * full.stat().st_size
+    loaded = ContextualEncoder.from_pretrained(tmp_path / "half", device="cpu")
+    assert next(loaded.model.parameters()).dtype == torch.float32
+    assert hash_checkpoint(loaded.save_pretrained(tmp_path / "again")) == loaded.identity.sha256
+
+
+def test_shared_word_embeddings_are_stored_once_and_stay_shared(tmp_path) -> None:
+    folder = tiny_encoder(share_word_embeddings=True).save_pretrained(tmp_path / "model")
+    names = [name for name in load_file(folder / "model.safetensors") if "word_embeddings" in name]
+    assert names == ["second_stage.backbone.embeddings.word_embeddings.weight"]
+    model = ContextualEncoder.from_pretrained(folder, device="cpu").model
+    stages = model.first_stage, model.second_stage
+    assert stages[0].backbone.get_input_embeddings().weight is stages[1].backbone.get_input_embeddings().weight
+
+
+def test_identity_changes_with_weights_configuration_and_tokenizer_but_not_with_the_name(folder) -> None:
+    before = hash_checkpoint(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"name": "another"}))
+    assert hash_checkpoint(folder) == before
+    (folder / "config.json").write_text(json.dumps(config | {"max_length": 32}))
+    assert hash_checkpoint(folder) != before
+
+
+def test_missing_and_unexpected_tensors_are_named(folder) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights["second_stage.gaet"] = weights.pop("second_stage.gate")
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=r"missing second_stage\.gate; unexpected second_stage\.gaet"):
+        ContextualEncoder.from_pretrained(folder)
+
+
+def test_wrong_shapes_are_named(folder) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights["second_stage.gate"] = torch.zeros(1, 4)
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=r"second_stage\.gate is \(1, 4\), expected \(3, 4\)"):
+        ContextualEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_missing_files_are_named(folder, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"has no {name}"):
+        ContextualEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_damaged_files_are_named(folder, name: str) -> None:
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=str(folder)):
+        ContextualEncoder.from_pretrained(folder)
+
+
+def test_overwriting_is_all_or_nothing_and_keeps_other_files(folder, monkeypatch) -> None:
+    (folder / "README.md").write_text("card")
+    before = hash_checkpoint(folder)
+    other = tiny_encoder(seed=7)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("cde_retriever.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        other.save_pretrained(folder)
+    assert hash_checkpoint(folder) == before
+    monkeypatch.undo()
+    other.save_pretrained(folder)
+    assert hash_checkpoint(folder) == other.identity.sha256
+    assert (folder / "README.md").read_text() == "card"
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_hub_ids_are_fetched_and_pinned_to_a_commit(folder, tmp_path, monkeypatch) -> None:
+    snapshot = shutil.copytree(folder, tmp_path / "cache" / "0123abcd")
+    asked = {}
+
+    def fetch(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(name=name, revision=revision, patterns=allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    encoder = ContextualEncoder.from_pretrained("organisation/model", revision="v1", device="cpu")
+    assert asked == {
+        "name": "organisation/model",
+        "revision": "v1",
+        "patterns": ["config.json", "model.safetensors", "tokenizer.json"],
+    }
+    assert encoder.identity.revision == "0123abcd"
+    assert encoder.identity.sha256 == hash_checkpoint(folder)
+
+
+def test_no_name_means_the_bundled_checkpoint() -> None:
+    folder, revision = find_checkpoint(None)
+    assert folder.name == "default_checkpoint"
+    assert revision is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context_attention": "late"}, "context_attention is 'late', expected one of cached, joint"),
+        ({"context_size": 0}, "context_size is 0, expected at least 1"),
+        ({"positions": "sequence"}, "positions is 'sequence', which needs context_attention 'joint'"),
+        ({"contxt_size": 4}, "unknown key 'contxt_size' .* did you mean 'context_size'"),
+        ({"prompts": {"query": ""}}, r"prompts has the keys \['query'\]"),
+        ({"cde_format_version": 9}, "cde_format_version is 9"),
+        ({"second_stage": {"model_type": "gpt2", "hidden_size": 24}}, "no bidirectional encoder"),
+        ({"second_stage": {"model_type": "nonsense", "hidden_size": 32}}, "'nonsense'"),
+        ({"second_stage": {"hidden_size": 32}}, "second_stage has no model_type"),
+        ({"context_projection": False, "first_stage": {"model_type": "bert", "hidden_size": 8}}, "8 and 32 wide"),
+    ],
+)
+def test_contradicting_configurations_are_refused(folder, change: dict, message: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=message):
+        ContextualEncoder.from_pretrained(folder)
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    backbone = {"model_type": "bert", "hidden_size": 8}
+    with pytest.raises(ConfigError, match=r"context_size is 0.*max_length is 1"):
+        ModelConfig(name="x", first_stage=backbone, second_stage=backbone, context_size=0, max_length=1)

@@ -1,0 +1,224 @@
+"""The public API of `ContextualEncoder`."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from cde_retriever import (
+    CheckpointError,
+    Context,
+    ContextError,
+    ContextMismatchError,
+    ContextNotFittedError,
+    ContextualEncoder,
+)
+from cde_retriever.encoder import as_dtype
+from tests.tiny import documents, tiny_encoder
+
+AWKWARD = ["", " ", "\n\t", "x", "😀", "日本語", "a\x00b", "baron " * 400, "normal text"]
+
+
+def test_encoding_without_context_raises(encoder) -> None:
+    for call in (encoder.encode_documents, encoder.encode_queries):
+        with pytest.raises(ContextNotFittedError, match="fit_context"):
+            call(["text"])
+    with pytest.raises(ContextNotFittedError, match="null_context"):
+        _ = encoder.context
+    assert not encoder.has_context
+    assert encoder.dimension == 32
+
+
+def test_vectors_are_unit_float32_in_input_order(encoder) -> None:
+    encoder.fit_context(documents(40))
+    texts = documents(23, words=40)
+    vectors = encoder.encode_documents(texts, batch_size=4)
+    assert vectors.shape == (23, 32)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    for i in (0, 7, 22):
+        np.testing.assert_allclose(encoder.encode_documents([texts[i]])[0], vectors[i], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "nomic_bert", "modernbert"])
+def test_awkward_texts_give_finite_unit_vectors(family: str) -> None:
+    encoder = tiny_encoder(family)
+    encoder.fit_context(documents(40))
+    with pytest.warns(UserWarning, match="1 of 9 texts are longer than 64 tokens"):
+        vectors = encoder.encode_documents(AWKWARD)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_queries(AWKWARD[:3]), vectors[:3], atol=1e-5)
+
+
+def test_empty_list_gives_an_empty_array(encoder) -> None:
+    encoder.fit_context(documents(40))
+    assert encoder.encode_documents([]).shape == (0, 32)
+    assert encoder.encode_queries([]).shape == (0, 32)
+
+
+def test_megabyte_texts_are_cut_and_counted(encoder) -> None:
+    encoder.fit_context(documents(40))
+    long = "baron kolak " * 90_000
+    assert len(long) > 1_000_000
+    with pytest.warns(UserWarning, match=r"2 of 3 texts are longer than 64 tokens .*\(the first is text 1\)"):
+        vectors = encoder.encode_documents(["short", long, long + "x"])
+    np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-6)
+
+
+def test_wrong_types_name_the_index(encoder) -> None:
+    encoder.fit_context(documents(40))
+    with pytest.raises(TypeError, match="text 1 is NoneType, expected str"):
+        encoder.encode_documents(["a", None])
+    with pytest.raises(TypeError, match="text 0 is bytes"):
+        encoder.encode_queries([b"a"])
+    with pytest.raises(TypeError, match="received one str"):
+        encoder.encode_queries("a query")
+    with pytest.raises(ValueError, match="text 1 is not valid Unicode"):
+        encoder.encode_documents(["a", "\ud800"])
+    with pytest.raises(ValueError, match="batch_size must be at least 1, received 0"):
+        encoder.encode_documents(["a"], batch_size=0)
+
+
+def test_fit_takes_any_iterable_in_one_pass_and_sets_the_context(encoder) -> None:
+    context = encoder.fit_context(iter(documents(40)), seed=3)
+    assert encoder.context is context
+    assert (context.size, context.documents_seen, context.seed) == (16, 40, 3)
+    assert set(context.texts) <= set(documents(40))
+    np.testing.assert_allclose(context.vectors, encoder.encode_first_stage(context.texts), atol=1e-6)
+
+
+def test_fit_is_deterministic_and_blind_to_order_and_duplicates() -> None:
+    corpus = documents(40)
+    prints = set()
+    for texts in (corpus, corpus[::-1], corpus * 2, [*corpus, "", " "]):
+        prints.add(tiny_encoder().fit_context(texts).fingerprint)
+    assert len(prints) == 1
+    assert tiny_encoder().fit_context(corpus, seed=1).fingerprint not in prints
+
+
+def test_any_corpus_size_works(encoder) -> None:
+    for count, size in ((1, 1), (3, 3), (15, 15), (16, 16), (17, 16)):
+        assert encoder.fit_context(documents(count)).size == size
+        assert np.isfinite(encoder.encode_queries(["a query"])).all()
+    assert encoder.fit_context(documents(40), context_size=4).size == 4
+
+
+def test_failed_fit_leaves_the_old_context(encoder) -> None:
+    context = encoder.fit_context(documents(40))
+    with pytest.raises(ContextError, match="none of the 1 documents"):
+        encoder.fit_context([" "])
+    assert encoder.context is context
+
+
+def test_prompts_tell_queries_from_documents() -> None:
+    encoder = tiny_encoder(prompts={"query": "baron: ", "document": "kolak: "})
+    encoder.fit_context(documents(40))
+    query, document = encoder.encode_queries(["misim"]), encoder.encode_documents(["misim"])
+    assert np.abs(query - document).max() > 1e-3
+    bare = tiny_encoder()
+    bare.set_context(bare.fit_context(documents(40)))
+    assert np.abs(bare.encode_queries(["misim"]) - bare.encode_documents(["misim"])).max() == 0
+
+
+def test_context_moves_between_encoders_of_one_checkpoint(tmp_path) -> None:
+    first = tiny_encoder()
+    folder = first.save_pretrained(tmp_path / "model")
+    first.fit_context(documents(40)).save(tmp_path)
+    texts = documents(7)
+    second = ContextualEncoder.from_pretrained(folder, device="cpu")
+    second.set_context(Context.load(tmp_path))
+    np.testing.assert_array_equal(second.encode_documents(texts), first.encode_documents(texts))
+    assert second.context.fingerprint == first.context.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [({"seed": 1}, "sha256"), ({"max_length": 32}, "sha256"), ({"prompts": {"query": "q", "document": ""}}, "sha256")],
+)
+def test_context_of_another_model_is_refused(encoder, config: dict, what: str) -> None:
+    context = tiny_encoder(**config).fit_context(documents(40))
+    with pytest.raises(ContextMismatchError, match=f"{context.fingerprint[:12]} was made by .* with {what}"):
+        encoder.set_context(context)
+    with pytest.raises(TypeError, match=r"received PosixPath; use Context\.load"):
+        encoder.set_context(__import__("pathlib").Path("x"))
+
+
+def test_null_context_is_a_mode_with_a_fingerprint(encoder) -> None:
+    null = encoder.null_context()
+    encoder.set_context(null)
+    alone = encoder.encode_documents(documents(5))
+    assert null.size == 0
+    assert null.fingerprint == tiny_encoder().null_context().fingerprint
+    assert encoder.fit_context(documents(40)).fingerprint != null.fingerprint
+    assert np.abs(encoder.encode_documents(documents(5)) - alone).max() > 1e-3
+
+
+def test_null_context_is_stored_like_any_other(encoder, tmp_path) -> None:
+    encoder.null_context().save(tmp_path)
+    assert Context.load(tmp_path).fingerprint == encoder.null_context().fingerprint
+    encoder.set_context(Context.load(tmp_path))
+    assert encoder.encode_queries(["a"]).shape == (1, 32)
+
+
+def test_stages_of_different_width(tmp_path) -> None:
+    from tests.tiny import tiny_backbone, tiny_tokenizer
+
+    narrow = tiny_backbone("bert", tiny_tokenizer().get_vocab_size(), hidden_size=16)
+    encoder = tiny_encoder("nomic_bert", first_stage=narrow)
+    context = encoder.fit_context(documents(40))
+    assert context.vectors.shape == (16, 16)
+    again = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "m"), device="cpu")
+    again.set_context(context)
+    np.testing.assert_array_equal(again.encode_queries(["a"]), encoder.encode_queries(["a"]))
+
+
+def test_threads_never_see_two_contexts(encoder) -> None:
+    """Eight threads embed while a ninth changes the context; each result belongs to one context entirely."""
+    contexts = [tiny_encoder().fit_context(documents(40, seed=seed)) for seed in (1, 2)]
+    texts = documents(9)
+    expected = []
+    for context in contexts:
+        encoder.set_context(context)
+        expected.append(encoder.encode_documents(texts, batch_size=2))
+    results: list[np.ndarray] = []
+
+    def embed() -> None:
+        for _ in range(5):
+            results.append(encoder.encode_documents(texts, batch_size=2))
+
+    threads = [threading.Thread(target=embed) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for i in range(40):
+        encoder.set_context(contexts[i % 2])
+    for thread in threads:
+        thread.join()
+    assert len(results) == 40
+    for result in results:
+        assert min(np.abs(result - e).max() for e in expected) < 1e-5
+
+
+def test_progress_goes_to_stderr_and_only_when_asked(encoder, capsys) -> None:
+    encoder.fit_context(documents(40))
+    encoder.encode_documents(documents(5))
+    assert capsys.readouterr().err == ""
+    encoder.encode_documents(documents(5), show_progress=True)
+    captured = capsys.readouterr()
+    assert "Embedding 5 texts" in captured.err
+    assert captured.out == ""
+
+
+def test_unknown_checkpoint_is_a_clear_error(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match="'no/such-model' is neither a folder nor a checkpoint the Hub gives"):
+        ContextualEncoder.from_pretrained("no/such-model")
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        ContextualEncoder.from_pretrained(tmp_path)
+
+
+def test_dtype_names() -> None:
+    assert as_dtype("bfloat16") is as_dtype(torch.bfloat16) is torch.bfloat16
+    assert as_dtype(None) is None
+    with pytest.raises(ValueError, match="'int8', expected one of float32"):
+        as_dtype("int8")

@@ -60,6 +60,7 @@ class ContextualEncoder:
         self.identity = identity or _identity(config, hash_model(model, tokenizer, stored_dtype), None)
         self._stored_dtype = stored_dtype
         self._active: _Active | None = None
+        self._origin: ContextualEncoder | None = None
         self._lock = threading.RLock()
 
     @classmethod
@@ -91,6 +92,13 @@ class ContextualEncoder:
     def _from_checkpoint(cls, read: Checkpoint) -> "ContextualEncoder":
         identity = _identity(read.model.config, read.sha256, read.revision)
         return cls(read.model, read.tokenizer, identity=identity, stored_dtype=read.stored_dtype)
+
+    def fork(self) -> "ContextualEncoder":
+        """Return an encoder over the same weights, without a context yet; one call at a time runs over all forks."""
+        twin = type(self)(self.model, self.tokenizer, identity=self.identity, stored_dtype=self._stored_dtype)
+        twin._lock = self._lock
+        twin._origin = self  # lives as long as its forks, so that `sharing` finds it
+        return twin
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
         """Write the checkpoint to a folder; all or nothing.

@@ -1,8 +1,10 @@
 """LangChain: `CDEEmbeddings`, entry points that see the whole corpus, and a guard on what stores return.
 
-    store = from_documents(FAISS, documents, CDEEmbeddings(), context_dir="index")
+    from cde_retriever import langchain as cde
+
+    store = cde.from_documents(FAISS, documents, context_dir="index")
     store.save_local("index")
-    store = open(lambda e: FAISS.load_local("index", e, allow_dangerous_deserialization=True), "index")
+    store = cde.open(lambda e: FAISS.load_local("index", e, allow_dangerous_deserialization=True), "index")
     store.similarity_search("a question")
 
 LangChain shows an embedding slices of the corpus (Qdrant first ``"dummy_text"``, `index` 100 documents at a time) and
@@ -13,21 +15,18 @@ store stamp what is added to it and check what its searches return. A guarded st
 nothing; `CDERetriever` searches one safely.
 """
 
-import inspect
 import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
-
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
+from typing import Any, TypeVar, cast
 
 from cde_retriever.context import Context, known_documents
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
+from cde_retriever.sharing import shared_encoder
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -35,10 +34,13 @@ try:
     from langchain_core.embeddings import Embeddings
     from langchain_core.retrievers import BaseRetriever
     from langchain_core.vectorstores import VectorStore
+    from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
+    from typing_extensions import override
 except ImportError as error:
     raise ImportError('cde_retriever.langchain needs langchain-core; pip install "cde-retriever[langchain]"') from error
 
-STAMP = "cde_context"
+from cde_retriever.langchain_guard import check_stamps, guard_store, stamp_documents
+
 PathLike = str | os.PathLike[str]
 Store = TypeVar("Store", bound=VectorStore)
 
@@ -48,7 +50,8 @@ class CDEEmbeddings(BaseModel, Embeddings):
 
     It embeds nothing before it has a context, and keeps its first context for life: stores share embeddings, so a
     change would leave one of them with queries under a context its documents never saw. A copy shares model and
-    context with its original; a pickled one carries the context and loads the model again.
+    context with its original; a pickled one carries the context. Embeddings of one checkpoint share its weights, so a
+    new one for a new context costs little.
 
     Attributes:
         model_name: A checkpoint folder or a Hub id; None for the bundled default.
@@ -86,9 +89,8 @@ class CDEEmbeddings(BaseModel, Embeddings):
             FileNotFoundError: if there is no context at the path.
         """
         self._lock = threading.Lock()
-        self._encoder = ContextualEncoder.from_pretrained(
-            self.model_name, revision=self.revision, device=self.device, dtype=self.dtype
-        )
+        name = None if self.model_name is None else str(self.model_name)
+        self._encoder = shared_encoder(name, revision=self.revision, device=self.device, dtype=self.dtype)
         if self.given_context is not None:
             self.load_context(self.given_context)
 
@@ -155,8 +157,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
         texts: Any = documents  # one string goes through as it is, and is refused
         if not isinstance(documents, str | bytes):
             texts = (item.page_content if isinstance(item, Document) else item for item in documents)
-        scratch = ContextualEncoder(self._encoder.model, self._encoder.tokenizer, identity=self._encoder.identity)
-        context = scratch.fit_context(
+        context = self._encoder.fork().fit_context(
             texts,
             seed=self.seed,
             context_size=self.context_size,
@@ -239,7 +240,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
         return self.model_copy()
 
 
-# Stamps
+# Stores
 
 
 def stamp(documents: Iterable[Document], embedding: CDEEmbeddings) -> list[Document]:
@@ -250,33 +251,7 @@ def stamp(documents: Iterable[Document], embedding: CDEEmbeddings) -> list[Docum
     Raises:
         ContextNotFittedError: if the embedding has no context.
     """
-    return _stamp(documents, embedding.context_fingerprint)
-
-
-def _stamp(documents: Iterable[Document], fingerprint: str) -> list[Document]:
-    return [d.model_copy(update={"metadata": {**d.metadata, STAMP: fingerprint}}) for d in documents]
-
-
-def _check(results: Any, fingerprint: str) -> Any:
-    """Return a search's results if every document, alone or first in a tuple, was embedded under this context."""
-    for result in results:
-        document = result[0] if isinstance(result, tuple) else result
-        found = document.metadata.get(STAMP)
-        if found is None:
-            raise ContextMismatchError(
-                f"the store holds a document without {STAMP!r} in its metadata ({document.page_content!r:.60}), so it "
-                f"may not be embedded under context {fingerprint[:12]}, which the query is; build stores with "
-                "from_documents, or stamp(documents, embedding) before adding them"
-            )
-        if found != fingerprint:
-            raise ContextMismatchError(
-                f"the store holds a document embedded under context {str(found)[:12]}, the query is under "
-                f"{fingerprint[:12]}; open the store with the context it was built with, or index the documents again"
-            )
-    return results
-
-
-# Stores
+    return stamp_documents(documents, embedding.context_fingerprint)
 
 
 def from_documents(
@@ -315,7 +290,7 @@ def from_documents(
     return guard(store_class.from_documents(stamp(documents, embedding), embedding, **store_kwargs), embedding)
 
 
-def open(  # noqa: A001 - the counterpart of from_documents; used as langchain.open
+def open(  # noqa: A001 - the counterpart of from_documents, used with its module's name
     opener: Callable[[CDEEmbeddings], Store],
     context: Context | PathLike,
     *,
@@ -345,8 +320,8 @@ def open(  # noqa: A001 - the counterpart of from_documents; used as langchain.o
 def guard(store: Store, embedding: CDEEmbeddings) -> Store:
     """Make a store stamp what is added to it and check what its searches return; returns the same object.
 
-    The store's class is replaced by a subclass of it, so it remains what it was in every other respect. One document
-    is fetched to see at once whether the store belongs to the context; each later search checks what it returns.
+    One document is fetched to see at once whether the store belongs to the context; each later search checks what it
+    returns. The store may embed with the embedding itself or with a `CacheBackedEmbeddings` around it.
 
     Raises:
         ContextNotFittedError: if the embedding has no context.
@@ -354,93 +329,27 @@ def guard(store: Store, embedding: CDEEmbeddings) -> Store:
     """
     fingerprint = embedding.context_fingerprint
     _check_embedding(store.embeddings, fingerprint)
-    _check(store.similarity_search_by_vector(embedding.embed_query("probe"), k=1), fingerprint)
-    if not isinstance(store, _Guarded):
-        object.__setattr__(store, "__class__", _guarded(type(store), fingerprint))
+    check_stamps(store.similarity_search_by_vector(embedding.embed_query("probe"), k=1), fingerprint)
+    guard_store(store, fingerprint)
     return store
 
 
 def _check_embedding(found: Any, fingerprint: str) -> None:
     """Check what a store embeds its queries with, which may be behind a cache; a store need not tell."""
+    if found is None:
+        return
     if getattr(found, "query_embedding_store", None) is getattr(found, "document_embedding_store", found):
         raise ContextMismatchError(
-            f"{type(found).__name__} has one store for documents and queries and would return one's vector for the "
+            f"{type(found).__name__} caches documents and queries in one store and would return one's vector for the "
             "other; give query_embedding_cache a byte store of its own, or False"
         )
     found = getattr(found, "underlying_embeddings", found)
-    if found is None:
-        return
-    if not isinstance(found, CDEEmbeddings):
+    theirs = found.context_fingerprint if isinstance(found, CDEEmbeddings) else None
+    if theirs != fingerprint:
+        what = f"embeds with {type(found).__name__}" if theirs is None else f"embeds under context {theirs[:12]}"
         raise ContextMismatchError(
-            f"the store embeds with {type(found).__name__}, not under context {fingerprint[:12]}; let the opener pass "
-            "on the embedding it is given"
+            f"the store {what}, not under context {fingerprint[:12]}; build or open it with the embedding given here"
         )
-    if found.context_fingerprint != fingerprint:
-        raise ContextMismatchError(
-            f"the store embeds under context {found.context_fingerprint[:12]}, not {fingerprint[:12]}; let the opener "
-            "pass on the embedding it is given"
-        )
-
-
-_SEARCH = re.compile(r"a?(similarity_search|max_marginal_relevance_search|hybrid_search)")
-
-
-class _Guarded(VectorStore):
-    """What stands before a store's class in a guarded store's bases; the searches are put in by `_guarded`."""
-
-    _store_class: ClassVar[type[VectorStore]]
-    _fingerprint: ClassVar[str]
-
-    def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
-        return super().add_documents(_stamp(documents, self._fingerprint), **kwargs)
-
-    async def aadd_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
-        return await super().aadd_documents(_stamp(documents, self._fingerprint), **kwargs)
-
-    def add_texts(self, texts: Iterable[str], metadatas: Any = None, *args: Any, **kwargs: Any) -> list[str]:
-        texts = list(texts)
-        return super().add_texts(texts, self._stamped(texts, metadatas), *args, **kwargs)
-
-    async def aadd_texts(self, texts: Iterable[str], metadatas: Any = None, *args: Any, **kwargs: Any) -> list[str]:
-        texts = list(texts)
-        return await super().aadd_texts(texts, self._stamped(texts, metadatas), *args, **kwargs)
-
-    def _stamped(self, texts: Sequence[str], metadatas: Any) -> list[dict[str, Any]]:
-        return [{**(m or {}), STAMP: self._fingerprint} for m in (metadatas or [None] * len(texts))]
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        _, _, *state = super().__reduce_ex__(protocol)
-        return (_new_guarded, (self._store_class, self._fingerprint), *state)
-
-
-def _guarded(store_class: type[VectorStore], fingerprint: str) -> type[VectorStore]:
-    """Return a subclass of a store whose public searches check every document they return."""
-    members: dict[str, Any] = {"_store_class": store_class, "_fingerprint": fingerprint}
-    for name in filter(_SEARCH.match, dir(store_class)):
-        members[name] = _checked(getattr(store_class, name), fingerprint)
-    members["__module__"] = store_class.__module__
-    return type(store_class.__name__, (_Guarded, store_class), members)
-
-
-def _new_guarded(store_class: type[VectorStore], fingerprint: str) -> VectorStore:
-    cls = _guarded(store_class, fingerprint)
-    return cls.__new__(cls)
-
-
-def _checked(search: Callable[..., Any], fingerprint: str) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(search):
-
-        @wraps(search)
-        async def acall(*args: Any, **kwargs: Any) -> Any:
-            return _check(await search(*args, **kwargs), fingerprint)
-
-        return acall
-
-    @wraps(search)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return _check(search(*args, **kwargs), fingerprint)
-
-    return call
 
 
 class CDERetriever(BaseRetriever):
@@ -458,16 +367,20 @@ class CDERetriever(BaseRetriever):
     k: int = Field(default=4, ge=1)
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
 
+    @override
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
         vector = self.embedding.embed_query(query)
-        found = self.store.similarity_search_by_vector(vector, k=k or self.k, **self.search_kwargs)
-        return cast(list[Document], _check(found, self.embedding.context_fingerprint))
+        found = self.store.similarity_search_by_vector(vector, k=self.k if k is None else k, **self.search_kwargs)
+        return cast(list[Document], check_stamps(found, self.embedding.context_fingerprint))
 
+    @override
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
         vector = await self.embedding.aembed_query(query)
-        found = await self.store.asimilarity_search_by_vector(vector, k=k or self.k, **self.search_kwargs)
-        return cast(list[Document], _check(found, self.embedding.context_fingerprint))
+        found = await self.store.asimilarity_search_by_vector(
+            vector, k=self.k if k is None else k, **self.search_kwargs
+        )
+        return cast(list[Document], check_stamps(found, self.embedding.context_fingerprint))

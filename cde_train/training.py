@@ -52,7 +52,7 @@ class TrainConfig:
         max_length: Longest text the finished model reads, in tokens.
         context_sizes: Smallest and largest context, in documents.
         null_rate: Share of steps under the null context.
-        context_dropout: Chance that a context document is replaced by the null vector (paper: 0.005).
+        context_dropout: Chance that a context document is left out (paper: 0.005, replaced by the null vector).
         temperature: Divides the cosine scores.
         learning_rate: Peak rate of the backbone's parameters.
         new_learning_rate: Peak rate of projection and null context, which start untrained.

@@ -1,0 +1,63 @@
+# make demo     ask the Python standard library's docstrings; DOCS=./folder QUESTIONS="..." for your own files
+# make test     run the tests
+# make check    lint, types, architecture
+#
+# All need Python 3.11 or newer and make, nothing else; the first run installs into .venv (PYTHON=... chooses).
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?= -n 2
+
+BIN := .venv/bin
+UV := $(BIN)/uv
+# Copies, because NLTK refuses to read data through hard links.
+export UV_LINK_MODE := copy
+
+.PHONY: demo test check clean
+.DELETE_ON_ERROR:
+
+# Through the environment, so that the shell takes no notice of quotes, dollars or spaces in them.
+export DOCS QUESTIONS MODEL INDEX
+
+demo: .venv/.demo
+	@$(BIN)/python -m examples.demo $${DOCS:+--docs "$$DOCS"} $${QUESTIONS:+--questions "$$QUESTIONS"} \
+		$${MODEL:+--model "$$MODEL"} $${INDEX:+--index "$$INDEX"} $(if $(REBUILD),--rebuild)
+
+test: .venv/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+clean:
+	rm -rf .venv demo_index
+
+# The environment: .venv/.torch is there once torch is, .demo and .dev once the project is, with that extra.
+# Each follows pyproject.toml, so that a changed dependency is installed by the next command.
+
+.venv/.torch: Makefile
+	@for python in "$(PYTHON)" python3.13 python3.12 python3.11 python3.14; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "make: $(PYTHON) is missing or older than 3.11; install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; \
+	fi; \
+	echo "Making .venv with $$("$$found" --version) ($$found)"; \
+	"$$found" -m venv .venv || { \
+		echo "make: $$found cannot make environments; install its venv package (Debian: apt install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || echo "make: no uv for this machine; pip will do" >&2
+	@# uv finds the build for this machine's GPU, or the small one for none, at PyTorch's own index. Where that is out of
+	@# reach, pip takes what this machine's configuration offers (on Linux, without any, the CUDA build: several GB).
+	@echo "Installing $(TORCH)"
+	@if [ -x $(UV) ] && $(UV) pip install --python $(BIN)/python --torch-backend auto "$(TORCH)"; then :; \
+	else $(BIN)/python -m pip install --disable-pip-version-check "$(TORCH)"; fi
+	@touch $@
+
+.venv/.demo .venv/.dev: .venv/.%: pyproject.toml .venv/.torch
+	@echo "Installing cde-retriever[$*]"
+	@if [ -x $(UV) ]; then $(UV) pip install --python $(BIN)/python --editable ".[$*]"; \
+	else $(BIN)/python -m pip install --disable-pip-version-check --editable ".[$*]"; fi
+	@touch $@

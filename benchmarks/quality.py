@@ -1,0 +1,283 @@
+"""Retrieval quality of a checkpoint beside its baselines, on every set of a folder.
+
+    python -m benchmarks.quality CHECKPOINT EVAL_FOLDER --output docs/quality.json --dtype bfloat16
+    python -m benchmarks.quality --table docs/quality.json
+
+Modes: ``bm25``; ``plain``, the backbone without context (the checkpoint's first stage on both sides); ``centring``,
+``whitening``, ``shrunk_whitening``, ``all_but_the_top``, fitted on the plain document vectors of the corpus; and the
+second stage under ``null``, ``foreign`` (the next set in alphabetical order, the last one takes the first) and
+``corpus`` context.
+
+Every finished (set, mode) is written at once and not computed again. Results of BM25 belong to the data; those of the
+plain backbone to the first stage's weights, so other checkpoints with the same frozen first stage reuse them; the rest
+to the checkpoint. Plain vectors are kept in the cache folder. Cost: encoding, all else is seconds.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from benchmarks.quality_table import write_table
+from cde_retriever.context import write_atomically
+from cde_retriever.encoder import ContextualEncoder
+from cde_train.baselines import ADAPTATIONS, rank_bm25
+from cde_train.evaluation import Ranking, RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
+
+FORMAT_VERSION = 1
+PLAIN_MODES = ("plain", *ADAPTATIONS)
+CONTEXT_MODES = ("null", "foreign", "corpus")
+MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES)
+KEY = ("set", "mode", "model", "dtype", "seed", "data")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One ranking to make: a mode, and for a context mode the seed of the context's sample."""
+
+    mode: str
+    seed: int | None
+
+
+class Results:
+    """The results file; other processes may write to it, so it is read again before each write."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.command = "python -m benchmarks.quality " + shlex.join(sys.argv[1:])
+
+    def read(self) -> dict[str, Any]:
+        """Return the file's content, empty if there is none."""
+        if not self.file.exists():
+            return {"format_version": FORMAT_VERSION, "commands": [], "environment": {}, "results": []}
+        content: dict[str, Any] = json.loads(self.file.read_text())
+        if content.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"{self.file} has format {content.get('format_version')!r}, expected {FORMAT_VERSION}")
+        return content
+
+    def has(self, key: dict[str, Any]) -> bool:
+        """Whether a result with this key is there."""
+        return any(all(result[name] == key[name] for name in KEY) for result in self.read()["results"])
+
+    def add(self, result: dict[str, Any]) -> None:
+        """Write one more result; a killed process leaves the old file or the new one."""
+        content = self.read()
+        if self.command not in content["commands"]:
+            content["commands"].append(self.command)
+        content["environment"] = environment()
+        content["results"].append(result)
+        content["results"].sort(key=lambda r: (r["set"], MODES.index(r["mode"]), str(r["model"]), str(r["seed"])))
+        rows = ",\n".join("  " + json.dumps(row) for row in content.pop("results"))
+        head = json.dumps(content, indent=1).removesuffix("\n}")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.file, f'{head},\n "results": [\n{rows}\n ]\n}}\n'.encode())
+        self.file.chmod(0o644)
+
+
+class Bench:
+    """One checkpoint and the sets it is measured on.
+
+    Args:
+        encoder: The checkpoint.
+        folders: Every set's folder, alphabetical; the foreign context is chosen among these.
+        cache: Where plain vectors are kept.
+        dtype: Name of the encoder's dtype.
+    """
+
+    def __init__(self, encoder: ContextualEncoder, folders: Sequence[Path], *, cache: Path, dtype: str) -> None:
+        self.encoder = encoder
+        self.folders = list(folders)
+        self.dtype = dtype
+        self.first_stage = hash_first_stage(encoder)
+        self.cache = cache / f"{self.first_stage[:16]}-{dtype}"
+        self._data: dict[Path, tuple[RetrievalSet, str]] = {}
+
+    def data(self, folder: Path) -> tuple[RetrievalSet, str]:
+        """Return a set and the hash of its content, read once."""
+        if folder not in self._data:
+            data = read_retrieval_set(folder)
+            content = json.dumps([data.document_ids, data.documents, data.query_ids, data.queries, data.relevant])
+            self._data[folder] = data, hashlib.sha256(content.encode()).hexdigest()
+        return self._data[folder]
+
+    def foreign(self, folder: Path) -> Path:
+        """Return the set whose context is foreign to this one: the next in alphabetical order."""
+        if len(self.folders) < 2:
+            raise ValueError("a foreign context needs a second set; leave the mode out")
+        return self.folders[(self.folders.index(folder) + 1) % len(self.folders)]
+
+    def key(self, folder: Path, task: Task) -> dict[str, Any]:
+        """Return what a result belongs to; two results with one key are the same measurement."""
+        data, sha256 = self.data(folder)
+        model, dtype = self.encoder.identity.sha256, self.dtype
+        if task.mode == "bm25":
+            model, dtype = f"bm25s {version('bm25s')}", ""
+        elif task.mode in PLAIN_MODES:
+            model = self.first_stage
+        return {"set": data.name, "mode": task.mode, "model": model, "dtype": dtype, "seed": task.seed, "data": sha256}
+
+    def run(self, folder: Path, task: Task) -> dict[str, Any]:
+        """Make one ranking and measure it."""
+        data, _ = self.data(folder)
+        start = time.perf_counter()
+        extra: dict[str, Any] = {}
+        if task.mode == "bm25":
+            ranking = rank_bm25(data.documents, data.queries)
+        elif task.mode in PLAIN_MODES:
+            ranking = self._rank_plain(folder, task.mode)
+            extra = {"first_stage": self.first_stage, "max_length": self.encoder.config.max_length}
+        else:
+            ranking, extra = self._rank_in_context(folder, task)
+        quality = measure(data, ranking)
+        return {
+            **self.key(folder, task),
+            "documents": len(data.documents),
+            "queries": len(data.queries),
+            **{name: round(value, 6) for name, value in quality.means().items()},
+            **extra,
+            "seconds": round(time.perf_counter() - start, 1),
+            "ndcg_per_query": [round(value, 4) for value in quality.ndcg_at_10.tolist()],
+        }
+
+    def _rank_plain(self, folder: Path, mode: str) -> Ranking:
+        data, sha256 = self.data(folder)
+        name = f"{data.name}-{sha256[:12]}"
+        documents = self._cached(f"{name}-documents", data.documents)
+        queries = self._cached(f"{name}-queries", data.queries)
+        if mode == "plain":
+            return rank(queries, documents)
+        adaptation = ADAPTATIONS[mode](documents)
+        return rank(adaptation(queries), adaptation(documents))
+
+    def _cached(self, name: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        file = self.cache / f"{name}.npy"
+        if not file.exists():
+            vectors = self.encoder.encode_first_stage(texts, show_progress=True)
+            self.cache.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f".{os.getpid()}-{file.name}")
+            np.save(temporary, vectors)
+            temporary.replace(file)
+        vectors = np.load(file)
+        if len(vectors) != len(texts):
+            raise ValueError(f"{file} holds {len(vectors)} vectors for {len(texts)} texts; delete it")
+        return vectors
+
+    def _rank_in_context(self, folder: Path, task: Task) -> tuple[Ranking, dict[str, Any]]:
+        data, _ = self.data(folder)
+        encoder = self.encoder
+        source = self.foreign(folder) if task.mode == "foreign" else folder
+        if task.mode == "null":
+            encoder.set_context(encoder.null_context())
+        else:
+            encoder.fit_context(self.data(source)[0].documents, seed=task.seed or 0)
+        documents = encoder.encode_documents(data.documents, show_progress=True)
+        queries = encoder.encode_queries(data.queries, show_progress=True)
+        extra = {
+            "name": encoder.config.name,
+            "first_stage": self.first_stage,
+            "max_length": encoder.config.max_length,
+            "context_of": None if task.mode == "null" else source.name,
+            "context_documents": encoder.context.size,
+        }
+        return rank(queries, documents), extra
+
+
+def hash_first_stage(encoder: ContextualEncoder) -> str:
+    """Return the sha256 of all that decides the first stage's vectors: settings, tokenizer, weights as loaded."""
+    config = encoder.config
+    settings = [dict(config.first_stage), config.normalize_first_stage, config.max_length, config.prompts["document"]]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(encoder.tokenizer.to_str().encode())
+    for name, tensor in sorted(encoder.model.first_stage.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions that decide figures, and the machine."""
+    packages = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "PyStemmer", "ir-measures")
+    return {
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def tasks(modes: Sequence[str], context_seeds: Sequence[int]) -> list[Task]:
+    """Return the rankings a set needs; further context seeds apply to corpus context only."""
+    seeds: Callable[[str], Sequence[int | None]] = lambda mode: (  # noqa: E731 - three cases of one expression
+        context_seeds if mode == "corpus" else [0] if mode == "foreign" else [None]
+    )
+    return [Task(mode, seed) for mode in MODES if mode in modes for seed in seeds(mode)]
+
+
+def compute(options: argparse.Namespace) -> None:
+    """Fill the results file with what it does not have yet."""
+    folders = find_retrieval_sets(options.eval_folder)
+    unknown = set(options.sets or ()) - {folder.name for folder in folders}
+    if unknown:
+        raise ValueError(f"--sets names unknown sets {sorted(unknown)}; there are {[f.name for f in folders]}")
+    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype, device=options.device)
+    bench = Bench(encoder, folders, cache=options.cache, dtype=options.dtype)
+    results = Results(options.output)
+    wanted = [folder for folder in folders if not options.sets or folder.name in options.sets]
+    work = [(folder, task) for folder in wanted for task in tasks(options.modes, options.context_seeds)]
+    progress = tqdm(work, desc="Quality", unit="ranking")
+    for folder, task in progress:
+        progress.set_postfix_str(f"{folder.name} {task.mode}")
+        if not results.has(bench.key(folder, task)):
+            results.add(bench.run(folder, task))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", nargs="?", help="folder or Hub id")
+    parser.add_argument("eval_folder", nargs="?", type=Path, help="a folder of retrieval sets")
+    parser.add_argument("--output", type=Path, default=Path("docs/quality.json"))
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--device", default=None, help="cpu, cuda, mps; default: the fastest there is")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE", help=", ".join(MODES))
+    parser.add_argument("--sets", nargs="+", metavar="SET", help="names of sets; default: all")
+    parser.add_argument("--context-seeds", nargs="+", type=int, default=[0], help="samples of the corpus context")
+    parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
+    parser.add_argument("--table", type=Path, metavar="JSON", help="write the results' table beside them and stop")
+    options = parser.parse_args(arguments)
+    if options.table is None and options.eval_folder is None:
+        parser.error("give CHECKPOINT and EVAL_FOLDER, or --table JSON")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compute results, or write their table."""
+    options = parse(arguments)
+    warnings.filterwarnings("ignore", message=".*tokens and were cut")  # the table's header says the length
+    if options.table is None:
+        compute(options)
+    print(write_table(options.table or options.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The Markdown table of a results file of `benchmarks.quality`; written by command, never by hand."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LABELS = {
+    "bm25": "BM25",
+    "plain": "plain backbone",
+    "centring": "+ centring",
+    "whitening": "+ PCA whitening",
+    "shrunk_whitening": "+ shrunk whitening",
+    "soft_whitening": "+ soft whitening",
+    "all_but_the_top": "+ all-but-the-top",
+    "null": "null context",
+    "foreign": "foreign context",
+    "corpus": "corpus context",
+}
+MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
+RIVALS = ("plain", "null", "foreign")
+RESAMPLES = 10_000
+SEED = 0
+
+Rows = dict[str, dict[str, list[dict[str, Any]]]]
+"""Set to mode to its results, more than one where several context seeds were run."""
+
+
+def bootstrap(differences: Sequence[NDArray[np.float64]], *, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """Return the mean over sets of a paired difference, and the ends of its 95 % interval.
+
+    The queries of each set are drawn again with replacement; set means are averaged, every set counting the same.
+
+    Args:
+        differences: One array a set, one difference a query.
+        resamples: How often.
+    """
+    rng = np.random.default_rng(SEED)
+    means = np.zeros(resamples)
+    for values in differences:
+        for start in range(0, resamples, 500):
+            rows = rng.integers(len(values), size=(min(500, resamples - start), len(values)))
+            means[start : start + 500] += values[rows].mean(axis=1) / len(differences)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(np.mean([values.mean() for values in differences])), float(low), float(high)
+
+
+def write_table(file: Path) -> Path:
+    """Write the table of a results file beside it, as ``.md``, and return its path."""
+    content = json.loads(file.read_text())
+    lines = [
+        "# Retrieval quality",
+        "",
+        "100 nDCG@10 over the full corpus of each set; written by `python -m benchmarks.quality --table "
+        f"{file.name}`, do not edit.",
+        "",
+    ]
+    for model, dtype in checkpoints(content["results"]):
+        lines += section(select(content["results"], model, dtype), dtype)
+    lines += footer(content)
+    output = file.with_suffix(".md")
+    output.write_text("\n".join(lines) + "\n")
+    return output
+
+
+def checkpoints(results: Sequence[dict[str, Any]]) -> list[tuple[str | None, str]]:
+    """Return the (hash, dtype) of every checkpoint measured; a hash of None where only baselines are there."""
+    full = {(r["model"], r["dtype"]): r["first_stage"] for r in results if r["mode"] in ("null", "foreign", "corpus")}
+    plain = {r["dtype"] for r in results if r["mode"] == "plain"}
+    alone = [(None, dtype) for dtype in sorted(plain - {dtype for _, dtype in full})]
+    return [*sorted(full), *alone]
+
+
+def select(results: Sequence[dict[str, Any]], model: str | None, dtype: str) -> Rows:
+    """Return what belongs to one checkpoint: its own results, those of its first stage, and BM25's."""
+    own = [r for r in results if (r["model"], r["dtype"]) == (model, dtype)]
+    first = {r["first_stage"] for r in own} or {r["first_stage"] for r in results if r["mode"] == "plain"}
+    rows: Rows = {}
+    for r in results:
+        plain = "context_of" not in r and r["dtype"] == dtype and r["model"] in first
+        if r in own or plain or r["mode"] == "bm25":
+            rows.setdefault(r["set"], {}).setdefault(r["mode"], []).append(r)
+    return rows
+
+
+def section(rows: Rows, dtype: str) -> list[str]:
+    """Return the part of one checkpoint."""
+    modes = [mode for mode in LABELS if any(mode in row for row in rows.values())]
+    complete = [name for name, row in rows.items() if all(mode in row for mode in modes)]
+    own = next((r for row in rows.values() for mode in ("corpus", "null", "foreign") for r in row.get(mode, ())), None)
+    title = f"{own['name']} ({own['model'][:12]})" if own else "Baselines"
+    first = next((r for row in rows.values() for r in row.get("plain", ())), None)
+    seeds = sorted({r["seed"] for row in rows.values() for r in row.get("corpus", ())})
+    lines = [f"## {title}, {dtype}", ""]
+    if first:
+        lines += [f"Texts cut at {first['max_length']} tokens. First stage {first['first_stage'][:12]}.", ""]
+    if own:
+        sizes = {r["context_documents"] for row in rows.values() for r in row.get("corpus", ())}
+        lines += [
+            f"Context: at most {max(sizes, default=0)} documents, sampled with seed {', '.join(map(str, seeds))}.",
+            "",
+        ]
+    lines += quality_table(rows, modes, complete)
+    lines += means_table(rows, modes, complete)
+    if "corpus" in modes:
+        lines += differences(rows, [name for name in rows if "corpus" in rows[name]])
+    return lines
+
+
+def value(results: Sequence[dict[str, Any]], name: str = "ndcg_at_10") -> float:
+    """Return 100 times a measure, the mean over context seeds."""
+    return 100 * float(np.mean([r[name] for r in results]))
+
+
+def quality_table(rows: Rows, modes: Sequence[str], complete: Sequence[str]) -> list[str]:
+    """Return nDCG@10 by set and mode; the mean is over sets that have every mode."""
+    lines = [
+        "| set | documents | queries | " + " | ".join(LABELS[mode] for mode in modes) + " |",
+        "|---|--:|--:|" + "--:|" * len(modes),
+    ]
+    for name, row in rows.items():
+        any_result = next(iter(row.values()))[0]
+        cells = [f"{value(row[mode]):.1f}" if mode in row else "-" for mode in modes]
+        lines.append(f"| {name} | {any_result['documents']} | {any_result['queries']} | " + " | ".join(cells) + " |")
+    cells = [
+        f"**{np.mean([value(rows[name][mode]) for name in complete]):.2f}**" if complete else "-" for mode in modes
+    ]
+    lines.append(f"| **mean of {len(complete)}** | | | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def means_table(rows: Rows, modes: Sequence[str], complete: Sequence[str]) -> list[str]:
+    """Return the means of all measures."""
+    if not complete:
+        return []
+    lines = ["| mean | " + " | ".join(LABELS[mode] for mode in modes) + " |", "|---|" + "--:|" * len(modes)]
+    for name, label in MEASURES.items():
+        cells = [f"{np.mean([value(rows[s][mode], name) for s in complete]):.2f}" for mode in modes]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def differences(rows: Rows, sets: Sequence[str]) -> list[str]:
+    """Return corpus context minus its rivals with intervals, and the sets where it loses."""
+    lines = ["| corpus context minus | nDCG@10 | 95 % interval | loses on |", "|---|--:|---|---|"]
+    for rival in RIVALS:
+        shared = [name for name in sets if rival in rows[name]]
+        if not shared:
+            continue
+        paired = {name: 100 * (per_query(rows[name]["corpus"]) - per_query(rows[name][rival])) for name in shared}
+        mean, low, high = bootstrap(list(paired.values()))
+        losses = [f"{name} {values.mean():+.1f}" for name, values in paired.items() if values.mean() < 0]
+        label = f"{LABELS[rival]} ({len(shared)} sets)"
+        lines.append(f"| {label} | {mean:+.2f} | {low:+.2f} to {high:+.2f} | {', '.join(losses) or 'no set'} |")
+    spread = [
+        np.std([value([r]) for r in rows[name]["corpus"]], ddof=1) for name in sets if len(rows[name]["corpus"]) > 1
+    ]
+    if spread:
+        lines += ["", f"Standard deviation over context seeds, mean of {len(spread)} sets: {np.mean(spread):.2f}."]
+    note = "Foreign context: " + ", ".join(
+        f"{name} ← {rows[name]['foreign'][0]['context_of']}" for name in sets if "foreign" in rows[name]
+    )
+    return [*lines, "", note + ".", ""]
+
+
+def per_query(results: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """Return nDCG@10 by query, the mean over context seeds, (q,)."""
+    return np.mean([r["ndcg_per_query"] for r in results], axis=0, dtype=np.float64)
+
+
+def footer(content: dict[str, Any]) -> list[str]:
+    """Return how the figures were made."""
+    return [
+        "## How",
+        "",
+        f"Intervals: {RESAMPLES:,} bootstrap resamples (seed {SEED}), paired over the queries of a set, then averaged "
+        "over sets. They cover the choice of queries, not of sets, nor of a training seed. Means are over sets that "
+        "have every mode. BM25: bm25s defaults, Snowball English stemmer, English stop words. PCA whitening is the "
+        "textbook one, power 0.5 over all spanned directions; shrunk whitening shrinks the covariance by OAS; "
+        "soft whitening is that with power 0.25; all-but-the-top removes d / 100 directions. Each is fitted on the "
+        "corpus's document vectors.",
+        "",
+        "```",
+        *content["commands"],
+        "```",
+        "",
+        ", ".join(f"{name} {value}" for name, value in content["environment"].items()),
+    ]

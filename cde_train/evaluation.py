@@ -1,0 +1,245 @@
+"""Retrieval quality: read a judged corpus, rank all of it for every query, measure.
+
+Ranking is exhaustive: one product of (queries, d) with (documents, d), a chunk of queries at a time, so memory is
+``chunk * documents`` scores. The measures are those of `ir-measures` (trec_eval's definitions, linear gains).
+"""
+
+import gzip
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEPTH = 100
+MEASURES = ("nDCG@10", "R@100", "RR@10")
+
+Ranking = list[NDArray[np.int64]]
+"""Positions of the retrieved documents in the corpus, best first, one array a query."""
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """A corpus, queries, and which documents answer them.
+
+    Attributes:
+        name: The folder's name.
+        document_ids: Ids of the documents, in file order.
+        documents: ``title + " " + text`` of each, stripped.
+        query_ids: Ids of the queries that have a relevant document.
+        queries: Their texts.
+        relevant: Query id to document id to gain, all above 0.
+        unjudged_queries: Queries left out because no document is relevant to them.
+        unknown_judgements: Judgements left out because they name a document or query that is not there.
+    """
+
+    name: str
+    document_ids: tuple[str, ...]
+    documents: tuple[str, ...]
+    query_ids: tuple[str, ...]
+    queries: tuple[str, ...]
+    relevant: dict[str, dict[str, int]] = field(repr=False)
+    unjudged_queries: int = 0
+    unknown_judgements: int = 0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measures of one ranking, each from 0 to 1 and one number a query, in the set's query order."""
+
+    ndcg_at_10: NDArray[np.float64]
+    recall_at_100: NDArray[np.float64]
+    mrr_at_10: NDArray[np.float64]
+
+    def means(self) -> dict[str, float]:
+        """Return each measure's mean over the queries."""
+        return {name: float(values.mean()) for name, values in vars(self).items()}
+
+
+def read_retrieval_set(folder: str | os.PathLike[str], split: str = "test") -> RetrievalSet:
+    """Read a retrieval set.
+
+    Two layouts: ``corpus.jsonl`` and ``queries.jsonl`` with ``qrels.tsv`` in TREC form (query, 0, document, gain), or
+    with ``qrels/SPLIT.tsv`` in BEIR form (header line; query, document, gain). The JSONL files may end in ``.gz``
+    and name ids ``id`` or ``_id``.
+
+    Args:
+        folder: The folder; its name becomes the set's.
+        split: Which BEIR judgements to read.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: for a malformed line (file and line are named), a repeated id, or a set without any usable query.
+    """
+    folder = Path(folder).resolve()
+    documents = dict(_read_texts(_find(folder, "corpus.jsonl")))
+    queries = dict(_read_texts(_find(folder, "queries.jsonl")))
+    trec, beir = folder / "qrels.tsv", folder / "qrels" / f"{split}.tsv"
+    if not trec.is_file() and not beir.is_file():
+        raise FileNotFoundError(f"{folder} has no judgements; expected qrels.tsv or qrels/{split}.tsv")
+    judged = _read_trec(trec) if trec.is_file() else _read_beir(beir)
+    relevant: dict[str, dict[str, int]] = {}
+    unknown = []
+    for query, document, gain in judged:
+        if query not in queries or document not in documents:
+            unknown.append(f"{query} {document}")
+        elif gain > 0:
+            relevant.setdefault(query, {})[document] = gain
+    if unknown:
+        warnings.warn(
+            f"{folder.name}: {len(unknown)} judgements name a query or document that is not there and were left out, "
+            f"for example {unknown[0]!r}",
+            stacklevel=2,
+        )
+    if not relevant:
+        raise ValueError(f"{folder} has no query with a relevant document ({len(queries)} queries)")
+    return RetrievalSet(
+        name=folder.name,
+        document_ids=tuple(documents),
+        documents=tuple(documents.values()),
+        query_ids=tuple(query for query in queries if query in relevant),
+        queries=tuple(text for query, text in queries.items() if query in relevant),
+        relevant=relevant,
+        unjudged_queries=len(queries) - len(relevant),
+        unknown_judgements=len(unknown),
+    )
+
+
+def find_retrieval_sets(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the set folders in a folder, or the folder itself if it is one, in alphabetical order.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    folder = Path(folder)
+    candidates = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
+    found = [path for path in candidates if any(path.glob("corpus.jsonl*"))]
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no retrieval set, that is a folder with corpus.jsonl[.gz]")
+    return found
+
+
+def _find(folder: Path, name: str) -> Path:
+    for file in (folder / name, folder / f"{name}.gz"):
+        if file.is_file():
+            return file
+    raise FileNotFoundError(f"{folder} has neither {name} nor {name}.gz")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, line.rstrip("\n")
+
+
+def _read_texts(file: Path) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for number, line in _lines(file):
+        try:
+            row: dict[str, Any] = json.loads(line)
+            key = str(row["_id"] if "_id" in row else row["id"])
+            text = f"{row.get('title') or ''} {row['text']}".strip()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file}, line {number}: expected id and text ({error!r})") from error
+        if key in seen:
+            raise ValueError(f"{file}, line {number}: id {key!r} is there twice")
+        seen.add(key)
+        yield key, text
+
+
+def _read_trec(file: Path) -> Iterator[tuple[str, str, int]]:
+    for number, line in _lines(file):
+        try:
+            query, _, document, gain = line.split("\t") if line.count("\t") == 3 else line.split()
+            yield query, document, int(gain)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: expected query, 0, document, gain; received {line!r}") from error
+
+
+def _read_beir(file: Path) -> Iterator[tuple[str, str, int]]:
+    for number, line in _lines(file):
+        if number == 1:  # the header
+            continue
+        try:
+            query, document, gain = line.split("\t")
+            yield query, document, int(gain)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: expected query, document, gain; received {line!r}") from error
+
+
+def best(scores: NDArray[np.floating[Any]], depth: int = DEPTH) -> NDArray[np.int64]:
+    """Return the positions of the highest scores, best first; of equal ones the earlier position comes first.
+
+    Args:
+        scores: Scores of all documents for one query, (documents,).
+        depth: How many to return, or all if there are fewer.
+    """
+    if depth >= len(scores):
+        return np.argsort(-scores, kind="stable").astype(np.int64)
+    least = np.partition(scores, -depth)[-depth]
+    candidates = np.flatnonzero(scores >= least)
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:depth].astype(np.int64)
+
+
+def rank(
+    queries: NDArray[np.float32], documents: NDArray[np.float32], *, depth: int = DEPTH, chunk: int = 256
+) -> Ranking:
+    """Rank the whole corpus by inner product.
+
+    Args:
+        queries: Query vectors, (q, d).
+        documents: Document vectors, (n, d).
+        depth: How many documents to keep a query.
+        chunk: Queries scored at once; memory is chunk * n scores.
+
+    Raises:
+        ValueError: if the shapes do not fit or a vector is not finite.
+    """
+    if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
+        raise ValueError(
+            f"expected vectors of one width, (q, d) and (n, d), received {queries.shape}, {documents.shape}"
+        )
+    for name, vectors in (("query", queries), ("document", documents)):
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(broken):
+            raise ValueError(f"{len(broken)} {name} vectors are not finite, the first is {broken[0]}")
+    ranking: Ranking = []
+    for start in range(0, len(queries), chunk):
+        ranking += [best(row, depth) for row in queries[start : start + chunk] @ documents.T]
+    return ranking
+
+
+def measure(data: RetrievalSet, ranking: Ranking) -> Quality:
+    """Measure a ranking of a set's documents for each of its queries.
+
+    The order of the ranking is what is judged: scores are made from ranks, so trec_eval's own rule for ties, which is
+    by document id, plays no part.
+
+    Raises:
+        ValueError: if there is not one ranking a query.
+    """
+    import ir_measures
+
+    if len(ranking) != len(data.queries):
+        raise ValueError(f"received {len(ranking)} rankings for {len(data.queries)} queries of {data.name}")
+    run = {
+        query: {data.document_ids[position]: float(len(row) - i) for i, position in enumerate(row)}
+        for query, row in zip(data.query_ids, ranking, strict=True)
+    }
+    index = {query: i for i, query in enumerate(data.query_ids)}
+    values = {name: np.zeros(len(index)) for name in MEASURES}
+    measures = [ir_measures.parse_measure(name) for name in MEASURES]
+    for result in ir_measures.iter_calc(measures, data.relevant, run):
+        values[str(result.measure)][index[result.query_id]] = result.value
+    return Quality(*(values[name] for name in MEASURES))
+
+
+def evaluate(data: RetrievalSet, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Quality:
+    """Measure vectors: `rank` and `measure` in one."""
+    return measure(data, rank(queries, documents))

@@ -1,0 +1,187 @@
+"""A LlamaIndex index on disk that is opened if it is whole and of this corpus and model, and built otherwise.
+
+It is built in a folder beside its place and renamed at the end, so that a killed run leaves the old index or the new
+one. ``manifest.json`` lists every file with its hash; an index that does not match it is damaged.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.node_parser.text.utils import split_by_regex
+from llama_index.core.schema import Document, MetadataMode
+from tokenizers import Tokenizer
+
+from cde_retriever import ContextualEncoder
+from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
+from examples.plain_vectors import PlainVectors
+
+MANIFEST = "manifest.json"
+# A sentence or paragraph with the space after it. The splitter's default is NLTK's, which wants to download its data
+# unless it can read the copy in llama-index-core, and that it refuses where an installer made hard links, as uv does.
+SENTENCE = r"(?s).+?(?:[.!?]\s+|\u3002\s*|\n\s*\n|\Z)"
+LAYOUT = 1  # raise it when the files or the way documents are split change
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a saved index is.
+
+    Attributes:
+        key: Hash of documents, model and layout.
+        documents: How many documents were indexed.
+        chunks: Into how many parts that fit the model they were split.
+        context_size: Documents in the context, J.
+        fingerprint: The context's.
+        seconds: Time it took to embed, contextual and plain side together.
+        files: sha256 of each file by name.
+    """
+
+    key: str
+    documents: int
+    chunks: int
+    context_size: int
+    fingerprint: str
+    seconds: float
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SavedIndex:
+    """The corpus under its context, and the same corpus without one."""
+
+    contextual: CDEVectorStoreIndex
+    plain: PlainVectors
+    manifest: Manifest
+
+    def search(self, question: str, count: int) -> list[str]:
+        """Return the names of the documents nearest to a question under the context, best first."""
+        found = self.contextual.as_retriever(similarity_top_k=4 * count).retrieve(question)
+        return distinct([str(hit.node.metadata["name"]) for hit in found], count)
+
+    def search_plain(self, encoder: ContextualEncoder, question: str, count: int) -> list[str]:
+        """Return the names of the documents nearest to a question without context, best first."""
+        nodes = self.contextual.docstore.get_nodes(self.plain.search(encoder, question, 4 * count))
+        return distinct([str(node.metadata["name"]) for node in nodes], count)
+
+
+def distinct(names: Sequence[str], count: int) -> list[str]:
+    """Return the first `count` different names: a long document can be found by several of its parts."""
+    return list(dict.fromkeys(names))[:count]
+
+
+def corpus_key(documents: Sequence[Document], encoder: ContextualEncoder) -> str:
+    """Return a hash that changes with any document, the model, or the layout of the index."""
+    digest = hashlib.sha256(f"{LAYOUT} {encoder.identity.sha256}".encode())
+    for document in documents:
+        content = document.get_content(metadata_mode=MetadataMode.ALL)
+        digest.update(hashlib.sha256(f"{document.doc_id}\n{content}".encode(errors="replace")).digest())
+    return digest.hexdigest()
+
+
+def reason_to_build(folder: Path, key: str) -> str | None:
+    """Say why the index in a folder cannot be opened, None if it can.
+
+    Raises:
+        FileExistsError: if the folder holds something else, which building would delete.
+    """
+    if not folder.exists():
+        return "there is no index yet"
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
+        if not (folder / "docstore.json").is_file():
+            raise FileExistsError(f"{folder} holds something other than an index; choose another place with --index")
+        return f"the saved index is incomplete (no {MANIFEST})"
+    try:
+        manifest = Manifest(**json.loads((folder / MANIFEST).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        return f"the saved index is damaged ({MANIFEST}: {error})"
+    if manifest.key != key:
+        return "the documents or the model changed since the index was saved"
+    changed = [name for name, sha256 in manifest.files.items() if hash_file(folder / name) != sha256]
+    return f"the saved index is damaged ({', '.join(changed)})" if changed else None
+
+
+def open_index(folder: Path, model: str | None) -> SavedIndex:
+    """Open a saved index; embeds nothing."""
+    manifest = Manifest(**json.loads((folder / MANIFEST).read_text()))
+    embedding = CDEEmbedding.from_storage(folder, model)
+    index = CDEVectorStoreIndex.from_storage(folder, embedding)
+    return SavedIndex(index, PlainVectors.load(folder), manifest)
+
+
+def build_index(
+    documents: Sequence[Document], folder: Path, encoder: ContextualEncoder, *, model: str | None, show_progress: bool
+) -> SavedIndex:
+    """Embed documents with and without context and put the result in a folder's place; all or nothing."""
+    start = time.perf_counter()
+    index = CDEVectorStoreIndex.from_documents(
+        documents,
+        embed_model=CDEEmbedding(model),
+        transformations=[splitter_for(encoder)],
+        show_progress=show_progress,
+    )
+    texts = {node.node_id: node.get_content(metadata_mode=MetadataMode.EMBED) for node in index.docstore.docs.values()}
+    plain = PlainVectors.embed(encoder, texts, show_progress=show_progress)
+    seconds = time.perf_counter() - start
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        index.storage_context.persist(str(new))
+        plain.save(new)
+        manifest = Manifest(
+            key=corpus_key(documents, encoder),
+            documents=len(documents),
+            chunks=len(texts),
+            context_size=index.embedding.context.size,
+            fingerprint=index.embedding.context_fingerprint,
+            seconds=seconds,
+            files={file.name: hash_file(file) for file in sorted(new.iterdir())},
+        )
+        (new / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2))
+        replace_folder(folder, new)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    return SavedIndex(index, plain, manifest)
+
+
+def splitter_for(encoder: ContextualEncoder) -> SentenceSplitter:
+    """Return a splitter that measures in the model's own tokens and leaves room for prompt and special tokens."""
+    tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    taken = len(tokenizer.encode(encoder.config.prompts["document"]).ids)
+    size = encoder.config.max_length - taken
+    return SentenceSplitter(
+        chunk_size=size,
+        chunk_overlap=size // 16,
+        tokenizer=lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        chunking_tokenizer_fn=split_by_regex(SENTENCE),
+    )
+
+
+def hash_file(file: Path) -> str:
+    """Return a file's sha256, or nothing if there is no such file."""
+    if not file.is_file():
+        return ""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def replace_folder(folder: Path, new: Path) -> None:
+    """Put a new folder in the place of an old one, if there is one."""
+    new.chmod(0o755)
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old)
+    else:
+        new.rename(folder)

@@ -1,0 +1,329 @@
+"""Random lives of LangChain indexes: no search ever returns a result computed under two contexts.
+
+A machine builds, extends, persists and opens stores of several corpora, tries to refit, to open them under wrong
+contexts and to mix them, and searches them all the while. Searches may raise `ContextMismatchError`; what they return
+is judged by an oracle that knows nothing of stamps: an encoder of its own embeds the returned texts and the query
+under the context of the embedding that was asked, and compares with the stored vectors and the score.
+"""
+
+import asyncio
+import pickle
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from cde_retriever import langchain as cde
+from cde_retriever.context import Context
+from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
+from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, guard, stamp
+from tests.tiny import documents as made_up
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from langchain_community.vectorstores import FAISS
+
+CORPORA = [[Document(text) for text in made_up(12, seed)] for seed in range(3)]
+QUERIES = ["baron", "kolak mi", "luron zedor tivex", made_up(1, seed=1)[0]]
+TOLERANCE = 1e-4
+"""Far above rounding; `test_the_oracle_tells_contexts_apart` holds contexts well above it."""
+
+SETTINGS = settings(
+    max_examples=40,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+corpora = st.sampled_from(CORPORA)
+store_classes = st.sampled_from([InMemoryVectorStore, FAISS])
+
+
+class Live:
+    """A guarded store in use, and the context its embedding had when it was made."""
+
+    def __init__(self, store: Any, embedding: CDEEmbeddings) -> None:
+        self.store, self.embedding, self.context = store, embedding, embedding.context
+
+    def vectors(self) -> dict[str, list[np.ndarray]]:
+        """Return every stored vector by text."""
+        found: dict[str, list[np.ndarray]] = {}
+        if isinstance(self.store, InMemoryVectorStore):
+            for entry in self.store.store.values():
+                found.setdefault(entry["text"], []).append(np.array(entry["vector"]))
+        else:
+            for row, key in self.store.index_to_docstore_id.items():
+                text = self.store.docstore.search(key).page_content
+                found.setdefault(text, []).append(self.store.index.reconstruct(row))
+        return found
+
+    def cosine(self, score: float) -> float:
+        """Return a score of the store as cosine; FAISS gives squared distances."""
+        return score if isinstance(self.store, InMemoryVectorStore) else 1 - score / 2
+
+
+class Indexes(RuleBasedStateMachine):
+    """Corpora, contexts, stores in use, and stores on disk."""
+
+    checkpoint: Path
+    oracle: ContextualEncoder
+
+    lives = Bundle("lives")
+    disks = Bundle("disks")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.count = 0
+        self.known: list[Live] = []
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    def new_folder(self) -> Path:
+        self.count += 1
+        return Path(self.folder.name) / str(self.count)
+
+    def embedding(self) -> CDEEmbeddings:
+        return CDEEmbeddings(model_name=self.checkpoint)
+
+    def live(self, store: Any, embedding: CDEEmbeddings) -> Live:
+        self.known.append(Live(store, embedding))
+        return self.known[-1]
+
+    def oracle_under(self, context: Context) -> ContextualEncoder:
+        self.oracle.set_context(context)
+        return self.oracle
+
+    # Building and extending
+
+    @initialize(target=lives)
+    def two_indexes(self) -> Any:
+        pairs = zip((InMemoryVectorStore, FAISS), CORPORA, strict=False)
+        return multiple(*(self.build(store_class, documents) for store_class, documents in pairs))
+
+    @rule(target=lives, store_class=store_classes, documents=corpora)
+    def build(self, store_class: Any, documents: list[Document]) -> Live:
+        embedding = self.embedding()
+        return self.live(from_documents(store_class, documents, embedding), embedding)
+
+    @rule(target=lives, store_class=store_classes, documents=corpora)
+    def build_by_hand(self, store_class: Any, documents: list[Document]) -> Live:
+        embedding = self.embedding()
+        with pytest.raises(ContextNotFittedError):
+            store_class.from_documents(documents, embedding)
+        embedding.fit(documents)
+        store = store_class.from_documents(stamp(documents, embedding), embedding)
+        return self.live(guard(store, embedding), embedding)
+
+    @rule(target=lives, live=lives, store_class=store_classes, documents=corpora)
+    def build_with_an_embedding_in_use(self, live: Live, store_class: Any, documents: list[Document]) -> Live:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a foreign corpus warns
+            store = from_documents(store_class, documents, live.embedding)
+        return self.live(store, live.embedding)
+
+    @rule(live=lives, documents=corpora, texts=st.booleans())
+    def add(self, live: Live, documents: list[Document], texts: bool) -> None:
+        if texts:
+            live.store.add_texts(f"more {d.page_content}" for d in documents[:3])
+        else:
+            live.store.add_documents(documents[:3])
+
+    @rule(live=lives, other=lives)
+    def add_what_another_store_returned(self, live: Live, other: Live) -> None:
+        try:
+            found = other.store.similarity_search(QUERIES[0], k=2)
+        except ContextMismatchError:
+            return
+        live.store.add_documents([Document(d.page_content, metadata=d.metadata) for d in found])
+
+    # Misuse
+
+    @rule(live=lives, documents=corpora)
+    def refit(self, live: Live, documents: list[Document]) -> None:
+        expected = self.embedding().fit(documents).fingerprint
+        if expected == live.context.fingerprint:
+            assert live.embedding.fit(documents).fingerprint == expected
+        else:
+            with pytest.raises(ContextMismatchError):
+                live.embedding.fit(documents)
+
+    @rule(live=lives, documents=corpora, stamped=st.booleans())
+    def write_behind_its_back(self, live: Live, documents: list[Document], stamped: bool) -> None:
+        """Another program adds to the same data under its own context, with this package's stamp or without."""
+        writer = self.embedding()
+        writer.fit(documents)
+        added = stamp(documents[:2], writer) if stamped else documents[:2]
+        texts, metadatas = [d.page_content for d in added], [d.metadata for d in added]
+        if isinstance(live.store, InMemoryVectorStore):
+            twin = InMemoryVectorStore(writer)
+            twin.store = live.store.store
+            twin.add_texts(texts, metadatas)
+        else:
+            pairs = zip(texts, writer.embed_documents(texts), strict=True)
+            live.store.add_embeddings(pairs, metadatas)
+
+    @rule(live=lives, other=lives)
+    def merge(self, live: Live, other: Live) -> None:
+        if isinstance(live.store, InMemoryVectorStore) and isinstance(other.store, InMemoryVectorStore):
+            live.store.store |= other.store.store
+        elif isinstance(live.store, FAISS) and isinstance(other.store, FAISS) and live is not other:
+            copied = pickle.loads(pickle.dumps(other.store))
+            if not set(copied.index_to_docstore_id.values()) & set(live.store.index_to_docstore_id.values()):
+                live.store.merge_from(copied)
+
+    # Disk
+
+    @rule(target=disks, live=lives)
+    def persist(self, live: Live) -> tuple[type, Path, str]:
+        folder = self.new_folder()
+        live.embedding.save_context(folder)
+        if isinstance(live.store, InMemoryVectorStore):
+            live.store.dump(str(folder / "store.json"))
+            return InMemoryVectorStore, folder, live.context.fingerprint
+        live.store.save_local(str(folder))
+        return FAISS, folder, live.context.fingerprint
+
+    def opener(self, disk: tuple[type, Path, str]) -> Any:
+        if disk[0] is InMemoryVectorStore:
+            return lambda e: InMemoryVectorStore.load(str(disk[1] / "store.json"), e)
+        return lambda e: FAISS.load_local(str(disk[1]), e, allow_dangerous_deserialization=True)
+
+    @rule(target=lives, disk=disks)
+    def open_right(self, disk: tuple[type, Path, str]) -> Any:
+        embedding = self.embedding()
+        try:
+            store = cde.open(self.opener(disk), disk[1], embedding=embedding)
+        except ContextMismatchError:
+            return multiple()  # somebody wrote behind its back before it was persisted
+        assert embedding.context_fingerprint == disk[2]
+        return self.live(store, embedding)
+
+    @rule(target=lives, disk=disks, other=disks)
+    def open_with_the_context_of_another(self, disk: tuple[type, Path, str], other: tuple[type, Path, str]) -> Any:
+        embedding = self.embedding()
+        try:
+            store = cde.open(self.opener(disk), other[1], embedding=embedding)
+        except ContextMismatchError:
+            return multiple()
+        return self.live(store, embedding)
+
+    @rule(live=lives, other=lives)
+    def open_with_an_embedding_bound_elsewhere(self, live: Live, other: Live) -> None:
+        if live.context.fingerprint != other.context.fingerprint:
+            with pytest.raises(ContextMismatchError):
+                cde.open(lambda _: live.store, live.context, embedding=other.embedding)
+            with pytest.raises(ContextMismatchError):
+                guard(live.store, other.embedding)
+
+    @rule(target=lives, disk=disks, live=lives)
+    def open_with_an_opener_that_ignores_its_embedding(self, disk: tuple[type, Path, str], live: Live) -> Any:
+        embedding = self.embedding()
+        try:
+            store = cde.open(lambda _: self.opener(disk)(live.embedding), disk[1], embedding=embedding)
+        except ContextMismatchError:
+            return multiple()
+        return self.live(store, embedding)
+
+    @rule(target=lives, live=consumes(lives))
+    def move_to_another_process(self, live: Live) -> Live:
+        store = pickle.loads(pickle.dumps(live.store))
+        return self.live(store, store.embeddings)
+
+    # Searching
+
+    @rule(live=lives, query=st.sampled_from(QUERIES), k=st.integers(1, 40))
+    def search(self, live: Live, query: str, k: int) -> None:
+        try:
+            found = live.store.similarity_search_with_score(query, k=k)
+        except ContextMismatchError:
+            return
+        encoder = self.oracle_under(live.context)
+        asked = encoder.encode_queries([query])[0]
+        self.judge(live, [document for document, _ in found], encoder)
+        for document, score in found:
+            expected = encoder.encode_documents([document.page_content])[0] @ asked
+            assert abs(live.cosine(score) - expected) < TOLERANCE
+
+    @rule(live=lives, other=lives, query=st.sampled_from(QUERIES), k=st.integers(1, 10), later=st.booleans())
+    def search_with_a_retriever(self, live: Live, other: Live, query: str, k: int, later: bool) -> None:
+        retriever = CDERetriever(store=live.store, embedding=other.embedding, k=k)
+        try:
+            found = asyncio.run(retriever.ainvoke(query)) if later else retriever.invoke(query)
+        except ContextMismatchError:
+            return
+        assert live.context.fingerprint == other.context.fingerprint
+        self.judge(live, found, self.oracle_under(other.context))
+
+    @rule(live=lives, query=st.sampled_from(QUERIES), how=st.sampled_from(["similarity", "mmr"]))
+    def search_with_langchains_retriever(self, live: Live, query: str, how: str) -> None:
+        try:
+            found = live.store.as_retriever(search_type=how).invoke(query)
+        except ContextMismatchError:
+            return
+        self.judge(live, found, self.oracle_under(live.context))
+
+    def judge(self, live: Live, found: list[Document], encoder: ContextualEncoder) -> None:
+        """Every returned document is stored with the vector it has under this context."""
+        assert found
+        stored = live.vectors()
+        for document in found:
+            expected = encoder.encode_documents([document.page_content])[0]
+            distances = [np.abs(vector - expected).max() for vector in stored[document.page_content]]
+            assert min(distances) < TOLERANCE
+
+    @invariant()
+    def contexts_are_for_life(self) -> None:
+        for live in self.known:
+            assert live.embedding.context is live.context
+
+
+@pytest.fixture
+def machine(checkpoint: Path) -> type[Indexes]:
+    oracle = ContextualEncoder.from_pretrained(checkpoint)
+    return type("Machine", (Indexes,), {"checkpoint": checkpoint, "oracle": oracle})
+
+
+def test_the_oracle_tells_contexts_apart(checkpoint: Path) -> None:
+    encoder = ContextualEncoder.from_pretrained(checkpoint)
+    texts = [d.page_content for documents in CORPORA for d in documents]
+    vectors = []
+    for documents in CORPORA:
+        encoder.fit_context(d.page_content for d in documents)
+        vectors.append(np.stack([encoder.encode_documents(texts), encoder.encode_queries(texts)]))
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(vectors[one] - vectors[two]).max(axis=-1).min() > 10 * TOLERANCE
+
+
+def test_no_result_is_computed_under_two_contexts(machine: type[Indexes]) -> None:
+    run_state_machine_as_test(machine, settings=SETTINGS)
+
+
+def test_the_fuzz_test_would_notice_an_unguarded_store(machine: type[Indexes], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("langchain", "langchain_guard"):
+        monkeypatch.setattr(f"cde_retriever.{module}.check_stamps", lambda results, _: results)
+    monkeypatch.setattr(cde, "_check_embedding", lambda *_: None)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(machine, settings=settings(SETTINGS, phases=[Phase.generate]))

@@ -1,0 +1,128 @@
+"""BM25 and the corpus adaptations of plain vectors."""
+
+import numpy as np
+import pytest
+
+from cde_train.baselines import (
+    ADAPTATIONS,
+    all_but_the_top,
+    centring,
+    oas_shrinkage,
+    rank_bm25,
+    shrunk_whitening,
+    soft_whitening,
+    whitening,
+)
+
+
+def skewed(count=500, width=12, seed=0):
+    """Return vectors of unequal variances, correlated, away from the origin."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(count, width)) * np.linspace(0.1, 2, width) @ rng.normal(size=(width, width)) + 3
+    return vectors.astype(np.float32)
+
+
+def covariance(vectors):
+    return np.cov(vectors, rowvar=False, bias=True)
+
+
+def test_bm25_finds_stems_and_ignores_stop_words():
+    documents = ["The cat sleeps on a mat.", "Dogs were barking loudly.", "The of and is."]
+    cats, dogs, nothing = rank_bm25(documents, ["sleeping cats", "does the dog bark", "the and of"])
+    assert cats.tolist() == [0]
+    assert dogs.tolist() == [1]
+    assert nothing.tolist() == []
+
+
+def test_bm25_prefers_the_rare_word():
+    documents = ["common rare", "common words", "common words", "common things"]
+    assert rank_bm25(documents, ["common rare"])[0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ADAPTATIONS)
+def test_adapted_vectors_have_unit_length(name):
+    vectors = skewed()
+    adapted = ADAPTATIONS[name](vectors)(vectors)
+    assert adapted.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(adapted, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ADAPTATIONS)
+def test_documents_are_centred_before_they_are_normalised(name):
+    vectors = skewed()
+    np.testing.assert_allclose(ADAPTATIONS[name](vectors).project(vectors).mean(axis=0), 0, atol=1e-5)
+
+
+def test_centring_by_hand():
+    adaptation = centring(np.array([[1, 0], [3, 0]], np.float32))
+    np.testing.assert_allclose(adaptation(np.array([[2, 5], [5, 4]], np.float32)), [[0, 1], [0.6, 0.8]], atol=1e-7)
+
+
+def test_whitened_documents_have_identity_covariance():
+    vectors = skewed()
+    np.testing.assert_allclose(covariance(whitening(vectors).project(vectors)), np.eye(12), atol=1e-4)
+
+
+def test_whitening_keeps_only_directions_the_documents_span():
+    vectors = skewed(count=5)
+    projected = whitening(vectors).project(vectors)
+    assert projected.shape == (5, 4)  # five points span four directions
+    np.testing.assert_allclose(covariance(projected), np.eye(4), atol=1e-4)
+
+
+def test_shrunk_whitening_keeps_every_direction():
+    vectors = skewed(count=5)
+    assert shrunk_whitening(vectors).project(vectors).shape == (5, 12)
+
+
+def test_shrunk_whitening_approaches_whitening_with_many_documents():
+    vectors = skewed(count=50_000, width=4)
+    np.testing.assert_allclose(covariance(shrunk_whitening(vectors).project(vectors)), np.eye(4), atol=0.03)
+
+
+def test_soft_whitening_halves_the_power():
+    # variances 1 and 16 become 1 and 4, up to the shrinkage
+    vectors = np.random.default_rng(0).normal(size=(100_000, 2)).astype(np.float32) * np.array([1, 4], np.float32)
+    np.testing.assert_allclose(covariance(soft_whitening(vectors).project(vectors)), [[1, 0], [0, 4]], atol=0.05)
+
+
+def test_shrinkage_equals_the_reference():
+    reference = pytest.importorskip("sklearn.covariance")
+    for count in (5, 40, 500):
+        vectors = skewed(count).astype(np.float64)
+        expected = reference.oas(vectors - vectors.mean(axis=0), assume_centered=True)[1]
+        assert oas_shrinkage(covariance(vectors), count) == pytest.approx(expected)
+
+
+def test_all_but_the_top_removes_a_planted_direction():
+    rng = np.random.default_rng(0)
+    direction = np.array([3, 4, 0, 0]) / 5
+    vectors = rng.normal(size=(300, 4)) * 0.1 + rng.normal(size=(300, 1)) * 5 * direction
+    projected = all_but_the_top(vectors.astype(np.float32), components=1).project(vectors)
+    assert np.abs(projected @ direction).max() < 0.05 * np.abs(vectors @ direction).max()
+    assert np.linalg.matrix_rank(projected, tol=1e-6) == 3
+
+
+def test_all_but_the_top_removes_a_hundredth_of_the_width():
+    vectors = np.random.default_rng(0).normal(size=(500, 384)).astype(np.float32)
+    assert np.linalg.matrix_rank(all_but_the_top(vectors).matrix, tol=1e-6) == 380
+
+
+def test_queries_do_not_influence_the_fit():
+    vectors = skewed()
+    adaptation = whitening(vectors)
+    before = adaptation(vectors[:2])
+    adaptation(100 * skewed(seed=1))
+    np.testing.assert_array_equal(adaptation(vectors[:2]), before)
+
+
+def test_a_vector_at_the_mean_stays_finite():
+    adaptation = centring(np.array([[1, 0], [3, 0]], np.float32))
+    np.testing.assert_array_equal(adaptation(np.array([[2, 0]], np.float32)), [[0, 0]])
+
+
+def test_faulty_input_is_refused():
+    with pytest.raises(ValueError, match=r"at least two document vectors, \(n, d\), received \(1, 3\)"):
+        whitening(np.ones((1, 3), np.float32))
+    with pytest.raises(ValueError, match="components is 12, expected from 0 to 11"):
+        all_but_the_top(skewed(), components=12)

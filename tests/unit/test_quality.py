@@ -1,0 +1,105 @@
+"""The quality benchmark: each figure is computed once, belongs to what made it, and its table says what it should."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import quality
+from benchmarks.quality_table import bootstrap, write_table
+from cde_retriever.encoder import ContextualEncoder
+from tests.tiny import documents, tiny_encoder
+
+
+def write_sets(folder):
+    """Write three sets of 20 documents; a query is the first words of a document."""
+    for seed, name in enumerate(("a", "b", "c")):
+        texts = documents(20, seed=seed)
+        (folder / name).mkdir(parents=True)
+        rows = [json.dumps({"id": str(i), "text": text}) for i, text in enumerate(texts)]
+        queries = [json.dumps({"id": str(i), "text": text[:20]}) for i, text in enumerate(texts[:5])]
+        (folder / name / "corpus.jsonl").write_text("\n".join(rows))
+        (folder / name / "queries.jsonl").write_text("\n".join(queries))
+        (folder / name / "qrels.tsv").write_text("\n".join(f"{i} 0 {i} 1" for i in range(5)))
+    return folder
+
+
+@pytest.fixture
+def arguments(tmp_path, checkpoint):
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "quality.json"
+    shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32", "--device", "cpu"]
+    return [str(checkpoint), str(sets), *shared]
+
+
+def results(arguments):
+    return json.loads((quality.Path(arguments[3])).read_text())["results"]
+
+
+def test_every_mode_is_measured_and_nothing_twice(arguments, monkeypatch):
+    assert quality.main([*arguments, "--context-seeds", "0", "1"]) == 0
+    found = results(arguments)
+    assert len(found) == 3 * (len(quality.MODES) + 1)  # corpus context has two seeds
+    assert {row["context_of"] for row in found if row["set"] == "c" and row["mode"] == "foreign"} == {"a"}
+    monkeypatch.setattr(quality.Bench, "run", None)
+    assert quality.main(arguments) == 0  # would fail if anything ran again
+    assert results(arguments) == found
+
+
+def test_plain_results_serve_other_checkpoints_with_the_same_first_stage(arguments, checkpoint, tmp_path):
+    quality.main([*arguments, "--modes", "plain", "bm25", "null"])
+    other = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
+    with torch.no_grad():
+        other.model.second_stage.null_context.add_(1)
+    assert quality.hash_first_stage(other) == results(arguments)[1]["first_stage"]
+    other.save_pretrained(tmp_path / "other")
+    quality.main([str(tmp_path / "other"), *arguments[1:], "--modes", "plain", "bm25", "null"])
+    modes = [row["mode"] for row in results(arguments)]
+    assert (modes.count("plain"), modes.count("bm25"), modes.count("null")) == (3, 3, 6)
+    assert quality.Path(arguments[3]).with_suffix(".md").read_text().count("| a | 20 | 5 |") == 2
+
+
+def test_another_first_stage_has_another_hash():
+    assert quality.hash_first_stage(tiny_encoder(seed=0)) != quality.hash_first_stage(tiny_encoder(seed=1))
+    assert quality.hash_first_stage(tiny_encoder(max_length=32)) != quality.hash_first_stage(tiny_encoder())
+
+
+def test_an_unknown_set_is_named(arguments):
+    with pytest.raises(ValueError, match=r"unknown sets \['z'\]; there are \['a', 'b', 'c'\]"):
+        quality.main([*arguments, "--sets", "z"])
+
+
+def row(name, mode, values, **extra):
+    own = {"context_of": "b", "name": "model", "context_documents": 8} if mode in quality.CONTEXT_MODES else {}
+    mean = sum(values) / len(values)
+    return {
+        "set": name, "mode": mode, "model": "own" if own else "first", "dtype": "float32", "seed": None,
+        "first_stage": "first", "max_length": 64, "documents": 9, "queries": len(values), "ndcg_at_10": mean,
+        "recall_at_100": mean, "mrr_at_10": mean, "ndcg_per_query": values, **own, **extra,
+    }  # fmt: skip
+
+
+def test_the_table_names_where_the_context_loses(tmp_path):
+    rows = [
+        row("a", "plain", [0.5, 0.5]), row("a", "corpus", [0.6, 0.6], seed=0), row("a", "corpus", [0.8, 0.8], seed=1),
+        row("b", "plain", [0.5, 0.5]), row("b", "corpus", [0.4, 0.4], seed=0),
+    ]  # fmt: skip
+    file = tmp_path / "quality.json"
+    file.write_text(json.dumps({"commands": ["the command"], "environment": {"torch": "2"}, "results": rows}))
+    text = write_table(file).read_text()
+    assert "| a | 9 | 2 | 50.0 | 70.0 |" in text
+    assert "| **mean of 2** | | | **50.00** | **55.00** |" in text
+    assert "| plain backbone (2 sets) | +5.00 | +5.00 to +5.00 | b -10.0 |" in text
+    assert "the command" in text
+
+
+def test_bootstrap_by_hand():
+    assert bootstrap([np.full(4, 2.0), np.full(9, 4.0)]) == pytest.approx((3, 3, 3))
+    # one set of n differences of variance 1: the interval is the mean -+ 1.96 / sqrt(n)
+    mean, low, high = bootstrap([np.tile([-1.0, 1.0], 200)])
+    assert mean == 0
+    assert (low, high) == pytest.approx((-0.098, 0.098), abs=0.005)
+
+
+def test_bootstrap_weighs_sets_equally_not_queries():
+    assert bootstrap([np.zeros(1000), np.ones(10)])[0] == pytest.approx(0.5)

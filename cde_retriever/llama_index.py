@@ -22,6 +22,7 @@ try:
     from llama_index.core.data_structs.data_structs import IndexDict
     from llama_index.core.embeddings.utils import EmbedType
     from llama_index.core.schema import BaseNode
+    from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE
     from llama_index.core.vector_stores.types import BasePydanticVectorStore
 except ImportError as error:
     message = 'cde_retriever.llama_index needs llama-index-core; pip install "cde-retriever[llama-index]"'
@@ -129,11 +130,16 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         Raises:
             ContextMismatchError: if the index belongs to another context or model.
             ContextNotFittedError: if no context was stored.
-            ValueError: if there is no such index, or several and no `index_id`.
+            ValueError: if there is no such index, several and no `index_id`, or the vectors are elsewhere.
         """
         embed_model = embed_model or CDEEmbedding.from_storage(source)
         if not isinstance(source, StorageContext):
             source = StorageContext.from_defaults(persist_dir=os.fspath(source))
+        if DEFAULT_VECTOR_STORE not in source.vector_stores:
+            raise ValueError(
+                "the storage holds no vectors, so they are in an external store; pass both: source="
+                "StorageContext.from_defaults(vector_store=..., persist_dir=...)"
+            )
         structs = {struct.index_id: struct for struct in source.index_store.index_structs()}
         wanted = index_id or (next(iter(structs)) if len(structs) == 1 else None)
         if wanted not in structs:
@@ -203,11 +209,12 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         folder = None if self._context_dir is None else context_file(self._context_dir)
         if recorded is None and folder is not None and folder.exists() and self.embedding.is_fitted:
             recorded = Context.load(folder)
-        nodes = some_nodes(self._vector_store, self.embedding.dimension)
+        nodes = self._some_nodes()
         if not self.embedding.is_fitted and (recorded is not None or nodes):
-            stamp = recorded.fingerprint if recorded is not None else str(nodes[0].metadata.get(STAMP))
+            stamp = recorded.fingerprint if recorded is not None else nodes[0].metadata.get(STAMP)
+            owner = f"context {stamp[:12]}" if stamp else "an unknown context"
             raise ContextNotFittedError(
-                f"the index to open or add to belongs to context {stamp[:12]}, and embed_model has none; pass "
+                f"the index to open or add to belongs to {owner}, and embed_model has none; pass "
                 "CDEEmbedding.from_storage(storage_context, persist folder or context_dir)"
             )
         if recorded is not None and recorded.fingerprint != self.embedding.context_fingerprint:
@@ -219,6 +226,14 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         if nodes:
             check_stamps(nodes, self.embedding.context_fingerprint)
         return bool(nodes)
+
+    def _some_nodes(self) -> Sequence[BaseNode]:
+        """Return a few of the nodes that are stored already, from wherever they can be had."""
+        nodes = some_nodes(self._vector_store, self.embedding.dimension)
+        struct: IndexDict | None = getattr(self, "_index_struct", None)  # not there while the index is built
+        if nodes or struct is None:
+            return nodes
+        return self._docstore.get_nodes(list(struct.nodes_dict.values())[:4], raise_error=False)
 
     def _keep_context(self, holds_vectors: bool) -> None:
         """Store the context before the first vector that needs it."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from cde_retriever.checkpoint import TOKENIZER_NAME
 from cde_retriever.config import ROLES, ModelConfig
 from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.errors import CheckpointError
 from cde_retriever.model import TwoStageModel
 from cde_retriever.tokenization import TextTokenizer
 
@@ -27,6 +28,30 @@ class StartConfig:
     prompts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
 
 
+def read_plain_encoder(folder: str | os.PathLike[str]) -> PreTrainedModel:
+    """Read an encoder strictly: `transformers` fills missing weights with random numbers and only reports it.
+
+    Masked language models name their weights ``bert.…`` (nomic-bert-2048 among them); both ways are read.
+
+    Raises:
+        CheckpointError: if weights are missing or of another shape; names some.
+    """
+    plain: PreTrainedModel
+    try:
+        plain, info = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, key_mapping={r"^bert\.": ""}, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"cannot read the plain encoder {folder}: {error!s:.300}") from error
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} weights of its {plain.config.model_type} encoder, such as {missing[0]}; "
+            "is it the whole checkpoint, under the names transformers uses?"
+        )
+    return plain
+
+
 def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0) -> ContextualEncoder:
     """Build a two-stage model whose stages both are the plain encoder in a folder.
 
@@ -37,9 +62,12 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
         folder: A `transformers` or sentence-transformers folder with mean pooling.
         start: What to build.
         seed: Seed of what starts random.
+
+    Raises:
+        CheckpointError: if the folder does not hold every weight of the encoder, or no tokenizer.
     """
     torch.manual_seed(seed)
-    plain = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    plain = read_plain_encoder(folder)
     settings = {
         k: v
         for k, v in plain.config.to_diff_dict().items()

@@ -37,6 +37,10 @@ class HTMLToMarkdownReader(BaseReader):
         soup = BeautifulSoup(Path(file).read_bytes(), "html.parser")
         for tag in soup(UNSEEN):
             tag.decompose()
+        if soup.title and soup.h1:
+            soup.title.decompose()
+        elif soup.title:
+            soup.title.name = "h1"
         text = TO_MARKDOWN.convert_soup(soup)
         return [Document(text=text, metadata=extra_info or {})]
 

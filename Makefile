@@ -53,7 +53,8 @@ clean:
 	@# reach, pip takes what this machine's configuration offers (on Linux, without any, the CUDA build: several GB).
 	@echo "Installing $(TORCH)"
 	@if [ -x $(UV) ] && $(UV) pip install --python $(BIN)/python --torch-backend auto "$(TORCH)"; then :; \
-	else $(BIN)/python -m pip install --disable-pip-version-check "$(TORCH)"; fi
+	else echo "PyTorch's own index is out of reach (which is fine); asking pip"; \
+		$(BIN)/python -m pip install --disable-pip-version-check "$(TORCH)"; fi
 	@touch $@
 
 .venv/.demo .venv/.dev: .venv/.%: pyproject.toml .venv/.torch

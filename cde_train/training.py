@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cde_retriever.context import hash_text, write_atomically
-from cde_retriever.encoder import default_device
+from cde_retriever.encoder import ContextualEncoder, default_device
 from cde_retriever.tokenization import TextTokenizer
 from cde_train.data import TrainingPair, by_domain, read_pairs
 from cde_train.initialization import StartConfig, start_from
@@ -59,6 +59,8 @@ class TrainConfig:
         gate_learning_rate: Peak rate of the gate, a score added before a softmax, which must travel far.
         warmup: Steps of linear warm-up; linear decay to zero follows.
         clip: Largest gradient norm.
+        interpolation: How far the checkpoint goes from the start to the trained weights: 1 is all the way, 0.5 the
+            middle, which often keeps more of what the start was good at (WiSE-FT, arXiv 2109.01903).
         bf16: Whether to compute in bfloat16 where autocast allows.
         save_every: Steps between two saved states.
         seed: Seed of everything random.
@@ -83,6 +85,7 @@ class TrainConfig:
     gate_learning_rate: float = 1e-2
     warmup: int = 40
     clip: float = 1.0
+    interpolation: float = 1.0
     bf16: bool = True
     save_every: int = 20
     seed: int = 0
@@ -97,7 +100,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.output = Path(config.output)
-        self.encoder = start_from(config.base, StartConfig(config.name, max_length=config.max_length), config.seed)
+        self.encoder = self._start()
         self.model = self.encoder.model.to(default_device())
         self.device = self.encoder.device
         self.texts = TextTokenizer(
@@ -109,6 +112,10 @@ class Trainer:
         self.domains = self._draw_pairs()
         self.optimizer = self._optimizer()
         self.step = 0
+
+    def _start(self) -> ContextualEncoder:
+        config = self.config
+        return start_from(config.base, StartConfig(config.name, max_length=config.max_length), config.seed)
 
     def _draw_pairs(self) -> dict[str, list[TrainingPair]]:
         config = self.config
@@ -239,7 +246,14 @@ class Trainer:
                 log.write(json.dumps(record) + "\n")
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                 self._save()
+        self.interpolate()
         return self.encoder.save_pretrained(self.output / "checkpoint", dtype=torch.float16)
+
+    def interpolate(self) -> None:
+        """Move every weight of the model to its place between start and trained; the saved state keeps the latter."""
+        start = self._start().model.state_dict()
+        for name, weight in self.model.state_dict().items():
+            weight.lerp_(start[name].to(weight), 1 - self.config.interpolation)
 
     def _save(self) -> None:
         temporary = self.output / "training.tmp"

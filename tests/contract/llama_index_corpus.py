@@ -76,4 +76,4 @@ class Oracle:
                 score = float(query_vector @ expected)
             else:
                 score = math.exp(-float(((query_vector - expected) ** 2).sum()))
-            np.testing.assert_allclose(node.score, score, atol=1e-3)
+            np.testing.assert_allclose(node.score, score, atol=1e-4)

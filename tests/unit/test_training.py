@@ -130,6 +130,21 @@ def test_training_changes_the_second_stage_only_and_loads(config) -> None:
     assert encoder.encode_queries(["a"]).shape == (1, 32)
 
 
+def test_interpolation_is_the_way_from_start_to_trained(config, tmp_path) -> None:
+    weights = {}
+    for share in (0.0, 0.5, 1.0):
+        folder = Trainer(replace(config, output=str(tmp_path / f"run{share}"), interpolation=share)).run()
+        weights[share] = load_file(folder / "model.safetensors")
+    start = start_from(config.base, StartConfig("tiny", max_length=32)).model.stored_state()
+    moved = 0.0
+    for name, middle in weights[0.5].items():
+        torch.testing.assert_close(weights[0.0][name], start[name].half(), atol=0, rtol=0)
+        mean = (weights[0.0][name].float() + weights[1.0][name].float()) / 2
+        torch.testing.assert_close(middle.float(), mean, atol=1e-3, rtol=1e-3)
+        moved += (weights[1.0][name].float() - mean).abs().sum().item()
+    assert moved > 0
+
+
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(config, tmp_path) -> None:
     whole = Trainer(replace(config, output=str(tmp_path / "whole"))).run()
     trainer = Trainer(config)

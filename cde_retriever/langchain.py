@@ -35,7 +35,6 @@ try:
     from langchain_core.retrievers import BaseRetriever
     from langchain_core.vectorstores import VectorStore
     from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
-    from typing_extensions import override
 except ImportError as error:
     raise ImportError('cde_retriever.langchain needs langchain-core; pip install "cde-retriever[langchain]"') from error
 
@@ -367,17 +366,23 @@ class CDERetriever(BaseRetriever):
     k: int = Field(default=4, ge=1)
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
 
-    @override
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
+        k: int | None = None,
     ) -> list[Document]:
         vector = self.embedding.embed_query(query)
         found = self.store.similarity_search_by_vector(vector, k=self.k if k is None else k, **self.search_kwargs)
         return cast(list[Document], check_stamps(found, self.embedding.context_fingerprint))
 
-    @override
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
+        k: int | None = None,
     ) -> list[Document]:
         vector = await self.embedding.aembed_query(query)
         found = await self.store.asimilarity_search_by_vector(

@@ -255,7 +255,11 @@ class CDEEmbedding(BaseEmbedding):
     def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **kwargs: Any) -> list[Embedding]:
         """Embed documents; the first ones become the context if there is none (`on_missing_context`)."""
         self.fit_if_missing(texts, whole=False, show_progress=show_progress)
-        return super().get_text_embedding_batch(texts, show_progress=show_progress, **kwargs)
+        # Longest first: LlamaIndex cuts batches in the order given, and neighbours of one length need no padding.
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        embedded = super().get_text_embedding_batch([texts[i] for i in order], show_progress=show_progress, **kwargs)
+        places = {i: place for place, i in enumerate(order)}
+        return [embedded[places[i]] for i in range(len(texts))]
 
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any

@@ -694,7 +694,22 @@ def test_adapter_never_edits_texts(embed, monkeypatch) -> None:
     monkeypatch.setattr(ContextualEncoder, "encode_documents", recorded)
     texts = ["two\nlines", " space ", "", "tab\there"]
     embed.get_text_embedding_batch(texts)
-    assert seen == texts
+    assert sorted(seen) == sorted(texts)
+
+
+def test_batches_are_cut_by_length_and_come_back_in_order(embed, monkeypatch) -> None:
+    texts = [f"{'ron ' * (7 * i % 23)}{i}" for i in range(40)]
+    alone = [embed.get_text_embedding(text) for text in texts]
+    lengths: list[int] = []
+    encode = ContextualEncoder.encode_documents
+
+    def recorded(self, batch, **kwargs):
+        lengths.extend(len(text) for text in batch)
+        return encode(self, batch, **kwargs)
+
+    monkeypatch.setattr(ContextualEncoder, "encode_documents", recorded)
+    np.testing.assert_allclose(embed.get_text_embedding_batch(texts), alone, atol=1e-5)
+    assert lengths == sorted(map(len, texts), reverse=True)
 
 
 def test_paths_are_taken_as_strings_and_as_paths(checkpoint) -> None:

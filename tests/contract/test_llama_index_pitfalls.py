@@ -698,7 +698,7 @@ def test_adapter_never_edits_texts(embed, monkeypatch) -> None:
 
 
 def test_batches_are_cut_by_length_and_come_back_in_order(embed, monkeypatch) -> None:
-    texts = [f"{'ron ' * (7 * i % 23)}{i}" for i in range(40)]
+    texts = [f"{'baron ' * (7 * i % 23)}{i}" for i in range(40)]
     embed.fit(texts)
     alone = [embed.get_text_embedding(text) for text in texts]
     lengths: list[int] = []

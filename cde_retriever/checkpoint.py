@@ -170,14 +170,19 @@ def _replaced_folder(folder: Path) -> Iterator[Path]:
         if folder.is_dir():
             shutil.copytree(folder, new, dirs_exist_ok=True)
         yield new
-        new.chmod(0o755)
-        if folder.is_dir():
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-            folder.rename(old)
-            new.rename(folder)
-            shutil.rmtree(old)
-        else:
-            new.rename(folder)
+        replace_folder(folder, new)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+
+
+def replace_folder(folder: Path, new: Path) -> None:
+    """Put a new folder, made beside it, in the place of an old one, if there is one."""
+    new.chmod(0o755)
+    if folder.is_dir():
+        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old)
+    else:
+        new.rename(folder)

@@ -19,6 +19,7 @@ from llama_index.core.schema import Document, MetadataMode
 from tokenizers import Tokenizer
 
 from cde_retriever import ContextualEncoder
+from cde_retriever.checkpoint import replace_folder
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from examples.plain_vectors import PlainVectors
 
@@ -173,15 +174,3 @@ def hash_file(file: Path) -> str:
         return ""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def replace_folder(folder: Path, new: Path) -> None:
-    """Put a new folder in the place of an old one, if there is one."""
-    new.chmod(0o755)
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old)
-    else:
-        new.rename(folder)

@@ -28,6 +28,7 @@ ORDER = [
     ("cde_retriever.llama_index_embedding", "cde_retriever.langchain"),
     ("cde_retriever.llama_index_guard",),
     ("cde_retriever.llama_index",),
+    ("cde_train.errors",),
     ("cde_train.data",),
     ("cde_train.losses", "cde_train.initialization", "cde_train.evaluation"),
     ("cde_train.baselines", "cde_train.decontamination", "cde_train.training"),
@@ -39,10 +40,15 @@ REQUIRED = {"huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "t
 OPTIONAL = {
     "llama_index": "cde_retriever.llama_index",
     "langchain_core": "cde_retriever.langchain",
-    "pydantic": "cde_retriever.langchain",
+    "pydantic": ("cde_retriever.langchain", "cde_train.run_config"),
     "bm25s": "cde_train.baselines",
     "Stemmer": "cde_train.baselines",
     "ir_measures": "cde_train.evaluation",
+    "sentence_transformers": "cde_train.",
+    "faiss": "cde_train.",
+    "datasets": "cde_train.",
+    "accelerate": "cde_train.",
+    "peft": "cde_train.",
 }
 CHECKING_CALLS = {"raises", "warns", "run_state_machine_as_test"}
 FRAMEWORKS = {"datasets", "faiss", "llama_index", "langchain_core", "sentence_transformers", "bm25s"}

@@ -40,18 +40,13 @@ class ContextReader:
     """Lets texts attend to recorded keys and values.
 
     Attributes:
-        layers: What a `ContextRecorder` kept.
-        bias: Added to the scores of context keys, (layers, heads). ``-inf`` closes a head to the context.
+        layers: Of every attention layer its context keys and values, each (1, heads, c, head width), and what is added
+            to the scores of those keys, (heads,). ``-inf`` closes a head to the context.
         padding: Added to the scores of text keys, 0 or ``-inf``, (b, 1, 1, s).
     """
 
-    layers: dict[nn.Module, tuple[Tensor, Tensor]]
-    bias: Tensor
+    layers: dict[nn.Module, tuple[Tensor, Tensor, Tensor]]
     padding: Tensor
-
-    def __post_init__(self) -> None:
-        """Number the layers in the order in which they ran."""
-        self._index = {module: i for i, module in enumerate(self.layers)}
 
     def attend(
         self,
@@ -63,14 +58,15 @@ class ContextReader:
         window: int | None,
     ) -> Tensor:
         """Attend from text, (b, heads, s, head width), to context and text."""
-        context_key, context_value = self.layers[module]
+        context_key, context_value, bias = self.layers[module]
         batch, heads, length, _ = query.shape
         shape = (batch, -1, -1, -1)
         text_mask = self.padding.expand(batch, heads, 1, length)
         if window is not None and length > window:
             text_mask = text_mask + _window_mask(length, window, query)
-        bias = self.bias[self._index[module]].to(query.dtype)[:, None, None]
-        context_mask = bias.expand(batch, heads, text_mask.shape[2], context_key.shape[2])
+        context_mask = bias.to(query.dtype)[:, None, None].expand(
+            batch, heads, text_mask.shape[2], context_key.shape[2]
+        )
         return nn.functional.scaled_dot_product_attention(
             query,
             torch.cat([context_key.expand(shape), key], dim=2),

@@ -20,7 +20,7 @@ from cde_retriever.checkpoint import Checkpoint, find_checkpoint, hash_model, re
 from cde_retriever.config import ModelConfig
 from cde_retriever.context import Context, ModelIdentity, make_context, sample_documents
 from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
-from cde_retriever.model import TwoStageModel
+from cde_retriever.model import State, TwoStageModel
 from cde_retriever.tokenization import TextTokenizer, check_texts
 
 Vectors = NDArray[np.float32]
@@ -31,7 +31,7 @@ class _Active:
     """The context in force and what the second stage made of it, replaced together."""
 
     context: Context
-    state: Any
+    state: State
 
 
 class ContextualEncoder:

@@ -12,7 +12,6 @@ Shapes: b texts, s tokens, c context documents, d width. Dropout is off in both 
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,9 @@ from cde_retriever.backbone import build_backbone, embed_tokens, input_offset
 from cde_retriever.config import ModelConfig
 from cde_retriever.errors import ConfigError
 from cde_retriever.pooling import mean_pool
+
+State = tuple[Tensor, ...]
+"""What a layout makes of a context; a function of the dataset embeddings and the second stage's parameters alone."""
 
 
 class FirstStage(nn.Module):
@@ -88,24 +90,34 @@ class SecondStage(nn.Module):
         if self.context_projection is not None:
             self.context_projection.bias.data.copy_(-input_offset(self.backbone))
 
-    def prefix(self, dataset_embeddings: Tensor) -> Tensor:
-        """Return the tokens that stand before a text, (c + prompt tokens, d); no documents mean the null context."""
+    def prefix(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> Tensor:
+        """Return the tokens that stand before a text, (c + prompt tokens, d); no documents mean the null context.
+
+        Args:
+            dataset_embeddings: First-stage vectors, (c, d).
+            dropped: True for documents which the null context's vector replaces (context dropout), (c,).
+        """
         context = dataset_embeddings
         if len(dataset_embeddings) == 0:
             context = self.null_context
         elif self.context_projection is not None:
             context = self.context_projection(dataset_embeddings)
+        if dropped is not None and len(dropped):
+            context = torch.where(dropped[:, None], self.null_context.to(context.dtype), context)
         return torch.cat([context, self.prompt])
 
-    def prepare(self, dataset_embeddings: Tensor) -> Any:
-        """Turn dataset embeddings, (c, d) with c = 0 for the null context, into what `forward` needs of them."""
+    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
+        """Turn dataset embeddings, (c, d) with c = 0 for the null context, into what `forward` needs of them.
+
+        Documents that are `dropped`, (c,), count as the null context does (context dropout; training only).
+        """
         raise NotImplementedError
 
-    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: Any) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Return the text tokens' last hidden states, (b, s, d)."""
         raise NotImplementedError
 
-    def forward(self, input_ids: Tensor, mask: Tensor, state: Any) -> Tensor:
+    def forward(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Return unit vectors, (b, d), of tokenised texts, (b, s), given a prepared context."""
         pooled = mean_pool(self.hidden_states(input_ids, mask, state), mask)
         return nn.functional.normalize(self.output_head(pooled), dim=-1)
@@ -126,10 +138,11 @@ class CachedSecondStage(SecondStage):
         super().__init__(config)
         backbone = self.backbone.config
         self.gate = nn.Parameter(torch.zeros(backbone.num_hidden_layers, backbone.num_attention_heads))
+        self._attention_layers: tuple[nn.Module, ...] = ()
 
-    def prepare(self, dataset_embeddings: Tensor) -> ContextRecorder:
-        """Return the keys and values of the context in every layer."""
-        prefix = self.prefix(dataset_embeddings)
+    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
+        """Return the keys and values of the context, each (1, heads, c, head width), layer after layer."""
+        prefix = self.prefix(dataset_embeddings, dropped)
         recorder = ContextRecorder()
         positions = torch.zeros(1, len(prefix), dtype=torch.long, device=prefix.device)
         self.backbone(inputs_embeds=prefix.unsqueeze(0), position_ids=positions, context=recorder)
@@ -138,14 +151,18 @@ class CachedSecondStage(SecondStage):
                 f"{type(self.backbone).__name__} passed the context to {len(recorder.layers)} of {len(self.gate)} "
                 "layers; use context_attention 'joint' for this backbone"
             )
-        return recorder
+        self._attention_layers = tuple(recorder.layers)
+        return tuple(tensor for pair in recorder.layers.values() for tensor in pair)
 
-    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: ContextRecorder) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Run the backbone over the texts alone; every layer reads the context's keys and values."""
-        size = next(iter(state.layers.values()))[0].shape[2]
+        bias = self.gate - math.log(state[0].shape[2])
         dtype = self.backbone.dtype
         padding = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, -math.inf)
-        reader = ContextReader(state.layers, self.gate - math.log(size), padding[:, None, None, :])
+        layers = zip(self._attention_layers, state[0::2], state[1::2], bias, strict=True)
+        reader = ContextReader(
+            {layer: (key, value, add) for layer, key, value, add in layers}, padding[:, None, None, :]
+        )
         output: Tensor = self.backbone(input_ids=input_ids, context=reader).last_hidden_state
         return output
 
@@ -153,16 +170,17 @@ class CachedSecondStage(SecondStage):
 class JointSecondStage(SecondStage):
     """Every token attends to every token, as in the paper and the released weights: a forward over c + s tokens."""
 
-    def prepare(self, dataset_embeddings: Tensor) -> Tensor:
-        """Return the prefix; nothing else of the context can be shared between texts."""
-        return self.prefix(dataset_embeddings)
+    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
+        """Return the prefix, (c + prompt tokens, d); nothing else of the context can be shared between texts."""
+        return (self.prefix(dataset_embeddings, dropped),)
 
-    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Run the backbone over prefix and text, return the text's part."""
         batch, length = input_ids.shape
-        size = len(state)
+        (prefix,) = state
+        size = len(prefix)
         text = embed_tokens(self.backbone, input_ids)
-        sequence = torch.cat([state.to(text.dtype).expand(batch, -1, -1), text], dim=1)
+        sequence = torch.cat([prefix.to(text.dtype).expand(batch, -1, -1), text], dim=1)
         ones = torch.ones(batch, size, dtype=mask.dtype, device=mask.device)
         hidden: Tensor = self.backbone(
             inputs_embeds=sequence,

@@ -30,7 +30,8 @@ ORDER = [
     ("cde_retriever.llama_index",),
     ("cde_train.errors",),
     ("cde_train.data",),
-    ("cde_train.losses", "cde_train.initialization", "cde_train.evaluation"),
+    ("cde_train.text_vectors",),
+    ("cde_train.losses", "cde_train.initialization", "cde_train.evaluation", "cde_train.surrogate"),
     ("cde_train.baselines", "cde_train.decontamination", "cde_train.training"),
 ]
 ADAPTERS = ("cde_retriever.llama_index", "cde_retriever.langchain")

@@ -13,7 +13,7 @@ TOKEN_EMBEDDING_OFFSETS = ("position_embeddings", "token_type_embeddings")
 
 
 def build_backbone(settings: Mapping[str, Any], attention: str = "sdpa") -> PreTrainedModel:
-    """Build an encoder with random weights.
+    """Build an encoder with random weights, without dropout (paper, section 4.2).
 
     Args:
         settings: The encoder's configuration as `transformers` writes it, ``model_type`` included.
@@ -26,6 +26,8 @@ def build_backbone(settings: Mapping[str, Any], attention: str = "sdpa") -> PreT
     model_type = settings.pop("model_type")
     try:
         config = AutoConfig.for_model(model_type, **settings)
+        for name in [name for name, value in config.to_dict().items() if "dropout" in name and value]:
+            setattr(config, name, 0.0)
         model: PreTrainedModel = AutoModel.from_config(config, attn_implementation=attention)  # type: ignore[no-untyped-call]
     except (KeyError, ValueError) as error:
         raise ConfigError(f"cannot build a backbone of model_type {model_type!r}: {error!s:.200}") from error

@@ -8,7 +8,7 @@ from typing import Any
 from cde_retriever.errors import ConfigError
 
 FORMAT_VERSION = 1
-CONTEXT_ATTENTIONS = ("cached", "joint")
+CONTEXT_ATTENTIONS = ("cached", "joint", "late")
 POSITIONS = ("text", "prompt_and_text", "sequence")
 OUTPUT_HEADS = ("none", "mlp", "residual_mlp")
 ROLES = ("query", "document")
@@ -25,7 +25,8 @@ class ModelConfig:
         first_stage: The same for the first stage's backbone.
         context_attention: ``"cached"``: context tokens attend to the context, text tokens to context and text, so
             that the context's keys and values are computed once. ``"joint"``: every token attends to every token,
-            as in the paper (section 4.2).
+            as in the paper (section 4.2). ``"late"``: a plain encoder, whose pooled vector is moved by mean and
+            covariance of the context; needs unit dataset embeddings of its own width, no projection, no prompt tokens.
         context_size: How many context documents a corpus is sampled to (J). Under ``"joint"`` the trained number.
         prompt_tokens: Learned soft-prompt tokens between context and text.
         positions: Which tokens carry positions. ``"text"``: context and prompt stand at position 0, the text counts
@@ -77,11 +78,20 @@ class ModelConfig:
                 yield f"{name} has no model_type"
         if set(self.prompts) != set(ROLES):
             yield f"prompts has the keys {sorted(self.prompts)}, expected {sorted(ROLES)}"
+        yield from self._misfits()
+
+    def _misfits(self) -> Iterator[str]:
+        """Say which settings do not go with the layout."""
+        late = self.context_attention == "late"
         if self.positions != "text" and self.context_attention != "joint":
             yield f"positions is {self.positions!r}, which needs context_attention 'joint'"
+        for name, value in (("context_projection", False), ("prompt_tokens", 0), ("normalize_first_stage", True)):
+            if late and getattr(self, name) != value:
+                yield f"{name} is {getattr(self, name)}, which context_attention 'late' needs to be {value}"
         widths = [stage.get("hidden_size") for stage in (self.first_stage, self.second_stage)]
-        if widths[0] != widths[1] and not self.context_projection:
-            yield f"the stages are {widths[0]} and {widths[1]} wide, which needs context_projection"
+        if widths[0] != widths[1] and (late or not self.context_projection):
+            needs = "context_attention 'late' needs equal widths" if late else "that needs context_projection"
+            yield f"the stages are {widths[0]} and {widths[1]} wide; {needs}"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":

@@ -20,6 +20,7 @@ from cde_retriever.attention import ATTENTION_NAME, ContextReader, ContextRecord
 from cde_retriever.backbone import build_backbone, embed_tokens, input_offset
 from cde_retriever.config import ModelConfig
 from cde_retriever.errors import ConfigError
+from cde_retriever.late import MomentHead
 from cde_retriever.pooling import mean_pool
 
 State = tuple[Tensor, ...]
@@ -75,10 +76,36 @@ class SecondStage(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config.second_stage, self.attention)
+        self.output_head = OutputHead(config.output_head, self.backbone.config.hidden_size)
+
+    def enter_like_words(self) -> None:
+        """Start what leads context documents into an untrained backbone so that they enter as words would."""
+
+    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
+        """Turn dataset embeddings, (c, d) with c = 0 for the null context, into what `forward` needs of them.
+
+        Documents that are `dropped`, (c,), count as the null context does (context dropout; training only).
+        """
+        raise NotImplementedError
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
+        """Return the text tokens' last hidden states, (b, s, d)."""
+        raise NotImplementedError
+
+    def forward(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
+        """Return unit vectors, (b, d), of tokenised texts, (b, s), given a prepared context."""
+        pooled = mean_pool(self.hidden_states(input_ids, mask, state), mask)
+        return nn.functional.normalize(self.output_head(pooled), dim=-1)
+
+
+class PrefixSecondStage(SecondStage):
+    """Shows the backbone context documents, or a learned vector for none, and prompt tokens, before a text."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
         width = self.backbone.config.hidden_size
         self.null_context = nn.Parameter(torch.zeros(1, width))
         self.prompt = nn.Parameter(0.02 * torch.randn(config.prompt_tokens, width))
-        self.output_head = OutputHead(config.output_head, width)
         self.context_projection = None
         if config.context_projection:
             self.context_projection = nn.Linear(config.first_stage["hidden_size"], width)
@@ -106,24 +133,8 @@ class SecondStage(nn.Module):
             context = torch.where(dropped[:, None], self.null_context.to(context.dtype), context)
         return torch.cat([context, self.prompt])
 
-    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
-        """Turn dataset embeddings, (c, d) with c = 0 for the null context, into what `forward` needs of them.
 
-        Documents that are `dropped`, (c,), count as the null context does (context dropout; training only).
-        """
-        raise NotImplementedError
-
-    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
-        """Return the text tokens' last hidden states, (b, s, d)."""
-        raise NotImplementedError
-
-    def forward(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
-        """Return unit vectors, (b, d), of tokenised texts, (b, s), given a prepared context."""
-        pooled = mean_pool(self.hidden_states(input_ids, mask, state), mask)
-        return nn.functional.normalize(self.output_head(pooled), dim=-1)
-
-
-class CachedSecondStage(SecondStage):
+class CachedSecondStage(PrefixSecondStage):
     """Context attends to context, text to context and text: the context's keys and values are computed once.
 
     A learned gate, (layers, heads), is added to the scores of context keys, together with ``-log c``. The second
@@ -167,7 +178,7 @@ class CachedSecondStage(SecondStage):
         return output
 
 
-class JointSecondStage(SecondStage):
+class JointSecondStage(PrefixSecondStage):
     """Every token attends to every token, as in the paper and the released weights: a forward over c + s tokens."""
 
     def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
@@ -200,7 +211,37 @@ class JointSecondStage(SecondStage):
         return positions.unsqueeze(0)
 
 
-LAYOUTS: dict[str, type[SecondStage]] = {"cached": CachedSecondStage, "joint": JointSecondStage}
+class LateSecondStage(SecondStage):
+    """A plain encoder; the pooled vector alone meets the context, as mean and covariance of its documents.
+
+    Both stages must give vectors of one space. Untrained, or under the null context, the output is the plain encoder's.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.moment_head = MomentHead(self.backbone.config.hidden_size)
+
+    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
+        """Return the context's mean, (d,), and whitening, (d, d); dropped documents are left out of both."""
+        context = dataset_embeddings if dropped is None else dataset_embeddings[~dropped]
+        return self.moment_head.moments(context)
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:  # noqa: ARG002
+        """Run the backbone over the texts alone."""
+        output: Tensor = self.backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        return output
+
+    def forward(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
+        """Return unit vectors, (b, d), of tokenised texts, (b, s), given a prepared context."""
+        output: Tensor = self.moment_head(super().forward(input_ids, mask, state), *state)
+        return output
+
+
+LAYOUTS: dict[str, type[SecondStage]] = {
+    "cached": CachedSecondStage,
+    "joint": JointSecondStage,
+    "late": LateSecondStage,
+}
 
 
 class TwoStageModel(nn.Module):

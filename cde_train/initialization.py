@@ -1,31 +1,18 @@
 """A two-stage model that starts as a plain, pretrained encoder."""
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import AutoModel, PreTrainedModel
 
 from cde_retriever.checkpoint import TOKENIZER_NAME
-from cde_retriever.config import ROLES, ModelConfig
+from cde_retriever.config import ModelConfig
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError
 from cde_retriever.model import TwoStageModel
 from cde_retriever.tokenization import TextTokenizer
-
-
-@dataclass(frozen=True)
-class StartConfig:
-    """How to put two stages together from one plain encoder; fields as in `ModelConfig`."""
-
-    name: str
-    context_attention: str = "cached"
-    context_size: int = 512
-    prompt_tokens: int = 0
-    output_head: str = "none"
-    max_length: int = 256
-    prompts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
+from cde_train.train_config import StartConfig
 
 
 def read_plain_encoder(folder: str | os.PathLike[str]) -> PreTrainedModel:
@@ -81,6 +68,7 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
         context_attention=start.context_attention,
         context_size=start.context_size,
         prompt_tokens=start.prompt_tokens,
+        context_projection=start.context_attention != "late",
         output_head=start.output_head,
         share_word_embeddings=True,
         max_length=start.max_length,

@@ -17,7 +17,7 @@ PACKAGES = ("cde_retriever", "cde_train")
 ORDER = [
     ("cde_retriever.errors",),
     ("cde_retriever.config",),
-    ("cde_retriever.tokenization", "cde_retriever.pooling", "cde_retriever.attention"),
+    ("cde_retriever.tokenization", "cde_retriever.pooling", "cde_retriever.attention", "cde_retriever.late"),
     ("cde_retriever.backbone",),
     ("cde_retriever.model",),
     ("cde_retriever.checkpoint",),
@@ -32,6 +32,8 @@ ORDER = [
     ("cde_train.data",),
     ("cde_train.text_vectors",),
     ("cde_train.losses", "cde_train.initialization", "cde_train.evaluation", "cde_train.surrogate"),
+    ("cde_train.false_negatives", "cde_train.difficulty", "cde_train.tour"),
+    ("cde_train.packing",),
     ("cde_train.baselines", "cde_train.decontamination", "cde_train.training"),
 ]
 ADAPTERS = ("cde_retriever.llama_index", "cde_retriever.langchain")

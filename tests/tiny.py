@@ -58,20 +58,28 @@ def tiny_backbone(family: str, vocab_size: int, hidden_size: int = 32) -> dict[s
 def tiny_encoder(
     family: str = "bert", *, seed: int = 0, first_stage: dict[str, Any] | None = None, **config: Any
 ) -> ContextualEncoder:
-    """Build an encoder with random weights, gate, prompt and null context included."""
+    """Build an encoder with random weights; what a plain encoder does not have is not at its start either."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     backbone = tiny_backbone(family, tokenizer.get_vocab_size())
     defaults = {"name": f"tiny-{family}", "context_size": 16, "max_length": 64, "prompt_tokens": 2}
+    if config.get("context_attention") == "late":
+        defaults |= {"prompt_tokens": 0, "context_projection": False}
     settings = ModelConfig(second_stage=backbone, first_stage=first_stage or backbone, **(defaults | config))
     model = TwoStageModel(settings)
     with torch.no_grad():
         second = model.second_stage
-        second.null_context.normal_()
-        second.prompt.normal_()
+        if settings.context_attention == "late":
+            head = second.moment_head
+            head.amount.fill_(0.7)
+            head.amount_direction.normal_(std=2.0)
+            head.power.fill_(0.5)
+        else:
+            second.null_context.normal_()
+            second.prompt.normal_()
         if hasattr(second, "gate"):
             second.gate.normal_().add_(2)
-        if second.context_projection is not None:
+        if settings.context_projection:
             second.context_projection.weight.normal_(std=0.5)
             second.context_projection.bias.normal_()
     return ContextualEncoder(model, tokenizer)

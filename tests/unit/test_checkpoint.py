@@ -142,7 +142,7 @@ def test_no_name_means_the_bundled_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"context_attention": "late"}, "context_attention is 'late', expected one of cached, joint"),
+        ({"context_attention": "early"}, "context_attention is 'early', expected one of cached, joint, late"),
         ({"context_size": 0}, "context_size is 0, expected at least 1"),
         ({"positions": "sequence"}, "positions is 'sequence', which needs context_attention 'joint'"),
         ({"contxt_size": 4}, "unknown key 'contxt_size' .* did you mean 'context_size'"),

@@ -1,0 +1,266 @@
+"""Packing: what must hold of any batches, and a tour that follows a planted line."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cde_train.difficulty import batch_difficulty, pair_difficulty
+from cde_train.errors import ArtifactError, TrainingDataError
+from cde_train.packing import Packer, PackingConfig, load_batches, pack_epoch, pack_run, rank_share, save_batches
+from cde_train.tour import greedy_tour, tour_length
+
+
+@dataclass
+class Clusters:
+    """A clustering as packing sees it."""
+
+    labels: np.ndarray
+    centroids: np.ndarray
+    cluster_domains: tuple[str, ...]
+
+    @classmethod
+    def of_sizes(cls, sizes, domains=None, seed=0):
+        """Clusters of these sizes, on a line in this order; pairs are numbered in any order."""
+        labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+        centroids = np.stack([np.arange(len(sizes)), np.zeros(len(sizes))], axis=1).astype(np.float32)
+        return cls(labels, centroids, tuple(domains or ["only"] * len(sizes)))
+
+    def domains_of(self, pairs):
+        return {self.cluster_domains[label] for label in self.labels[pairs]}
+
+
+@st.composite
+def clusterings(draw):
+    sizes = draw(st.lists(st.integers(0, 40), min_size=1, max_size=12))
+    domains = draw(st.lists(st.sampled_from("abc"), min_size=len(sizes), max_size=len(sizes)))
+    clusters = Clusters.of_sizes(sizes, domains, seed=draw(st.integers(0, 9)))
+    config = PackingConfig(
+        draw(st.integers(2, 24)), draw(st.sampled_from(["random", "greedy"])), draw(st.integers(0, 5))
+    )
+    difficulty = draw(st.sampled_from([None, np.sin(np.arange(len(clusters.labels)))]))
+    return clusters, config, difficulty
+
+
+@settings(max_examples=150, deadline=None)
+@given(clusterings(), st.integers(0, 1000))
+def test_whatever_is_packed(case, epoch):
+    clusters, config, difficulty = case
+    counts = dict.fromkeys(clusters.cluster_domains, 0)
+    for label in clusters.labels:
+        counts[clusters.cluster_domains[label]] += 1
+    whole = {domain: count // config.batch_size for domain, count in counts.items()}
+    if not any(whole.values()):
+        with pytest.raises(TrainingDataError, match="pairs"):
+            Packer(clusters, config, difficulty)
+        return
+    packer = Packer(clusters, config, difficulty)
+    batches = packer.epoch(epoch)
+    assert batches.dtype == np.int64
+    assert batches.shape == (sum(whole.values()), config.batch_size)
+    assert len(np.unique(batches)) == batches.size, "a pair comes twice"
+    for row in batches:
+        assert len(clusters.domains_of(row)) == 1
+    assert np.array_equal(batches, pack_epoch(clusters, config, epoch=epoch, difficulty=difficulty))
+    assert packer.report.batches == len(batches)
+    assert packer.report.left_out == {d: n for d, n in counts.items() if 0 < n < config.batch_size}
+    assert batches.size + packer.report.left_over + sum(packer.report.left_out.values()) == len(clusters.labels)
+
+
+@settings(max_examples=50, deadline=None)
+@given(clusterings(), st.integers(0, 50))
+def test_no_pair_is_left_over_twice_in_a_row(case, epoch):
+    clusters, config, difficulty = case
+    try:
+        packer = Packer(clusters, config, difficulty)
+    except TrainingDataError:
+        return
+    used = set(packer.epoch(epoch).ravel()) | set(packer.epoch(epoch + 1).ravel())
+    assert len(used) == packer.report.pairs - sum(packer.report.left_out.values())
+
+
+@pytest.mark.parametrize("order", ["random", "greedy"])
+def test_epochs_and_seeds_differ(order):
+    clusters = Clusters.of_sizes([30, 50, 20], ["a", "b", "a"])
+
+    def members(seed, epoch):
+        return {frozenset(row) for row in pack_epoch(clusters, PackingConfig(8, order, seed), epoch=epoch).tolist()}
+
+    assert members(0, 0) == members(0, 0)
+    assert members(0, 0) != members(0, 1)
+    assert members(0, 0) != members(1, 0)
+
+
+def test_batches_of_domains_are_mixed():
+    clusters = Clusters.of_sizes([80, 80], ["a", "b"])
+    batches = pack_epoch(clusters, PackingConfig(8), epoch=0)
+    domains = [clusters.domains_of(row).pop() for row in batches]
+    changes = sum(a != b for a, b in pairwise(domains))
+    assert changes > 3, domains
+
+
+def test_clusters_of_exactly_one_batch_stay_whole():
+    clusters = Clusters.of_sizes([8] * 10)
+    for row in pack_epoch(clusters, PackingConfig(8), epoch=0):
+        assert len(set(clusters.labels[row])) == 1
+
+
+@pytest.mark.parametrize(("order", "neighbours"), [("greedy", True), ("random", False)])
+def test_small_clusters_merge_with_their_neighbours(order, neighbours):
+    """Eighty clusters of two pairs on a line: along the tour, a batch of eight is four clusters in a row."""
+    clusters = Clusters.of_sizes([2] * 80)
+    spans = [np.ptp(clusters.labels[row]) for row in pack_epoch(clusters, PackingConfig(8, order), epoch=0)]
+    assert (max(spans) <= 3) == neighbours
+
+
+def test_large_clusters_are_split_by_difficulty():
+    clusters = Clusters.of_sizes([24, 3])  # three batches, and three pairs left over
+    difficulty = np.arange(27.0)
+    batches = Packer(clusters, PackingConfig(8), difficulty).epoch(0)
+    kept = np.sort(batches[[len(set(clusters.labels[row])) == 1 for row in batches]], axis=1)
+    of_large = np.flatnonzero(clusters.labels == 0)
+    used = np.intersect1d(of_large, batches)[::-1]  # hardest first
+    assert {tuple(row) for row in kept} >= {tuple(sorted(used[:8])), tuple(sorted(used[8:16]))}
+
+
+def test_the_order_inside_a_batch_says_nothing_of_difficulty():
+    """Or else the first device would get the hard half of every batch."""
+    batches = Packer(Clusters.of_sizes([64]), PackingConfig(32), np.arange(64.0)).epoch(0)
+    first, second = rank_share(batches, 0, 2), rank_share(batches, 1, 2)
+    for a, b in zip(first, second, strict=True):
+        assert a.min() < b.max()
+        assert b.min() < a.max()
+
+
+def test_a_run_is_its_epochs_in_a_row():
+    clusters, config = Clusters.of_sizes([20, 17]), PackingConfig(4)
+    packer = Packer(clusters, config)
+    run = pack_run(clusters, config, steps=23)
+    assert np.array_equal(run, np.concatenate([packer.epoch(0), packer.epoch(1), packer.epoch(2)[:5]]))
+    assert np.array_equal(run[13:], pack_run(clusters, config, steps=40)[13:23])  # resumed at step 13
+    assert np.array_equal(pack_run(clusters, config, epochs=2), run[:18])
+    with pytest.raises(ValueError, match="0 steps and 0 epochs"):
+        pack_run(clusters, config)
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4))
+def test_ranks_share_a_batch(world_size, each, rows):
+    batches = np.arange(rows * each * world_size).reshape(rows, -1)
+    shares = [rank_share(batches, rank, world_size) for rank in range(world_size)]
+    assert {share.shape for share in shares} == {(rows, each)}
+    assert np.array_equal(np.concatenate(shares, axis=1), batches)
+    assert np.array_equal(rank_share(batches[0], 0, world_size), shares[0][0])
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match=r"8 pairs cannot be shared equally among 3 devices; .* multiple of 3"):
+        rank_share(np.zeros((2, 8), np.int64), 0, 3)
+    with pytest.raises(ValueError, match="rank is 2 of 2"):
+        rank_share(np.zeros((2, 8), np.int64), 2, 2)
+
+
+def test_too_few_pairs_name_the_largest_domain():
+    clusters = Clusters.of_sizes([5, 3, 4, 1], ["a", "b", "a", "c"])
+    with pytest.raises(TrainingDataError, match=r"the 10 pairs .* \(.*: a: 9, b: 3, c: 1\); .* at most 9"):
+        Packer(clusters, PackingConfig(10))
+    with pytest.raises(TrainingDataError, match="no pairs"):
+        Packer(Clusters.of_sizes([0]), PackingConfig(10))
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"batch_size": 1}, "batch_size is 1"),
+        ({"order": "gready"}, "'gready'.*random, greedy"),
+        ({"seed": -1}, "seed is"),
+    ],
+)
+def test_valuesout_of_range_are_refused(values, fault):
+    with pytest.raises(ValueError, match=fault):
+        PackingConfig(**values)
+
+
+def test_a_clustering_that_contradicts_itself_is_refused():
+    good = Clusters.of_sizes([8, 8])
+    with pytest.raises(ValueError, match="from 0 to 1, but there are 1 clusters"):
+        Packer(Clusters(good.labels, good.centroids[:1], ("a",)), PackingConfig(8))
+    with pytest.raises(ValueError, match="got 1 centroids, but 2 clusters"):
+        Packer(Clusters(good.labels, good.centroids[:1], ("a", "a")), PackingConfig(8))
+    with pytest.raises(TypeError, match="float64"):
+        Packer(Clusters(good.labels * 1.0, good.centroids, ("a", "a")), PackingConfig(8))
+    with pytest.raises(TrainingDataError, match="difficulty of pair 3 is nan"):
+        Packer(good, PackingConfig(8), np.where(np.arange(16) == 3, np.nan, 1.0))
+    with pytest.raises(TrainingDataError, match="point 1 of 2 is not finite"):
+        Packer(Clusters(good.labels, good.centroids + np.array([[0], [np.inf]]), ("a", "a")), PackingConfig(8))
+
+
+def test_batches_on_disk(tmp_path):
+    file, batches = tmp_path / "batches.npy", pack_epoch(Clusters.of_sizes([20]), PackingConfig(4), epoch=0)
+    save_batches(file, batches)
+    assert np.array_equal(load_batches(file, pairs=20), batches)
+    with pytest.raises(ArtifactError, match="there are 19 pairs"):
+        load_batches(file, pairs=19)
+    whole = file.read_bytes()
+    for broken in (whole[:-8], whole[:5], b"", b"words"):
+        file.write_bytes(broken)
+        with pytest.raises(ArtifactError, match="damaged"):
+            load_batches(file, pairs=20)
+    np.save(file, np.zeros((2, 3)))
+    with pytest.raises(ArtifactError, match="no batches"):
+        load_batches(file, pairs=20)
+
+
+def exact_tour(points, start):
+    """Go to the nearest point not visited, as it is defined."""
+    left, tour = set(range(len(points))) - {start}, [start]
+    while left:
+        tour.append(min(sorted(left), key=lambda j: np.linalg.norm(points[j] - points[tour[-1]])))
+        left.remove(tour[-1])
+    return np.array(tour)
+
+
+def test_the_tour_follows_a_line():
+    place = np.random.default_rng(0).permutation(300)
+    points = np.stack([place, 2.0 * place], axis=1)
+    for limit in (1000, 16):
+        walked = place[greedy_tour(points, exact_limit=limit)]
+        assert np.array_equal(walked, np.arange(300)) or np.array_equal(walked, np.arange(300)[::-1])
+
+
+def test_the_tour_is_the_exact_one_or_nearly():
+    points = np.random.default_rng(1).normal(size=(700, 6)).astype(np.float32)
+    exact, nearly = greedy_tour(points), greedy_tour(points, exact_limit=20)
+    assert np.array_equal(exact, exact_tour(points, exact[0]))
+    assert sorted(nearly) == list(range(700))
+    assert tour_length(points, nearly) < 1.05 * tour_length(points, exact)
+    assert tour_length(points, exact) < 0.6 * tour_length(points, np.arange(700))
+
+
+@pytest.mark.parametrize("limit", [1, 7, 4096])
+def test_the_tour_visits_every_point_even_of_many_alike(limit):
+    points = np.repeat(np.eye(3, dtype=np.float32), [90, 1, 60], axis=0)
+    tour = greedy_tour(points, exact_limit=limit)
+    assert sorted(tour) == list(range(151))
+    assert tour_length(points, tour) == pytest.approx(2 * np.sqrt(2) / 150, abs=1e-6)
+    assert [len(greedy_tour(points[:k], exact_limit=limit)) for k in range(3)] == [0, 1, 2]
+
+
+def test_difficulty_is_the_mean_over_the_others():
+    rng = np.random.default_rng(2)
+    queries, documents = rng.normal(size=(2, 60, 5)).astype(np.float32)
+    labels = rng.integers(6, size=60)
+    labels[0] = 9  # alone
+    scores = (queries @ documents.T + documents @ queries.T) / 2
+    expected = [
+        np.mean([scores[i, j] for j in range(60) if labels[j] == labels[i] and j != i] or [0.0]) for i in range(60)
+    ]
+    assert pair_difficulty(queries, documents, labels) == pytest.approx(np.array(expected), abs=1e-5)
+    batches = np.arange(60).reshape(3, 20)
+    off = ~np.eye(20, dtype=bool)
+    expected = [scores[np.ix_(row, row)][off].mean() for row in batches]
+    assert batch_difficulty(queries, documents, batches) == pytest.approx(np.array(expected), abs=1e-5)
+    with pytest.raises(ValueError, match="a label for each pair"):
+        pair_difficulty(queries, documents, labels[:5])

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +125,32 @@ class TextVectors:
     def take(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the vectors of these texts, (m, d), in memory."""
         return np.asarray(self.vectors[self.rows(texts)])
+
+    def view(self, texts: Sequence[str]) -> "VectorRows":
+        """Return the vectors of these texts, (m, d), left on disk until rows of them are asked for."""
+        return VectorRows(self.vectors, self.rows(texts))
+
+
+@dataclass(frozen=True, eq=False)
+class VectorRows:
+    """Rows of an array in another order, or repeated, without a copy.
+
+    Attributes:
+        vectors: The array, (n, d).
+        rows: Which of its rows, (m,).
+    """
+
+    vectors: NDArray[np.float32]
+    rows: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows and width, (m, d)."""
+        return len(self.rows), int(self.vectors.shape[1])
+
+    def __getitem__(self, index: Any, /) -> NDArray[np.float32]:
+        """Return these rows, in memory."""
+        return np.asarray(self.vectors[self.rows[index]])
 
 
 def text_key(text: str) -> bytes:

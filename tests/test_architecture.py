@@ -30,9 +30,15 @@ ORDER = [
     ("cde_retriever.llama_index",),
     ("cde_train.errors",),
     ("cde_train.data",),
-    ("cde_train.text_vectors",),
-    ("cde_train.losses", "cde_train.initialization", "cde_train.evaluation", "cde_train.surrogate"),
-    ("cde_train.false_negatives", "cde_train.difficulty", "cde_train.tour"),
+    ("cde_train.text_vectors", "cde_train.pair_vectors"),
+    (
+        "cde_train.losses",
+        "cde_train.initialization",
+        "cde_train.evaluation",
+        "cde_train.surrogate",
+        "cde_train.spherical_kmeans",
+    ),
+    ("cde_train.clustering", "cde_train.false_negatives", "cde_train.difficulty", "cde_train.tour"),
     ("cde_train.packing",),
     ("cde_train.baselines", "cde_train.decontamination", "cde_train.training"),
 ]

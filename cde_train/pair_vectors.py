@@ -1,0 +1,119 @@
+"""Vectors of pairs, a few at a time, and how hard the clusters of a clustering are.
+
+No function holds all vectors in memory: they are read in chunks from where they lie, such as a memory-mapped file.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_train.errors import TrainingDataError
+
+CHUNK = 8192
+"""Pairs read at once."""
+
+
+class Rows(Protocol):
+    """Vectors that are read a few rows at a time: an array, a memory map, or `TextVectors.view`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows and width, (N, d)."""
+        ...
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """Return these rows, (m, d)."""
+        ...
+
+
+class PairVectors:
+    """The sum of a pair's two unit vectors, f(d) + g(q), made for a few pairs at a time."""
+
+    def __init__(self, queries: Rows, documents: Rows) -> None:
+        if len(queries.shape) != 2 or queries.shape != documents.shape or not queries.shape[1]:
+            raise ValueError(
+                f"expected one query and one document vector a pair, both (N, d), received {queries.shape} and "
+                f"{documents.shape}"
+            )
+        if not queries.shape[0]:
+            raise TrainingDataError("there is no pair to cluster; give at least one")
+        self.queries, self.documents = queries, documents
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return int(self.queries.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Width of a vector, d."""
+        return int(self.queries.shape[1])
+
+    def __getitem__(self, members: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of these pairs, (m, d), not of unit length: a pair that agrees weighs more."""
+        sums = np.empty((len(members), self.width), dtype=np.float32)
+        for start in range(0, len(members), CHUNK):
+            part = members[start : start + CHUNK]
+            sums[start : start + CHUNK] = unit_rows(self.documents[part], part, "document")
+            sums[start : start + CHUNK] += unit_rows(self.queries[part], part, "query")
+        return sums
+
+    def chunks(self, members: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield these pairs' vectors chunk by chunk."""
+        for start in range(0, len(members), CHUNK):
+            yield slice(start, start + CHUNK), self[members[start : start + CHUNK]]
+
+
+def unit_rows(vectors: Any, pairs: NDArray[np.int64], side: str) -> NDArray[np.float32]:
+    """Return vectors, (m, d), brought to length 1.
+
+    Args:
+        vectors: The vectors.
+        pairs: Number of each one's pair, for the message.
+        side: Name of the side, likewise.
+
+    Raises:
+        TrainingDataError: if a vector is zero or not finite; names its pair.
+    """
+    found = np.asarray(vectors, dtype=np.float32)
+    length = np.sqrt(np.einsum("nd,nd->n", found, found, dtype=np.float64))
+    broken = np.flatnonzero(~np.isfinite(length) | (length == 0))
+    if len(broken):
+        raise TrainingDataError(
+            f"the {side} vector of pair {pairs[broken[0]]} is zero or not finite (norm {length[broken[0]]}); embed its "
+            "text again, or leave the pair out"
+        )
+    return np.asarray(found / length[:, None].astype(np.float32))
+
+
+def add_rows(sums: NDArray[np.float64], labels: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+    """Add each vector, (m, d), to the row of `sums`, (k, d), that its label names."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    sums[labels[order[starts]]] += np.add.reduceat(vectors[order], starts, axis=0, dtype=np.float64)
+
+
+def kmeans_objective(queries: Rows, documents: Rows, labels: NDArray[np.int64]) -> float:
+    """Return what the k-means maximises: the sum over clusters of the length of the sum of f(d) + g(q)."""
+    pairs = PairVectors(queries, documents)
+    sums = np.zeros((int(labels.max()) + 1, queries.shape[1]))
+    for rows, vectors in pairs.chunks(np.arange(len(pairs))):
+        add_rows(sums, labels[rows], vectors)
+    return float(np.linalg.norm(sums, axis=1).sum())
+
+
+def paired_objective(queries: Rows, documents: Rows, labels: NDArray[np.int64]) -> float:
+    """Return how hard clusters are: the mean over pairs i of the mean over j in its cluster of f(d_i) . g(q_j).
+
+    Both directions of the paper's objective are in it, since i and j change places in the sum; between -1 and 1. A
+    cluster is weighted by its number of pairs, so that larger clusters are not harder by definition.
+    """
+    sums = np.zeros((2, int(labels.max()) + 1, queries.shape[1]))
+    everyone = np.arange(len(labels))
+    for start in range(0, len(labels), CHUNK):
+        part = everyone[start : start + CHUNK]
+        for side, (vectors, name) in enumerate(((documents, "document"), (queries, "query"))):
+            add_rows(sums[side], labels[part], unit_rows(vectors[part], part, name))
+    sizes = np.bincount(labels, minlength=sums.shape[1])
+    return float(((sums[0] * sums[1]).sum(axis=1) / np.maximum(sizes, 1)).sum() / len(labels))

@@ -1,4 +1,8 @@
-"""Find, read and write checkpoints: a folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``."""
+"""Find, read and write checkpoints: a folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
+
+A checkpoint of low-rank updates (`cde_retriever.low_rank`) has ``low_rank.safetensors`` instead of the weights, names
+its base, and has a ``tokenizer.json`` only if the base's is another.
+"""
 
 import contextlib
 import hashlib
@@ -17,6 +21,7 @@ from tokenizers import Tokenizer
 
 from cde_retriever.config import ModelConfig
 from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.low_rank import LOW_RANK_KEY, LOW_RANK_NAME, LowRankSettings, apply_updates, refuse_misfits
 from cde_retriever.model import TwoStageModel
 from cde_retriever.tokenization import TextTokenizer
 
@@ -63,7 +68,7 @@ def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = 
 
     try:
         snapshot = snapshot_download(
-            str(name), revision=revision, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME]
+            str(name), revision=revision, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, LOW_RANK_NAME, TOKENIZER_NAME]
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
@@ -84,51 +89,101 @@ def read_checkpoint(
         dtype: Dtype of the model; None means float32.
 
     Raises:
-        CheckpointError: if a file is missing or damaged, or tensors are missing, unexpected or of another shape;
-            each is named.
+        CheckpointError: if a file is missing or damaged, tensors are missing, unexpected or of another shape (each is
+            named), or the base of low-rank updates cannot be found or is another.
     """
-    for name in (CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} has no {name}; a checkpoint holds config.json, model.safetensors, tokenizer.json"
-            )
+    lineage = _lineage(folder)
     try:
-        config = ModelConfig.from_dict(json.loads((folder / CONFIG_NAME).read_text()))
-        weights = load_file(folder / WEIGHTS_NAME)
-        model = TwoStageModel(config)
+        model = TwoStageModel(_read_config(folder)[0])
+        for place, update in reversed(lineage):  # the base before what changes it
+            weights = load_file(place / (LOW_RANK_NAME if update else WEIGHTS_NAME))
+            if update:
+                apply_updates(model, weights, update, source=str(place))
+            else:
+                _load_strictly(model, weights, place)
     except (ConfigError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
-    _load_strictly(model, weights, folder)
-    stored = next((tensor.dtype for tensor in weights.values()), torch.float32)
+    first = next((tensor.dtype for tensor in weights.values()), torch.float32)
+    texts = next(place for place, _ in lineage if (place / TOKENIZER_NAME).is_file())
     return Checkpoint(
         model=model.to(device=device, dtype=dtype or torch.float32).eval(),
-        tokenizer=TextTokenizer.read(folder / TOKENIZER_NAME),
+        tokenizer=TextTokenizer.read(texts / TOKENIZER_NAME),
         sha256=hash_checkpoint(folder),
         revision=revision,
-        stored_dtype=stored,
+        stored_dtype=first,
     )
+
+
+def _lineage(folder: Path) -> list[tuple[Path, LowRankSettings | None]]:
+    """Return a folder and, if it holds low-rank updates, their base, that one's base and so on, all verified."""
+    update = _read_config(folder)[1]
+    needed = (LOW_RANK_NAME,) if update else (WEIGHTS_NAME, TOKENIZER_NAME)
+    for name in needed:
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} has no {name}; a checkpoint holds config.json, model.safetensors, tokenizer.json, one of "
+                f"low-rank updates config.json, {LOW_RANK_NAME}"
+            )
+    if update is None:
+        return [(folder, None)]
+    base = _find_base(folder, update)
+    lineage = _lineage(base)
+    found = hash_checkpoint(base)
+    if found != update.base["sha256"]:
+        raise CheckpointError(
+            f"{folder} holds updates of a checkpoint with sha256 {update.base['sha256']}, the one found under "
+            f"{update.base['name']!r} has {found}; put the right one there, or write where it is into "
+            f"{LOW_RANK_KEY}.base of {folder / CONFIG_NAME}"
+        )
+    return [(folder, update), *lineage]
+
+
+def _find_base(folder: Path, update: LowRankSettings) -> Path:
+    name = update.base["name"]
+    if name is not None and (folder / name).is_dir():
+        return folder / name
+    try:
+        return find_checkpoint(name, update.base["revision"])[0]
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"cannot find the base of the low-rank updates in {folder}: {error}; write where it is into "
+            f"{LOW_RANK_KEY}.base of {folder / CONFIG_NAME}"
+        ) from error
+
+
+def _read_config(folder: Path) -> tuple[ModelConfig, LowRankSettings | None]:
+    """Return a folder's configuration, and what it says about low-rank updates."""
+    if not (folder / CONFIG_NAME).is_file():
+        raise CheckpointError(f"{folder} has no {CONFIG_NAME}; is it a CDE checkpoint?")
+    try:
+        values = json.loads((folder / CONFIG_NAME).read_text())
+        update = values.pop(LOW_RANK_KEY, None)
+        return ModelConfig.from_dict(values), None if update is None else LowRankSettings.from_dict(update)
+    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
 
 
 def _load_strictly(model: TwoStageModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Copy weights into the model; every tensor of each must be in the other, with its shape."""
-    own = model.stored_state()
-    faults = [f"missing {name}" for name in sorted(own.keys() - weights.keys())]
-    faults += [f"unexpected {name}" for name in sorted(weights.keys() - own.keys())]
-    for name in sorted(own.keys() & weights.keys()):
-        if own[name].shape != weights[name].shape:
-            faults.append(f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}")
-    if faults:
-        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise CheckpointError(f"the weights in {folder} do not fit its configuration: " + "; ".join(faults[:10]) + more)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.stored_state().items()}
+    refuse_misfits(weights, shapes, source=str(folder))
     model.load_state_dict(weights, strict=False)  # strictness is above, and knows of the shared embeddings
 
 
 def hash_checkpoint(folder: Path) -> str:
-    """Return the sha256 over configuration (its name aside), weights and tokenizer of a folder."""
+    """Return the sha256 over configuration, weights and tokenizer of a folder; of low-rank updates also their base's.
+
+    Names, the model's and that of a base, are for people and take no part.
+    """
     config = json.loads((folder / CONFIG_NAME).read_text())
     config.pop("name", None)
+    update = config.get(LOW_RANK_KEY)
+    if update:
+        update["base"] = update["base"]["sha256"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name in (WEIGHTS_NAME, TOKENIZER_NAME):
+    for name in (LOW_RANK_NAME if update else WEIGHTS_NAME, TOKENIZER_NAME):
+        if update and not (folder / name).is_file():
+            continue  # the base's tokenizer, which its hash covers
         with open(folder / name, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
@@ -150,11 +205,20 @@ def write_checkpoint(
         model: The model.
         tokenizer: Its tokenizer.
         dtype: Dtype of the stored weights.
+
+    Raises:
+        CheckpointError: if the model holds low-rank updates beside its weights.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _replaced_folder(folder) as new:
-        state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.stored_state().items()}
+    stored = model.stored_state()
+    if any(".lora_" in name for name in stored):
+        raise CheckpointError(
+            "the model holds low-rank updates beside its weights; write them with write_low_rank, or add them to the "
+            "weights with merge_low_rank first (both in cde_train.low_rank)"
+        )
+    with replaced_folder(folder) as new:
+        (new / LOW_RANK_NAME).unlink(missing_ok=True)
+        state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in stored.items()}
         save_file(state, new / WEIGHTS_NAME, metadata={"format": "pt"})
         tokenizer.save(str(new / TOKENIZER_NAME))
         config = json.dumps(model.config.to_dict(), indent=2, sort_keys=True)
@@ -163,8 +227,9 @@ def write_checkpoint(
 
 
 @contextlib.contextmanager
-def _replaced_folder(folder: Path) -> Iterator[Path]:
+def replaced_folder(folder: Path) -> Iterator[Path]:
     """Give a copy of the folder to write into, and put it in the folder's place at the end."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         if folder.is_dir():

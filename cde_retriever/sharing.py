@@ -13,6 +13,7 @@ import torch
 
 from cde_retriever.checkpoint import CONFIG_NAME, TOKENIZER_NAME, WEIGHTS_NAME, find_checkpoint
 from cde_retriever.encoder import ContextualEncoder, as_dtype, default_device
+from cde_retriever.low_rank import LOW_RANK_NAME
 
 _loaded: WeakValueDictionary[tuple[Any, ...], ContextualEncoder] = WeakValueDictionary()
 _lock = threading.Lock()
@@ -38,5 +39,5 @@ def shared_encoder(
 
 def _state_of(folder: Path) -> tuple[tuple[int, int], ...]:
     """Return what changes when a checkpoint is written anew: time in nanoseconds and size in bytes of each file."""
-    files = [folder / name for name in (CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME)]
+    files = [folder / name for name in (CONFIG_NAME, WEIGHTS_NAME, LOW_RANK_NAME, TOKENIZER_NAME)]
     return tuple((stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in files if file.is_file()))

@@ -20,6 +20,7 @@ ORDER = [
     ("cde_retriever.tokenization", "cde_retriever.pooling", "cde_retriever.attention", "cde_retriever.late"),
     ("cde_retriever.backbone",),
     ("cde_retriever.model",),
+    ("cde_retriever.low_rank",),
     ("cde_retriever.checkpoint",),
     ("cde_retriever.context",),
     ("cde_retriever.encoder",),
@@ -34,13 +35,19 @@ ORDER = [
     (
         "cde_train.losses",
         "cde_train.initialization",
+        "cde_train.low_rank",
         "cde_train.evaluation",
         "cde_train.surrogate",
         "cde_train.spherical_kmeans",
     ),
     ("cde_train.clustering", "cde_train.false_negatives", "cde_train.difficulty", "cde_train.tour"),
-    ("cde_train.packing",),
+    ("cde_train.packing", "cde_train.hard_negatives"),
     ("cde_train.baselines", "cde_train.decontamination", "cde_train.training"),
+    ("cde_train.run_sections",),
+    ("cde_train.run_config",),
+    ("cde_train.run_folder", "cde_train.steps"),
+    ("cde_train.fit",),
+    ("cde_train.cli",),
 ]
 ADAPTERS = ("cde_retriever.llama_index", "cde_retriever.langchain")
 
@@ -50,6 +57,7 @@ OPTIONAL = {
     "llama_index": "cde_retriever.llama_index",
     "langchain_core": "cde_retriever.langchain",
     "pydantic": ("cde_retriever.langchain", "cde_train.run_config"),
+    "tomli_w": "cde_train.run_config",
     "bm25s": "cde_train.baselines",
     "Stemmer": "cde_train.baselines",
     "ir_measures": "cde_train.evaluation",

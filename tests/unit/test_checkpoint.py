@@ -127,7 +127,7 @@ def test_hub_ids_are_fetched_and_pinned_to_a_commit(folder, tmp_path, monkeypatc
     assert asked == {
         "name": "organisation/model",
         "revision": "v1",
-        "patterns": ["config.json", "model.safetensors", "tokenizer.json"],
+        "patterns": ["config.json", "model.safetensors", "low_rank.safetensors", "tokenizer.json"],
     }
     assert encoder.identity.revision == "0123abcd"
     assert encoder.identity.sha256 == hash_checkpoint(folder)

@@ -239,6 +239,15 @@ def test_the_tour_is_the_exact_one_or_nearly():
     assert tour_length(points, exact) < 0.6 * tour_length(points, np.arange(700))
 
 
+def test_the_tour_leaves_dead_ends(monkeypatch):
+    """With one neighbour each, the point itself, every step must search among those left."""
+    monkeypatch.setattr("cde_train.tour.NEIGHBOURS", 1)
+    points = np.random.default_rng(1).normal(size=(400, 6)).astype(np.float32)
+    tour = greedy_tour(points, exact_limit=20)
+    assert sorted(tour) == list(range(400))
+    assert tour_length(points, tour) < 1.1 * tour_length(points, greedy_tour(points))
+
+
 @pytest.mark.parametrize("limit", [1, 7, 4096])
 def test_the_tour_visits_every_point_even_of_many_alike(limit):
     points = np.repeat(np.eye(3, dtype=np.float32), [90, 1, 60], axis=0)

@@ -77,7 +77,9 @@ class PowerLessOne(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, power: Tensor) -> Tensor:
         """Return ``matrix ** power - 1``, (d, d)."""
-        values, vectors = torch.linalg.eigh(matrix)
+        # Not every device has it (MPS), and it is needed once a context.
+        found = torch.linalg.eigh(matrix.cpu() if matrix.device.type == "mps" else matrix)
+        values, vectors = (tensor.to(matrix.device) for tensor in found)
         logs = values.log()
         ctx.save_for_backward(logs, vectors, power)
         output: Tensor = (vectors * torch.expm1(power * logs)) @ vectors.T

@@ -193,6 +193,13 @@ def test_faiss_reads_restarts_and_iterations():
     assert reached(restarts=30) > reached(restarts=1) + 0.1
 
 
+def test_faiss_reads_the_seed():
+    queries, documents = random_pairs(200)
+    options = {"cluster_size": 20, "points_per_centroid": 1000, "restarts": 1}  # no sample of our own
+    labels = [cluster(queries, documents, **options, seed=seed).labels for seed in (0, 1)]
+    assert not same_grouping(*labels)
+
+
 def test_many_clusters_are_made_by_small_k_means(monkeypatch):
     """With at most 4 clusters a k-means, 60 planted clusters are found, exactly as many as asked for."""
     monkeypatch.setattr(spherical_kmeans, "FLAT", 4)

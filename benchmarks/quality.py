@@ -36,12 +36,11 @@ from tqdm.auto import tqdm
 from benchmarks.quality_table import write_table
 from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
-from cde_train.baselines import ADAPTATIONS, rank_bm25
-from cde_train.evaluation import Ranking, RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
+from cde_train.baselines import rank_bm25
+from cde_train.comparison import CONTEXT_MODES, PLAIN_MODES, rank_in_context, rank_plain
+from cde_train.evaluation import Ranking, RetrievalSet, find_retrieval_sets, measure, read_retrieval_set
 
 FORMAT_VERSION = 1
-PLAIN_MODES = ("plain", *ADAPTATIONS)
-CONTEXT_MODES = ("null", "foreign", "corpus")
 MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES)
 KEY = ("set", "mode", "model", "dtype", "seed", "data")
 
@@ -159,10 +158,7 @@ class Bench:
         name = f"{data.name}-{sha256[:12]}"
         documents = self._cached(f"{name}-documents", data.documents)
         queries = self._cached(f"{name}-queries", data.queries)
-        if mode == "plain":
-            return rank(queries, documents)
-        adaptation = ADAPTATIONS[mode](documents)
-        return rank(adaptation(queries), adaptation(documents))
+        return rank_plain(mode, queries, documents)
 
     def _cached(self, name: str, texts: Sequence[str]) -> NDArray[np.float32]:
         file = self.cache / f"{name}.npy"
@@ -181,12 +177,8 @@ class Bench:
         data, _ = self.data(folder)
         encoder = self.encoder
         source = self.foreign(folder) if task.mode == "foreign" else folder
-        if task.mode == "null":
-            encoder.set_context(encoder.null_context())
-        else:
-            encoder.fit_context(self.data(source)[0].documents, seed=task.seed or 0)
-        documents = encoder.encode_documents(data.documents, show_progress=True)
-        queries = encoder.encode_queries(data.queries, show_progress=True)
+        corpus = None if task.mode == "null" else self.data(source)[0].documents
+        ranking = rank_in_context(encoder, data, corpus, seed=task.seed or 0, show_progress=True)
         extra = {
             "name": encoder.config.name,
             "first_stage": self.first_stage,
@@ -194,7 +186,7 @@ class Bench:
             "context_of": None if task.mode == "null" else source.name,
             "context_documents": encoder.context.size,
         }
-        return rank(queries, documents), extra
+        return ranking, extra
 
 
 def hash_first_stage(encoder: ContextualEncoder) -> str:

@@ -8,44 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LABELS = {
-    "bm25": "BM25",
-    "plain": "plain backbone",
-    "centring": "+ centring",
-    "whitening": "+ PCA whitening",
-    "shrunk_whitening": "+ shrunk whitening",
-    "soft_whitening": "+ soft whitening",
-    "all_but_the_top": "+ all-but-the-top",
-    "null": "null context",
-    "foreign": "foreign context",
-    "corpus": "corpus context",
-}
-MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
+from cde_train.comparison import LABELS, MEASURES, RESAMPLES, SEED, bootstrap
+
 RIVALS = ("plain", "null", "foreign")
-RESAMPLES = 10_000
-SEED = 0
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]
 """Set to mode to its results, more than one where several context seeds were run."""
-
-
-def bootstrap(differences: Sequence[NDArray[np.float64]], *, resamples: int = RESAMPLES) -> tuple[float, float, float]:
-    """Return the mean over sets of a paired difference, and the ends of its 95 % interval.
-
-    The queries of each set are drawn again with replacement; set means are averaged, every set counting the same.
-
-    Args:
-        differences: One array a set, one difference a query.
-        resamples: How often.
-    """
-    rng = np.random.default_rng(SEED)
-    means = np.zeros(resamples)
-    for values in differences:
-        for start in range(0, resamples, 500):
-            rows = rng.integers(len(values), size=(min(500, resamples - start), len(values)))
-            means[start : start + 500] += values[rows].mean(axis=1) / len(differences)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(np.mean([values.mean() for values in differences])), float(low), float(high)
 
 
 def write_table(file: Path) -> Path:

@@ -43,6 +43,8 @@ ORDER = [
     ("cde_train.clustering", "cde_train.false_negatives", "cde_train.difficulty", "cde_train.tour"),
     ("cde_train.packing", "cde_train.hard_negatives"),
     ("cde_train.baselines", "cde_train.decontamination", "cde_train.training"),
+    ("cde_train.comparison",),
+    ("cde_train.model_card",),
     ("cde_train.run_sections",),
     ("cde_train.run_config",),
     ("cde_train.run_folder", "cde_train.steps"),

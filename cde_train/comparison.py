@@ -1,0 +1,323 @@
+"""A checkpoint beside its baselines: `cde-train evaluate`, and the held-out report of `cde-train fit`.
+
+| mode | what ranks |
+| --- | --- |
+| ``bm25`` | BM25 |
+| ``plain`` | the backbone without context: the checkpoint's first stage on both sides, or the encoder given |
+| ``centring`` … ``all_but_the_top`` | plain vectors, adapted to the corpus's (`cde_train.baselines`) |
+| ``null``, ``foreign``, ``corpus`` | the checkpoint under null context, another corpus's, the corpus's own |
+| ``start`` | the model training started from, under corpus context |
+| ``against`` | another checkpoint, such as one of the same training without context, under null context |
+
+Cost: every text is encoded once for the plain modes and once per context; the rest is seconds.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.encoder import ContextualEncoder
+from cde_train.baselines import ADAPTATIONS, rank_bm25
+from cde_train.evaluation import Quality, Ranking, RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
+
+PLAIN_MODES = ("plain", *ADAPTATIONS)
+CONTEXT_MODES = ("null", "foreign", "corpus")
+OTHER_MODES = ("start", "against")
+MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES, *OTHER_MODES)
+LABELS = {
+    "bm25": "BM25",
+    "plain": "plain backbone",
+    "centring": "+ centring",
+    "whitening": "+ PCA whitening",
+    "shrunk_whitening": "+ shrunk whitening",
+    "soft_whitening": "+ soft whitening",
+    "all_but_the_top": "+ all-but-the-top",
+    "null": "null context",
+    "foreign": "foreign context",
+    "corpus": "corpus context",
+    "start": "starting model",
+    "against": "the other checkpoint, null context",
+}
+MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
+RESAMPLES = 10_000
+SEED = 0
+
+Vectors = NDArray[np.float32]
+Encode = Callable[[Sequence[str]], Vectors]
+
+
+def bootstrap(differences: Sequence[NDArray[np.float64]], *, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """Return the mean over sets of a paired difference, and the ends of its 95 % interval.
+
+    The queries of each set are drawn again with replacement; set means are averaged, every set counting the same.
+
+    Args:
+        differences: One array a set, one difference a query.
+        resamples: How often.
+    """
+    rng = np.random.default_rng(SEED)
+    means = np.zeros(resamples)
+    for values in differences:
+        for start in range(0, resamples, 500):
+            rows = rng.integers(len(values), size=(min(500, resamples - start), len(values)))
+            means[start : start + 500] += values[rows].mean(axis=1) / len(differences)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(np.mean([values.mean() for values in differences])), float(low), float(high)
+
+
+def rank_plain(mode: str, queries: Vectors, documents: Vectors) -> Ranking:
+    """Rank plain vectors, (q, d) and (n, d), as they are or adapted to the corpus; one of `PLAIN_MODES`."""
+    if mode == "plain":
+        return rank(queries, documents)
+    adaptation = ADAPTATIONS[mode](documents)
+    return rank(adaptation(queries), adaptation(documents))
+
+
+def rank_in_context(
+    encoder: ContextualEncoder,
+    data: RetrievalSet,
+    source: Sequence[str] | None,
+    *,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> Ranking:
+    """Rank under the context of a corpus; the encoder keeps that context.
+
+    Args:
+        encoder: The checkpoint.
+        data: What to rank.
+        source: The documents the context is sampled from; None for null context.
+        seed: Seed of the sample.
+        show_progress: Whether to show progress bars on stderr.
+    """
+    if source is None:
+        encoder.set_context(encoder.null_context())
+    else:
+        encoder.fit_context(source, seed=seed)
+    documents = encoder.encode_documents(data.documents, show_progress=show_progress)
+    return rank(encoder.encode_queries(data.queries, show_progress=show_progress), documents)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One ranking, measured; measures are from 0 to 1. `seed` is the context's, None where there is none to draw."""
+
+    set: str
+    mode: str
+    seed: int | None
+    documents: int
+    queries: int
+    ndcg_at_10: float
+    recall_at_100: float
+    mrr_at_10: float
+    ndcg_per_query: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Corpus context minus a rival in nDCG@10, -1 to 1, with the ends of the 95 % interval over queries."""
+
+    rival: str
+    mean: float
+    low: float
+    high: float
+    sets: int
+    loses_on: dict[str, float]
+
+    @property
+    def verdict(self) -> str:
+        """``"beats"``, ``"loses to"``, or ``"level with"`` where the interval contains 0."""
+        return "beats" if self.low > 0 else "loses to" if self.high < 0 else "level with"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rankings of one checkpoint and its rivals."""
+
+    model: str
+    sha256: str
+    max_length: int
+    results: tuple[Result, ...]
+
+    @property
+    def sets(self) -> list[str]:
+        """Names of the sets, in the order measured."""
+        return list(dict.fromkeys(result.set for result in self.results))
+
+    @property
+    def modes(self) -> list[str]:
+        """Modes measured, in the order of `MODES`."""
+        return [mode for mode in MODES if any(result.mode == mode for result in self.results)]
+
+    def value(self, name: str, mode: str, measured: str = "ndcg_at_10") -> float | None:
+        """Return a measure of a set and mode, the mean over context seeds; None if it was not measured."""
+        found = [getattr(r, measured) for r in self._of(name, mode)]
+        return float(np.mean(found)) if found else None
+
+    def _of(self, name: str, mode: str) -> list[Result]:
+        return [r for r in self.results if (r.set, r.mode) == (name, mode)]
+
+    def _per_query(self, name: str, mode: str) -> NDArray[np.float64]:
+        return np.mean([r.ndcg_per_query for r in self._of(name, mode)], axis=0, dtype=np.float64)
+
+    def differences(self) -> list[Difference]:
+        """Return corpus context minus every other mode, over the sets that have both."""
+        found = []
+        for rival in self.modes:
+            names = [n for n in self.sets if rival != "corpus" and self._of(n, rival) and self._of(n, "corpus")]
+            if not names:
+                continue
+            paired = {name: self._per_query(name, "corpus") - self._per_query(name, rival) for name in names}
+            losses = {name: float(values.mean()) for name, values in paired.items() if values.mean() < 0}
+            found.append(Difference(rival, *bootstrap(list(paired.values())), len(names), losses))
+        return found
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Return mode to measure to its mean over sets; nDCG@10 also with the ends of its interval over queries."""
+        table = {}
+        for mode in self.modes:
+            names = [name for name in self.sets if self._of(name, mode)]
+            row = {m: float(np.mean([self.value(name, mode, m) for name in names])) for m in MEASURES}
+            _, low, high = bootstrap([self._per_query(name, mode) for name in names])
+            seeds = [np.std([r.ndcg_at_10 for r in self._of(n, mode)], ddof=1) for n in names if self._many(n, mode)]
+            table[mode] = {**row, "ndcg_low": low, "ndcg_high": high, "sets": len(names)}
+            if seeds:
+                table[mode]["ndcg_deviation_over_context_seeds"] = float(np.mean(seeds))
+        return table
+
+    def _many(self, name: str, mode: str) -> bool:
+        return len(self._of(name, mode)) > 1
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one JSON-able row a result, without its per-query values."""
+        for result in self.results:
+            yield {"model": self.model, **{k: v for k, v in vars(result).items() if k != "ndcg_per_query"}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, JSON-able."""
+        return {
+            "model": self.model,
+            "sha256": self.sha256,
+            "max_length": self.max_length,
+            "results": [{**vars(r), "ndcg_per_query": list(r.ndcg_per_query)} for r in self.results],
+            "means": self.means(),
+            "differences": [{**vars(d), "verdict": d.verdict} for d in self.differences()],
+        }
+
+    def markdown(self) -> str:
+        """Return the tables, in hundredths."""
+        head = [MEASURES[m] for m in MEASURES]
+        lines = ["| set | mode | " + " | ".join(head) + " |", "|---|---|" + "--:|" * len(head)]
+        for name in self.sets:
+            for mode in self.modes:
+                if self._of(name, mode):
+                    cells = [f"{100 * (self.value(name, mode, m) or 0.0):.2f}" for m in MEASURES]
+                    lines.append(f"| {name} | {LABELS[mode]} | " + " | ".join(cells) + " |")
+        lines += ["", "| corpus context minus | nDCG@10 | 95 % interval | loses on |", "|---|--:|---|---|"]
+        for d in self.differences():
+            losses = ", ".join(f"{name} {100 * value:+.1f}" for name, value in d.loses_on.items()) or "no set"
+            interval = f"{100 * d.low:+.2f} to {100 * d.high:+.2f}"
+            lines.append(f"| {LABELS[d.rival]} ({d.sets} sets) | {100 * d.mean:+.2f} | {interval} | {losses} |")
+        return "\n".join(lines) + "\n"
+
+
+def compare(
+    encoder: ContextualEncoder,
+    sets: Sequence[RetrievalSet],
+    *,
+    plain: Encode | None = None,
+    start: ContextualEncoder | None = None,
+    against: ContextualEncoder | None = None,
+    foreign: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    show_progress: bool = False,
+) -> Comparison:
+    """Measure a checkpoint and its rivals; the encoders given keep whatever context was set on them.
+
+    Args:
+        encoder: The checkpoint.
+        sets: Judged corpora.
+        plain: Texts to vectors without context, for both sides; None for the checkpoint's first stage.
+        start: The model training started from.
+        against: A checkpoint of the same training without context.
+        foreign: Documents of a foreign corpus; None for the next set, if there are several.
+        seeds: Seeds of the context's sample; all but the first apply to corpus context only.
+        show_progress: Whether to show progress bars on stderr.
+
+    Raises:
+        ValueError: if there are no sets, no seeds, or two sets of one name.
+    """
+    names = [data.name for data in sets]
+    if not names or not seeds or len(set(names)) < len(names):
+        raise ValueError(f"expected sets of different names and at least one seed, received {names} and {list(seeds)}")
+    encoder, start, against = encoder.fork(), start and start.fork(), against and against.fork()
+    embed = plain or (lambda texts: encoder.encode_first_stage(texts, show_progress=show_progress))
+    results = []
+    for i, data in enumerate(sets):
+        other = foreign if foreign is not None else sets[(i + 1) % len(sets)].documents if len(sets) > 1 else None
+
+        def add(mode: str, ranking: Ranking, seed: int | None = None, data: RetrievalSet = data) -> None:
+            results.append(_result(data, mode, seed, measure(data, ranking)))
+
+        def ranked(
+            model: ContextualEncoder, source: Sequence[str] | None, seed: int = 0, data: RetrievalSet = data
+        ) -> Ranking:
+            return rank_in_context(model, data, source, seed=seed, show_progress=show_progress)
+
+        add("bm25", rank_bm25(data.documents, data.queries))
+        documents, queries = embed(data.documents), embed(data.queries)
+        for mode in PLAIN_MODES:
+            add(mode, rank_plain(mode, queries, documents))
+        add("null", ranked(encoder, None))
+        if other is not None:
+            add("foreign", ranked(encoder, other, seeds[0]), seeds[0])
+        for seed in seeds:
+            add("corpus", ranked(encoder, data.documents, seed), seed)
+        if start is not None:
+            add("start", ranked(start, data.documents, seeds[0]), seeds[0])
+        if against is not None:
+            add("against", ranked(against, None))
+    return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))
+
+
+def _result(data: RetrievalSet, mode: str, seed: int | None, quality: Quality) -> Result:
+    per_query = tuple(quality.ndcg_at_10.tolist())
+    return Result(
+        data.name, mode, seed, len(data.documents), len(data.queries), **quality.means(), ndcg_per_query=per_query
+    )
+
+
+def compare_folder(
+    checkpoint: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str] | None = None,
+    start: str | os.PathLike[str] | None = None,
+    foreign: str | os.PathLike[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    dtype: str | None = None,
+    device: str | None = None,
+    show_progress: bool = True,
+) -> Comparison:
+    """Compare a checkpoint, folder or Hub id, on a retrieval set or a folder of them; see `compare`.
+
+    `foreign` is the folder of another retrieval set, whose documents make the foreign context.
+    """
+    sets = [read_retrieval_set(path) for path in find_retrieval_sets(folder)]
+
+    def load(name: str | os.PathLike[str] | None) -> ContextualEncoder | None:
+        return None if name is None else ContextualEncoder.from_pretrained(name, dtype=dtype, device=device)
+
+    return compare(
+        ContextualEncoder.from_pretrained(checkpoint, dtype=dtype, device=device),
+        sets,
+        start=load(start),
+        against=load(against),
+        foreign=None if foreign is None else read_retrieval_set(foreign).documents,
+        seeds=seeds,
+        show_progress=show_progress,
+    )

@@ -1,0 +1,52 @@
+"""What is judged on is not trained on."""
+
+import pytest
+
+from cde_train.data import TrainingPair
+from cde_train.errors import TrainingDataError
+from cde_train.holdout import HoldOutConfig, assert_disjoint, hold_out
+
+LONG = " ".join(f"w{{0}}n{i}" for i in range(30))
+PAIRS = [TrainingPair(f"q{i}", LONG.format(i // 2), "x") for i in range(200)]
+CONFIG = HoldOutConfig(share=0.2)
+
+
+def test_documents_stay_together_and_all_are_in_the_corpus() -> None:
+    train, held = hold_out(PAIRS, [], CONFIG)
+    assert len(train) + len(held.queries) == 200
+    assert 20 < len(held.queries) < 60
+    assert set(held.documents) == {pair.document for pair in PAIRS}
+    answers = {pair.query: pair.document for pair in PAIRS}
+    texts = dict(zip(held.document_ids, held.documents, strict=True))
+    for key, query in zip(held.query_ids, held.queries, strict=True):
+        assert [texts[d] for d in held.relevant[key]] == [answers[query]]
+
+
+def test_more_data_and_another_order_keep_the_split() -> None:
+    _, held = hold_out(PAIRS[:150], [], CONFIG)
+    _, more = hold_out(PAIRS[::-1], [], CONFIG)
+    assert set(held.queries) == set(more.queries) & {pair.query for pair in PAIRS[:150]}
+
+
+def test_copies_and_queries_of_held_out_pairs_are_not_trained_on() -> None:
+    _, held = hold_out(PAIRS, [], CONFIG)
+    first = next(pair for pair in PAIRS if pair.query in held.queries)
+    near = first.document + " and a few more"
+    other = PAIRS[0].document if PAIRS[0].query not in held.queries else "free"
+    leaks = [
+        TrainingPair("new", near, "x"),
+        TrainingPair(first.query.upper(), other, "x"),
+        TrainingPair("new", other, "x", (first.document,)),
+    ]
+    for leak in leaks:
+        with pytest.raises(TrainingDataError, match="training pair 0"):
+            assert_disjoint([leak], held)
+    train, again = hold_out(PAIRS, [near, "a distractor"], CONFIG)
+    assert "a distractor" in again.documents
+    assert near not in again.documents
+    assert_disjoint(train, again)
+
+
+def test_too_few_pairs_is_an_error() -> None:
+    with pytest.raises(TrainingDataError, match=r"0 of 1 pairs would be held out|1 of 1 pairs"):
+        hold_out(PAIRS[:1], [], CONFIG)

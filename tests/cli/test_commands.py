@@ -1,0 +1,114 @@
+"""`cde-train`: help, `validate`, exit codes, and what goes to stdout and to stderr."""
+
+import json
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from cde_train import cli
+from cde_train.cli import EXAMPLES, main
+from cde_train.errors import TrainingDataError
+from cde_train.run_config import preset_names
+
+COMMANDS = ("fit", "embed", "cluster", "pack", "filter", "evaluate", "validate")
+
+
+def help_of(capsys, *command):
+    assert main([*command, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+def test_help_lists_every_command(capsys):
+    text = help_of(capsys)
+    assert [name for name in COMMANDS if f"    {name} " not in text] == []
+    assert set(EXAMPLES) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_two_examples_that_the_command_understands(capsys, command):
+    text = help_of(capsys, command)
+    assert EXAMPLES[command] in text
+    lines = [line.split("   ")[0].split() for line in EXAMPLES[command].splitlines() if "cde-train" in line]
+    assert len(lines) == 2
+    for program, *arguments in lines:
+        assert program == "cde-train"
+        assert cli._parser().parse_args(arguments).command == command
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_valid(capsys, name):
+    assert main(["validate", name]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["valid"] is True
+    resolved = tomllib.loads(err.partition("\n\n")[2])
+    assert resolved["phase"][0]["steps"] == 0
+
+
+def test_validate_reports_all_faults_at_once_and_nothing_on_stdout(capsys, tmp_path):
+    (tmp_path / "run.toml").write_text("[model]\nmax_length = 1\n[[phase]]\nlearning_rte = 1\n")
+    assert main(["validate", str(tmp_path / "run.toml"), "--set", "phase.0.temperature=0"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "cde-train validate: 4 faults in the configuration:" in err
+    for fault in (
+        "phase.0.learning_rte is unknown; did you mean phase.0.learning_rate?",
+        "model.max_length is 1, expected at least 3",
+        "phase.0.temperature is 0.0, expected more than 0",
+        "phase.0.train_length is 128, more than the 1 tokens of model.max_length",
+    ):
+        assert fault in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["train"], "invalid choice: 'train'"),
+        (["fit", "data"], "the following arguments are required: -o/--output"),
+        (["validate", "nothing.toml"], "nothing.toml is neither a file nor one of the presets"),
+        (["fit", "nowhere", "-o", "OUT"], "nowhere does not exist"),
+        (["fit", "nowhere", "-o", "OUT", "--config", "smal"], "smal is neither a file nor one of the presets"),
+        (["fit", "nowhere", "-o", "OUT", "--set", "modl.x=1"], "modl is unknown; did you mean model?"),
+    ],
+)
+def test_wrong_use_is_2_and_one_clear_message(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_run_is_1_and_a_bug_is_shown_as_one(capsys, monkeypatch):
+    def fail(error):
+        def run(*_, **__):
+            raise error
+
+        return run
+
+    monkeypatch.setattr(cli, "load_run_config", fail(TrainingDataError("line 3: no query")))
+    assert main(["validate", "small"]) == 1
+    assert capsys.readouterr().err == "cde-train validate: line 3: no query\n"
+    with pytest.raises(TrainingDataError, match="line 3"):
+        main(["validate", "small", "--debug"])
+    monkeypatch.setattr(cli, "load_run_config", fail(KeyboardInterrupt()))
+    assert main(["validate", "small"]) == 130
+    assert "run the same command again" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "load_run_config", fail(AttributeError("a bug")))
+    with pytest.raises(AttributeError, match="a bug"):
+        main(["validate", "small"])
+
+
+def test_the_command_starts_without_frameworks():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "cde_train.cli", "validate", "small"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "cde_train.run_config" in loaded
+    assert not {"torch", "transformers", "faiss", "datasets", "sentence_transformers"} & loaded

@@ -1,0 +1,177 @@
+"""`cde-train fit` and the single steps, end to end on a tiny plain encoder."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from cde_retriever.encoder import ContextualEncoder
+from cde_train import fit as fitting
+from cde_train.cli import main
+from tests.tiny import documents
+from tests.unit.test_training import plain_encoder
+
+SETTINGS = """
+[model]
+context_size = 8
+max_length = 48
+[clustering]
+cluster_size = 4
+iterations = 5
+restarts = 1
+[[phase]]
+name = "weak"
+steps = 3
+batch_size = 4
+chunk_size = 2
+train_length = 24
+context_sizes = [2, 4]
+warmup_steps = 1
+eval_steps = 2
+save_steps = 2
+[[phase]]
+name = "supervised"
+epochs = 1
+batch_size = 4
+chunk_size = 4
+train_length = 24
+context_sizes = [2, 4]
+warmup_steps = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return plain_encoder(tmp_path_factory.mktemp("base") / "plain")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, base):
+    file = tmp_path_factory.mktemp("config") / "run.toml"
+    file.write_text(SETTINGS.replace("[model]", f"[model]\nbase = {json.dumps(str(base))}"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    file = tmp_path_factory.mktemp("pairs") / "words.jsonl"
+    texts = documents(40, seed=3, words=10)
+    rows = [{"query": text.split(maxsplit=1)[-1][:20] + f" {i}", "document": text} for i, text in enumerate(texts)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, config, pairs):
+    """The output of a whole run."""
+    output = tmp_path_factory.mktemp("finished") / "my-cde"
+    assert main(["fit", str(pairs), "-o", str(output), "--config", str(config)]) == 0
+    return output
+
+
+def test_fit_leaves_a_checkpoint_a_card_a_report_and_the_configuration(finished):
+    assert {path.name for path in finished.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "report.json",
+        "run.toml",
+        "work",
+    }
+    encoder = ContextualEncoder.from_pretrained(finished, device="cpu")
+    assert encoder.config.name == "my-cde"
+    encoder.fit_context(documents(12))
+    assert np.isfinite(encoder.encode_queries(["baron kolak"])).all()
+    assert "my-cde" in (finished / "README.md").read_text()
+
+
+def test_both_phases_changed_the_model(finished):
+    folders = [finished / "work" / name for name in ("start", "phase-weak/model", "phase-supervised/model")]
+    hashes = {ContextualEncoder.from_pretrained(folder, device="cpu").identity.sha256 for folder in folders}
+    assert len(hashes) == 3
+    assert ContextualEncoder.from_pretrained(finished, device="cpu").identity.sha256 in hashes
+
+
+def test_a_finished_run_is_not_done_again(finished, config, pairs, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*.safetensors")}
+    assert main(["fit", str(pairs), "-o", str(finished), "--config", str(finished / "run.toml")]) == 0
+    out, err = capsys.readouterr()
+    assert "done already" in err
+    assert json.loads(out)["checkpoint"] == str(finished)
+    assert {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize("killed_at", ["save_batches", "train", "cluster_step"])
+def test_a_killed_run_ends_with_the_same_weights(finished, config, pairs, tmp_path, monkeypatch, killed_at):
+    class Killed(BaseException):
+        pass
+
+    calls = []
+
+    def die(*arguments, **options):
+        calls.append(1)
+        if len(calls) == (2 if killed_at == "train" else 1):
+            raise Killed
+        return original(*arguments, **options)
+
+    output = tmp_path / "my-cde"
+    original = getattr(fitting, killed_at)
+    monkeypatch.setattr(fitting, killed_at, die)
+    with pytest.raises(Killed):
+        main(["fit", str(pairs), "-o", str(output), "--config", str(config)])
+    monkeypatch.undo()
+    assert not (output / "config.json").exists()
+    assert main(["fit", str(pairs), "-o", str(output), "--config", str(config)]) == 0
+    assert (output / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_another_configuration_in_the_same_output_is_refused_by_name(finished, config, pairs, capsys):
+    command = ["fit", str(pairs), "-o", str(finished), "--config", str(config), "--set", "phase.0.steps=2"]
+    assert main(command) == 1
+    assert "phase.0.steps is 2 here, 3 there" in capsys.readouterr().err
+
+
+def test_a_damaged_file_is_refused_by_name(finished, config, pairs, tmp_path, capsys):
+    output = shutil.copytree(finished, tmp_path / "my-cde")
+    (output / "work" / "data" / "pairs.jsonl").write_text("")
+    assert main(["fit", str(pairs), "-o", str(output), "--config", str(config)]) == 1
+    assert "pairs.jsonl has changed since step 'data' wrote it" in capsys.readouterr().err
+
+
+def test_fit_takes_a_folder_of_documents(config, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for i, text in enumerate(documents(16, seed=5, words=12)):
+        (folder / f"{i}.md").write_text(f"# Chapter {text}\n\n{text} and more of {text}\n")
+    assert main(["fit", str(folder), "-o", str(tmp_path / "out"), "--config", str(config)]) == 0
+    assert ContextualEncoder.from_pretrained(tmp_path / "out", device="cpu").config.name == "out"
+
+
+def test_settings_that_contradict_a_cde_checkpoint_are_refused(finished, pairs, tmp_path, capsys):
+    command = ["fit", str(pairs), "-o", str(tmp_path / "out"), "--base", str(finished)]
+    assert main([*command, "--set", "model.prompt_tokens=3"]) == 2
+    assert "model.prompt_tokens is 3, but the checkpoint my-cde has 0" in capsys.readouterr().err
+
+
+def test_steps_alone_go_from_files_to_files(config, pairs, tmp_path, capsys):
+    def run(*arguments):
+        assert main([*map(str, arguments)]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    options = ("--config", config)
+    vectors, clusters, batches = tmp_path / "vectors", tmp_path / "c.safetensors", tmp_path / "b.npy"
+    assert run("embed", pairs, "-o", vectors, *options)["texts"] == 80
+    assert run("cluster", pairs, "--vectors", vectors, "-o", clusters, *options)["pairs"] == 40
+    packed = run("pack", "--clusters", clusters, "-o", batches, "--batch-size", 5, "--epochs", 2, *options)
+    assert (packed["rows"], packed["batch_size"]) == (16, 5)
+    assert np.sort(np.load(batches)[:8].ravel()).tolist() == list(range(40))
+    report = run("filter", pairs, "--vectors", vectors, "--batches", batches, "-o", tmp_path / "r.json", *options)
+    assert (report["batches"], report["queries"]) == (16, 80)
+    assert json.loads((tmp_path / "r.json").read_text())["total"]["false_negatives"] == report["false_negatives"]
+
+
+def test_a_step_without_its_input_says_which(pairs, tmp_path, capsys):
+    assert main(["cluster", str(pairs), "--vectors", str(tmp_path), "-o", str(tmp_path / "c")]) == 2
+    assert "holds no vectors" in capsys.readouterr().err

@@ -1,0 +1,195 @@
+"""Configurations: presets, faults all at once, overrides, and a resolved file that is the run it came from."""
+
+import subprocess
+import sys
+import tomllib
+from dataclasses import asdict, fields, replace
+
+import pytest
+
+from cde_retriever.errors import ConfigError
+from cde_train.run_config import differences, find_config, load_run_config, parse_run_config, preset_names, to_toml
+from cde_train.run_sections import OF_THE_PHASE, SECTIONS, PhaseConfig, RunConfig
+from cde_train.train_config import TrainConfig
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_valid_and_their_resolved_file_is_the_same_run(name, tmp_path):
+    config = load_run_config(name)
+    (tmp_path / "run.toml").write_text(to_toml(config), encoding="utf-8")
+    assert load_run_config(tmp_path / "run.toml") == config
+
+
+def test_resolved_file_names_every_setting():
+    written = tomllib.loads(to_toml(RunConfig()))
+    for name, section in SECTIONS.items():
+        expected = {f.name for f in fields(section)} - {key for owner, key in OF_THE_PHASE if owner == name}
+        missing = expected - written[name].keys()
+        assert all(getattr(section(), key) is None for key in missing), missing
+    assert written["phase"][0].keys() == {f.name for f in fields(PhaseConfig)}
+
+
+@pytest.mark.parametrize(("name", "tokens", "documents", "batch"), [("small", 64, 64, 256), ("large", 512, 512, 512)])
+def test_presets_follow_the_papers_table(name, tokens, documents, batch):
+    config = load_run_config(name)
+    phase = config.phase[0]
+    assert (config.model.max_length, phase.train_length) == (tokens, tokens)
+    assert (config.model.context_size, phase.context_sizes) == (documents, (documents, documents))
+    assert (phase.batch_size, config.clustering.cluster_size) == (batch, batch)
+    assert (phase.learning_rate, phase.warmup_steps, phase.temperature, phase.epochs) == (2e-5, 1000, 0.02, 3)
+    assert phase.train_first_stage
+
+
+def test_large_preset_has_the_supervised_phase():
+    weak, supervised = load_run_config("large").phase
+    assert (weak.name, supervised.name, supervised.epochs) == ("weakly-supervised", "supervised", 4)
+    assert supervised.hard_negatives > 0
+
+
+def test_every_fault_is_reported_at_once_and_named_as_on_the_command_line(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        """
+        [model]
+        max_length = 16
+        prompts = {qery = "search: "}
+        [clusterin]
+        x = 1
+        [clustering]
+        cluster_size = 1.5
+        [packing]
+        batch_size = 3
+        [[phase]]
+        learning_rte = 1
+        learning_rate = "fast"
+        temperature = 0
+        weight_decay = nan
+        [[phase]]
+        name = "training"
+        train_length = 8
+        context_sizes = [200, 300]
+        """
+    )
+    with pytest.raises(ConfigError) as error:
+        load_run_config(file, ["phase.2.steps=3"])
+    lines = [line.strip() for line in str(error.value).splitlines()]
+    assert lines[0] == f"{len(lines) - 1} faults in the configuration:"
+    expected = [
+        "--set phase.2.steps: phase has 2 entries, from phase.0 on; there is no '2'",
+        "clusterin is unknown; did you mean clustering?",
+        "model.prompts.qery is unknown; did you mean model.prompts.query?",
+        "clustering.cluster_size is 1.5, but should be a valid integer",
+        "packing.batch_size belongs to the phase; set phase.0.batch_size",
+        "phase.0.learning_rte is unknown; did you mean phase.0.learning_rate?",
+        "phase.0.weight_decay is nan, expected a finite number",
+        "phase.0.learning_rate is 'fast', but should be a valid number",
+        "phase.0.temperature is 0.0, expected more than 0",
+        "phase.1.context_sizes is [200, 300], but a batch has 128 documents to draw a context from; lower the first, "
+        'raise batch_size, or set context_source to "domain"',
+        "phase.0.train_length is 128, more than the 16 tokens of model.max_length that the model reads",
+        "phase.1.name is 'training', as that of an earlier phase; name it otherwise",
+    ]
+    assert lines[1:] == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("phase.0.train_first_stage=1", "phase.0.train_first_stage is 1, but should be a valid boolean"),
+        ("phase.0.steps=3.0", "phase.0.steps is 3.0, but should be a valid integer"),
+        ("model.name=3", "model.name is 3, but should be a valid string"),
+        ("phase.0.context_sizes=[4]", r"phase\.0\.context_sizes\.1 is missing"),
+        ("phase.0.steps=5", "phase.0.warmup_steps is 20, more than the 5 steps of the phase"),
+        ("phase.0.name=a/b", "phase.0.name is 'a/b', expected letters"),
+        ("phase.0.context_source=corpus", "phase.0.context_source is 'corpus', expected one of batch, domain"),
+        ("phase.0.patience=-1", "phase.0.patience is -1, expected at least 0"),
+        ("model.context_attention=cashed", "model.context_attention is 'cashed', expected one of"),
+        ("surrogate.batch_size=0", "surrogate.batch_size is 0, expected at least 1"),
+        ("phase=[]", r"--set 'phase=\[\]' is not section\.key=value"),
+        ("phase.0.steps", "--set 'phase.0.steps' is not section.key=value"),
+        ("phase.steps=3", "--set phase.steps: phase has 1 entries, from phase.0 on; there is no 'steps'"),
+        ("phase.0.steps.x=3", "--set phase.0.steps.x: phase.0.steps is a single value and holds no 'x'"),
+        ("model=3.5.x", "is not section.key=value"),
+    ],
+)
+def test_a_wrong_override_is_refused_by_its_name(override, message):
+    start = [] if override.startswith("phase.0.steps.") is False else ["phase.0.steps=100"]
+    with pytest.raises(ConfigError, match=message):
+        load_run_config("default", [*start, override])
+
+
+def test_overrides_are_toml_values_and_text_where_they_are_none():
+    config = load_run_config(
+        "default",
+        [
+            "phase.0.learning_rate=3e-5",
+            "phase.0.context_sizes=[2, 8]",
+            "phase.0.report_to=['tensorboard']",
+            "model.name=my-cde",
+            'model.base="./a folder"',
+            "model.prompts.query=search_query: ",
+        ],
+    )
+    phase = config.phase[0]
+    assert (phase.learning_rate, phase.context_sizes, phase.report_to) == (3e-5, (2, 8), ("tensorboard",))
+    assert (config.model.name, config.model.base) == ("my-cde", "./a folder")
+    assert config.model.prompts == {"query": "search_query: ", "document": ""}
+
+
+def test_a_fault_hides_no_other_and_invents_none():
+    """``eval_steps`` cannot be read; that ``patience`` then seems to lack it is no fault of its own."""
+    with pytest.raises(ConfigError) as error:
+        load_run_config("default", ["phase.0.eval_steps='often'", "phase.0.patience=3"])
+    assert str(error.value).count("\n") == 1
+
+
+def test_late_context_stands_on_a_first_stage_that_stays(monkeypatch):
+    monkeypatch.setattr("cde_train.run_sections.CONTEXT_ATTENTIONS", ("cached", "joint", "late"))
+    with pytest.raises(
+        ConfigError, match=r"phase\.0\.train_first_stage is true, but model\.context_attention is 'late'"
+    ):
+        load_run_config("default", ["model.context_attention=late", "phase.0.train_first_stage=true"])
+    assert load_run_config("default", ["model.context_attention=late"]).model.context_attention == "late"
+
+
+def test_objects_are_checked_like_files():
+    with pytest.raises(ConfigError, match=r"phase\.0\.temperature is 0"):
+        RunConfig(phase=(PhaseConfig(temperature=0),))
+    with pytest.raises(ConfigError, match="phase is empty"):
+        RunConfig(phase=())
+
+
+def test_phase_decides_the_batch_size_of_packing():
+    config = load_run_config("small")
+    assert config.packing_of(replace(config.phase[0], batch_size=64)).batch_size == 64
+
+
+def test_phase_is_what_the_trainer_takes():
+    assert asdict(PhaseConfig()).items() >= asdict(TrainConfig()).items()
+
+
+def test_unknown_source_names_the_presets(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.toml is neither a file nor one of the presets default, large"):
+        find_config("nothing.toml")
+    (tmp_path / "broken.toml").write_text("[model")
+    with pytest.raises(ConfigError, match=r"broken\.toml is not TOML"):
+        load_run_config(tmp_path / "broken.toml")
+
+
+def test_differences_are_named():
+    assert differences(load_run_config(), load_run_config(None, ["phase.0.epochs=2"])) == [
+        "phase.0.epochs is 1 here, 2 there"
+    ]
+
+
+def test_plain_values_of_the_wrong_shape_are_refused():
+    with pytest.raises(ConfigError, match="phase is 3, expected one or several"):
+        parse_run_config({"phase": 3})
+    with pytest.raises(ConfigError, match="model is 3, expected a table of settings"):
+        parse_run_config({"model": 3})
+
+
+def test_reading_a_configuration_loads_no_framework():
+    code = "import sys, cde_train.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "faiss", "datasets", "sentence_transformers", "peft"} & set(loaded)

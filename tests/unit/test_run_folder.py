@@ -1,0 +1,131 @@
+"""A run's folder: steps are done once, and nothing of another run, or damaged, is taken for this one's."""
+
+import json
+
+import pytest
+
+from cde_retriever.errors import ConfigError
+from cde_train.errors import ArtifactError
+from cde_train.run_config import load_run_config
+from cde_train.run_folder import RunFolder, hash_files
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text("one")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def folder(tmp_path, data):
+    said = []
+    folder = RunFolder(tmp_path / "out", said.append)
+    folder.said = said
+    folder.claim(load_run_config(), [data])
+    return folder
+
+
+def again(folder, data, config=None):
+    other = RunFolder(folder.output, folder.said.append)
+    other.claim(config or load_run_config(), [data])
+    return other
+
+
+def write(folder, name="x.txt", text="made"):
+    def do():
+        (folder.work / name).write_text(text)
+        return {"texts_made": 1}
+
+    return do
+
+
+def test_a_step_is_done_once_over_all_starts(folder, data):
+    assert folder.step("making", ["x.txt"], write(folder)) == {"texts_made": 1}
+    report = again(folder, data).step("making", ["x.txt"], lambda: pytest.fail("done twice"))
+    assert report == {"texts_made": 1}
+    assert folder.said == ["making: texts made 1", "making: done already"]
+
+
+def test_a_step_that_fails_is_not_done(folder, data):
+    def half():
+        (folder.work / "x.txt").write_text("ha")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        folder.step("making", ["x.txt"], half)
+    later = again(folder, data)
+    assert later.done("making") is None
+    assert later.step("making", ["x.txt"], write(later)) == {"texts_made": 1}
+
+
+def test_files_that_changed_since_are_refused_by_name(folder, data):
+    (folder.work / "sub").mkdir()
+    folder.step("making", ["sub"], write(folder, "sub/x.txt"))
+    (folder.work / "sub" / "x.txt").write_text("damaged")
+    with pytest.raises(ArtifactError, match=r"x\.txt has changed since step 'making' wrote it"):
+        again(folder, data).step("making", ["sub"], write(folder))
+    (folder.work / "sub" / "x.txt").unlink()
+    with pytest.raises(ArtifactError, match=r"x\.txt is gone since step 'making' wrote it"):
+        again(folder, data).done("making")
+
+
+def test_another_configuration_is_refused_and_the_difference_named(folder, data):
+    with pytest.raises(ArtifactError, match=r"another configuration: phase\.0\.epochs is 7 here, 1 there"):
+        again(folder, data, load_run_config(None, ["phase.0.epochs=7"]))
+    assert again(folder, data, load_run_config(folder.output / "run.toml")).done("making") is None
+
+
+def test_other_data_are_refused(folder, data):
+    (data / "b.jsonl").write_text("two")
+    with pytest.raises(ArtifactError, match="belongs to a run on other data"):
+        again(folder, data)
+
+
+def test_data_are_told_apart_by_names_and_contents(tmp_path, data):
+    first = hash_files(data)
+    (data / "a.jsonl").rename(data / "b.jsonl")
+    second = hash_files(data)
+    (data / "b.jsonl").write_text("changed")
+    assert len({first, second, hash_files(data), hash_files(data / "b.jsonl")}) == 4
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist; give pairs"):
+        hash_files(tmp_path / "nowhere")
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, data):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    with pytest.raises(ArtifactError, match="holds files that are not of a run"):
+        RunFolder(tmp_path / "out", print).claim(load_run_config(), [data])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_an_output_inside_the_data_is_refused(data):
+    with pytest.raises(ConfigError, match="lies inside the data"):
+        RunFolder(data / "out", print).claim(load_run_config(), [data])
+
+
+def test_a_process_killed_before_the_manifest_leaves_a_folder_that_can_be_used(folder, data):
+    folder.manifest.unlink()
+    (folder.output / ".run.toml.x3f").write_text("half")
+    assert again(folder, data).done("making") is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"steps": {}}'])
+def test_a_damaged_manifest_is_refused(folder, data, content):
+    folder.manifest.write_text(content)
+    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+        again(folder, data)
+
+
+def test_a_manifest_of_another_version_is_refused(folder, data):
+    values = json.loads(folder.manifest.read_text())
+    folder.manifest.write_text(json.dumps(values | {"format_version": 99}))
+    with pytest.raises(ArtifactError, match="has format 99, this version reads 1"):
+        again(folder, data)
+
+
+def test_a_damaged_configuration_is_refused(folder, data):
+    (folder.output / "run.toml").write_text("[mod")
+    with pytest.raises(ArtifactError, match=r"run\.toml is damaged"):
+        again(folder, data)

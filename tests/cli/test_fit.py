@@ -9,13 +9,17 @@ import pytest
 from cde_retriever.encoder import ContextualEncoder
 from cde_train import fit as fitting
 from cde_train.cli import main
-from tests.tiny import documents
-from tests.unit.test_training import plain_encoder
+from tests.tiny import documents, plain_encoder
 
 SETTINGS = """
 [model]
 context_size = 8
 max_length = 48
+[held_out]
+share = 0.3
+least = 2
+[pseudo_queries]
+keep_rank = 1000
 [clustering]
 cluster_size = 4
 iterations = 5

@@ -169,7 +169,9 @@ def test_phase_is_what_the_trainer_takes():
 
 
 def test_unknown_source_names_the_presets(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.toml is neither a file nor one of the presets default, large"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nothing\.toml is neither a file nor one of the presets default, large"
+    ):
         find_config("nothing.toml")
     (tmp_path / "broken.toml").write_text("[model")
     with pytest.raises(ConfigError, match=r"broken\.toml is not TOML"):

@@ -37,7 +37,8 @@ from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.tokenization import TextTokenizer
 from cde_train.evaluation import find_retrieval_sets, read_retrieval_set
-from cde_train.initialization import StartConfig, start_from
+from cde_train.initialization import start_from
+from cde_train.train_config import StartConfig
 
 QUERY_TOKENS = 16
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}

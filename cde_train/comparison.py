@@ -162,7 +162,8 @@ class Comparison:
         return [r for r in self.results if (r.set, r.mode) == (name, mode)]
 
     def _per_query(self, name: str, mode: str) -> NDArray[np.float64]:
-        return np.mean([r.ndcg_per_query for r in self._of(name, mode)], axis=0, dtype=np.float64)
+        found: NDArray[np.float64] = np.mean([r.ndcg_per_query for r in self._of(name, mode)], axis=0)
+        return found
 
     def differences(self) -> list[Difference]:
         """Return corpus context minus every other mode, over the sets that have both."""

@@ -1,9 +1,9 @@
 """What can be wrong with training data and with the files of a run.
 
-    ValueError
-    └── TrainingDataError     pairs, documents or vectors that cannot be trained on
-    RuntimeError
-    └── ArtifactError         a file of a run that is damaged, incomplete, or belongs to other inputs
+ValueError
+└── TrainingDataError     pairs, documents or vectors that cannot be trained on
+RuntimeError
+└── ArtifactError         a file of a run that is damaged, incomplete, or belongs to other inputs
 """
 
 

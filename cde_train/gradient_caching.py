@@ -21,7 +21,7 @@ the gradient of the whole batch; no wrapper around the model takes part.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,15 @@ class TwoStageBatch:
     context: Ids | Tensor
     false_negatives: Tensor
     dropped: Tensor | None = None
+
+    def to(self, device: torch.device) -> "TwoStageBatch":
+        """Return the batch with its tensors on a device."""
+        return replace(
+            self,
+            context=self.context.to(device) if isinstance(self.context, Tensor) else self.context,
+            false_negatives=self.false_negatives.to(device),
+            dropped=None if self.dropped is None else self.dropped.to(device),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """The contrastive loss (paper, section 3.1)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -20,14 +18,3 @@ def contrastive_loss(scores: Tensor, false_negatives: Tensor, temperature: float
     mask = false_negatives.clone()
     mask[rows, rows] = False
     return nn.functional.cross_entropy((scores / temperature).masked_fill(mask, -torch.inf), rows)
-
-
-def duplicate_mask(queries: Sequence[str], documents: Sequence[str]) -> Tensor:
-    """Return True where document j repeats the positive of query i, or query j repeats query i, (q, q)."""
-
-    def same(texts: Sequence[str]) -> Tensor:
-        numbers = {text: i for i, text in enumerate(texts)}
-        ids = torch.tensor([numbers[text] for text in texts])
-        return ids[:, None] == ids[None, :]
-
-    return same(queries) | same(documents)

@@ -50,7 +50,8 @@ class ModelCard:
             f"# {self.name}\n\nA two-stage contextual document encoder, trained with `cde-train`.",
             f"## Use\n\n{fence}python\nfrom cde_retriever.llama_index import CDEEmbedding  # LlamaIndex\n"
             f"from cde_retriever.langchain import CDEEmbeddings  # LangChain\n\n"
-            f'embedding = CDEEmbedding("path/to/{self.name}")\nembeddings = CDEEmbeddings(model_name="path/to/{self.name}")\n{fence}',
+            f'embedding = CDEEmbedding("path/to/{self.name}")\n'
+            f'embeddings = CDEEmbeddings(model_name="path/to/{self.name}")\n{fence}',
             "## Held-out report\n\n" + "\n".join(f"- {line}" for line in verdicts(self.comparison)),
             "100 times each measure over the full corpus; "
             + ", ".join(f"{name}: {count} queries" for name, count in queries.items())

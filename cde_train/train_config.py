@@ -137,3 +137,7 @@ class TrainConfig:
             yield "patience needs measurements to be patient with; set eval_steps"
         if self.lora_rank and self.train_first_stage:
             yield "lora_rank trains updates of the second stage; set train_first_stage to false"
+        if self.lora_rank and self.interpolation != 1:
+            yield "interpolation is for full weights; with lora_rank, lower lora_alpha instead"
+        if self.eval_steps and self.save_steps % self.eval_steps:
+            yield f"save_steps is {self.save_steps}, expected a multiple of eval_steps, {self.eval_steps}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel
 
 from cde_retriever.config import ModelConfig
 from cde_retriever.encoder import ContextualEncoder
@@ -88,3 +89,12 @@ def tiny_encoder(
 def tiny_checkpoint(folder: Path, family: str = "bert", **config: Any) -> Path:
     """Write a tiny checkpoint and return its folder."""
     return tiny_encoder(family, **config).save_pretrained(folder)
+
+
+def plain_encoder(folder: Path, family: str = "bert") -> Path:
+    """Write a tiny plain encoder as `transformers` does."""
+    torch.manual_seed(0)
+    settings = tiny_backbone(family, tiny_tokenizer().get_vocab_size())
+    AutoModel.from_config(AutoConfig.for_model(**settings)).save_pretrained(folder)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cde_train.losses import contrastive_loss, duplicate_mask
+from cde_train.losses import contrastive_loss
 
 
 def test_loss_by_hand() -> None:
@@ -27,11 +27,3 @@ def test_temperature_divides_the_scores() -> None:
     loss = contrastive_loss(scores, none, temperature=0.5)
     expected = torch.stack([torch.logsumexp(2 * scores[i], 0) - 2 * scores[i, i] for i in range(2)]).mean()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
-
-
-def test_duplicates_of_query_or_document_are_masked() -> None:
-    mask = duplicate_mask(["a", "b", "a", "c"], ["1", "2", "3", "2"])
-    expected = torch.eye(4, dtype=torch.bool)
-    expected[0, 2] = expected[2, 0] = True  # the same query
-    expected[1, 3] = expected[3, 1] = True  # the same document
-    assert torch.equal(mask, expected)

@@ -1,0 +1,1 @@
+"""The paper's table at our size: contextual batching times contextual architecture, and the three layouts."""

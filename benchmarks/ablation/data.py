@@ -1,0 +1,49 @@
+"""What every run of the ablation is trained on: a fixed draw of pairs, and the surrogate's vectors of their texts."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from cde_train.data import TrainingPair, by_domain, read_pairs
+from cde_train.surrogate import TextVectors, embed_texts, load_surrogate, surrogate_identity
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The draw.
+
+    Attributes:
+        pairs: Folder of pairs.
+        surrogate: Folder of the surrogate.
+        length: Longest text the surrogate reads, in tokens.
+        pairs_per_domain: Most pairs of a domain.
+        leave_out: Domains not used.
+        seed: Seed of the draw.
+    """
+
+    pairs: str
+    surrogate: str
+    length: int
+    pairs_per_domain: int
+    leave_out: tuple[str, ...]
+    seed: int = 0
+
+
+def draw_pairs(config: DataConfig) -> list[TrainingPair]:
+    """Return the same pairs every time: at most so many of each domain, domains in alphabetical order."""
+    drawn: list[TrainingPair] = []
+    for domain, pairs in by_domain(read_pairs(config.pairs)).items():
+        if domain not in config.leave_out:
+            rng = random.Random(f"{config.seed}/{domain}")
+            drawn += rng.sample(pairs, min(len(pairs), config.pairs_per_domain))
+    return drawn
+
+
+def embed_pairs(pairs: list[TrainingPair], config: DataConfig, folder: Path) -> TextVectors:
+    """Return the surrogate's vectors of all queries and documents; resumes."""
+    surrogate = load_surrogate(config.surrogate)
+    surrogate.max_seq_length = config.length  # type: ignore[attr-defined]
+    surrogate.bfloat16()  # type: ignore[attr-defined]
+    texts = [text for pair in pairs for text in (pair.query, pair.document)]
+    identity = surrogate_identity(surrogate, Path(config.surrogate).name)
+    return embed_texts(texts, surrogate, folder, identity=identity, batch_size=64)

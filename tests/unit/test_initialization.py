@@ -1,0 +1,74 @@
+"""Starting a two-stage model from a plain encoder."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from cde_retriever import CheckpointError
+from cde_train.initialization import start_from
+from cde_train.train_config import StartConfig
+from tests.tiny import FAMILIES, documents, plain_encoder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_start_is_two_stages_of_the_plain_encoder(tmp_path, family: str) -> None:
+    encoder = start_from(plain_encoder(tmp_path / "base", family), StartConfig("x", max_length=48))
+    plain = AutoModel.from_pretrained(tmp_path / "base").eval()
+    texts, rows = documents(5), []
+    with torch.no_grad():
+        for ids in encoder._texts.tokenize(texts, "document").ids:
+            pooled = plain(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
+            rows.append((pooled / pooled.norm()).numpy())
+    np.testing.assert_allclose(encoder.encode_first_stage(texts), np.stack(rows), atol=1e-5)
+    encoder.model.second_stage.gate.data.fill_(-torch.inf)
+    encoder.fit_context(documents(20))
+    np.testing.assert_allclose(encoder.encode_documents(texts), np.stack(rows), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_named_as_in_a_masked_language_model_are_read(tmp_path, family: str) -> None:
+    """The ``bert.`` prefix, under which `transformers` alone would start NomicBERT from random numbers."""
+    folder = plain_encoder(tmp_path / "base", family)
+    expected = start_from(folder, StartConfig("x")).encode_first_stage(documents(3))
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {f"bert.{name}": value for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    np.testing.assert_array_equal(start_from(folder, StartConfig("x")).encode_first_stage(documents(3)), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_missing_weights_are_an_error_not_random_numbers(tmp_path, family: str) -> None:
+    folder = plain_encoder(tmp_path / "base", family)
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if "embeddings" in name)
+    weights["renamed"] = weights.pop(lost)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"lacks 1 weights of its {family} encoder, such as embeddings"):
+        start_from(folder, StartConfig("x"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_stage_ever_runs_flash_attention(tmp_path, family: str) -> None:
+    """With repeated position ids it would take a batch of one for packed sequences and cut the context off."""
+    for layout, second in (("cached", "cde_context"), ("joint", "sdpa")):
+        model = start_from(plain_encoder(tmp_path / layout, family), StartConfig("x", context_attention=layout)).model
+        assert model.first_stage.backbone.config._attn_implementation == "sdpa"
+        assert model.second_stage.backbone.config._attn_implementation == second
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_context_document_enters_without_the_offset_of_position_zero(tmp_path, family: str) -> None:
+    """What the first layer normalises is the document's vector itself."""
+    encoder = start_from(plain_encoder(tmp_path / "base", family), StartConfig("x"))
+    second, seen = encoder.model.second_stage, []
+    embeddings = second.backbone.embeddings
+    norm = embeddings.norm if family == "modernbert" else embeddings.LayerNorm
+    handle = norm.register_forward_hook(lambda *args: seen.append(args[1][0]))
+    vectors = torch.randn(3, 32)
+    with torch.no_grad():
+        second.prepare(vectors)
+    handle.remove()
+    torch.testing.assert_close(seen[0][0], vectors, atol=1e-5, rtol=0)

@@ -1,0 +1,287 @@
+"""The loop: what a step sees, what is trained, saved states, resume after a kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cde_retriever.encoder import ContextualEncoder
+from cde_train.batches import BatchBuilder, TrainingSet
+from cde_train.data import TrainingPair
+from cde_train.errors import ArtifactError, TrainingDataError
+from cde_train.evaluation import RetrievalSet
+from cde_train.gradient_caching import Chunking, direct_step
+from cde_train.saved_state import COMPLETE_NAME, newest_whole_state
+from cde_train.train_config import TrainConfig
+from cde_train.trainer import train
+from tests.tiny import documents, tiny_encoder
+
+CONFIG = TrainConfig(
+    steps=6,
+    batch_size=8,
+    chunk_size=3,
+    train_length=24,
+    context_source="domain",
+    context_sizes=(2, 10),
+    null_rate=0.3,
+    context_dropout=0.2,
+    learning_rate=1e-3,
+    warmup_steps=2,
+    save_steps=2,
+)
+
+
+def training_set(negatives: int = 0, steps: int = 6) -> TrainingSet:
+    """Two domains of 24 pairs, batches of 8 from one domain each."""
+    pairs = []
+    for domain, seed in (("first", 1), ("second", 2)):
+        texts = documents(24 * (1 + negatives), seed=seed)
+        for i, text in enumerate(texts[:24]):
+            hard = tuple(texts[24 + i * negatives : 24 + (i + 1) * negatives])
+            pairs.append(TrainingPair(text.split(maxsplit=1)[1] + f" {i}", text, domain, hard))
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(24)[:8] + 24 * (step % 2) for step in range(steps)]
+    return TrainingSet(pairs, np.stack(rows))
+
+
+def development() -> RetrievalSet:
+    texts = documents(20, seed=9)
+    ids = tuple(str(i) for i in range(20))
+    return RetrievalSet("dev", ids, tuple(texts), ids, tuple(text[:15] for text in texts), {i: {i: 1} for i in ids})
+
+
+def weights(encoder: ContextualEncoder) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_a_run_trains_the_second_stage_alone_and_keeps_shared_words(tmp_path):
+    encoder = tiny_encoder(share_word_embeddings=True)
+    before = weights(encoder)
+    result = train(encoder, training_set(), CONFIG, tmp_path / "run")
+    moved = changed(before, weights(encoder))
+    assert result.steps == 6
+    assert "second_stage.gate" in moved
+    assert "second_stage.context_projection.weight" in moved
+    assert any("layer.2" in name for name in moved)
+    assert not any(name.startswith("first_stage") or "word_embeddings" in name for name in moved)
+    losses = [row["loss"] for row in result.log if "loss" in row]
+    assert len(losses) == 6
+    assert all(np.isfinite(losses))
+
+
+@pytest.mark.parametrize("layout", ["cached", "joint"])
+def test_a_first_stage_can_be_trained(tmp_path, layout):
+    encoder = tiny_encoder(context_attention=layout)
+    before = weights(encoder)
+    train(encoder, training_set(), replace(CONFIG, train_first_stage=True, steps=2), tmp_path / "run")
+    assert any(name.startswith("first_stage") for name in changed(before, weights(encoder)))
+
+
+def test_the_first_step_is_a_step_of_adamw_along_the_plain_gradient(tmp_path):
+    """One step without warm-up or clipping, by hand: the gradient of plain autograd, AdamW, the rates of the groups."""
+    config = replace(
+        CONFIG, steps=1, warmup_steps=0, max_grad_norm=0.0, weight_decay=0.0, null_rate=0.0, train_first_stage=True
+    )
+    data = training_set(negatives=2)
+    config = replace(config, hard_negatives=2)
+    trained, by_hand = tiny_encoder(), tiny_encoder()
+    train(trained, data, config, tmp_path / "run")
+    model, tokenizer = by_hand.model.requires_grad_(True), by_hand._texts
+    tokenizer.tokenizer.enable_truncation(config.train_length)
+    batch = BatchBuilder(data, config, tokenizer).build(0)
+    direct_step(model, batch, config.temperature, Chunking(tokenizer.pad, 100))
+    for name, parameter in model.named_parameters():
+        rate = config.learning_rate if ".backbone." in name else config.new_learning_rate
+        rate = config.gate_learning_rate if name.endswith("gate") else rate
+        if parameter.grad is not None and parameter.numel():
+            torch.optim.AdamW([parameter], lr=rate, weight_decay=0.0).step()
+    found = weights(trained)
+    for name, expected in weights(by_hand).items():
+        # Adam's first step is rate * sign(gradient), so where a gradient is rounding noise the signs may differ.
+        far = (found[name] - expected).abs() > 1e-5
+        assert far.float().mean() < 0.01 or name.endswith("key.bias"), name
+
+
+def test_steps_see_the_same_whatever_ran_before():
+    data = training_set(negatives=1)
+    config = replace(CONFIG, hard_negatives=1)
+    encoder = tiny_encoder()
+    builder = BatchBuilder(data, config, encoder._texts)
+    builder.build(0)
+    late, fresh = builder.build(3), BatchBuilder(data, config, encoder._texts).build(3)
+    assert late.queries == fresh.queries
+    assert late.context == fresh.context
+    assert torch.equal(late.dropped, fresh.dropped)
+    contexts = [len(builder.build(step).context) for step in range(6)]
+    assert 0 in contexts  # null_rate
+    assert len(set(contexts)) > 2
+    assert all(size == 0 or 2 <= size <= 10 for size in contexts)
+
+
+def test_processes_share_a_batch_and_its_context():
+    data = training_set(negatives=1)
+    config = replace(CONFIG, hard_negatives=1)
+    tokenizer = tiny_encoder()._texts
+    whole = BatchBuilder(data, config, tokenizer).build(1)
+    parts = [BatchBuilder(data, config, tokenizer, rank=rank, processes=2).build(1) for rank in range(2)]
+    assert [*parts[0].queries, *parts[1].queries] == whole.queries
+    assert [*parts[0].documents[:4], *parts[1].documents[:4]] == whole.documents[:8]
+    assert [*parts[0].documents[4:], *parts[1].documents[4:]] == whole.documents[8:]
+    for part in parts:
+        assert part.context == whole.context
+        assert torch.equal(part.false_negatives, whole.false_negatives)
+
+
+def test_context_of_the_batch_is_its_own_documents():
+    data = training_set()
+    tokenizer = tiny_encoder()._texts
+    config = replace(CONFIG, context_source="batch", null_rate=0.0, context_sizes=(8, 8))
+    batch = BatchBuilder(data, config, tokenizer).build(0)
+    assert sorted(batch.context) == sorted(batch.documents)
+
+
+def test_too_few_hard_negatives_are_an_error(tmp_path):
+    with pytest.raises(TrainingDataError, match="has 0 hard negatives, the run needs 2"):
+        train(tiny_encoder(), training_set(), replace(CONFIG, hard_negatives=2), tmp_path / "run")
+
+
+def test_batches_of_other_data_are_an_error():
+    data = training_set()
+    with pytest.raises(TrainingDataError, match="0 to 99, there are 48"):
+        TrainingSet(data.pairs, np.array([[0, 99]]))
+
+
+def test_best_weights_win_and_patience_ends_the_run(tmp_path):
+    config = replace(CONFIG, learning_rate=0.5, eval_steps=1, save_steps=1, patience=2, steps=6, max_grad_norm=0.0)
+    encoder = tiny_encoder()
+    result = train(encoder, training_set(), config, tmp_path / "run", development=development())
+    measured = [row["eval_ndcg@10"] for row in result.log if "eval_ndcg@10" in row]
+    assert result.best_ndcg_at_10 == max(measured)
+    assert len(measured) <= 6
+    kept = encoder.fork()
+    kept.fit_context(development().documents)
+    from cde_train.evaluation import evaluate
+
+    vectors = kept.encode_queries(development().queries), kept.encode_documents(development().documents)
+    assert evaluate(development(), *vectors).means()["ndcg_at_10"] == pytest.approx(result.best_ndcg_at_10, abs=1e-6)
+
+
+def test_interpolation_stops_on_the_way(tmp_path):
+    start, whole, half = tiny_encoder(), tiny_encoder(), tiny_encoder()
+    train(whole, training_set(), CONFIG, tmp_path / "whole")
+    train(half, training_set(), replace(CONFIG, interpolation=0.5), tmp_path / "half")
+    middle = {name: (tensor + weights(whole)[name]) / 2 for name, tensor in weights(start).items()}
+    for name, tensor in weights(half).items():
+        torch.testing.assert_close(tensor, middle[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first, second = tiny_encoder(), tiny_encoder()
+    train(first, training_set(), CONFIG, tmp_path / "run")
+    stamp = (tmp_path / "run" / "checkpoint-6" / COMPLETE_NAME).stat().st_mtime_ns
+    train(second, training_set(), CONFIG, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoint-6" / COMPLETE_NAME).stat().st_mtime_ns == stamp
+    assert_same_weights(weights(first), weights(second))
+
+
+def test_a_state_without_its_seal_is_gone_and_a_damaged_one_passed_over(tmp_path):
+    whole = tiny_encoder()
+    train(whole, training_set(), CONFIG, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    (tmp_path / "again" / "checkpoint-6" / COMPLETE_NAME).unlink()
+    assert newest_whole_state(tmp_path / "again").name == "checkpoint-4"
+    assert not (tmp_path / "again" / "checkpoint-6").exists()
+    with open(tmp_path / "again" / "checkpoint-4" / "optimizer.pt", "r+b") as stream:
+        stream.seek(100)
+        stream.write(b"damage")
+    resumed = tiny_encoder()
+    with pytest.warns(UserWarning, match=r"checkpoint-4 is damaged \(optimizer\.pt has changed"):
+        train(resumed, training_set(), CONFIG, tmp_path / "again")
+    assert_same_weights(weights(whole), weights(resumed))
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    train(tiny_encoder(), training_set(), CONFIG, tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"other learning_rate \(learning_rate there is 0\.001, here 0\.002\)"):
+        train(tiny_encoder(), training_set(), replace(CONFIG, learning_rate=2e-3), tmp_path / "run")
+    with pytest.raises(ArtifactError, match="other start"):
+        train(tiny_encoder(seed=1), training_set(), CONFIG, tmp_path / "run")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_at_any_moment_the_weights_are_those_of_an_undisturbed_run(tmp_path, precision):
+    """SIGKILL three times at moments that fall where they may; the last start finishes."""
+    undisturbed = tiny_encoder()
+    config = replace(CONFIG, precision=precision, eval_steps=2)
+    train(undisturbed, training_set(), config, tmp_path / "undisturbed", development=development())
+    command = [sys.executable, "-m", "tests.unit.test_trainer", str(tmp_path / "killed"), precision]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "SLOW_STEPS": "0.1"}
+    for states in (0, 1, 2):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "killed").glob("checkpoint-*"))) <= states and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    resumed = tiny_encoder()
+    result = train(resumed, training_set(), config, tmp_path / "killed", development=development())
+    assert result.steps == 6
+    assert_same_weights(weights(undisturbed), weights(resumed))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "temperature is 0.0, expected more than 0"),
+        ({"batch_size": 1}, "batch_size is 1, expected at least 2"),
+        ({"context_source": "web"}, "context_source is 'web', expected one of batch, domain"),
+        ({"context_sizes": (5, 2)}, r"context_sizes is \[5, 2\]"),
+        ({"steps": 0, "epochs": 0}, "steps and epochs are both 0"),
+        ({"patience": 2}, "patience needs measurements"),
+        ({"lora_rank": 4, "train_first_stage": True}, "set train_first_stage to false"),
+        ({"lora_rank": 4, "interpolation": 0.5}, "lower lora_alpha"),
+        ({"eval_steps": 3, "save_steps": 4}, "expected a multiple of eval_steps, 3"),
+        ({"null_rate": 2.0, "precision": "fp8"}, "null_rate is 2.0.*precision is 'fp8'"),
+    ],
+)
+def test_settings_that_contradict_themselves_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**settings)
+
+
+def test_settings_of_a_run_are_written(tmp_path):
+    train(tiny_encoder(), training_set(), CONFIG, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["temperature"] == CONFIG.temperature
+
+
+if __name__ == "__main__":
+    from cde_train import trainer as module
+
+    step = module.TwoStageTrainer.training_step
+
+    def slow(self, *arguments, **named):
+        time.sleep(float(os.environ["SLOW_STEPS"]))
+        return step(self, *arguments, **named)
+
+    module.TwoStageTrainer.training_step = slow
+    settings = replace(CONFIG, precision=sys.argv[2], eval_steps=2)
+    train(tiny_encoder(), training_set(), settings, Path(sys.argv[1]), development=development())

@@ -30,7 +30,7 @@ FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 EXAMPLES = {
     "fit": """\
   cde-train fit ./docs -o my-cde                      a folder of documents, nothing else
-  cde-train fit pairs.jsonl -o my-cde --config small --set phase.0.steps=500
+  cde-train fit pairs.jsonl -o my-cde --config small --set phase.0.epochs=1
                                                       pairs, a preset, and one setting of your own""",
     "embed": """\
   cde-train embed pairs.jsonl -o vectors              with the first stage of the bundled checkpoint
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "").startswith("cde_"):
             raise
         return _fail(ImportError(f'{error}; cde-train needs: pip install "cde-retriever[train]"'), options, FAILED)
-    except (CDEError, ArtifactError, ValueError, OSError) as error:
+    except (CDEError, ArtifactError, ValueError, OSError, FloatingPointError) as error:
         return _fail(error, options, FAILED)
     return 0
 

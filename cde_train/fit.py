@@ -1,7 +1,8 @@
 """`cde-train fit`: from data to a checkpoint that `CDEEmbedding` loads, in steps that resume.
 
     start        the model to start from, as a checkpoint
-    data         pairs (made from documents, if there are only these), a part of them held out
+    data         pairs (made from documents, if there are only these); a part of them held out for the report, and
+                 another to choose the best weights by, where a phase measures
     vectors      each text once, by the surrogate
     negatives    hard negatives, where a phase wants more than the pairs bring
     clusters     pairs that are hard for each other
@@ -35,6 +36,7 @@ from cde_train.evaluation import RetrievalSet, read_retrieval_set
 from cde_train.false_negatives import report_batches
 from cde_train.hard_negatives import mine
 from cde_train.holdout import hold_out as hold_out_pairs
+from cde_train.holdout import leave_out_copies
 from cde_train.low_rank import merge_low_rank, write_low_rank
 from cde_train.model_card import ModelCard, verdicts, write_model_card
 from cde_train.packing import load_batches, save_batches
@@ -59,7 +61,7 @@ from cde_train.surrogate import Surrogate, TextVectors
 from cde_train.train_config import TrainConfig
 from cde_train.trainer import train
 
-START, VECTORS, DEVELOPMENT = "start", "vectors", "development"
+START, VECTORS, HELD_OUT, DEVELOPMENT = "start", "vectors", "held_out", "development"
 MODEL, STATES, REPORT_FOLDER = "model", "states", "report"
 CLUSTERS, BATCHES, FILTER = "clusters.safetensors", "batches.npy", "filter.json"
 
@@ -131,7 +133,7 @@ class _Fit:
     def _prepare(self, name: str, source: Path, *, hold_out: bool) -> _Prepared:
         """Read a source of pairs and cluster it; its files are in a folder of the work folder."""
         place = self.work / name
-        files = [f"{name}/{PAIRS}", *([DEVELOPMENT] if hold_out else [])]
+        files = [f"{name}/{PAIRS}", *(self._set_aside if hold_out else {})]
         self.folder.step(name, files, lambda: self._read(source, place, hold_out))
         pairs = read_pairs(place / PAIRS)
         self.folder.step(f"{name} vectors", [], lambda: {"texts": len(self._embed(texts_of(pairs)))})
@@ -154,12 +156,26 @@ class _Fit:
             trip = self._make_pairs(found)
             pairs, sources = trip.made.pairs, trip.made.sources
             report |= {"round_trip_kept": trip.kept, "round_trip_dropped": trip.dropped}
+        before = len(pairs)
         if hold_out:
-            pairs, development = hold_out_pairs(pairs, found.documents, self.config.held_out, sources=sources)
-            write_retrieval_set(development, self.work / DEVELOPMENT)
-            report["held_out_queries"] = len(development.queries)
+            made_of = {id(pair): source for pair, source in zip(pairs, sources or (), strict=bool(sources))}
+            for part, seed in self._set_aside.items():
+                settings = replace(self.config.held_out, seed=seed)
+                left = [made_of[id(pair)] for pair in pairs] if made_of else None
+                pairs, data = hold_out_pairs(pairs, found.documents, settings, sources=left)
+                write_retrieval_set(data, self.work / part)
+                report[f"{part}_queries"] = len(data.queries)
+        else:
+            held_out = [read_retrieval_set(self.work / part) for part in self._set_aside]
+            pairs = leave_out_copies(pairs, held_out)
         write_pairs(pairs, place / PAIRS)
-        return report | {"pairs": len(pairs)}
+        return report | {"held_out_pairs_and_copies": before - len(pairs), "pairs": len(pairs)}
+
+    @property
+    def _set_aside(self) -> dict[str, int]:
+        """What is set aside of the data, and the seed by which: nothing that chose the weights judges them."""
+        seed = self.config.held_out.seed
+        return {HELD_OUT: seed} | ({DEVELOPMENT: seed + 1} if any(p.eval_steps for p in self.config.phase) else {})
 
     def _make_pairs(self, found: TrainingData) -> RoundTrip:
         """Make pairs of documents, and keep those whose query finds its document."""
@@ -177,14 +193,14 @@ class _Fit:
         return self._prepare("data", self.data, hold_out=True)
 
     @cached_property
-    def _development(self) -> RetrievalSet:
-        return read_retrieval_set(self.work / DEVELOPMENT)
+    def _development(self) -> RetrievalSet | None:
+        return read_retrieval_set(self.work / DEVELOPMENT) if DEVELOPMENT in self._set_aside else None
 
     # A phase
 
     def _phase(self, phase: PhaseConfig, start: Path) -> Path:
         """Train one phase and return the folder of its model."""
-        prepared = self._main
+        prepared = self._main  # first, because it says what is held out
         if phase.data:
             prepared = self._prepare(f"data-{phase.name}", Path(phase.data), hold_out=False)
         place = self.work / f"phase-{phase.name}"
@@ -240,6 +256,7 @@ class _Fit:
             load_batches(place / BATCHES, pairs=len(prepared.pairs)),
             TextVectors.open(self.work / VECTORS),
             self.config.filtering,
+            self._dataset_embeddings(),
         )
         settings = training_settings(phase, len(data.batches))
         result = train(encoder, data, settings, place / STATES, development=self._development)
@@ -249,6 +266,11 @@ class _Fit:
             return {"steps": result.steps, "best_step": result.best_step, "best_ndcg_at_10": result.best_ndcg_at_10}
 
         self._step(phase, "training", [MODEL], keep)
+
+    def _dataset_embeddings(self) -> TextVectors | None:
+        """Return the surrogate's vectors where it is the first stage, and that stays as it is through all phases."""
+        own = not self.config.surrogate.model and not any(phase.train_first_stage for phase in self.config.phase)
+        return TextVectors.open(self.work / VECTORS) if own and self._start.config.normalize_first_stage else None
 
     def _keep(self, encoder: ContextualEncoder, phase: PhaseConfig, folder: Path) -> None:
         """Write a phase's model: low-rank updates alone if they are all that was trained on a CDE checkpoint."""
@@ -266,7 +288,7 @@ class _Fit:
     def _compare(self, model: Path) -> Report:
         """Measure the result beside the start and every baseline on what was held out, and write the model card."""
         trained = ContextualEncoder.from_pretrained(model)
-        comparison = compare(trained, [self._development], start=self._start, show_progress=True)
+        comparison = compare(trained, [read_retrieval_set(self.work / HELD_OUT)], start=self._start, show_progress=True)
         card = ModelCard(
             name=trained.config.name,
             comparison=comparison,

@@ -105,7 +105,7 @@ def _retrieval_set(
         relevant.setdefault(pairs[i].query, {}).update(answers[keys[i]])
     queries = list(relevant)[:most]
     return RetrievalSet(
-        name="development",
+        name="held_out",
         document_ids=tuple(numbers.values()),
         documents=tuple(corpus),
         query_ids=tuple(f"q{i}" for i in range(len(queries))),
@@ -114,21 +114,38 @@ def _retrieval_set(
     )
 
 
+def leave_out_copies(pairs: Sequence[TrainingPair], held_out: Sequence[RetrievalSet]) -> list[TrainingPair]:
+    """Return the pairs that share no query and no document, nor a near-copy of one, with what was held out."""
+    known = [_HeldOut(data) for data in held_out]
+    return [pair for pair in pairs if not any(data.holds(pair) for data in known)]
+
+
 def assert_disjoint(pairs: Iterable[TrainingPair], development: RetrievalSet) -> None:
     """Refuse training pairs that hold a relevant document, or a query, of the retrieval set.
 
     Raises:
         TrainingDataError: naming the first such pair.
     """
-    answers = {key for gains in development.relevant.values() for key in gains}
-    texts = zip(development.document_ids, development.documents, strict=True)
-    copies = _Copies(text for key, text in texts if key in answers)
-    asked = set(map(_key, development.queries))
+    held_out = _HeldOut(development)
     for number, pair in enumerate(pairs):
-        if _key(pair.query) in asked or any(map(copies.near, (pair.document, *pair.negatives))):
+        if held_out.holds(pair):
             raise TrainingDataError(
                 f"training pair {number} ({pair.query[:80]!r}) holds a held-out query or document; split the data again"
             )
+
+
+class _HeldOut:
+    """Queries and relevant documents of a retrieval set."""
+
+    def __init__(self, data: RetrievalSet) -> None:
+        answers = {key for gains in data.relevant.values() for key in gains}
+        texts = zip(data.document_ids, data.documents, strict=True)
+        self._copies = _Copies(text for key, text in texts if key in answers)
+        self._asked = set(map(_key, data.queries))
+
+    def holds(self, pair: TrainingPair) -> bool:
+        """Whether a pair has a query of the set, or a near-copy of a relevant document."""
+        return _key(pair.query) in self._asked or any(map(self._copies.near, (pair.document, *pair.negatives)))
 
 
 class _Copies:

@@ -154,6 +154,11 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[str]:
     phases = list(enumerate(sections["phase"]))
     if not sections["phase"]:
         yield "phase is empty, expected at least one [[phase]]"
+    if model.context_attention == "late" and model.prompt_tokens:
+        yield (
+            f"model.prompt_tokens is {model.prompt_tokens}, but model.context_attention is 'late', which has none; set "
+            "it to 0"
+        )
     for i, phase in phases:
         if model.context_attention == "late" and phase.train_first_stage:
             yield (

@@ -1,7 +1,7 @@
 """The steps before training, each from files to a file: what `cde-train fit` strings together.
 
     embed    texts of the pairs   -> folder of vectors
-    cluster  pairs, vectors       -> clusters.npz
+    cluster  pairs, vectors       -> clusters.safetensors
     pack     clusters             -> batches.npy
     filter   pairs, vectors, batches -> report of what the loss leaves out
 

@@ -237,7 +237,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
 
 def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) -> TrainingArguments:
     """Return the settings in the words of the `Trainer`."""
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / "tensorboard"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(output / "tensorboard")  # read when the logger starts
     return TrainingArguments(
         output_dir=str(output),
         max_steps=steps,

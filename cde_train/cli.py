@@ -130,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("sets", metavar="BEIR_FOLDER", help="judged corpus, or a folder of such")
     evaluate.add_argument("--start", metavar="CHECKPOINT", help="checkpoint that training started from")
     evaluate.add_argument("--against", metavar="CHECKPOINT", help="checkpoint of the same training without context")
+    evaluate.add_argument("--dtype", help="float32 (default), bfloat16 or float16")
+    evaluate.add_argument("--device", help="cpu, cuda, mps ...; by default the fastest there is")
     evaluate.add_argument("-o", "--output", metavar="RESULTS", help="file for the results, .json")
 
     validate = _command(commands, "validate", _validate, "Check a configuration; nothing is run.")
@@ -260,7 +262,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     from cde_retriever.context import write_atomically
     from cde_train.comparison import compare_folder
 
-    comparison = compare_folder(options.checkpoint, options.sets, against=options.against, start=options.start)
+    comparison = compare_folder(
+        options.checkpoint,
+        options.sets,
+        against=options.against,
+        start=options.start,
+        dtype=options.dtype,
+        device=options.device,
+    )
     if options.output:
         write_atomically(Path(options.output), (json.dumps(comparison.to_dict(), indent=1) + "\n").encode())
     for result in comparison.results:

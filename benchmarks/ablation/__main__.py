@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ablation.data import DataConfig, draw_pairs, embed_pairs
+from benchmarks.ablation.data import DataConfig, draw_pairs, embed_pairs, unseen_sets
 from benchmarks.ablation.table import write_tables
 from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
@@ -206,6 +206,35 @@ def measure(encoder: ContextualEncoder, run: Run, config: dict[str, Any]) -> dic
     return found
 
 
+def measure_unseen(runs: list[Run], config: dict[str, Any]) -> None:
+    """Measure finished runs, and the start, on pairs of the training domains that were not trained on."""
+    data = DataConfig(**{**config["data"], "leave_out": tuple(config["data"]["leave_out"])})
+    sets = unseen_sets(data)
+    start = Path(config["output"]) / "unseen_start.json"
+    if not start.exists():
+        encoder = start_from(config["start"]["base"], StartConfig("start", max_length=config["start"]["max_length"]))
+        found = {
+            s.name: evaluate(s, encoder.encode_first_stage(s.queries), encoder.encode_first_stage(s.documents)).means()
+            for s in sets
+        }
+        write_atomically(start, json.dumps({name: means["ndcg_at_10"] for name, means in found.items()}).encode())
+    for run in runs:
+        file = run.folder / "unseen.json"
+        if not file.exists():
+            steps = json.loads(run.result.read_text())["steps"]
+            encoder = ContextualEncoder.from_pretrained(run.folder / "training" / f"checkpoint-{steps}")
+            encoder.model.to(torch.bfloat16)
+            own = run.settings["contexts"][0]
+            scores = {s.name: ndcg(encoder, s, own, s) for s in sets}
+            write_atomically(file, json.dumps(scores).encode())
+
+
+def unseen_of(run: Run) -> dict[str, Any]:
+    """Return what `measure_unseen` found of a run."""
+    file = run.folder / "unseen.json"
+    return {"unseen": json.loads(file.read_text())} if file.exists() else {}
+
+
 def ndcg(encoder: ContextualEncoder, data: RetrievalSet, context: str, foreign: RetrievalSet) -> float:
     """Return nDCG@10 from 0 to 1 under a context: the corpus's own, the next set's, or none."""
     twin = encoder.fork()
@@ -224,13 +253,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--only", nargs="*", help="runs, as CELL-SEED")
+    parser.add_argument(
+        "--unseen", action="store_true", help="also measure pairs of the training domains not trained on"
+    )
     parser.add_argument("--table", type=Path, help="write PATH.json, PATH.md and figures from what is done")
     options = parser.parse_args(arguments)
     config = tomllib.loads(options.config.read_text())
     runs = plan(config)
     if options.table:
-        done = [json.loads(run.result.read_text()) for run in runs if run.result.exists()]
+        done = [json.loads(run.result.read_text()) | unseen_of(run) for run in runs if run.result.exists()]
         write_tables(done, options.table, plain_scores(config), cluster_sweep(config))
+        return 0
+    if options.unseen:
+        measure_unseen([run for run in runs if run.result.exists()], config)
         return 0
     for run in runs:
         if options.only and f"{run.cell}-{run.seed}" not in options.only:

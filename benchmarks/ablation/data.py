@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cde_train.data import TrainingPair, by_domain, read_pairs
+from cde_train.evaluation import RetrievalSet
 from cde_train.surrogate import TextVectors, embed_texts, load_surrogate, surrogate_identity
 
 
@@ -37,6 +38,36 @@ def draw_pairs(config: DataConfig) -> list[TrainingPair]:
             rng = random.Random(f"{config.seed}/{domain}")
             drawn += rng.sample(pairs, min(len(pairs), config.pairs_per_domain))
     return drawn
+
+
+def unseen_sets(config: DataConfig, domains: int = 6, size: int = 400) -> list[RetrievalSet]:
+    """Return retrieval over pairs of the training domains that were not drawn, for the domains with most of them."""
+    drawn = {(pair.query, pair.document) for pair in draw_pairs(config)}
+    known = {document for _, document in drawn}
+    left = {
+        domain: [pair for pair in pairs if pair.document not in known]
+        for domain, pairs in by_domain(read_pairs(config.pairs)).items()
+        if domain not in config.leave_out
+    }
+    sets = []
+    for domain in sorted(left, key=lambda name: (-len(left[name]), name))[:domains]:
+        pairs = random.Random(f"unseen/{domain}").sample(left[domain], size)
+        corpus = {text: f"d{i}" for i, text in enumerate(dict.fromkeys(pair.document for pair in pairs))}
+        relevant: dict[str, dict[str, int]] = {}
+        for pair in pairs:
+            relevant.setdefault(pair.query, {})[corpus[pair.document]] = 1
+        names = {query: f"q{i}" for i, query in enumerate(relevant)}
+        sets.append(
+            RetrievalSet(
+                domain,
+                tuple(corpus.values()),
+                tuple(corpus),
+                tuple(names.values()),
+                tuple(names),
+                {names[query]: gains for query, gains in relevant.items()},
+            )
+        )
+    return sets
 
 
 def embed_pairs(pairs: list[TrainingPair], config: DataConfig, folder: Path) -> TextVectors:

@@ -34,6 +34,7 @@ from cde_train.clustering import ClusteringConfig, cluster_pairs
 from cde_train.data import TrainingPair
 from cde_train.difficulty import batch_difficulty
 from cde_train.evaluation import RetrievalSet, evaluate, find_retrieval_sets, read_retrieval_set
+from cde_train.false_negatives import FilterConfig
 from cde_train.initialization import start_from
 from cde_train.packing import PackingConfig, pack_run
 from cde_train.surrogate import TextVectors, embed_texts
@@ -113,7 +114,12 @@ def perform(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     first_stage = embed_context_documents(pairs, config, run.output / "first_stage")
     began, cpu = time.monotonic(), time.process_time()
     trained = train(
-        encoder, TrainingSet(pairs, batches, vectors, dataset_embeddings=first_stage), training, run.folder / "training"
+        encoder,
+        TrainingSet(
+            pairs, batches, vectors, FilterConfig(**run.settings.get("filtering", {})), dataset_embeddings=first_stage
+        ),
+        training,
+        run.folder / "training",
     )
     spent = {"training_seconds": time.monotonic() - began, "training_cpu_seconds": time.process_time() - cpu}
     losses = [row["loss"] for row in trained.log if "loss" in row]

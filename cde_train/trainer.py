@@ -184,7 +184,8 @@ class TwoStageTrainer(HuggingFaceTrainer):
         assert self.development is not None  # eval_strategy is "no" otherwise
         self.encoder.model.eval()
         measured = self.encoder.fork()
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*longer than.*")  # the same texts are cut in every measurement
             measured.fit_context(self.development.documents, seed=self.config.seed)
             documents = measured.encode_documents(self.development.documents)
             queries = measured.encode_queries(self.development.queries)

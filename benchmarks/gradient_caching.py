@@ -23,7 +23,6 @@ import torch
 
 from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.tokenization import TextTokenizer
 from cde_train.data import read_pairs
 from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
 from cde_train.initialization import start_from
@@ -35,7 +34,7 @@ TEMPERATURE = 0.02
 def make_batch(encoder: ContextualEncoder, pairs: str, size: int, length: int, context: int) -> TwoStageBatch:
     """Return a batch of real pairs, and so many other documents as context."""
     drawn = random.Random(0).sample(read_pairs(pairs), size + context)
-    tokenizer = TextTokenizer(encoder.tokenizer, prompts=encoder.config.prompts, max_length=length, pad_token_id=0)
+    tokenizer = encoder.text_tokenizer(length)
     return TwoStageBatch(
         tokenizer.tokenize([pair.query for pair in drawn[:size]], "query").ids,
         tokenizer.tokenize([pair.document for pair in drawn[:size]], "document").ids,

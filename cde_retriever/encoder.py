@@ -126,10 +126,14 @@ class ContextualEncoder:
 
     @cached_property
     def _texts(self) -> TextTokenizer:
+        return self.text_tokenizer(self.config.max_length)
+
+    def text_tokenizer(self, max_length: int) -> TextTokenizer:
+        """Return what turns texts into this model's token ids, cut at a length in tokens, at most the model's own."""
         return TextTokenizer(
             self.tokenizer,
             prompts=self.config.prompts,
-            max_length=self.config.max_length,
+            max_length=min(max_length, self.config.max_length),
             pad_token_id=int(self.config.second_stage.get("pad_token_id") or 0),
         )
 

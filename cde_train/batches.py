@@ -102,16 +102,15 @@ class BatchBuilder:
         Raises:
             TrainingDataError: if a pair has too few hard negatives, or a text has no vector.
         """
-        row = self.data.batches[step]
-        shares = [rank_share(row, rank, self.processes) for rank in range(self.processes)]
-        everyone = [self.data.pairs[i] for i in np.concatenate(shares)]
-        mine = [self.data.pairs[i] for i in shares[self.rank]]
+        row = self.data.batches[step]  # the shares of all processes, one after the other
+        everyone = [self.data.pairs[i] for i in row]
+        mine = [self.data.pairs[i] for i in rank_share(row, self.rank, self.processes)]
         context, dropped = self._context(step, everyone)
         return TwoStageBatch(
             queries=self._ids([pair.query for pair in mine], "query"),
             documents=self._ids(self._documents(mine), "document"),
             context=context,
-            false_negatives=torch.from_numpy(self._mask(everyone, shares)),
+            false_negatives=torch.from_numpy(self._mask(everyone)),
             dropped=dropped,
         )
 
@@ -129,15 +128,14 @@ class BatchBuilder:
     def _ids(self, texts: Sequence[str], role: str) -> Ids:
         return self.tokenizer.tokenize(texts, role).ids
 
-    def _mask(self, everyone: Sequence[TrainingPair], shares: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
+    def _mask(self, everyone: Sequence[TrainingPair]) -> NDArray[np.bool_]:
         """Return what is left out of the denominators, (q, n): duplicates, and what the surrogate finds too near."""
         queries = [pair.query for pair in everyone]
-        documents = self._documents(everyone)  # hard negatives process after process, as the shares are in order
+        documents = self._documents(everyone)
         mask = duplicate_mask(queries, documents)
         if self.data.surrogate is not None and self.data.filtering.enabled:
             vectors = self.data.surrogate.take(queries), self.data.surrogate.take(documents)
             mask |= false_negative_mask(*vectors, self.data.filtering.margin)
-        assert sum(len(share) for share in shares) == len(queries)
         return mask
 
     def _context(self, step: int, everyone: Sequence[TrainingPair]) -> tuple[Ids | torch.Tensor, torch.Tensor]:

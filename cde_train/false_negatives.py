@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +19,13 @@ from tqdm.auto import tqdm
 
 from cde_train.data import TrainingPair
 from cde_train.errors import TrainingDataError
+from cde_train.text_vectors import TextLookup
 
 ROUNDING = 1e-6
 """What float32 may add to a cosine; so much below the threshold still counts as at it."""
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-
-
-class TextLookup(Protocol):
-    """Vectors of texts, as `cde_train.surrogate.TextVectors` has them."""
-
-    def take(self, texts: Sequence[str]) -> Floats:
-        """Return the unit vectors of these texts, (m, d)."""
 
 
 @dataclass(frozen=True)

@@ -251,14 +251,15 @@ class _Fit:
 
     def _train(self, phase: PhaseConfig, prepared: _Prepared, start: Path, place: Path) -> None:
         encoder = ContextualEncoder.from_pretrained(start)
+        vectors = TextVectors.open(self.work / VECTORS)
         data = TrainingSet(
             prepared.pairs,
             load_batches(place / BATCHES, pairs=len(prepared.pairs)),
-            TextVectors.open(self.work / VECTORS),
+            vectors,
             self.config.filtering,
-            self._dataset_embeddings(),
+            vectors if self._are_dataset_embeddings() else None,
         )
-        settings = training_settings(phase, len(data.batches))
+        settings = TrainConfig(**{f.name: getattr(phase, f.name) for f in fields(TrainConfig)})
         result = train(encoder, data, settings, place / STATES, development=self._development)
 
         def keep() -> Report:
@@ -267,10 +268,10 @@ class _Fit:
 
         self._step(phase, "training", [MODEL], keep)
 
-    def _dataset_embeddings(self) -> TextVectors | None:
-        """Return the surrogate's vectors where it is the first stage, and that stays as it is through all phases."""
+    def _are_dataset_embeddings(self) -> bool:
+        """Whether the surrogate's vectors are the first stage's, and that stays as it is through all phases."""
         own = not self.config.surrogate.model and not any(phase.train_first_stage for phase in self.config.phase)
-        return TextVectors.open(self.work / VECTORS) if own and self._start.config.normalize_first_stage else None
+        return own and self._start.config.normalize_first_stage
 
     def _keep(self, encoder: ContextualEncoder, phase: PhaseConfig, folder: Path) -> None:
         """Write a phase's model: low-rank updates alone if they are all that was trained on a CDE checkpoint."""
@@ -307,15 +308,6 @@ class _Fit:
             for file in [*(self.work / REPORT_FOLDER).iterdir(), *_config_last(model)]:
                 _copy(file, self.output / file.name)
         return {"checkpoint": str(self.output), **report}
-
-
-def training_settings(phase: PhaseConfig, steps: int) -> TrainConfig:
-    """Return a phase's settings for the trainer; a run shorter than its intervals measures and saves at its end."""
-    settings = TrainConfig(**{f.name: getattr(phase, f.name) for f in fields(TrainConfig)})
-    if not settings.eval_steps:
-        return settings
-    interval = min(settings.eval_steps, steps)
-    return replace(settings, eval_steps=interval, save_steps=min(settings.save_steps, steps) // interval * interval)
 
 
 def _copy(file: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from cde_train.data import TrainingPair
 from cde_train.errors import TrainingDataError
-from cde_train.false_negatives import TextLookup
+from cde_train.text_vectors import TextLookup
 
 STRATEGIES = ("top", "random")
 SCORE_BYTES = 1 << 28

@@ -20,7 +20,6 @@ from cde_retriever.checkpoint import (
     TOKENIZER_NAME,
     WEIGHTS_NAME,
     find_checkpoint,
-    hash_checkpoint,
     read_checkpoint,
     replaced_folder,
 )
@@ -131,7 +130,7 @@ def write_low_rank(
     read = read_checkpoint(source)
     _refuse_other_base(encoder.model, read.model, source)
     name = _name_of(base, source, folder)
-    described = {"name": name, "revision": commit, "sha256": hash_checkpoint(source)}
+    described = {"name": name, "revision": commit, "sha256": read.sha256}
     config = encoder.config.to_dict() | {LOW_RANK_KEY: LowRankSettings(described, *settings).to_dict()}
     state = {k: v.to("cpu", torch.float32).contiguous() for k, v in low_rank_state(encoder.model).items()}
     with replaced_folder(folder) as new:

@@ -15,10 +15,10 @@ from math import log
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cde_train.data import TrainingPair
 from cde_train.errors import TrainingDataError
+from cde_train.text_vectors import TextLookup
 
 GENERATORS = ("heading", "lead", "keywords", "crop")
 LEAST_WORDS = 5
@@ -33,14 +33,6 @@ class PseudoQueryGenerator(Protocol):
 
     def generate(self, document: str, rng: random.Random) -> Iterable[str]:
         """Return queries the document answers; none if it finds none."""
-        ...
-
-
-class TextLookup(Protocol):
-    """Vectors by text, as `cde_train.surrogate.TextVectors`."""
-
-    def take(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return unit vectors, (m, d)."""
         ...
 
 

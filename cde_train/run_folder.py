@@ -10,7 +10,7 @@ does the step again that it was in; steps that take long (embedding, training) k
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from cde_retriever.context import hash_text, write_atomically
 from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
+from cde_train.file_hashes import files_of, hash_file
 from cde_train.run_config import differences, load_run_config, to_toml
 from cde_train.run_sections import RunConfig
 
@@ -130,7 +131,7 @@ class RunFolder:
     def finish(self, name: str, files: Sequence[str], report: Report) -> None:
         """Record a step as done."""
         hashes = {
-            str(path.relative_to(self.work)): hash_file(path) for file in files for path in _files(self.work / file)
+            str(path.relative_to(self.work)): hash_file(path) for file in files for path in files_of(self.work / file)
         }
         values = self._read()
         values["steps"][name] = {"files": hashes, "report": report}
@@ -155,12 +156,6 @@ class RunFolder:
         write_atomically(self.manifest, (json.dumps(values, indent=2) + "\n").encode())
 
 
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def hash_files(path: Path) -> str:
     """Return the sha256 over names and contents of a file, or of all files in a folder.
 
@@ -170,16 +165,9 @@ def hash_files(path: Path) -> str:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give pairs, or a folder of documents")
     digest = hashlib.sha256()
-    for file in _files(path):
+    for file in files_of(path):
         digest.update(f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n".encode())
     return digest.hexdigest()
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    else:
-        yield from sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def _short(value: Any) -> str:

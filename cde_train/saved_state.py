@@ -23,6 +23,7 @@ from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError
 from cde_train.errors import ArtifactError
+from cde_train.file_hashes import files_of, hash_file
 from cde_train.low_rank import load_low_rank_state, low_rank_state
 from cde_train.train_config import TrainConfig
 
@@ -64,7 +65,8 @@ def claim(output: Path, config: TrainConfig, batches: NDArray[np.int64], sha256:
 
 def seal(state: Path) -> None:
     """Declare a state whole."""
-    hashes = {str(path.relative_to(state)): _sha256(path) for path in _files(state)}
+    files = [path for path in files_of(state) if path.name != COMPLETE_NAME]
+    hashes = {str(path.relative_to(state)): hash_file(path) for path in files}
     write_atomically(state / COMPLETE_NAME, (json.dumps(hashes, indent=2) + "\n").encode())
 
 
@@ -110,15 +112,6 @@ def load_model(folder: Path, encoder: ContextualEncoder, config: TrainConfig) ->
         raise ArtifactError(f"cannot read the saved state {folder}: {error}") from error
 
 
-def _files(state: Path) -> list[Path]:
-    return sorted(path for path in state.rglob("*") if path.is_file() and path.name != COMPLETE_NAME)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _fault(state: Path) -> str | None:
     """Say what is wrong with a state that claims to be whole."""
     try:
@@ -128,6 +121,6 @@ def _fault(state: Path) -> str | None:
     for name, expected in hashes.items():
         if not (state / name).is_file():
             return f"{name} is missing"
-        if _sha256(state / name) != expected:
+        if hash_file(state / name) != expected:
             return f"{name} has changed"
     return None

@@ -29,9 +29,8 @@ from cde_train.evaluation import RetrievalSet
 from cde_train.initialization import start_from
 from cde_train.packing import Packer, PackingConfig
 from cde_train.run_sections import RunConfig, SurrogateConfig
-from cde_train.surrogate import Surrogate, TextVectors, embed_texts, load_surrogate, surrogate_identity
+from cde_train.surrogate import FirstStage, Surrogate, TextVectors, embed_texts, load_surrogate, surrogate_identity
 from cde_train.train_config import StartConfig
-from cde_train.trainer import FirstStage
 
 PAIRS = "pairs.jsonl"
 Say = Callable[[str], None]

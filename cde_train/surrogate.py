@@ -7,9 +7,10 @@ they are kept). Memory is one chunk, plus about 150 bytes a distinct text for th
 import hashlib
 import inspect
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,10 @@ from tqdm.auto import tqdm
 from cde_train.errors import TrainingDataError
 from cde_train.text_vectors import Manifest, TextVectors, append_rows, only_writer, read_keys, resume, text_key
 
-__all__ = ["Surrogate", "TextVectors", "embed_texts", "load_surrogate", "surrogate_identity"]
+if TYPE_CHECKING:
+    from cde_retriever.encoder import ContextualEncoder
+
+__all__ = ["FirstStage", "Surrogate", "TextVectors", "embed_texts", "load_surrogate", "surrogate_identity"]
 
 BATCHES_A_CHUNK = 32
 """Batches sorted by length together and written together; a kill loses the work of one chunk at most."""
@@ -30,6 +34,20 @@ class Surrogate(Protocol):
     def encode(self, sentences: list[str], /, **kwargs: Any) -> Any:
         """Return one vector a text, (n, d); ``batch_size``, ``prompt`` and the like are given only if named."""
         ...
+
+
+class FirstStage:
+    """The first stage as a surrogate: texts to dataset embeddings."""
+
+    def __init__(self, encoder: "ContextualEncoder") -> None:
+        self.encoder = encoder
+
+    def encode(self, sentences: list[str], /, **options: Any) -> Any:
+        """Return dataset embeddings, (n, d)."""
+        batch_size = int(options.get("batch_size", 32))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*longer than.*")  # a context document is meant to be cut
+            return self.encoder.encode_first_stage(sentences, batch_size=batch_size)
 
 
 def load_surrogate(name_or_folder: str | os.PathLike[str], device: str | None = None) -> Surrogate:

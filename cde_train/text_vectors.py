@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,13 @@ FORMAT_VERSION = 1
 VECTORS, KEYS, MANIFEST = "vectors.f32", "keys.sha256", "manifest.json"
 KEY_BYTES = 32
 _READ_BYTES = 1 << 24
+
+
+class TextLookup(Protocol):
+    """Vectors by text; `TextVectors` has them."""
+
+    def take(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the unit vectors of these texts, (m, d)."""
 
 
 @dataclass(frozen=True)

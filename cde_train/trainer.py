@@ -21,13 +21,13 @@ from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArgume
 from transformers import Trainer as HuggingFaceTrainer
 
 from cde_retriever.encoder import ContextualEncoder, default_device
-from cde_retriever.tokenization import TextTokenizer
 from cde_train.batches import BatchBuilder, TrainingSet
-from cde_train.evaluation import RetrievalSet, evaluate
+from cde_train.comparison import rank_in_context
+from cde_train.evaluation import RetrievalSet, measure
 from cde_train.gradient_caching import Chunking, cached_step
 from cde_train.parameters import parameter_groups, prepare_parameters
 from cde_train.saved_state import claim, load_model, newest_whole_state, seal, write_model
-from cde_train.surrogate import TextVectors, embed_texts
+from cde_train.surrogate import FirstStage, TextVectors, embed_texts
 from cde_train.train_config import TrainConfig
 
 METRIC = "ndcg@10"
@@ -73,7 +73,9 @@ def train(
         ArtifactError: if the folder belongs to a run with other settings.
         FloatingPointError: if the loss is not a finite number.
     """
-    start = {name: tensor.detach().clone() for name, tensor in encoder.model.state_dict().items()}
+    start = {}
+    if config.interpolation != 1:
+        start = {name: tensor.detach().clone() for name, tensor in encoder.model.state_dict().items()}
     output.mkdir(parents=True, exist_ok=True)
     claim(output, config, data.batches, encoder.identity.sha256)
     trainer = TwoStageTrainer(encoder, data, config, output, development)
@@ -81,7 +83,7 @@ def train(
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
     with torch.no_grad():
         for name, weight in encoder.model.state_dict().items():
-            if config.interpolation != 1 and name in start:
+            if name in start:
                 weight.lerp_(start[name].to(weight), 1 - config.interpolation)
     encoder.model.requires_grad_(False).eval()
     best = trainer.state.best_global_step if development is not None and config.eval_steps else None
@@ -118,12 +120,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
         if config.gradient_checkpointing:
             for stage in (encoder.model.first_stage, encoder.model.second_stage):
                 stage.backbone.activation_checkpointing_enable({"use_reentrant": False})
-        self.tokenizer = TextTokenizer(
-            encoder.tokenizer,
-            prompts=encoder.config.prompts,
-            max_length=min(config.train_length, encoder.config.max_length),
-            pad_token_id=int(encoder.config.second_stage.get("pad_token_id") or 0),
-        )
+        self.tokenizer = encoder.text_tokenizer(config.train_length)
         self.builder = BatchBuilder(
             data,
             config,
@@ -186,10 +183,8 @@ class TwoStageTrainer(HuggingFaceTrainer):
         measured = self.encoder.fork()
         with self.accelerator.autocast(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*longer than.*")  # the same texts are cut in every measurement
-            measured.fit_context(self.development.documents, seed=self.config.seed)
-            documents = measured.encode_documents(self.development.documents)
-            queries = measured.encode_queries(self.development.queries)
-        means = evaluate(self.development, queries, documents).means()
+            ranking = rank_in_context(measured, self.development, self.development.documents, seed=self.config.seed)
+        means = measure(self.development, ranking).means()
         metrics = {f"eval_{METRIC}": means["ndcg_at_10"], "eval_recall@100": means["recall_at_100"]}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -237,7 +232,8 @@ class TwoStageTrainer(HuggingFaceTrainer):
 
 
 def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) -> TrainingArguments:
-    """Return the settings in the words of the `Trainer`."""
+    """Return the settings in the words of the `Trainer`; a short run measures and saves at its end."""
+    evaluating, saving = min(config.eval_steps, steps), min(config.save_steps, steps)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(output / "tensorboard")  # read when the logger starts
     return TrainingArguments(
         output_dir=str(output),
@@ -248,9 +244,9 @@ def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) ->
         use_cpu=default_device() == "cpu",
         bf16=config.precision == "bf16",
         eval_strategy="steps" if measured else "no",
-        eval_steps=min(config.eval_steps, steps) if measured else None,
+        eval_steps=evaluating if measured else None,
         save_strategy="steps",
-        save_steps=min(config.save_steps, steps),
+        save_steps=saving // evaluating * evaluating if measured else saving,
         save_total_limit=3,
         load_best_model_at_end=measured,
         metric_for_best_model=METRIC if measured else None,
@@ -273,17 +269,3 @@ class ProgressBar(ProgressCallback):
         if state.is_world_process_zero and self.training_bar is not None:
             shown = {k: f"{v:.4g}" for k, v in logs.items() if k in ("loss", "accuracy", f"eval_{METRIC}")}
             self.training_bar.set_postfix(shown)
-
-
-class FirstStage:
-    """The first stage as a surrogate: texts to dataset embeddings."""
-
-    def __init__(self, encoder: ContextualEncoder) -> None:
-        self.encoder = encoder
-
-    def encode(self, sentences: list[str], /, **options: Any) -> Any:
-        """Return dataset embeddings, (n, d)."""
-        batch_size = int(options.get("batch_size", 32))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*longer than.*")  # a context document is meant to be cut
-            return self.encoder.encode_first_stage(sentences, batch_size=batch_size)

@@ -4,10 +4,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel
 
+from cde_retriever.backbone import build_backbone
 from cde_retriever.config import ModelConfig
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.model import TwoStageModel
@@ -98,3 +101,15 @@ def plain_encoder(folder: Path, family: str = "bert") -> Path:
     AutoModel.from_config(AutoConfig.for_model(**settings)).save_pretrained(folder)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
+
+
+def plain_vectors(encoder: ContextualEncoder, texts: list[str]) -> NDArray[np.float64]:
+    """Embed texts one by one with the second stage's backbone alone, eagerly and without padding."""
+    plain = build_backbone(dict(encoder.config.second_stage), "eager").eval()
+    plain.load_state_dict(encoder.model.second_stage.backbone.state_dict())
+    rows = []
+    with torch.no_grad():
+        for ids in encoder._texts.tokenize(texts, "document").ids:
+            pooled = plain(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
+            rows.append((pooled / pooled.norm()).numpy())
+    return np.stack(rows).astype(np.float64)

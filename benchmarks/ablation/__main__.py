@@ -28,18 +28,20 @@ import torch
 from benchmarks.ablation.data import DataConfig, draw_pairs, embed_pairs, unseen_sets
 from benchmarks.ablation.table import write_tables
 from cde_retriever.context import write_atomically
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.encoder import ContextualEncoder, Vectors
 from cde_train.batches import TrainingSet
 from cde_train.clustering import ClusteringConfig, cluster_pairs
+from cde_train.comparison import rank_in_context
 from cde_train.data import TrainingPair
 from cde_train.difficulty import batch_difficulty
 from cde_train.evaluation import RetrievalSet, evaluate, find_retrieval_sets, read_retrieval_set
+from cde_train.evaluation import measure as measure_ranking
 from cde_train.false_negatives import FilterConfig
 from cde_train.initialization import start_from
 from cde_train.packing import PackingConfig, pack_run
-from cde_train.surrogate import TextVectors, embed_texts
+from cde_train.surrogate import FirstStage, TextVectors, embed_texts
 from cde_train.train_config import StartConfig, TrainConfig
-from cde_train.trainer import FirstStage, train
+from cde_train.trainer import train
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,27 @@ def taken(run: Run) -> Iterator[bool]:
             yield True
 
 
+def data_config(config: dict[str, Any]) -> DataConfig:
+    """Return the draw of pairs that the configuration asks for."""
+    return DataConfig(**{**config["data"], "leave_out": tuple(config["data"]["leave_out"])})
+
+
+def training_pairs(config: dict[str, Any]) -> tuple[list[TrainingPair], TextVectors, Vectors, Vectors]:
+    """Return the pairs, the surrogate's vectors, and of these the queries' and the documents', (N, d) each."""
+    data = data_config(config)
+    pairs = draw_pairs(data)
+    vectors = embed_pairs(pairs, data, Path(config["output"]) / "surrogate")
+    return pairs, vectors, vectors.take([p.query for p in pairs]), vectors.take([p.document for p in pairs])
+
+
+def start_encoder(config: dict[str, Any], name: str) -> ContextualEncoder:
+    """Return the start, whose first stage is what all runs share."""
+    return start_from(config["start"]["base"], StartConfig(name, max_length=config["start"]["max_length"]))
+
+
 def perform(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     """Train, evaluate, and return what was found."""
-    data = DataConfig(**{**config["data"], "leave_out": tuple(config["data"]["leave_out"])})
-    pairs = draw_pairs(data)
-    vectors = embed_pairs(pairs, data, run.output / "surrogate")
-    queries, documents = vectors.take([p.query for p in pairs]), vectors.take([p.document for p in pairs])
+    pairs, vectors, queries, documents = training_pairs(config)
     clustering = cluster_pairs(
         queries,
         documents,
@@ -140,9 +157,7 @@ def perform(run: Run, config: dict[str, Any]) -> dict[str, Any]:
 def embed_context_documents(pairs: list[TrainingPair], config: dict[str, Any], folder: Path) -> TextVectors:
     """Return the frozen first stage's vectors of all documents; every run starts from the same one."""
     if not folder.is_dir():
-        encoder = start_from(
-            config["start"]["base"], StartConfig("first stage", max_length=config["start"]["max_length"])
-        )
+        encoder = start_encoder(config, "first stage")
         encoder.model.to(torch.bfloat16)
         part = folder.with_name(folder.name + ".part")
         embed_texts([pair.document for pair in pairs], FirstStage(encoder), part, identity=config["start"]["base"])
@@ -154,7 +169,7 @@ def plain_scores(config: dict[str, Any]) -> dict[str, float]:
     """Return nDCG@10 of the start without training or context, by set; kept once measured."""
     file = Path(config["output"]) / "plain.json"
     found: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    encoder = start_from(config["start"]["base"], StartConfig("start", max_length=config["start"]["max_length"]))
+    encoder = start_encoder(config, "start")
     encoder.model.to(torch.bfloat16)
     for path in find_retrieval_sets(config["evaluation"]):
         data = read_retrieval_set(path)
@@ -173,10 +188,7 @@ def cluster_sweep(
     if file.exists():
         done: list[dict[str, Any]] = json.loads(file.read_text())
         return done
-    data = DataConfig(**{**config["data"], "leave_out": tuple(config["data"]["leave_out"])})
-    pairs = draw_pairs(data)
-    vectors = embed_pairs(pairs, data, Path(config["output"]) / "surrogate")
-    queries, documents = vectors.take([p.query for p in pairs]), vectors.take([p.document for p in pairs])
+    pairs, _, queries, documents = training_pairs(config)
     rows = []
     for size in (0, *sizes):
         clustering = ClusteringConfig(cluster_size=size) if size else ClusteringConfig(method="domain")
@@ -214,11 +226,10 @@ def measure(encoder: ContextualEncoder, run: Run, config: dict[str, Any]) -> dic
 
 def measure_unseen(runs: list[Run], config: dict[str, Any]) -> None:
     """Measure finished runs, and the start, on pairs of the training domains that were not trained on."""
-    data = DataConfig(**{**config["data"], "leave_out": tuple(config["data"]["leave_out"])})
-    sets = unseen_sets(data)
+    sets = unseen_sets(data_config(config))
     start = Path(config["output"]) / "unseen_start.json"
     if not start.exists():
-        encoder = start_from(config["start"]["base"], StartConfig("start", max_length=config["start"]["max_length"]))
+        encoder = start_encoder(config, "start")
         found = {
             s.name: evaluate(s, encoder.encode_first_stage(s.queries), encoder.encode_first_stage(s.documents)).means()
             for s in sets
@@ -243,15 +254,11 @@ def unseen_of(run: Run) -> dict[str, Any]:
 
 def ndcg(encoder: ContextualEncoder, data: RetrievalSet, context: str, foreign: RetrievalSet) -> float:
     """Return nDCG@10 from 0 to 1 under a context: the corpus's own, the next set's, or none."""
-    twin = encoder.fork()
-    if context == "null":
-        twin.set_context(twin.null_context())
-    else:
-        twin.fit_context((foreign if context == "foreign" else data).documents)
+    source = {"corpus": data.documents, "foreign": foreign.documents, "null": None}[context]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*longer than.*")
-        vectors = [twin.encode_queries(data.queries), twin.encode_documents(data.documents)]
-    return evaluate(data, *vectors).means()["ndcg_at_10"]
+        ranking = rank_in_context(encoder.fork(), data, source)
+    return measure_ranking(data, ranking).means()["ndcg_at_10"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,28 +5,15 @@ import pytest
 import torch
 
 from cde_retriever import ConfigError, ContextualEncoder
-from cde_retriever.backbone import build_backbone
 from cde_retriever.late import MomentHead, PowerLessOne
 from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
 from cde_train.initialization import start_from
 from cde_train.train_config import StartConfig
-from tests.tiny import FAMILIES, documents, tiny_backbone, tiny_encoder, tiny_tokenizer
+from tests.tiny import FAMILIES, documents, plain_vectors, tiny_backbone, tiny_encoder, tiny_tokenizer
 
 
 def late_encoder(family="bert", **config):
     return tiny_encoder(family, context_attention="late", **config)
-
-
-def plain_vectors(encoder, texts):
-    """Embed texts one by one with the backbone alone."""
-    plain = build_backbone(dict(encoder.config.second_stage), "eager").eval()
-    plain.load_state_dict(encoder.model.second_stage.backbone.state_dict())
-    rows = []
-    with torch.no_grad():
-        for ids in encoder._texts.tokenize(texts, "document").ids:
-            pooled = plain(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
-            rows.append((pooled / pooled.norm()).numpy())
-    return np.stack(rows).astype(np.float64)
 
 
 def formula(plain, context, head):

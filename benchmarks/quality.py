@@ -6,7 +6,7 @@
 Modes: ``bm25``; ``plain``, the backbone without context (the checkpoint's first stage on both sides); ``centring``,
 ``whitening``, ``shrunk_whitening``, ``all_but_the_top``, fitted on the plain document vectors of the corpus; and the
 second stage under ``null``, ``foreign`` (the next set in alphabetical order, the last one takes the first) and
-``corpus`` context.
+``corpus`` context; `--context-sizes` adds the corpus context at other sizes.
 
 Every finished (set, mode) is written at once and not computed again. Results of BM25 belong to the data; those of the
 plain backbone to the first stage's weights, so other checkpoints with the same frozen first stage reuse them; the rest
@@ -22,7 +22,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,24 +33,27 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from benchmarks.many_contexts import encode_under
 from benchmarks.quality_table import write_table
-from cde_retriever.context import write_atomically
+from cde_retriever.context import Context, write_atomically
 from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.model import LateSecondStage
 from cde_train.baselines import rank_bm25
-from cde_train.comparison import CONTEXT_MODES, PLAIN_MODES, rank_in_context, rank_plain
-from cde_train.evaluation import Ranking, RetrievalSet, find_retrieval_sets, measure, read_retrieval_set
+from cde_train.comparison import CONTEXT_MODES, PLAIN_MODES, rank_plain
+from cde_train.evaluation import Ranking, RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
 
 FORMAT_VERSION = 1
 MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES)
-KEY = ("set", "mode", "model", "dtype", "seed", "data")
+KEY = ("set", "mode", "model", "dtype", "seed", "size", "data")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One ranking to make: a mode, and for a context mode the seed of the context's sample."""
+    """One ranking to make: a mode, and for a context mode the sample's seed and size, None for the model's own."""
 
     mode: str
     seed: int | None
+    size: int | None = None
 
 
 class Results:
@@ -71,7 +74,7 @@ class Results:
 
     def has(self, key: dict[str, Any]) -> bool:
         """Whether a result with this key is there."""
-        return any(all(result[name] == key[name] for name in KEY) for result in self.read()["results"])
+        return any(all(result.get(name) == key[name] for name in KEY) for result in self.read()["results"])
 
     def add(self, result: dict[str, Any]) -> None:
         """Write one more result; a killed process leaves the old file or the new one."""
@@ -80,7 +83,9 @@ class Results:
             content["commands"].append(self.command)
         content["environment"] = environment()
         content["results"].append(result)
-        content["results"].sort(key=lambda r: (r["set"], MODES.index(r["mode"]), str(r["model"]), str(r["seed"])))
+        content["results"].sort(
+            key=lambda r: (r["set"], MODES.index(r["mode"]), str(r["model"]), str(r["seed"]), str(r.get("size")))
+        )
         rows = ",\n".join("  " + json.dumps(row) for row in content.pop("results"))
         head = json.dumps(content, indent=1).removesuffix("\n}")
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -128,20 +133,55 @@ class Bench:
             model, dtype = f"bm25s {version('bm25s')}", ""
         elif task.mode in PLAIN_MODES:
             model = self.first_stage
-        return {"set": data.name, "mode": task.mode, "model": model, "dtype": dtype, "seed": task.seed, "data": sha256}
+        where = {"model": model, "dtype": dtype, "seed": task.seed, "size": task.size, "data": sha256}
+        return {"set": data.name, "mode": task.mode, **where}
 
     def run(self, folder: Path, task: Task) -> dict[str, Any]:
-        """Make one ranking and measure it."""
+        """Make one ranking without context and measure it."""
         data, _ = self.data(folder)
         start = time.perf_counter()
         extra: dict[str, Any] = {}
         if task.mode == "bm25":
             ranking = rank_bm25(data.documents, data.queries)
-        elif task.mode in PLAIN_MODES:
+        else:
             ranking = self._rank_plain(folder, task.mode)
             extra = {"first_stage": self.first_stage, "max_length": self.encoder.config.max_length}
-        else:
-            ranking, extra = self._rank_in_context(folder, task)
+        return self._result(folder, task, ranking, extra, time.perf_counter() - start)
+
+    def run_in_context(self, folder: Path, work: Sequence[Task]) -> Iterator[dict[str, Any]]:
+        """Make the rankings of one set under several contexts, and measure each; they share the time."""
+        if not work:
+            return
+        data, _ = self.data(folder)
+        start = time.perf_counter()
+        contexts = [self._context(folder, task) for task in work]
+        documents = encode_under(self.encoder, data.documents, "document", contexts, label=data.name)
+        queries = encode_under(self.encoder, data.queries, "query", contexts)
+        seconds = (time.perf_counter() - start) / len(work)
+        for task, context, q, d in zip(work, contexts, queries, documents, strict=True):
+            source = self.foreign(folder) if task.mode == "foreign" else folder
+            extra = {
+                "name": self.encoder.config.name,
+                "first_stage": self.first_stage,
+                "max_length": self.encoder.config.max_length,
+                "context_of": None if task.mode == "null" else source.name,
+                "context_documents": context.size,
+            }
+            if task.mode == "corpus":
+                extra["distance"] = distance_from_prior(self.encoder, context)
+            yield self._result(folder, task, rank(q, d), extra, seconds)
+
+    def _context(self, folder: Path, task: Task) -> Context:
+        if task.mode == "null":
+            return self.encoder.null_context()
+        source = self.foreign(folder) if task.mode == "foreign" else folder
+        documents = self.data(source)[0].documents
+        return self.encoder.fork().fit_context(documents, seed=task.seed or 0, context_size=task.size)
+
+    def _result(
+        self, folder: Path, task: Task, ranking: Ranking, extra: dict[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        data, _ = self.data(folder)
         quality = measure(data, ranking)
         return {
             **self.key(folder, task),
@@ -149,7 +189,7 @@ class Bench:
             "queries": len(data.queries),
             **{name: round(value, 6) for name, value in quality.means().items()},
             **extra,
-            "seconds": round(time.perf_counter() - start, 1),
+            "seconds": round(seconds, 1),
             "ndcg_per_query": [round(value, 4) for value in quality.ndcg_at_10.tolist()],
         }
 
@@ -173,21 +213,6 @@ class Bench:
             raise ValueError(f"{file} holds {len(vectors)} vectors for {len(texts)} texts; delete it")
         return vectors
 
-    def _rank_in_context(self, folder: Path, task: Task) -> tuple[Ranking, dict[str, Any]]:
-        data, _ = self.data(folder)
-        encoder = self.encoder
-        source = self.foreign(folder) if task.mode == "foreign" else folder
-        corpus = None if task.mode == "null" else self.data(source)[0].documents
-        ranking = rank_in_context(encoder, data, corpus, seed=task.seed or 0, show_progress=True)
-        extra = {
-            "name": encoder.config.name,
-            "first_stage": self.first_stage,
-            "max_length": encoder.config.max_length,
-            "context_of": None if task.mode == "null" else source.name,
-            "context_documents": encoder.context.size,
-        }
-        return ranking, extra
-
 
 def hash_first_stage(encoder: ContextualEncoder) -> str:
     """Return the sha256 of all that decides the first stage's vectors: settings, tokenizer, weights as loaded."""
@@ -201,6 +226,28 @@ def hash_first_stage(encoder: ContextualEncoder) -> str:
     return digest.hexdigest()
 
 
+def distance_from_prior(encoder: ContextualEncoder, context: Context) -> float | None:
+    """Return how far a corpus is from the training domains, 0 to 1; None for a model without term statistics.
+
+    That is the Jensen-Shannon divergence, in bits, between the document frequencies of the context's tokens and those
+    of the checkpoint's prior, each divided by its sum.
+    """
+    second = encoder.model.second_stage
+    if not isinstance(second, LateSecondStage) or second.term_head is None:
+        return None
+    prior = second.term_head.log_prior.double().exp().numpy(force=True)
+    own = np.zeros_like(prior)
+    own[context.frequencies[:, 0]] = context.frequencies[:, 1]
+    p, q = own / own.sum(), prior / prior.sum()
+    middle = (p + q) / 2
+
+    def bits(one: NDArray[np.float64]) -> float:
+        there = one > 0
+        return float((one[there] * np.log2(one[there] / middle[there])).sum())
+
+    return round((bits(p) + bits(q)) / 2, 4)
+
+
 def environment() -> dict[str, Any]:
     """Return the versions that decide figures, and the machine."""
     packages = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "PyStemmer", "ir-measures")
@@ -212,12 +259,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def tasks(modes: Sequence[str], context_seeds: Sequence[int]) -> list[Task]:
-    """Return the rankings a set needs; further context seeds apply to corpus context only."""
-    seeds: Callable[[str], Sequence[int | None]] = lambda mode: (  # noqa: E731 - three cases of one expression
-        context_seeds if mode == "corpus" else [0] if mode == "foreign" else [None]
-    )
-    return [Task(mode, seed) for mode in MODES if mode in modes for seed in seeds(mode)]
+def tasks(modes: Sequence[str], context_seeds: Sequence[int], context_sizes: Sequence[int]) -> list[Task]:
+    """Return the rankings a set needs; further context seeds and sizes apply to corpus context only."""
+    found = []
+    for mode in MODES:
+        seeds: Sequence[int | None] = context_seeds if mode == "corpus" else [0] if mode == "foreign" else [None]
+        sizes: Sequence[int | None] = [None, *context_sizes] if mode == "corpus" else [None]
+        if mode in modes:
+            found += [Task(mode, seed, size) for size in sizes for seed in seeds]
+    return found
 
 
 def compute(options: argparse.Namespace) -> None:
@@ -230,12 +280,14 @@ def compute(options: argparse.Namespace) -> None:
     bench = Bench(encoder, folders, cache=options.cache, dtype=options.dtype)
     results = Results(options.output)
     wanted = [folder for folder in folders if not options.sets or folder.name in options.sets]
-    work = [(folder, task) for folder in wanted for task in tasks(options.modes, options.context_seeds)]
-    progress = tqdm(work, desc="Quality", unit="ranking")
-    for folder, task in progress:
-        progress.set_postfix_str(f"{folder.name} {task.mode}")
-        if not results.has(bench.key(folder, task)):
-            results.add(bench.run(folder, task))
+    for folder in tqdm(wanted, desc="Quality", unit="set"):
+        work = tasks(options.modes, options.context_seeds, options.context_sizes)
+        missing = [task for task in work if not results.has(bench.key(folder, task))]
+        for task in missing:
+            if task.mode not in CONTEXT_MODES:
+                results.add(bench.run(folder, task))
+        for result in bench.run_in_context(folder, [task for task in missing if task.mode in CONTEXT_MODES]):
+            results.add(result)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -253,6 +305,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE", help=", ".join(MODES))
     parser.add_argument("--sets", nargs="+", metavar="SET", help="names of sets; default: all")
     parser.add_argument("--context-seeds", nargs="+", type=int, default=[0], help="samples of the corpus context")
+    parser.add_argument("--context-sizes", nargs="+", type=int, default=[], help="corpus context of these sizes too")
     parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
     parser.add_argument("--table", type=Path, metavar="JSON", help="write the results' table beside them and stop")
     options = parser.parse_args(arguments)

@@ -28,6 +28,7 @@ def write_table(file: Path) -> Path:
     ]
     for model, dtype in checkpoints(content["results"]):
         lines += section(select(content["results"], model, dtype), dtype)
+        lines += by_size(content["results"], model, dtype, file)
     lines += footer(content)
     output = file.with_suffix(".md")
     output.write_text("\n".join(lines) + "\n")
@@ -44,7 +45,7 @@ def checkpoints(results: Sequence[dict[str, Any]]) -> list[tuple[str | None, str
 
 def select(results: Sequence[dict[str, Any]], model: str | None, dtype: str) -> Rows:
     """Return what belongs to one checkpoint: its own results, those of its first stage, and BM25's."""
-    own = [r for r in results if (r["model"], r["dtype"]) == (model, dtype)]
+    own = [r for r in results if (r["model"], r["dtype"], r.get("size")) == (model, dtype, None)]
     first = {r["first_stage"] for r in own} or {r["first_stage"] for r in results if r["mode"] == "plain"}
     rows: Rows = {}
     for r in results:
@@ -76,6 +77,67 @@ def section(rows: Rows, dtype: str) -> list[str]:
     if "corpus" in modes:
         lines += differences(rows, [name for name in rows if "corpus" in rows[name]])
     return lines
+
+
+def by_size(results: Sequence[dict[str, Any]], model: str | None, dtype: str, file: Path) -> list[str]:
+    """Return what the corpus context gains at each size, and what it gains how far from home; draws both."""
+    own = [r for r in results if (r["model"], r["dtype"]) == (model, dtype)]
+    null = {r["set"]: r for r in own if r["mode"] == "null"}
+    corpus = [r for r in own if r["mode"] == "corpus" and r["set"] in null]
+    sizes = sorted({r["size"] for r in corpus if r.get("size") is not None})
+    if not sizes:
+        return []
+    lines = ["| context documents | corpus minus null context, mean of sets | least set | most |", "|--:|--:|--:|--:|"]
+    gains: dict[int | None, dict[str, float]] = {}
+    for size in (*sizes, None):
+        for name in null:
+            here = [r for r in corpus if (r["set"], r.get("size")) == (name, size)]
+            if here:
+                gains.setdefault(size, {})[name] = value(here) - value([null[name]])
+    most = max(r["context_documents"] for r in corpus)
+    for size, by_set in gains.items():
+        values = list(by_set.values())
+        label = f"{most}, or all there are" if size is None else size
+        lines.append(f"| {label} | {np.mean(values):+.2f} | {min(values):+.1f} | {max(values):+.1f} |")
+    distances = {r["set"]: r["distance"] for r in corpus if r.get("distance") is not None}
+    name = f"{file.stem}-{str(model)[:8]}"
+    draw(gains, most, distances, file.with_name(name))
+    pictures = [f"![Gain against context size]({name}-size.svg)"]
+    if distances:
+        pictures.append(f"![Gain against distance from the training domains]({name}-distance.svg)")
+    return [*lines, "", *pictures, ""]
+
+
+def draw(gains: dict[int | None, dict[str, float]], most: int, distances: dict[str, float], stem: Path) -> None:
+    """Draw gain against context size, and gain at full size against distance from the prior, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "quality"
+    from matplotlib import pyplot as plt
+
+    sizes = [most if size is None else size for size in gains]
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for name in next(iter(gains.values())):
+        axes.plot(sizes, [by_set.get(name, np.nan) for by_set in gains.values()], alpha=0.4, label=name)
+    axes.plot(sizes, [np.mean(list(by_set.values())) for by_set in gains.values()], "k-o", label="mean")
+    axes.set(xscale="log", xlabel="context documents", ylabel="nDCG@10 x 100 over null context")
+    axes.axhline(0, color="grey", linewidth=0.5)
+    axes.legend(fontsize=6)
+    figure.savefig(f"{stem}-size.svg", metadata={"Date": None}, bbox_inches="tight")
+    plt.close(figure)
+    if distances:
+        figure, axes = plt.subplots(figsize=(6, 4))
+        for name, distance in distances.items():
+            axes.plot(distance, gains[None][name], "ko")
+            axes.annotate(name, (distance, gains[None][name]), fontsize=7)
+        axes.set(
+            xlabel="divergence of document frequencies from the training domains, bits",
+            ylabel="nDCG@10 x 100 over null context",
+        )
+        axes.axhline(0, color="grey", linewidth=0.5)
+        figure.savefig(f"{stem}-distance.svg", metadata={"Date": None}, bbox_inches="tight")
+        plt.close(figure)
 
 
 def value(results: Sequence[dict[str, Any]], name: str = "ndcg_at_10") -> float:

@@ -42,7 +42,7 @@ from cde_train.train_config import StartConfig
 
 QUERY_TOKENS = 16
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}
-OURS, REFERENCE, PLAIN, JOINT = "cached", "sentence_transformers", "first_stage", "joint"
+OURS, REFERENCE, PLAIN, JOINT = "contextual", "sentence_transformers", "first_stage", "joint"
 
 Timings = dict[str, list[float]]
 """What was timed to its seconds, one number a repetition."""

@@ -25,8 +25,13 @@ class ModelConfig:
         first_stage: The same for the first stage's backbone.
         context_attention: ``"cached"``: context tokens attend to the context, text tokens to context and text, so
             that the context's keys and values are computed once. ``"joint"``: every token attends to every token,
-            as in the paper (section 4.2). ``"late"``: a plain encoder, whose pooled vector is moved by mean and
-            covariance of the context; needs unit dataset embeddings of its own width, no projection, no prompt tokens.
+            as in the paper (section 4.2). ``"late"``: a plain encoder, whose output alone meets the
+            context; needs unit dataset embeddings of its own width, no projection, no prompt tokens.
+        context_moments: Whether under ``"late"`` the pooled vector is moved by the context's mean and covariance.
+        term_statistics: Whether the context also counts in how many of its documents each token occurs, which decides
+            what the tokens of a text weigh (`cde_retriever.terms`); needs ``"late"``.
+        sketch_width: Dimensions that term weights are projected to and stand beside the pooled vector; a multiple of 8,
+            0 for none; needs `term_statistics`.
         context_size: How many context documents a corpus is sampled to (J). Under ``"joint"`` the trained number.
         prompt_tokens: Learned soft-prompt tokens between context and text.
         positions: Which tokens carry positions. ``"text"``: context and prompt stand at position 0, the text counts
@@ -38,6 +43,7 @@ class ModelConfig:
         output_head: What follows pooling: nothing, an MLP, or an MLP added to the pooled vector.
         normalize_first_stage: Whether dataset embeddings have unit length.
         share_word_embeddings: Whether both stages use one word-embedding matrix, stored once.
+        share_backbone: Whether both stages are one encoder, stored once; needs ``"late"`` and equal settings.
         max_length: Longest text in tokens, prompt and special tokens included; the rest is cut off.
         prompts: Text put before a query and before a document.
     """
@@ -46,6 +52,9 @@ class ModelConfig:
     second_stage: Mapping[str, Any]
     first_stage: Mapping[str, Any]
     context_attention: str = "cached"
+    context_moments: bool = True
+    term_statistics: bool = False
+    sketch_width: int = 0
     context_size: int = 512
     prompt_tokens: int = 0
     positions: str = "text"
@@ -53,6 +62,7 @@ class ModelConfig:
     output_head: str = "none"
     normalize_first_stage: bool = True
     share_word_embeddings: bool = False
+    share_backbone: bool = False
     max_length: int = 512
     prompts: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
 
@@ -88,10 +98,26 @@ class ModelConfig:
         for name, value in (("context_projection", False), ("prompt_tokens", 0), ("normalize_first_stage", True)):
             if late and getattr(self, name) != value:
                 yield f"{name} is {getattr(self, name)}, which context_attention 'late' needs to be {value}"
+        yield from self._misfits_of_terms()
         widths = [stage.get("hidden_size") for stage in (self.first_stage, self.second_stage)]
         if widths[0] != widths[1] and (late or not self.context_projection):
             needs = "context_attention 'late' needs equal widths" if late else "that needs context_projection"
             yield f"the stages are {widths[0]} and {widths[1]} wide; {needs}"
+
+    def _misfits_of_terms(self) -> Iterator[str]:
+        """Say which settings of what only `late` has contradict each other."""
+        late = self.context_attention == "late"
+        for name in ("term_statistics", "share_backbone"):
+            if getattr(self, name) and not late:
+                yield f"{name} is true, which needs context_attention 'late'"
+        if late and not self.context_moments and not self.term_statistics:
+            yield "context_moments and term_statistics are both false, which leaves 'late' without a context"
+        if self.sketch_width < 0 or self.sketch_width % 8:
+            yield f"sketch_width is {self.sketch_width}, expected a multiple of 8, or 0 for none"
+        elif self.sketch_width and not self.term_statistics:
+            yield f"sketch_width is {self.sketch_width}, which needs term_statistics"
+        if self.share_backbone and dict(self.first_stage) != dict(self.second_stage):
+            yield "share_backbone is true, but first_stage and second_stage differ"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":

@@ -13,8 +13,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,8 @@ class Context:
         seed: Seed of the sample, None for the null context.
         documents_seen: How many documents the sample was drawn from, empty ones and duplicates included.
         oversampled_to: Size to which a model that needs exactly that many repeats the documents, else None.
+        frequencies: Token ids and in how many of the documents each occurs, (k, 2) int64, read-only, ids ascending; no
+            rows for a model without term statistics.
     """
 
     vectors: NDArray[np.float32]
@@ -81,15 +84,24 @@ class Context:
     seed: int | None = None
     documents_seen: int = 0
     oversampled_to: int | None = None
+    frequencies: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
     def __post_init__(self) -> None:
-        """Freeze the vectors and check that the parts belong together."""
-        vectors = np.array(self.vectors, dtype=np.float32)
-        vectors.setflags(write=False)
-        object.__setattr__(self, "vectors", vectors)
+        """Freeze the arrays and check that the parts belong together."""
+        for name, dtype in (("vectors", np.float32), ("frequencies", np.int64)):
+            array = np.array(getattr(self, name), dtype=dtype)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        vectors, frequencies = self.vectors, self.frequencies
         if vectors.ndim != 2 or len(vectors) != len(self.text_hashes):
             raise ContextError(
                 f"a context needs one vector a text, received {vectors.shape} and {len(self.text_hashes)} texts"
+            )
+        if frequencies.ndim != 2 or frequencies.shape[1] != 2 or (frequencies < 0).any():
+            raise ContextError(f"frequencies must be pairs of token id and count, received {frequencies.shape}")
+        if len(frequencies) and frequencies[:, 1].max() > len(vectors):
+            raise ContextError(
+                f"a token is said to occur in {frequencies[:, 1].max()} documents, but the context has {len(vectors)}"
             )
         if self.texts is not None and tuple(map(hash_text, self.texts)) != self.text_hashes:
             raise ContextError("the texts of the context do not have the hashes it lists; fit it again")
@@ -121,11 +133,18 @@ class Context:
         header = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
-            "vectors_sha256": hashlib.sha256(self.vectors.tobytes()).hexdigest(),
+            "vectors_sha256": self._digest(),
             "model": asdict(self.model),
             **{name: getattr(self, name) for name in _HEADER_FIELDS},
         }
-        return save({"vectors": self.vectors}, metadata={METADATA_KEY: json.dumps(header)})
+        arrays: dict[str, NDArray[Any]] = {"vectors": self.vectors}
+        if len(self.frequencies):
+            arrays["frequencies"] = self.frequencies
+        return save(arrays, metadata={METADATA_KEY: json.dumps(header)})
+
+    def _digest(self) -> str:
+        """Return the sha256 of what was computed from the texts."""
+        return hashlib.sha256(self.vectors.tobytes() + self.frequencies.tobytes()).hexdigest()
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "bytes") -> "Context":
@@ -135,7 +154,8 @@ class Context:
             ContextFormatError: if the data are damaged, of another format version, or not a context.
         """
         try:
-            vectors = load(data)["vectors"]
+            arrays = load(data)
+            vectors, frequencies = arrays["vectors"], arrays.get("frequencies", np.zeros((0, 2), np.int64))
             length = int.from_bytes(data[:8], "little")
             header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
         except (SafetensorError, KeyError, ValueError) as error:
@@ -148,12 +168,11 @@ class Context:
             values = {name: header[name] for name in _HEADER_FIELDS}
             for name in ("text_hashes", "texts"):
                 values[name] = None if values[name] is None else tuple(values[name])
-            context = cls(vectors=vectors, model=ModelIdentity(**header["model"]), **values)
+            context = cls(vectors=vectors, frequencies=frequencies, model=ModelIdentity(**header["model"]), **values)
             stated = (header["fingerprint"], header["vectors_sha256"])
         except (KeyError, TypeError, ContextError) as error:
             raise ContextFormatError(f"{source} is a damaged context ({error!r}); restore it or fit again") from error
-        digest = hashlib.sha256(context.vectors.tobytes()).hexdigest()
-        if stated != (context.fingerprint, digest):
+        if stated != (context.fingerprint, context._digest()):
             raise ContextFormatError(f"{source} does not match its own fingerprint; restore it or fit again")
         return context
 
@@ -265,9 +284,15 @@ def sample_documents(documents: Iterable[str], size: int, seed: int) -> Sample:
 
 
 def make_context(
-    sample: Sample, vectors: NDArray[np.float32], model: ModelIdentity, *, store_texts: bool, needs: int | None
+    sample: Sample,
+    vectors: NDArray[np.float32],
+    model: ModelIdentity,
+    *,
+    store_texts: bool,
+    needs: int | None,
+    frequencies: NDArray[np.int64] | None = None,
 ) -> Context:
-    """Put a sample and its dataset embeddings, (J, d), together."""
+    """Put a sample, its dataset embeddings, (J, d), and its term statistics, (k, 2), together."""
     return Context(
         vectors=vectors,
         model=model,
@@ -277,6 +302,7 @@ def make_context(
         seed=sample.seed,
         documents_seen=sample.documents_seen,
         oversampled_to=needs if needs is not None and needs > len(sample.texts) else None,
+        frequencies=np.zeros((0, 2), np.int64) if frequencies is None else frequencies,
     )
 
 

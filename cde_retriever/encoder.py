@@ -21,7 +21,7 @@ from cde_retriever.config import ModelConfig
 from cde_retriever.context import Context, ModelIdentity, make_context, sample_documents
 from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
 from cde_retriever.model import State, TwoStageModel
-from cde_retriever.tokenization import TextTokenizer, check_texts
+from cde_retriever.tokenization import TextTokenizer, check_texts, count_documents
 
 Vectors = NDArray[np.float32]
 
@@ -120,6 +120,11 @@ class ContextualEncoder:
         return self.model.dimension
 
     @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids the second stage knows."""
+        return int(self.model.second_stage.backbone.config.vocab_size)
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
@@ -182,7 +187,14 @@ class ContextualEncoder:
         sample = sample_documents(documents, context_size or self.config.context_size, seed)
         vectors = self.encode_first_stage(sample.texts, batch_size=batch_size, show_progress=show_progress)
         needs = None if self.config.positions == "text" else self.config.context_size
-        context = make_context(sample, vectors, self.identity, store_texts=store_texts, needs=needs)
+        context = make_context(
+            sample,
+            vectors,
+            self.identity,
+            store_texts=store_texts,
+            needs=needs,
+            frequencies=self._count_terms(sample.texts) if self.config.term_statistics else None,
+        )
         self.set_context(context)
         return context
 
@@ -200,8 +212,18 @@ class ContextualEncoder:
         if context.oversampled_to is not None:
             rows = rows[np.arange(context.oversampled_to) % len(rows)]
         embeddings = torch.tensor(rows, device=self.device, dtype=self._dtype)
+        frequencies = None
+        if self.config.term_statistics:
+            frequencies = torch.zeros(self.vocabulary_size, device=self.device)
+            frequencies[torch.tensor(context.frequencies[:, 0])] = torch.tensor(context.frequencies[:, 1]).float()
         with self._lock, torch.inference_mode():
-            self._active = _Active(context, self.model.second_stage.prepare(embeddings))
+            self._active = _Active(context, self.model.second_stage.prepare(embeddings, frequencies=frequencies))
+
+    def _count_terms(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return token ids and in how many of the documents each occurs, (k, 2)."""
+        counts = count_documents(self._texts.tokenize(texts, "document").ids, self.vocabulary_size)
+        found = np.flatnonzero(counts)
+        return np.stack([found, counts[found]], axis=1)
 
     def null_context(self) -> Context:
         """Return the context that stands for "no corpus"; setting it is a mode of its own, with a fingerprint."""

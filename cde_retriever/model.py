@@ -15,6 +15,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cde_retriever.attention import ATTENTION_NAME, ContextReader, ContextRecorder
 from cde_retriever.backbone import build_backbone, embed_tokens, input_offset
@@ -22,17 +23,23 @@ from cde_retriever.config import ModelConfig
 from cde_retriever.errors import ConfigError
 from cde_retriever.late import MomentHead
 from cde_retriever.pooling import mean_pool
+from cde_retriever.terms import TermHead
 
 State = tuple[Tensor, ...]
 """What a layout makes of a context; a function of the dataset embeddings and the second stage's parameters alone."""
 
 
 class FirstStage(nn.Module):
-    """M1: embeds each context document by itself."""
+    """M1: embeds each context document by itself.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: Architecture.
+        backbone: The second stage's, if both stages are to be one encoder.
+    """
+
+    def __init__(self, config: ModelConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__()
-        self.backbone = build_backbone(config.first_stage)
+        self.backbone = build_backbone(config.first_stage) if backbone is None else backbone
         self.normalize = config.normalize_first_stage
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -78,13 +85,24 @@ class SecondStage(nn.Module):
         self.backbone = build_backbone(config.second_stage, self.attention)
         self.output_head = OutputHead(config.output_head, self.backbone.config.hidden_size)
 
+    @property
+    def reads_dataset_embeddings(self) -> bool:
+        """Whether the first stage's vectors of the context play a part, or their number alone does."""
+        return True
+
     def enter_like_words(self) -> None:
         """Start what leads context documents into an untrained backbone so that they enter as words would."""
 
-    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
-        """Turn dataset embeddings, (c, d) with c = 0 for the null context, into what `forward` needs of them.
+    def prepare(
+        self, dataset_embeddings: Tensor, dropped: Tensor | None = None, frequencies: Tensor | None = None
+    ) -> State:
+        """Turn what is known of a context into what `forward` needs of it.
 
-        Documents that are `dropped`, (c,), count as the null context does (context dropout; training only).
+        Args:
+            dataset_embeddings: First-stage vectors, (c, d); c = 0 for the null context.
+            dropped: True for documents that count as the null context does, (c,) (context dropout; training only).
+            frequencies: How many of the documents that are not dropped hold each token, (V,); only for models with
+                `term_statistics`. None stands for no document.
         """
         raise NotImplementedError
 
@@ -151,7 +169,12 @@ class CachedSecondStage(PrefixSecondStage):
         self.gate = nn.Parameter(torch.zeros(backbone.num_hidden_layers, backbone.num_attention_heads))
         self._attention_layers: tuple[nn.Module, ...] = ()
 
-    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
+    def prepare(
+        self,
+        dataset_embeddings: Tensor,
+        dropped: Tensor | None = None,
+        frequencies: Tensor | None = None,  # noqa: ARG002
+    ) -> State:
         """Return the keys and values of the context, each (1, heads, c, head width), layer after layer."""
         prefix = self.prefix(dataset_embeddings, dropped)
         recorder = ContextRecorder()
@@ -181,7 +204,12 @@ class CachedSecondStage(PrefixSecondStage):
 class JointSecondStage(PrefixSecondStage):
     """Every token attends to every token, as in the paper and the released weights: a forward over c + s tokens."""
 
-    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
+    def prepare(
+        self,
+        dataset_embeddings: Tensor,
+        dropped: Tensor | None = None,
+        frequencies: Tensor | None = None,  # noqa: ARG002
+    ) -> State:
         """Return the prefix, (c + prompt tokens, d); nothing else of the context can be shared between texts."""
         return (self.prefix(dataset_embeddings, dropped),)
 
@@ -212,19 +240,40 @@ class JointSecondStage(PrefixSecondStage):
 
 
 class LateSecondStage(SecondStage):
-    """A plain encoder; the pooled vector alone meets the context, as mean and covariance of its documents.
+    """A plain encoder, whose output alone meets the context.
 
-    Both stages must give vectors of one space. Untrained, or under the null context, the output is the plain encoder's.
+    Token vectors are pooled by what the context's term statistics say of the tokens, if the model uses these; the
+    pooled vector is moved by mean and covariance of the context's documents, if it uses those, for which both stages
+    must give vectors of one space. Untrained and without term statistics, the output is the plain encoder's.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.moment_head = MomentHead(self.backbone.config.hidden_size)
+        settings = self.backbone.config
+        self.moment_head = MomentHead(settings.hidden_size) if config.context_moments else None
+        self.term_head = None
+        if config.term_statistics:
+            self.term_head = TermHead(settings.vocab_size, settings.hidden_size, config.sketch_width)
 
-    def prepare(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> State:
-        """Return the context's mean, (d,), and whitening, (d, d); dropped documents are left out of both."""
+    @property
+    def reads_dataset_embeddings(self) -> bool:
+        """Whether moments are used."""
+        return self.moment_head is not None
+
+    def prepare(
+        self, dataset_embeddings: Tensor, dropped: Tensor | None = None, frequencies: Tensor | None = None
+    ) -> State:
+        """Return what is used of: the context's mean, (d,), and whitening, (d, d); what each token says in it, (V,).
+
+        Dropped documents are left out of all of them.
+        """
         context = dataset_embeddings if dropped is None else dataset_embeddings[~dropped]
-        return self.moment_head.moments(context)
+        state: State = () if self.moment_head is None else self.moment_head.moments(context)
+        if self.term_head is None:
+            return state
+        if frequencies is None:
+            frequencies = torch.zeros_like(self.term_head.log_prior)
+        return *state, self.term_head.information(frequencies, len(context))
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:  # noqa: ARG002
         """Run the backbone over the texts alone."""
@@ -232,9 +281,21 @@ class LateSecondStage(SecondStage):
         return output
 
     def forward(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
-        """Return unit vectors, (b, d), of tokenised texts, (b, s), given a prepared context."""
-        output: Tensor = self.moment_head(super().forward(input_ids, mask, state), *state)
-        return output
+        """Return unit vectors, (b, d) or with a sketch (b, d + m), of tokenised texts, (b, s)."""
+        return self.contextualise(self.hidden_states(input_ids, mask, state), input_ids, mask, state)
+
+    def contextualise(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
+        """Return what `forward` does, of last hidden states, (b, s, d), which are the same under every context."""
+        if self.term_head is None:
+            pooled = mean_pool(hidden, mask)
+        else:
+            pooled = self.term_head.pool(hidden, input_ids, mask, state[-1])
+        vectors = nn.functional.normalize(self.output_head(pooled), dim=-1)
+        if self.moment_head is not None:
+            vectors = self.moment_head(vectors, state[0], state[1])
+        if self.term_head is not None:
+            vectors = self.term_head.join(vectors, hidden, input_ids, mask, state[-1])
+        return vectors
 
 
 LAYOUTS: dict[str, type[SecondStage]] = {
@@ -254,8 +315,8 @@ class TwoStageModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.first_stage = FirstStage(config)
         self.second_stage = LAYOUTS[config.context_attention](config)
+        self.first_stage = FirstStage(config, self.second_stage.backbone if config.share_backbone else None)
         if config.share_word_embeddings:
             self.first_stage.backbone.set_input_embeddings(self.second_stage.backbone.get_input_embeddings())
         self.eval()
@@ -263,11 +324,13 @@ class TwoStageModel(nn.Module):
     @property
     def dimension(self) -> int:
         """Width of the output vectors."""
-        return int(self.second_stage.backbone.config.hidden_size)
+        return int(self.second_stage.backbone.config.hidden_size) + self.config.sketch_width
 
     def stored_state(self) -> dict[str, Tensor]:
-        """Return the state to store: every tensor once, shared word embeddings under the second stage."""
+        """Return the state to store: every tensor once, what the stages share under the second stage."""
         state = self.state_dict()
+        if self.config.share_backbone:
+            return {name: tensor for name, tensor in state.items() if not name.startswith("first_stage.backbone.")}
         if self.config.share_word_embeddings:
             shared = self.second_stage.backbone.get_input_embeddings().weight
             for name, parameter in self.named_parameters(remove_duplicate=False):

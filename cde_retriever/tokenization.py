@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -77,6 +79,14 @@ class TextTokenizer:
             input_ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
             mask[i, : len(row)] = 1
         return input_ids, mask
+
+
+def count_documents(ids: Sequence[Sequence[int]], vocabulary: int) -> NDArray[np.int64]:
+    """Return in how many of the texts each token occurs, (V,)."""
+    counts = np.zeros(vocabulary, dtype=np.int64)
+    for row in ids:
+        counts[np.unique(np.asarray(row, dtype=np.int64))] += 1
+    return counts
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cde_retriever.tokenization import TextTokenizer
+from cde_retriever.tokenization import TextTokenizer, count_documents
 from cde_train.data import TrainingPair
 from cde_train.errors import TrainingDataError
 from cde_train.false_negatives import FilterConfig, duplicate_mask, false_negative_mask
@@ -75,6 +75,8 @@ class BatchBuilder:
         config: Settings of the run.
         tokenizer: Cuts texts at the run's length.
         first_stage: Dataset embeddings of all documents, for a frozen first stage; None to send token ids through it.
+        reads_vectors: Whether the model reads dataset embeddings; if not, it is told the number of documents alone.
+        vocabulary: Size of the vocabulary over which tokens of the context are counted; 0 to count none.
         rank: This process.
         processes: How many there are.
     """
@@ -86,6 +88,8 @@ class BatchBuilder:
         tokenizer: TextTokenizer,
         *,
         first_stage: TextVectors | None = None,
+        reads_vectors: bool = True,
+        vocabulary: int = 0,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
@@ -93,6 +97,8 @@ class BatchBuilder:
         self.config = config
         self.tokenizer = tokenizer
         self.first_stage = first_stage
+        self.reads_vectors = reads_vectors
+        self.vocabulary = vocabulary
         self.rank = rank
         self.processes = processes
 
@@ -105,13 +111,14 @@ class BatchBuilder:
         row = self.data.batches[step]  # the shares of all processes, one after the other
         everyone = [self.data.pairs[i] for i in row]
         mine = [self.data.pairs[i] for i in rank_share(row, self.rank, self.processes)]
-        context, dropped = self._context(step, everyone)
+        documents, dropped = self._context(step, everyone)
         return TwoStageBatch(
             queries=self._ids([pair.query for pair in mine], "query"),
             documents=self._ids(self._documents(mine), "document"),
-            context=context,
+            context=self._first_stage_input(documents),
             false_negatives=torch.from_numpy(self._mask(everyone)),
             dropped=dropped,
+            frequencies=self._frequencies(documents, dropped),
         )
 
     def _documents(self, pairs: Sequence[TrainingPair]) -> list[str]:
@@ -138,7 +145,7 @@ class BatchBuilder:
             mask |= false_negative_mask(*vectors, self.data.filtering.margin)
         return mask
 
-    def _context(self, step: int, everyone: Sequence[TrainingPair]) -> tuple[Ids | torch.Tensor, torch.Tensor]:
+    def _context(self, step: int, everyone: Sequence[TrainingPair]) -> tuple[list[str], torch.Tensor]:
         """Draw the step's context documents, and which of them context dropout replaces."""
         config = self.config
         rng = np.random.default_rng([config.seed, step])
@@ -149,8 +156,20 @@ class BatchBuilder:
             source = self.data.documents_by_domain[everyone[0].domain]
         drawn = [] if null else rng.choice(len(source), min(size, len(source)), replace=False).tolist()
         documents = [source[i] for i in drawn]
-        dropped = torch.from_numpy(rng.random(len(documents)) < config.context_dropout)
+        return documents, torch.from_numpy(rng.random(len(documents)) < config.context_dropout)
+
+    def _first_stage_input(self, documents: Sequence[str]) -> Ids | torch.Tensor:
+        """Return the documents' dataset embeddings, (c, d), where they are known, else their token ids."""
+        if not self.reads_vectors:
+            return torch.zeros(len(documents), 0)
         if self.first_stage is None:
-            return self._ids(documents, "document"), dropped
-        vectors = self.first_stage.take(documents) if documents else np.zeros((0, self.first_stage.width), np.float32)
-        return torch.from_numpy(vectors), dropped
+            return self._ids(documents, "document")
+        if not documents:
+            return torch.zeros(0, self.first_stage.width)
+        return torch.from_numpy(self.first_stage.take(documents))
+
+    def _frequencies(self, documents: Sequence[str], dropped: torch.Tensor) -> torch.Tensor | None:
+        if not self.vocabulary:
+            return None
+        kept = [text for text, gone in zip(documents, dropped.tolist(), strict=True) if not gone]
+        return torch.from_numpy(count_documents(self._ids(kept, "document"), self.vocabulary)).float()

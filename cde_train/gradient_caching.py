@@ -45,6 +45,7 @@ class TwoStageBatch:
         false_negatives: True where a document is left out of a query's denominator, over all processes: queries and
             positives process after process, then hard negatives process after process.
         dropped: Context documents that the null context's vector replaces, (c,).
+        frequencies: How many of the other context documents hold each token, (V,), for a model with term statistics.
     """
 
     queries: Ids
@@ -52,6 +53,7 @@ class TwoStageBatch:
     context: Ids | Tensor
     false_negatives: Tensor
     dropped: Tensor | None = None
+    frequencies: Tensor | None = None
 
     def to(self, device: torch.device) -> "TwoStageBatch":
         """Return the batch with its tensors on a device."""
@@ -60,6 +62,7 @@ class TwoStageBatch:
             context=self.context.to(device) if isinstance(self.context, Tensor) else self.context,
             false_negatives=self.false_negatives.to(device),
             dropped=None if self.dropped is None else self.dropped.to(device),
+            frequencies=None if self.frequencies is None else self.frequencies.to(device),
         )
 
 
@@ -118,7 +121,7 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
 
     # 2. The state with its graph, cut off from the texts; output vectors without a graph.
     with how.autocast():
-        state = second.prepare(embeddings, batch.dropped)
+        state = second.prepare(embeddings, batch.dropped, batch.frequencies)
     leaves: State = tuple(tensor.detach().requires_grad_(tensor.requires_grad) for tensor in state)
     with torch.no_grad():
         rows = [(r, _embed(second, ids, mask, leaves, how)) for r, ids, mask in how.chunks(texts)]
@@ -157,7 +160,7 @@ def direct_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
         embeddings = batch.context
         if not isinstance(embeddings, Tensor):
             embeddings = model.first_stage(*how.pad(embeddings)) if embeddings else _dataset_embeddings(model, [], how)
-        state = model.second_stage.prepare(embeddings, batch.dropped)
+        state = model.second_stage.prepare(embeddings, batch.dropped, batch.frequencies)
         (rows, ids, mask), *_ = whole.chunks([*batch.queries, *batch.documents])
         outputs = model.second_stage(ids, mask, state)[_inverse(rows)]
     result = _loss(outputs, batch, temperature)

@@ -42,8 +42,8 @@ def read_plain_encoder(folder: str | os.PathLike[str]) -> PreTrainedModel:
 def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0) -> ContextualEncoder:
     """Build a two-stage model whose stages both are the plain encoder in a folder.
 
-    Word embeddings are shared between the stages. What a plain encoder does not have (gate, projection, prompt, null
-    context) starts as `SecondStage` says, so that the model begins near the plain encoder.
+    The stages share their word embeddings, or the whole encoder. What a plain encoder does not have (gate, projection,
+    prompt, null context, heads) starts as `SecondStage` says, so that the model begins near the plain encoder.
 
     Args:
         folder: A `transformers` or sentence-transformers folder with mean pooling.
@@ -66,11 +66,15 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
         first_stage=settings,
         second_stage=settings,
         context_attention=start.context_attention,
+        context_moments=start.context_moments,
+        term_statistics=start.term_statistics,
+        sketch_width=start.sketch_width,
         context_size=start.context_size,
         prompt_tokens=start.prompt_tokens,
         context_projection=start.context_attention != "late",
         output_head=start.output_head,
-        share_word_embeddings=True,
+        share_word_embeddings=not start.share_backbone,
+        share_backbone=start.share_backbone,
         max_length=start.max_length,
         prompts=start.prompts,
     )

@@ -13,12 +13,26 @@ def prepare_parameters(model: TwoStageModel, config: TrainConfig) -> None:
     """Freeze what is not trained, and put in low-rank updates if they are asked for.
 
     Under a frozen first stage, word embeddings that both stages share are frozen too: its vectors were computed once
-    and have to stay right.
+    and have to stay right. Where both stages are one encoder, `train_backbone` is about that one.
+
+    Raises:
+        ValueError: if the first stage would change under a head that stands on its vectors as they are.
     """
+    settings = model.config
+    changes_first_stage = config.train_first_stage
+    if settings.share_backbone:
+        changes_first_stage = config.train_backbone
+    if changes_first_stage and settings.context_attention == "late" and settings.context_moments:
+        raise ValueError(
+            f"{settings.name} reads its context as moments of the first stage's vectors, which therefore stays as it "
+            f"is; set {'train_backbone' if settings.share_backbone else 'train_first_stage'} to false"
+        )
     model.requires_grad_(True)
     if config.lora_rank:
         add_low_rank(model, config.lora_rank, config.lora_alpha)  # freezes what it does not train
-    if not config.train_first_stage:
+    if not config.train_backbone:
+        model.second_stage.backbone.requires_grad_(False)
+    if not changes_first_stage:
         model.first_stage.requires_grad_(False)
 
 

@@ -154,16 +154,13 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[str]:
     phases = list(enumerate(sections["phase"]))
     if not sections["phase"]:
         yield "phase is empty, expected at least one [[phase]]"
-    if model.context_attention == "late" and model.prompt_tokens:
-        yield (
-            f"model.prompt_tokens is {model.prompt_tokens}, but model.context_attention is 'late', which has none; set "
-            "it to 0"
-        )
+    yield from _of_the_layout(model)
     for i, phase in phases:
-        if model.context_attention == "late" and phase.train_first_stage:
+        changing = "train_backbone" if model.share_backbone else "train_first_stage"
+        if model.context_attention == "late" and model.context_moments and getattr(phase, changing):
             yield (
-                f"phase.{i}.train_first_stage is true, but model.context_attention is 'late', whose head stands on a "
-                "first stage that stays as it is; set one of them otherwise"
+                f"phase.{i}.{changing} is true, but model.context_attention is 'late' with context_moments, whose head "
+                "stands on a first stage that stays as it is; set one of them otherwise"
             )
         if phase.train_length > model.max_length:
             yield (
@@ -178,6 +175,25 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[str]:
             )
         if phase.name in [other.name for j, other in phases if j < i]:
             yield f"phase.{i}.name is {phase.name!r}, as that of an earlier phase; name it otherwise"
+
+
+def _of_the_layout(model: ModelSection) -> Iterator[str]:
+    """Yield which settings of the model do not go with its layout."""
+    if model.context_attention == "late" and model.prompt_tokens:
+        yield (
+            f"model.prompt_tokens is {model.prompt_tokens}, but model.context_attention is 'late', which has none; set "
+            "it to 0"
+        )
+    if model.context_attention == "late" and not model.context_moments and not model.term_statistics:
+        yield "model.context_moments and model.term_statistics are both false, which leaves 'late' without a context"
+    for name in ("term_statistics", "share_backbone"):
+        if getattr(model, name) and model.context_attention != "late":
+            yield f"model.{name} is true, but model.context_attention is {model.context_attention!r}; it needs 'late'"
+    if model.sketch_width % 8 or model.sketch_width < 0 or (model.sketch_width and not model.term_statistics):
+        yield (
+            f"model.sketch_width is {model.sketch_width}, expected 0, or a multiple of 8 together with "
+            "model.term_statistics"
+        )
 
 
 def refuse(faults: Sequence[str]) -> None:

@@ -32,6 +32,10 @@ class StartConfig:
 
     name: str
     context_attention: str = "cached"
+    context_moments: bool = True
+    term_statistics: bool = False
+    sketch_width: int = 0
+    share_backbone: bool = False
     context_size: int = 512
     prompt_tokens: int = 0
     output_head: str = "none"
@@ -56,6 +60,8 @@ class TrainConfig:
         context_dropout: Chance that the null context's vector replaces a context document (paper: 0.005).
         null_rate: Share of steps under the null context.
         train_first_stage: Whether the first stage is trained too; if not, its vectors are computed once.
+        train_backbone: Whether the second stage's backbone is trained, or only what a plain one does not have: gate,
+            projection, heads. Where both stages are one encoder, this is about that one.
         lora_rank: Rank of the low-rank updates to train instead of the full weights; 0 for full weights.
         lora_alpha: Scale of the updates is alpha / rank.
         temperature: Divides the cosine scores (paper: 0.02).
@@ -87,6 +93,7 @@ class TrainConfig:
     context_dropout: float = 0.005
     null_rate: float = 0.1
     train_first_stage: bool = False
+    train_backbone: bool = True
     lora_rank: int = 0
     lora_alpha: int = 16
     temperature: float = 0.02
@@ -137,6 +144,8 @@ class TrainConfig:
             yield "patience needs measurements to be patient with; set eval_steps"
         if self.lora_rank and self.train_first_stage:
             yield "lora_rank trains updates of the second stage; set train_first_stage to false"
+        if self.lora_rank and not self.train_backbone:
+            yield "lora_rank trains updates of the backbone; set train_backbone to true, or lora_rank to 0"
         if self.lora_rank and self.interpolation != 1:
             yield "interpolation is for full weights; with lora_rank, lower lora_alpha instead"
         if self.eval_steps and self.save_steps % self.eval_steps:

@@ -28,6 +28,7 @@ from cde_train.gradient_caching import Chunking, cached_step
 from cde_train.parameters import parameter_groups, prepare_parameters
 from cde_train.saved_state import claim, load_model, newest_whole_state, seal, write_model
 from cde_train.surrogate import FirstStage, TextVectors, embed_texts
+from cde_train.term_prior import estimate_prior
 from cde_train.train_config import TrainConfig
 
 METRIC = "ndcg@10"
@@ -78,6 +79,8 @@ def train(
         start = {name: tensor.detach().clone() for name, tensor in encoder.model.state_dict().items()}
     output.mkdir(parents=True, exist_ok=True)
     claim(output, config, data.batches, encoder.identity.sha256)
+    if encoder.config.term_statistics:
+        estimate_prior(encoder, data)
     trainer = TwoStageTrainer(encoder, data, config, output, development)
     state = newest_whole_state(output)
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
@@ -126,12 +129,16 @@ class TwoStageTrainer(HuggingFaceTrainer):
             config,
             self.tokenizer,
             first_stage=self._first_stage_vectors(data, output),
+            reads_vectors=encoder.model.second_stage.reads_dataset_embeddings,
+            vocabulary=encoder.vocabulary_size if encoder.config.term_statistics else 0,
             rank=self.args.process_index,
             processes=self.args.world_size,
         )
 
     def _first_stage_vectors(self, data: TrainingSet, output: Path) -> TextVectors | None:
-        """Return the frozen first stage's vectors of what may become context, computed once; None where it trains."""
+        """Return a frozen first stage's vectors of what may become context; None if it trains or is not read."""
+        if not self.encoder.model.second_stage.reads_dataset_embeddings:
+            return None
         if self.config.train_first_stage or not self.encoder.config.normalize_first_stage:
             return None
         if data.dataset_embeddings is not None:

@@ -74,10 +74,15 @@ def tiny_encoder(
     with torch.no_grad():
         second = model.second_stage
         if settings.context_attention == "late":
-            head = second.moment_head
-            head.amount.fill_(0.7)
-            head.amount_direction.normal_(std=2.0)
-            head.power.fill_(0.5)
+            if settings.context_moments:
+                head = second.moment_head
+                head.amount.fill_(0.7)
+                head.amount_direction.normal_(std=2.0)
+                head.power.fill_(0.5)
+            if settings.term_statistics:
+                for parameter in second.term_head.parameters():
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+                second.term_head.log_prior.copy_(torch.linspace(-6, -0.5, len(second.term_head.log_prior)))
         else:
             second.null_context.normal_()
             second.prompt.normal_()

@@ -18,7 +18,7 @@ class DataConfig:
         surrogate: Folder of the surrogate.
         length: Longest text the surrogate reads, in tokens.
         pairs_per_domain: Most pairs of a domain.
-        leave_out: Domains not used.
+        leave_out: Domains not used, as the pairs name them.
         seed: Seed of the draw.
     """
 
@@ -31,9 +31,17 @@ class DataConfig:
 
 
 def draw_pairs(config: DataConfig) -> list[TrainingPair]:
-    """Return the same pairs every time: at most so many of each domain, domains in alphabetical order."""
+    """Return the same pairs every time: at most so many of each domain, domains in alphabetical order.
+
+    Raises:
+        ValueError: if a domain to leave out is not there.
+    """
     drawn: list[TrainingPair] = []
-    for domain, pairs in by_domain(read_pairs(config.pairs)).items():
+    domains = by_domain(read_pairs(config.pairs))
+    unknown = sorted(set(config.leave_out) - set(domains))
+    if unknown:
+        raise ValueError(f"leave_out names {', '.join(unknown)}, which are not among the domains: {', '.join(domains)}")
+    for domain, pairs in domains.items():
         if domain not in config.leave_out:
             rng = random.Random(f"{config.seed}/{domain}")
             drawn += rng.sample(pairs, min(len(pairs), config.pairs_per_domain))

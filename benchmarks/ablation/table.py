@@ -18,6 +18,8 @@ TITLES = {
     "both": "yes | yes | cached",
     "both_joint": "yes | yes | joint",
     "both_late": "yes | yes | late",
+    "both_cached_time": "yes | yes | cached, as long as joint",
+    "both_late_time": "yes | yes | late, as long as joint",
 }
 CONTEXTS = ("corpus", "null", "foreign")
 
@@ -107,8 +109,10 @@ def effects(cells: dict[str, list[dict[str, Any]]], sets: Sequence[str]) -> list
         ("own context over null context, both", ("both", "both", "corpus", "null")),
         ("own context over a foreign one, both", ("both", "both", "corpus", "foreign")),
         ("batching, margin -0.1 instead of 0", ("batching_strict", "batching")),
-        ("joint - cached", ("both_joint", "both")),
-        ("late - cached", ("both_late", "both")),
+        ("joint - cached, equal steps", ("both_joint", "both")),
+        ("joint - cached, equal training time", ("both_joint", "both_cached_time")),
+        ("late - cached, equal training time", ("both_late_time", "both_cached_time")),
+        ("late - cached, equal steps", ("both_late", "both")),
         ("own context over null context, late", ("both_late", "both_late", "corpus", "null")),
         ("own context over a foreign one, late", ("both_late", "both_late", "corpus", "foreign")),
     ]

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from benchmarks import quality
-from benchmarks.quality_table import bootstrap, write_table
+from benchmarks.many_contexts import encode_under
+from benchmarks.quality_table import bootstrap, select, write_table
+from benchmarks.recipes.card import card
 from cde_retriever.encoder import ContextualEncoder
 from tests.tiny import documents, tiny_encoder
 
@@ -42,6 +44,7 @@ def test_every_mode_is_measured_and_nothing_twice(arguments, monkeypatch):
     assert len(found) == 3 * (len(quality.MODES) + 1)  # corpus context has two seeds
     assert {row["context_of"] for row in found if row["set"] == "c" and row["mode"] == "foreign"} == {"a"}
     monkeypatch.setattr(quality.Bench, "run", None)
+    monkeypatch.setattr(quality, "encode_under", None)
     assert quality.main(arguments) == 0  # would fail if anything ran again
     assert results(arguments) == found
 
@@ -57,6 +60,48 @@ def test_plain_results_serve_other_checkpoints_with_the_same_first_stage(argumen
     modes = [row["mode"] for row in results(arguments)]
     assert (modes.count("plain"), modes.count("bm25"), modes.count("null")) == (3, 3, 6)
     assert quality.Path(arguments[3]).with_suffix(".md").read_text().count("| a | 20 | 5 |") == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"context_attention": "late", "term_statistics": True, "sketch_width": 64}],
+    ids=["cached", "late"],
+)
+def test_many_contexts_at_once_give_what_each_gives_alone(settings):
+    encoder = tiny_encoder(**settings)
+    contexts = [encoder.fork().fit_context(documents(30, seed=seed)) for seed in (1, 2)] + [encoder.null_context()]
+    texts = documents(40, seed=7)
+    for role in ("document", "query"):
+        together = encode_under(encoder, texts, role, contexts)
+        for vectors, context in zip(together, contexts, strict=True):
+            encoder.set_context(context)
+            alone = encoder.encode_documents(texts) if role == "document" else encoder.encode_queries(texts)
+            np.testing.assert_allclose(vectors, alone, atol=1e-6, rtol=0)
+
+
+def test_sizes_and_distances_are_measured_and_drawn(tmp_path):
+    encoder = tiny_encoder(context_attention="late", term_statistics=True, sketch_width=64)
+    folder = encoder.save_pretrained(tmp_path / "model")
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "quality.json"
+    shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32", "--device", "cpu"]
+    quality.main(
+        [str(folder), str(sets), *shared, "--modes", "plain", "bm25", "null", "corpus", "--context-sizes", "4"]
+    )
+    found = json.loads(output.read_text())["results"]
+    corpus = [row for row in found if row["mode"] == "corpus"]
+    assert {(row["size"], row["context_documents"]) for row in corpus} == {(None, 16), (4, 4)}
+    assert all(0 < row["distance"] < 1 for row in corpus)
+    page = output.with_suffix(".md").read_text()
+    assert "| 4 |" in page
+    assert "| 16, or all there are |" in page
+    assert len(list(output.parent.glob("*.svg"))) == 2
+    main_rows = select(found, corpus[0]["model"], "float32")
+    assert all(len(row["corpus"]) == 1 for row in main_rows.values()), "other sizes stay out of the main table"
+    text = card(output, folder)
+    for heading in ("Data and licences", "Figures", "Where it loses", "Limits"):
+        assert f"## {heading}" in text
+    with pytest.raises(ValueError, match="has figures of"):
+        card(output, tiny_encoder(seed=3).save_pretrained(tmp_path / "other"))
 
 
 def test_another_first_stage_has_another_hash():

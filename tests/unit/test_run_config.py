@@ -152,6 +152,23 @@ def test_late_context_stands_on_a_first_stage_that_stays(monkeypatch):
     assert load_run_config("default", ["model.context_attention=late"]).model.context_attention == "late"
 
 
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        (["model.term_statistics=true"], r"model\.term_statistics is true, but model\.context_attention is 'cached'"),
+        (["model.share_backbone=true"], r"model\.share_backbone is true, but"),
+        (["model.context_attention=late", "model.sketch_width=64"], r"model\.sketch_width is 64"),
+        (
+            ["model.context_attention=late", "model.share_backbone=true"],
+            r"phase\.0\.train_backbone is true, but model\.context_attention is 'late' with context_moments",
+        ),
+    ],
+)
+def test_settings_of_the_term_head_are_checked(settings, fault):
+    with pytest.raises(ConfigError, match=fault):
+        load_run_config("default", settings)
+
+
 def test_objects_are_checked_like_files():
     with pytest.raises(ConfigError, match=r"phase\.0\.temperature is 0"):
         RunConfig(phase=(PhaseConfig(temperature=0),))

@@ -1,0 +1,55 @@
+"""The same texts under many contexts, for the price of one where the layout allows it.
+
+Under `late` the backbone does not see the context, so its hidden states are computed once and only the head runs once
+a context. The other layouts run whole. The vectors are those of `encode_documents` and `encode_queries`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from cde_retriever.context import Context
+from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.model import LateSecondStage
+
+Vectors = NDArray[np.float32]
+BATCH_SIZE = 32
+
+
+def encode_under(
+    encoder: ContextualEncoder, texts: Sequence[str], role: str, contexts: Sequence[Context], *, label: str = ""
+) -> list[Vectors]:
+    """Embed texts under each context.
+
+    Args:
+        encoder: The checkpoint; keeps whatever context it has.
+        texts: The texts.
+        role: ``"query"`` or ``"document"``.
+        contexts: Contexts of this model.
+        label: What the progress bar calls it.
+
+    Returns:
+        Unit vectors, (n, d) float32, one array a context.
+    """
+    forks = [encoder.fork() for _ in contexts]
+    for fork, context in zip(forks, contexts, strict=True):
+        fork.set_context(context)
+    second = encoder.model.second_stage
+    if not isinstance(second, LateSecondStage):
+        return [getattr(fork, f"encode_{'queries' if role == 'query' else 'documents'}")(texts) for fork in forks]
+    tokenizer = encoder.text_tokenizer(encoder.config.max_length)
+    ids = tokenizer.tokenize(texts, role).ids
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    output = [np.zeros((len(texts), encoder.dimension), np.float32) for _ in contexts]
+    states = [fork._require_active().state for fork in forks]
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(order), BATCH_SIZE), desc=label, unit="batch", leave=False):
+            rows = order[start : start + BATCH_SIZE]
+            input_ids, mask = (tensor.to(encoder.device) for tensor in tokenizer.pad([ids[i] for i in rows]))
+            hidden = second.hidden_states(input_ids, mask, states[0])
+            for vectors, state in zip(output, states, strict=True):
+                vectors[rows] = second.contextualise(hidden, input_ids, mask, state).float().cpu().numpy()
+    return output

@@ -1,0 +1,1 @@
+"""Recipes of the bundled checkpoints, and the draw of pairs they train on."""

@@ -1,0 +1,141 @@
+"""What a context says about words: how many of its documents hold each token, and what a text's vector makes of it.
+
+BM25 knows that "NFL" is worth little inside a sports archive. So does this head. With p the share of documents that
+hold a token, estimated from c context documents and a prior worth κ documents (both of the formulas below are Dirichlet
+smoothing, Zhai & Lafferty 2001, and an inverse document frequency that is 0 for what every document holds),
+
+    p_t = (df_t + κ prior_t) / (c + κ)          s_t = log((1 + p_t) / (2 p_t))
+
+a text's T token vectors h_t are pooled by what the tokens say, where s and T decide how much that counts,
+
+    z = normalize(Σ_t (1 + s_t / o)^a(T) exp(h_t · v) h_t)                a(T) = a_0 + a_1 log(T / 32)
+
+and its words are kept beside it as a random projection of BM25's saturated term weights (signs e_t; Achlioptas 2003,
+so that the cosine of two projections is that of the term weights up to 1 / √m),
+
+    l = normalize(Σ_t s_t^β (1 + k) / (tf_t + k) exp(h_t · u) e_t)        y = normalize([z; μ(T) l])
+
+with μ(T) = μ_0 + μ_1 log(T / 32). Learned: κ, o, a, β, k, μ, v and u; z, (d,), may pass the moment head before it is
+joined with l, (m,). The null context has c = 0: the prior alone speaks.
+
+Shapes: V tokens in the vocabulary, m sketch width, b texts, s tokens, d width.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cde_retriever.late import at_least_float32
+
+START_DOCUMENTS = 256.0
+START_PRIOR = 1e-3
+START_POWER, START_POWER_BY_LENGTH = 0.8, -0.25
+START_MIX = 0.63
+"""Chosen by hand on ten development sets (docs/log.md), with all-MiniLM-L6-v2: good before any training."""
+TYPICAL_LENGTH = 32.0
+"""Tokens; where the two numbers that turn with a text's length are those of the formulas with index 0."""
+LEAST_INFORMATION = 1e-6
+
+
+class TermHead(nn.Module):
+    """The learned numbers of the formulas above.
+
+    Args:
+        vocabulary: Size of the tokenizer's vocabulary, V.
+        width: Width of the token vectors, d.
+        sketch_width: Width of the projected term weights, m; 0 for pooling alone.
+    """
+
+    signs: Tensor
+    log_prior: Tensor
+
+    def __init__(self, vocabulary: int, width: int, sketch_width: int) -> None:
+        super().__init__()
+        self.sketch_width = sketch_width
+        self.register_buffer("log_prior", torch.full((vocabulary,), math.log(START_PRIOR)))
+        self.log_documents = nn.Parameter(torch.tensor(math.log(START_DOCUMENTS)))
+        self.log_offset = nn.Parameter(torch.tensor(math.log(math.log(2))))
+        self.power = nn.Parameter(torch.tensor(START_POWER))
+        self.power_by_length = nn.Parameter(torch.tensor(START_POWER_BY_LENGTH))
+        self.token_direction = nn.Parameter(torch.zeros(width))
+        if sketch_width:
+            self.register_buffer("signs", token_signs(vocabulary, sketch_width), persistent=False)
+            self.term_power = nn.Parameter(torch.ones(()))
+            self.log_saturation = nn.Parameter(torch.zeros(()))
+            self.term_direction = nn.Parameter(torch.zeros(width))
+            self.mix = nn.Parameter(torch.tensor(START_MIX))
+            self.mix_by_length = nn.Parameter(torch.zeros(()))
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the prior was estimated; until then every token has the same."""
+        return bool((self.log_prior != self.log_prior[0]).any())
+
+    def information(self, frequencies: Tensor, documents: int) -> Tensor:
+        """Return s of every token, (V,), at least 0.
+
+        Args:
+            frequencies: Number of context documents that hold each token, (V,).
+            documents: How many documents that is of; 0 for the null context.
+        """
+        with torch.autocast(frequencies.device.type, enabled=False):
+            worth = at_least_float32(self.log_documents).exp()
+            prior = at_least_float32(self.log_prior).exp()
+            share = (frequencies.to(prior.dtype) + worth * prior) / (documents + worth)
+            return (torch.log1p(share) - torch.log(2 * share)).clamp_min(0)
+
+    def pool(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, information: Tensor) -> Tensor:
+        """Return weighted means, (b, d), of texts' last hidden states, (b, s, d), in their dtype."""
+        dtype = hidden.dtype
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = at_least_float32(hidden)
+            power = self._by_length(mask, self.power, self.power_by_length)
+            informative = torch.log1p(information[input_ids] / at_least_float32(self.log_offset).exp())
+            weights = _weights(power * informative + _project(hidden, self.token_direction), mask)
+            return torch.einsum("bs,bsd->bd", weights, hidden).to(dtype)
+
+    def join(self, pooled: Tensor, hidden: Tensor, input_ids: Tensor, mask: Tensor, information: Tensor) -> Tensor:
+        """Return unit vectors, (b, d + m), of pooled unit vectors, (b, d), and the terms of the same texts."""
+        if not self.sketch_width:
+            return pooled
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = at_least_float32(hidden)
+            words = information[input_ids].clamp_min(LEAST_INFORMATION) ** at_least_float32(self.term_power)
+            counts = ((input_ids[:, :, None] == input_ids[:, None, :]) & (mask[:, None, :] > 0)).sum(dim=-1)
+            saturation = at_least_float32(self.log_saturation).exp()
+            words = words * (1 + saturation) / (counts + saturation)
+            words = words * _project(hidden, self.term_direction).exp() * mask
+            sketch = torch.einsum("bs,bsm->bm", words, self.signs[input_ids].to(words.dtype))
+            mix = self._by_length(mask, self.mix, self.mix_by_length)
+            both = [at_least_float32(pooled), mix * nn.functional.normalize(sketch, dim=-1)]
+            return nn.functional.normalize(torch.cat(both, dim=-1), dim=-1)
+
+    @staticmethod
+    def _by_length(mask: Tensor, level: Tensor, slope: Tensor) -> Tensor:
+        """Return a number a text, (b, 1), that turns with the logarithm of its length in tokens."""
+        lengths = mask.sum(dim=1, keepdim=True).to(torch.promote_types(level.dtype, torch.float32))
+        return at_least_float32(level) + at_least_float32(slope) * (lengths / TYPICAL_LENGTH).log()
+
+
+def _project(hidden: Tensor, direction: Tensor) -> Tensor:
+    # Over √d, so that an optimiser's step moves a direction as far as it moves a single number.
+    return hidden @ (at_least_float32(direction) / math.sqrt(len(direction)))
+
+
+def _weights(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return weights, (b, s), that sum to 1 over the tokens of each text."""
+    return logits.masked_fill(mask == 0, -math.inf).softmax(dim=-1)
+
+
+def token_signs(vocabulary: int, width: int) -> Tensor:
+    """Return a random sign for each token and dimension, (V, m) int8, the same on every machine.
+
+    Hashes of the token's number give the bits, so a checkpoint need not store them.
+    """
+    size = math.ceil(width / 8)
+    rows = b"".join(hashlib.shake_128(token.to_bytes(8, "little")).digest(size) for token in range(vocabulary))
+    bits = np.unpackbits(np.frombuffer(rows, dtype=np.uint8).reshape(vocabulary, size), axis=1)[:, :width]
+    return torch.from_numpy(2 * bits.astype(np.int8) - 1)

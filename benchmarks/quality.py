@@ -41,6 +41,7 @@ from cde_retriever.model import LateSecondStage
 from cde_train.baselines import rank_bm25
 from cde_train.comparison import CONTEXT_MODES, PLAIN_MODES, rank_plain
 from cde_train.evaluation import Ranking, RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
+from cde_train.kept_results import hash_retrieval_set
 
 FORMAT_VERSION = 1
 MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES)
@@ -115,8 +116,7 @@ class Bench:
         """Return a set and the hash of its content, read once."""
         if folder not in self._data:
             data = read_retrieval_set(folder)
-            content = json.dumps([data.document_ids, data.documents, data.query_ids, data.queries, data.relevant])
-            self._data[folder] = data, hashlib.sha256(content.encode()).hexdigest()
+            self._data[folder] = data, hash_retrieval_set(data)
         return self._data[folder]
 
     def foreign(self, folder: Path) -> Path:

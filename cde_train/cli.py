@@ -195,6 +195,8 @@ def _result(values: dict[str, Any]) -> None:
 
 def _fit(options: argparse.Namespace) -> None:
     config = _configuration(options, model__base=options.base)
+    if not Path(options.data).exists():  # said before the seconds that importing torch takes
+        raise FileNotFoundError(f"{options.data} does not exist; expected training pairs or documents there")
     from cde_train.fit import fit
 
     _result(fit(options.data, options.output, config, say=_say))
@@ -259,21 +261,28 @@ def _filter(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cde_retriever.context import write_atomically
-    from cde_train.comparison import compare_folder
+    from cde_retriever.encoder import ContextualEncoder
+    from cde_train.comparison import compare
+    from cde_train.evaluation import find_retrieval_sets, read_retrieval_set
+    from cde_train.kept_results import KeptResults, hash_retrieval_set
 
-    comparison = compare_folder(
-        options.checkpoint,
-        options.sets,
-        against=options.against,
-        start=options.start,
-        dtype=options.dtype,
-        device=options.device,
-    )
-    if options.output:
-        write_atomically(Path(options.output), (json.dumps(comparison.to_dict(), indent=1) + "\n").encode())
-    for result in comparison.results:
-        _result({name: value for name, value in asdict(result).items() if name != "ndcg_per_query"})
+    sets = [read_retrieval_set(path) for path in find_retrieval_sets(options.sets)]
+
+    def load(name: str | None) -> ContextualEncoder | None:
+        if name is None:
+            return None
+        return ContextualEncoder.from_pretrained(name, dtype=options.dtype, device=options.device)
+
+    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype, device=options.device)
+    start, against = load(options.start), load(options.against)
+    models = {"checkpoint": encoder, "start": start, "against": against}
+    asked: dict[str, Any] = {role: model and model.identity.sha256 for role, model in models.items()}
+    asked |= {"dtype": options.dtype or "float32", "sets": {data.name: hash_retrieval_set(data) for data in sets}}
+    kept = KeptResults(options.output, asked, _say)
+    comparison = compare(encoder, sets, start=start, against=against, kept=kept, show_progress=True)
+    kept.write(comparison.to_dict())
+    for row in comparison.rows():
+        _result(row)
     for difference in comparison.differences():
         _result({"verdict": difference.verdict, **asdict(difference)})
 

@@ -12,17 +12,17 @@
 Cost: every text is encoded once for the plain modes and once per context; the rest is seconds.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.encoder import ContextualEncoder
 from cde_train.baselines import ADAPTATIONS, rank_bm25
-from cde_train.evaluation import Quality, Ranking, RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
+from cde_train.evaluation import Quality, Ranking, RetrievalSet, measure, rank
 
 PLAIN_MODES = ("plain", *ADAPTATIONS)
 CONTEXT_MODES = ("null", "foreign", "corpus")
@@ -47,6 +47,19 @@ RESAMPLES = 10_000
 SEED = 0
 
 Vectors = NDArray[np.float32]
+
+
+class Kept(Protocol):
+    """Results of rankings, by set, mode and seed of the context."""
+
+    def get(self, key: tuple[str, str, int | None], /) -> "Result | None":
+        """Return what is known of a ranking."""
+
+    def add(self, result: "Result", /) -> None:
+        """Keep a result."""
+
+
+Rankings = Callable[[], Ranking]
 Encode = Callable[[Sequence[str]], Vectors]
 
 
@@ -235,6 +248,7 @@ def compare(
     against: ContextualEncoder | None = None,
     foreign: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
+    kept: "Kept | None" = None,
     show_progress: bool = False,
 ) -> Comparison:
     """Measure a checkpoint and its rivals; the encoders given keep whatever context was set on them.
@@ -247,6 +261,7 @@ def compare(
         against: A checkpoint of the same training without context.
         foreign: Documents of a foreign corpus; None for the next set, if there are several.
         seeds: Seeds of the context's sample; all but the first apply to corpus context only.
+        kept: What is measured already, and where new results go (`cde_train.kept_results`).
         show_progress: Whether to show progress bars on stderr.
 
     Raises:
@@ -261,64 +276,48 @@ def compare(
     for i, data in enumerate(sets):
         other = foreign if foreign is not None else sets[(i + 1) % len(sets)].documents if len(sets) > 1 else None
 
-        def add(mode: str, ranking: Ranking, seed: int | None = None, data: RetrievalSet = data) -> None:
-            results.append(_result(data, mode, seed, measure(data, ranking)))
-
         def ranked(
-            model: ContextualEncoder, source: Sequence[str] | None, seed: int = 0, data: RetrievalSet = data
-        ) -> Ranking:
-            return rank_in_context(model, data, source, seed=seed, show_progress=show_progress)
+            model: ContextualEncoder | None, source: Sequence[str] | None, seed: int = 0, data: RetrievalSet = data
+        ) -> Rankings | None:
+            if model is None:
+                return None
+            return lambda: rank_in_context(model, data, source, seed=seed, show_progress=show_progress)
 
-        add("bm25", rank_bm25(data.documents, data.queries))
-        documents, queries = embed(data.documents), embed(data.queries)
-        for mode in PLAIN_MODES:
-            add(mode, rank_plain(mode, queries, documents))
-        add("null", ranked(encoder, None))
-        if other is not None:
-            add("foreign", ranked(encoder, other, seeds[0]), seeds[0])
-        for seed in seeds:
-            add("corpus", ranked(encoder, data.documents, seed), seed)
-        if start is not None:
-            add("start", ranked(start, data.documents, seeds[0]), seeds[0])
-        if against is not None:
-            add("against", ranked(against, None))
+        wanted: list[tuple[str, int | None, Rankings | None]] = [
+            *_without_context(data, embed),
+            ("null", None, ranked(encoder, None)),
+            ("foreign", seeds[0], ranked(encoder, other, seeds[0]) if other is not None else None),
+            *(("corpus", seed, ranked(encoder, data.documents, seed)) for seed in seeds),
+            ("start", seeds[0], ranked(start, data.documents, seeds[0])),
+            ("against", None, ranked(against, None)),
+        ]
+        for mode, seed, make in wanted:
+            known = kept.get((data.name, mode, seed)) if kept else None
+            if make is None:
+                continue
+            results.append(known or _result(data, mode, seed, measure(data, make())))
+            if kept and known is None:
+                kept.add(results[-1])
     return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))
+
+
+def _without_context(data: RetrievalSet, embed: Encode) -> Iterator[tuple[str, None, Rankings]]:
+    """Yield BM25 and the plain modes, which share one encoding of the texts, made when it is first needed."""
+
+    @cache
+    def vectors() -> tuple[Vectors, Vectors]:
+        return embed(data.queries), embed(data.documents)
+
+    def plain(mode: str) -> Rankings:
+        return lambda: rank_plain(mode, *vectors())
+
+    yield "bm25", None, lambda: rank_bm25(data.documents, data.queries)
+    for mode in PLAIN_MODES:
+        yield mode, None, plain(mode)
 
 
 def _result(data: RetrievalSet, mode: str, seed: int | None, quality: Quality) -> Result:
     per_query = tuple(quality.ndcg_at_10.tolist())
     return Result(
         data.name, mode, seed, len(data.documents), len(data.queries), **quality.means(), ndcg_per_query=per_query
-    )
-
-
-def compare_folder(
-    checkpoint: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
-    *,
-    against: str | os.PathLike[str] | None = None,
-    start: str | os.PathLike[str] | None = None,
-    foreign: str | os.PathLike[str] | None = None,
-    seeds: Sequence[int] = (0,),
-    dtype: str | None = None,
-    device: str | None = None,
-    show_progress: bool = True,
-) -> Comparison:
-    """Compare a checkpoint, folder or Hub id, on a retrieval set or a folder of them; see `compare`.
-
-    `foreign` is the folder of another retrieval set, whose documents make the foreign context.
-    """
-    sets = [read_retrieval_set(path) for path in find_retrieval_sets(folder)]
-
-    def load(name: str | os.PathLike[str] | None) -> ContextualEncoder | None:
-        return None if name is None else ContextualEncoder.from_pretrained(name, dtype=dtype, device=device)
-
-    return compare(
-        ContextualEncoder.from_pretrained(checkpoint, dtype=dtype, device=device),
-        sets,
-        start=load(start),
-        against=load(against),
-        foreign=None if foreign is None else read_retrieval_set(foreign).documents,
-        seeds=seeds,
-        show_progress=show_progress,
     )

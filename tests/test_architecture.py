@@ -54,7 +54,7 @@ ORDER = [
     ("cde_train.baselines", "cde_train.decontamination"),
     ("cde_train.pseudo_queries", "cde_train.holdout"),
     ("cde_train.comparison", "cde_train.term_prior"),
-    ("cde_train.trainer",),
+    ("cde_train.trainer", "cde_train.kept_results"),
     ("cde_train.model_card",),
     ("cde_train.run_sections",),
     ("cde_train.run_config",),

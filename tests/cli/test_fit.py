@@ -1,10 +1,14 @@
 """`cde-train fit` and the single steps, end to end on a tiny plain encoder."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from cde_retriever.encoder import ContextualEncoder
 from cde_train import fit as fitting
@@ -129,6 +133,26 @@ def test_a_killed_run_ends_with_the_same_weights(finished, config, pairs, tmp_pa
     assert not (output / "config.json").exists()
     assert main(["fit", str(pairs), "-o", str(output), "--config", str(config)]) == 0
     assert (output / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_two_processes_fit_what_one_does(finished, config, pairs, tmp_path):
+    """``torchrun`` with two Gloo processes: the first does every step but training, and the model is that of one."""
+    output = tmp_path / "my-cde"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "cde_train.cli", "fit", str(pairs), "-o", str(output), "--config", str(config)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {path.name for path in output.iterdir()} == {path.name for path in finished.iterdir()}
+    together, alone = (load_file(folder / "model.safetensors") for folder in (output, finished))
+    assert together.keys() == alone.keys()
+    for name, tensor in alone.items():
+        # Adam divides by the gradient's size, so where it is rounding noise (a bias of all keys) weights may differ.
+        far = (together[name] - tensor).abs() > 1e-4
+        assert far.sum() <= 0.01 * far.numel() or name.endswith("key.bias"), name
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (output, finished)]
+    assert len(reports[0]["results"]) == len(reports[1]["results"]) > 0
 
 
 def test_another_configuration_in_the_same_output_is_refused_by_name(finished, config, pairs, capsys):

@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from cde_train.comparison import PLAIN_MODES, Comparison, Result, bootstrap, compare, compare_folder
+from cde_retriever.encoder import ContextualEncoder
+from cde_train import comparison
+from cde_train.cli import INTERRUPTED, main
+from cde_train.comparison import PLAIN_MODES, Comparison, Result, bootstrap, compare
 from cde_train.evaluation import evaluate, find_retrieval_sets, read_retrieval_set
 from tests.tiny import tiny_encoder
 from tests.unit.test_quality import write_sets
@@ -74,10 +77,44 @@ def test_no_sets_and_no_seeds_are_refused(encoder, sets):
         compare(encoder, sets, seeds=())
 
 
-def test_a_folder_of_sets(checkpoint, tmp_path):
+def test_rows_are_results_without_their_queries(checkpoint, tmp_path):
     folder = write_sets(tmp_path / "sets")
-    found = compare_folder(checkpoint, folder / "a", foreign=folder / "b", device="cpu", show_progress=False)
+    sets = [read_retrieval_set(folder / name) for name in ("a", "b")]
+    found = compare(ContextualEncoder.from_pretrained(checkpoint, device="cpu"), sets[:1], foreign=sets[1].documents)
     assert found.sets == ["a"]
     rows = [json.loads(json.dumps(row)) for row in found.rows()]
     assert len(rows) == len(found.modes)
     assert json.loads(json.dumps(found.to_dict()))["results"][0]["ndcg_at_10"] == rows[0]["ndcg_at_10"]
+
+
+def test_an_interrupted_evaluation_measures_only_what_is_missing(checkpoint, tmp_path, monkeypatch, capsys):
+    folder, output = write_sets(tmp_path / "sets"), tmp_path / "results.json"
+    command = ["evaluate", str(checkpoint), str(folder), "--device", "cpu", "-o", str(output)]
+    ranked = []
+    original = comparison.rank_in_context
+
+    def rank(model, data, source, **options):
+        if len(ranked) == 4:
+            raise KeyboardInterrupt
+        ranked.append(data.name)
+        return original(model, data, source, **options)
+
+    monkeypatch.setattr(comparison, "rank_in_context", rank)
+    assert main(command) == INTERRUPTED
+    kept = json.loads(output.read_text())["results"]
+    assert len([row for row in kept if row["mode"] in ("null", "foreign", "corpus")]) == 4
+    assert "corpus: nDCG@10" in capsys.readouterr().err
+    monkeypatch.setattr(comparison, "rank_in_context", original)
+    assert main(command) == 0
+    whole = json.loads(output.read_text())
+    assert whole["results"][: len(kept)] == kept
+    assert "results are in" in capsys.readouterr().err
+    monkeypatch.setattr(comparison, "rank_in_context", None)
+    monkeypatch.setattr(comparison, "rank_bm25", None)
+    assert main(command) == 0, "nothing is left to measure"
+    assert json.loads(output.read_text()) == whole
+    monkeypatch.undo()
+    tiny_encoder(seed=5).save_pretrained(checkpoint_of := tmp_path / "other")
+    assert main([command[0], str(checkpoint_of), *command[2:]]) == 0
+    assert "begun anew" in capsys.readouterr().err
+    assert json.loads(output.read_text())["sha256"] != whole["sha256"]

@@ -40,8 +40,15 @@ from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.model import LateSecondStage
 from cde_train.baselines import rank_bm25
 from cde_train.comparison import CONTEXT_MODES, PLAIN_MODES, rank_plain
-from cde_train.evaluation import Ranking, RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
-from cde_train.kept_results import hash_retrieval_set
+from cde_train.evaluation import (
+    Ranking,
+    RetrievalSet,
+    find_retrieval_sets,
+    hash_retrieval_set,
+    measure,
+    rank,
+    read_retrieval_set,
+)
 
 FORMAT_VERSION = 1
 MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         ContextFormatError,
         ContextMismatchError,
         ContextNotFittedError,
+        CorpusError,
+        OutputError,
     )
     from cde_retriever.llama_index import CDEEmbedding as CDEEmbedding
 
@@ -30,6 +32,8 @@ _MODULES = {
     "ContextFormatError": "errors",
     "ContextMismatchError": "errors",
     "ContextNotFittedError": "errors",
+    "CorpusError": "errors",
+    "OutputError": "errors",
 }
 
 # CDEEmbedding stays out: a star import would need llama-index, which the bare install does not have.
@@ -43,6 +47,8 @@ __all__ = [
     "ContextMismatchError",
     "ContextNotFittedError",
     "ContextualEncoder",
+    "CorpusError",
+    "OutputError",
     "__version__",
 ]
 

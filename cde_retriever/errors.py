@@ -3,6 +3,8 @@
     CDEError
     ├── ConfigError (ValueError)         a configuration contradicts itself or names something unknown
     ├── CheckpointError                  a checkpoint is missing, incomplete or does not fit its configuration
+    ├── CorpusError                      a file of documents is damaged, or a row of it is no document
+    ├── OutputError                      a folder of vectors belongs to something else, or is damaged
     └── ContextError
         ├── ContextNotFittedError        an embedding was asked for before a context was set
         ├── ContextMismatchError         vectors or a model meet a context they do not belong to
@@ -23,6 +25,14 @@ class ConfigError(CDEError, ValueError):
 
 class CheckpointError(CDEError):
     """A checkpoint is missing, incomplete, or does not fit its configuration."""
+
+
+class CorpusError(CDEError):
+    """A file of documents is damaged, or a row of it is no document."""
+
+
+class OutputError(CDEError):
+    """A folder of vectors belongs to something else, or is damaged."""
 
 
 class ContextError(CDEError):

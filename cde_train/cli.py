@@ -263,8 +263,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from cde_retriever.encoder import ContextualEncoder
     from cde_train.comparison import compare
-    from cde_train.evaluation import find_retrieval_sets, read_retrieval_set
-    from cde_train.kept_results import KeptResults, hash_retrieval_set
+    from cde_train.evaluation import find_retrieval_sets, hash_retrieval_set, read_retrieval_set
+    from cde_train.kept_results import KeptResults
 
     sets = [read_retrieval_set(path) for path in find_retrieval_sets(options.sets)]
 

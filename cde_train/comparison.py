@@ -49,18 +49,8 @@ SEED = 0
 Vectors = NDArray[np.float32]
 
 
-class Kept(Protocol):
-    """Results of rankings, by set, mode and seed of the context."""
-
-    def get(self, key: tuple[str, str, int | None], /) -> "Result | None":
-        """Return what is known of a ranking."""
-
-    def add(self, result: "Result", /) -> None:
-        """Keep a result."""
-
-
-Rankings = Callable[[], Ranking]
 Encode = Callable[[Sequence[str]], Vectors]
+Rank = Callable[[], Ranking]
 
 
 def bootstrap(differences: Sequence[NDArray[np.float64]], *, resamples: int = RESAMPLES) -> tuple[float, float, float]:
@@ -128,6 +118,16 @@ class Result:
     recall_at_100: float
     mrr_at_10: float
     ndcg_per_query: tuple[float, ...]
+
+
+class Kept(Protocol):
+    """Results of rankings, by set, mode and seed of the context."""
+
+    def get(self, key: tuple[str, str, int | None], /) -> Result | None:
+        """Return what is known of a ranking."""
+
+    def add(self, result: Result, /) -> None:
+        """Keep a result."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def compare(
     against: ContextualEncoder | None = None,
     foreign: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
-    kept: "Kept | None" = None,
+    kept: Kept | None = None,
     show_progress: bool = False,
 ) -> Comparison:
     """Measure a checkpoint and its rivals; the encoders given keep whatever context was set on them.
@@ -278,12 +278,12 @@ def compare(
 
         def ranked(
             model: ContextualEncoder | None, source: Sequence[str] | None, seed: int = 0, data: RetrievalSet = data
-        ) -> Rankings | None:
+        ) -> Rank | None:
             if model is None:
                 return None
             return lambda: rank_in_context(model, data, source, seed=seed, show_progress=show_progress)
 
-        wanted: list[tuple[str, int | None, Rankings | None]] = [
+        wanted: list[tuple[str, int | None, Rank | None]] = [
             *_without_context(data, embed),
             ("null", None, ranked(encoder, None)),
             ("foreign", seeds[0], ranked(encoder, other, seeds[0]) if other is not None else None),
@@ -292,23 +292,23 @@ def compare(
             ("against", None, ranked(against, None)),
         ]
         for mode, seed, make in wanted:
-            known = kept.get((data.name, mode, seed)) if kept else None
             if make is None:
                 continue
+            known = kept.get((data.name, mode, seed)) if kept else None
             results.append(known or _result(data, mode, seed, measure(data, make())))
             if kept and known is None:
                 kept.add(results[-1])
     return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))
 
 
-def _without_context(data: RetrievalSet, embed: Encode) -> Iterator[tuple[str, None, Rankings]]:
+def _without_context(data: RetrievalSet, embed: Encode) -> Iterator[tuple[str, None, Rank]]:
     """Yield BM25 and the plain modes, which share one encoding of the texts, made when it is first needed."""
 
     @cache
     def vectors() -> tuple[Vectors, Vectors]:
         return embed(data.queries), embed(data.documents)
 
-    def plain(mode: str) -> Rankings:
+    def plain(mode: str) -> Rank:
         return lambda: rank_plain(mode, *vectors())
 
     yield "bm25", None, lambda: rank_bm25(data.documents, data.queries)

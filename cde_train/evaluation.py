@@ -5,6 +5,7 @@ Ranking is exhaustive: one product of (queries, d) with (documents, d), a chunk 
 """
 
 import gzip
+import hashlib
 import json
 import os
 import warnings
@@ -108,6 +109,12 @@ def read_retrieval_set(folder: str | os.PathLike[str], split: str = "test") -> R
         unjudged_queries=len(queries) - len(relevant),
         unknown_judgements=len(unknown),
     )
+
+
+def hash_retrieval_set(data: RetrievalSet) -> str:
+    """Return the sha256 of a set's ids, texts and judgements."""
+    content = json.dumps([data.document_ids, data.documents, data.query_ids, data.queries, data.relevant])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def find_retrieval_sets(folder: str | os.PathLike[str]) -> list[Path]:

@@ -1,6 +1,5 @@
 """Rankings that were measured, kept in a file as they come, so that an interrupted comparison goes on where it was."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -10,8 +9,8 @@ from typing import Any
 
 from cde_retriever.context import write_atomically
 from cde_train.comparison import Result
-from cde_train.evaluation import RetrievalSet
 
+FORMAT_VERSION = 1
 Key = tuple[str, str, int | None]
 """Set, mode, seed of the context."""
 
@@ -30,7 +29,7 @@ class KeptResults:
         self, file: str | os.PathLike[str] | None, asked: Mapping[str, Any], say: Callable[[str], None]
     ) -> None:
         self.file = None if file is None else Path(file)
-        self.asked = dict(asked)
+        self.asked = {"format_version": FORMAT_VERSION, **asked}
         self.say = say
         self.results: dict[Key, Result] = {}
         found = self._read()
@@ -66,9 +65,3 @@ class KeptResults:
         except ValueError:
             return {"asked": None}
         return content if isinstance(content, dict) else {"asked": None}
-
-
-def hash_retrieval_set(data: RetrievalSet) -> str:
-    """Return the sha256 of a set's texts and judgements."""
-    content = json.dumps([data.document_ids, data.documents, data.query_ids, data.queries, data.relevant])
-    return hashlib.sha256(content.encode()).hexdigest()

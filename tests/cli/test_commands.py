@@ -104,11 +104,11 @@ def test_a_failed_run_is_1_and_a_bug_is_shown_as_one(capsys, monkeypatch):
         main(["validate", "small"])
 
 
-def test_the_command_starts_without_frameworks():
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "cde_train.cli", "validate", "small"], capture_output=True, text=True
-    )
-    assert done.returncode == 0
+@pytest.mark.parametrize(("command", "code"), [("validate small", 0), ("fit nowhere -o OUT", 2)])
+def test_the_command_starts_without_frameworks(command, code):
+    program = [sys.executable, "-X", "importtime", "-m", "cde_train.cli", *command.split()]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == code
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "cde_train.run_config" in loaded
     assert not {"torch", "transformers", "faiss", "datasets", "sentence_transformers"} & loaded

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,12 +140,15 @@ def test_two_processes_fit_what_one_does(finished, config, pairs, tmp_path):
     """``torchrun`` with two Gloo processes: the first does every step but training, and the model is that of one."""
     output = tmp_path / "my-cde"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "cde_train.cli", "fit", str(pairs), "-o", str(output), "--config", str(config)]
+    command += ["-m", "tests.cli.test_fit", "fit", str(pairs), "-o", str(output), "--config", str(config)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert {path.name for path in output.iterdir()} == {path.name for path in finished.iterdir()}
+    written = [line.split(" wrote ") for line in done.stderr.splitlines() if f" wrote {output}" in line]
+    assert {"manifest.json", "clusters.safetensors", "report.json"} <= {Path(file).name for _, file in written}
+    assert {process for process, _ in written} == {"process 0"}
     together, alone = (load_file(folder / "model.safetensors") for folder in (output, finished))
     assert together.keys() == alone.keys()
     for name, tensor in alone.items():
@@ -203,3 +207,14 @@ def test_steps_alone_go_from_files_to_files(config, pairs, tmp_path, capsys):
 def test_a_step_without_its_input_says_which(pairs, tmp_path, capsys):
     assert main(["cluster", str(pairs), "--vectors", str(tmp_path), "-o", str(tmp_path / "c")]) == 2
     assert "holds no vectors" in capsys.readouterr().err
+
+
+def say_what_is_written(event, arguments):
+    """Say which process puts which file in its place: whole files are renamed to it."""
+    if event == "os.rename":
+        sys.stderr.write(f"process {os.environ['RANK']} wrote {arguments[1]}\n")
+
+
+if __name__ == "__main__":
+    sys.addaudithook(say_what_is_written)
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""`cde`: help, exit codes, what goes to stdout and to stderr, and what is missing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cde_retriever import cli
+from cde_retriever.cli import EXAMPLES, main
+from cde_retriever.context import Context
+from cde_retriever.encoder import ContextualEncoder
+from tests.tiny import documents
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "bulk.md"
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    rows = [json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(documents(30))]
+    (tmp_path / "corpus.jsonl").write_text("".join(rows))
+    return tmp_path / "corpus.jsonl"
+
+
+@pytest.fixture
+def command(corpus, checkpoint, tmp_path):
+    return ["embed", str(corpus), "-o", str(tmp_path / "out"), "--model", str(checkpoint), "--device", "cpu"]
+
+
+def test_help_has_two_examples_that_the_command_understands(capsys):
+    assert main(["embed", "--help"]) == 0
+    assert EXAMPLES["embed"] in capsys.readouterr().out
+    lines = [line.split("   ")[0].split() for line in EXAMPLES["embed"].splitlines() if "cde embed" in line]
+    assert len(lines) == 2
+    for _, *arguments in lines:
+        assert cli._parser().parse_args(arguments).command == "embed"
+
+
+def test_the_result_is_one_json_line_and_the_rest_says_what_was_done(command, capsys, tmp_path):
+    assert main([*command, "--shard-size", "20"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert (result["documents"], result["embedded"], result["skipped"]) == (30, 30, 0)
+    assert result["context"] == Context.load(tmp_path / "out").fingerprint
+    assert "Embedding" in err
+    assert "30 documents embedded in " in err
+    assert main([*command, "--shard-size", "20"]) == 0
+    assert "0 documents embedded in " in capsys.readouterr().err
+
+
+def test_a_context_file_is_taken(command, checkpoint, capsys, tmp_path):
+    context = ContextualEncoder.from_pretrained(checkpoint, device="cpu").fit_context(documents(9, seed=5))
+    context.save(tmp_path / "mine.safetensors")
+    assert main([*command, "--context", str(tmp_path / "mine.safetensors")]) == 0
+    assert json.loads(capsys.readouterr().out)["context"] == context.fingerprint
+    assert main([*command, "--context", str(tmp_path / "no.safetensors")]) == 2
+    assert "no context at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "the following arguments are required: COMMAND"),
+        (["embed", "corpus.jsonl"], 2, "the following arguments are required: -o/--output"),
+        (["embed", "nowhere", "-o", "out"], 2, "cde embed: nowhere does not exist"),
+        (["embed", "corpus.jsonl", "-o", "out", "--engine", "spark"], 2, "invalid choice: 'spark'"),
+        (["embed", "corpus.jsonl", "-o", "out", "--workers", "2"], 2, "the local engine is one process; add --engine"),
+        (["embed", "corpus.jsonl", "-o", "out", "--id-column", "_id"], 1, "corpus.jsonl, line 1 has no column '_id'"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_message(corpus, capsys, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(corpus.parent)
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+    assert not (corpus.parent / "out").exists()
+
+
+def test_debug_shows_where_an_error_came_from_and_an_interrupt_is_130(command, capsys, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        main(["embed", "nowhere", "-o", "out", "--debug"])
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cde_retriever.bulk.embed_corpus", interrupt)
+    assert main(command) == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_the_command_starts_without_frameworks():
+    code = "import sys, cde_retriever.cli; cde_retriever.cli.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "pyarrow", "ray", "numpy"} & set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "message"),
+    [
+        ("ray", ["--engine", "ray"], 'needs Ray Data .*pip install "cde-retriever[ray]", or use --engine local'),
+        ("pyarrow", [], 'pip install "cde-retriever[bulk]"'),
+    ],
+)
+def test_a_missing_package_is_named_with_how_to_install_it(package, arguments, message, command, tmp_path):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from cde_retriever.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    for part in message.split(" .*"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_page_s_way_into_faiss_finds_documents(command, checkpoint, capsys, monkeypatch, tmp_path):
+    """The Python on the page, with its folder ``vectors`` and the checkpoint of this test."""
+    faiss = pytest.importorskip("faiss", reason='Faiss is not installed: pip install "cde-retriever[train]"')
+    command[command.index("-o") + 1] = str(tmp_path / "vectors")
+    assert main([*command, "--shard-size", "7"]) == 0
+    monkeypatch.chdir(tmp_path)
+    snippet = PAGE.read_text().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(snippet.replace("from_pretrained()", f"from_pretrained({str(checkpoint)!r}, device='cpu')"), names)
+    assert isinstance(names["index"], faiss.Index)
+    assert names["index"].ntotal == 30
+    assert names["ids"] == [f"d{i}" for i in range(30)]
+    texts = documents(30)
+    vectors = names["encoder"].encode_documents(texts)
+    assert np.array_equal(names["index"].search(vectors, 1)[1][:, 0], np.arange(30))

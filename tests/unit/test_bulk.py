@@ -1,0 +1,292 @@
+"""A corpus to vectors on disk by the local engine: what is written, resuming, and what is refused."""
+
+import gzip
+import json
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from cde_retriever.bulk import embed_corpus
+from cde_retriever.bulk_settings import BulkSettings
+from cde_retriever.context import Context
+from cde_retriever.corpus_files import Columns
+from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.errors import (
+    CheckpointError,
+    ConfigError,
+    ContextFormatError,
+    ContextMismatchError,
+    CorpusError,
+    OutputError,
+)
+from cde_retriever.vector_parts import part_files
+from tests.tiny import documents, tiny_checkpoint
+
+ROWS = [{"id": f"d{i}", "title": f"t{i}", "text": text} for i, text in enumerate(documents(50))]
+TEXTS = [f"{row['title']} {row['text']}" for row in ROWS]
+
+
+def write_corpus(folder, rows=ROWS):
+    """Write the rows as two files of both formats."""
+    folder.mkdir()
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows[:21]).encode()))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[21:]), folder / "b.parquet", row_group_size=10)
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus")
+
+
+@pytest.fixture
+def settings(checkpoint):
+    return BulkSettings(model=str(checkpoint), device="cpu", batch_size=4, shard_size=8)
+
+
+def read_parts(folder):
+    """Return ids and vectors of all parts, in order."""
+    tables = [pyarrow.parquet.read_table(file) for file in part_files(folder)]
+    table = pyarrow.concat_tables(tables)
+    return table["id"].to_pylist(), np.stack(table["vector"].to_numpy())
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_vectors_are_those_of_the_encoder_under_the_fitted_context(corpus, settings, checkpoint, tmp_path):
+    done = embed_corpus(corpus, tmp_path / "out", settings)
+    assert (done.documents, done.embedded, done.skipped, done.empty, done.cut) == (50, 50, 0, 0, False)
+    assert done.core_seconds > 0
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert names == {"context.safetensors", "manifest.json", *(f"part-{i:06d}.parquet" for i in range(7))}
+    encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
+    context = encoder.fit_context(TEXTS)
+    assert Context.load(tmp_path / "out").fingerprint == context.fingerprint == done.context
+    ids, vectors = read_parts(tmp_path / "out")
+    assert ids == [row["id"] for row in ROWS]
+    np.testing.assert_allclose(vectors, encoder.encode_documents(TEXTS), atol=1e-6)
+
+
+def test_a_part_says_of_which_context_and_model_it_is(corpus, settings, tmp_path):
+    done = embed_corpus(corpus, tmp_path / "out", settings)
+    for file in part_files(tmp_path / "out"):
+        schema = pyarrow.parquet.read_schema(file)
+        model = Context.load(tmp_path / "out").model.sha256
+        assert schema.metadata == {b"cde_context": done.context.encode(), b"cde_model": model.encode()}
+        assert schema.field("id").type == pyarrow.string()
+        assert schema.field("vector").type == pyarrow.list_(pyarrow.field("element", pyarrow.float32()), 32)
+
+
+def test_a_context_that_is_given_is_taken_and_kept(corpus, settings, checkpoint, tmp_path):
+    encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
+    context = encoder.fit_context(documents(20, seed=9))
+    assert embed_corpus(corpus, tmp_path / "out", settings, context=context).context == context.fingerprint
+    assert Context.load(tmp_path / "out").fingerprint == context.fingerprint
+    np.testing.assert_allclose(read_parts(tmp_path / "out")[1], encoder.encode_documents(TEXTS), atol=1e-6)
+
+
+KILLED = """
+import os, signal, sys
+from cde_retriever.bulk import embed_corpus
+from cde_retriever.bulk_settings import BulkSettings
+
+def die(report):
+    if report.number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+model, corpus, output = sys.argv[1:]
+embed_corpus(corpus, output, BulkSettings(model=model, device="cpu", batch_size=4, shard_size=8), on_part=die)
+"""
+
+
+def test_a_killed_run_is_gone_on_with_and_ends_the_same(corpus, settings, checkpoint, tmp_path):
+    embed_corpus(corpus, tmp_path / "whole", settings)
+    output = tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(checkpoint), str(corpus), str(output)])
+    assert killed.returncode == -9
+    assert [file.name for file in part_files(output)] == [f"part-{i:06d}.parquet" for i in range(4)]
+    (output / ".part-000004.parquet.abc").write_bytes(b"half")  # as of a worker killed while it wrote
+    times = {file: file.stat().st_mtime_ns for file in part_files(output)}
+    done = embed_corpus(corpus, output, settings)
+    assert (done.embedded, done.skipped) == (18, 32)
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    assert [file.name for file in output.iterdir() if file.name.startswith(".")] == []
+    ids, vectors = read_parts(output)
+    assert ids == [row["id"] for row in ROWS]
+    np.testing.assert_allclose(vectors, read_parts(tmp_path / "whole")[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "of fewer rows"])
+def test_only_parts_that_are_not_whole_are_done_again(corpus, settings, tmp_path, damage):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    before = content(output)
+    part = output / "part-000002.parquet"
+    if damage == "gone":
+        part.unlink()
+    elif damage == "cut":
+        part.write_bytes(part.read_bytes()[:-10])
+    else:
+        pyarrow.parquet.write_table(pyarrow.parquet.read_table(part).slice(0, 3), part)
+    seen = []
+    done = embed_corpus(corpus, output, settings, on_part=lambda report: seen.append(report.number))
+    assert seen == [2]
+    assert (done.embedded, done.skipped) == (8, 42)
+    assert content(output) == before
+    assert embed_corpus(corpus, output, settings).embedded == 0
+
+
+def test_a_run_killed_while_it_reads_begins_again(corpus, settings, tmp_path, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cde_retriever.bulk_manifest.Manifest.write", die)
+    with pytest.raises(KeyboardInterrupt):
+        embed_corpus(corpus, tmp_path / "out", settings)
+    monkeypatch.undo()
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["context.safetensors"]
+    assert embed_corpus(corpus, tmp_path / "out", settings).embedded == 50
+
+
+def other_context(checkpoint):
+    return ContextualEncoder.from_pretrained(checkpoint, device="cpu").fit_context(documents(9, seed=4))
+
+
+def test_another_context_model_or_setting_is_refused_and_nothing_changes(corpus, settings, checkpoint, tmp_path):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    (output / "part-000002.parquet").unlink()
+    before = content(output)
+    other_model = str(tiny_checkpoint(tmp_path / "other", seed=1))
+    with pytest.raises(
+        ContextMismatchError, match=r"holds vectors under context \w{12}, received \w{12}; choose another"
+    ):
+        embed_corpus(corpus, output, settings, context=other_context(checkpoint))
+    same = {"model": str(checkpoint), "device": "cpu", "batch_size": 4, "shard_size": 8}
+    for changed, message in (
+        ({"model": other_model}, r"holds vectors with model \w+, received \w+; choose another output"),
+        ({"shard_size": 9}, "holds vectors with shard_size 8, received 9"),
+        ({"dtype": "bfloat16"}, "holds vectors with dtype float32, received bfloat16"),
+        ({"columns": Columns(title="")}, r"holds vectors with columns Columns\(.*title=None\), received .*title=''"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            embed_corpus(corpus, output, BulkSettings(**(same | changed)))
+    assert content(output) == before
+
+
+def test_another_corpus_is_refused_by_the_name_of_the_file(corpus, settings, tmp_path):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    before = content(output)
+    (corpus / "c.jsonl").write_text('{"id": "new", "text": "x"}\n')
+    with pytest.raises(OutputError, match=r"another corpus: c.jsonl is new"):
+        embed_corpus(corpus, output, settings)
+    (corpus / "c.jsonl").unlink()
+    (corpus / "b.parquet").rename(corpus / "b.away")
+    with pytest.raises(OutputError, match=r"another corpus: b.parquet is gone"):
+        embed_corpus(corpus, output, settings)
+    (corpus / "b.away").rename(corpus / "b.parquet")
+    (corpus / "a.jsonl.gz").write_bytes(gzip.compress(b'{"id": "new", "text": "x"}\n'))
+    with pytest.raises(OutputError, match=r"another corpus: a.jsonl.gz has changed"):
+        embed_corpus(corpus, output, settings)
+    assert content(output) == before
+
+
+def test_a_part_of_something_else_is_refused_not_overwritten(corpus, settings, checkpoint, tmp_path):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    embed_corpus(corpus, tmp_path / "foreign", settings, context=other_context(checkpoint))
+    foreign = (tmp_path / "foreign" / "part-000001.parquet").read_bytes()
+    (output / "part-000001.parquet").write_bytes(foreign)
+    with pytest.raises(OutputError, match=r"part-000001.parquet has cde_context '.*', expected '.*'; move it out"):
+        embed_corpus(corpus, output, settings)
+    assert (output / "part-000001.parquet").read_bytes() == foreign
+
+
+def test_a_damaged_output_is_refused_by_name(corpus, settings, tmp_path):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    manifest = (output / "manifest.json").read_text()
+    (output / "manifest.json").write_text(manifest[:-20])
+    with pytest.raises(OutputError, match=r"manifest.json is damaged"):
+        embed_corpus(corpus, output, settings)
+    (output / "manifest.json").write_text(manifest.replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(OutputError, match=r"manifest.json has format 2, this version reads 1"):
+        embed_corpus(corpus, output, settings)
+    (output / "manifest.json").unlink()
+    with pytest.raises(OutputError, match=r"holds parts but no manifest.json"):
+        embed_corpus(corpus, output, settings)
+    (output / "manifest.json").write_text(manifest)
+    (output / "context.safetensors").write_bytes(b"none")
+    with pytest.raises(ContextFormatError, match=r"is not a context"):
+        embed_corpus(corpus, output, settings)
+
+
+def test_a_bad_row_is_found_before_anything_is_written(settings, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", [*ROWS[:40], {"id": "bad", "title": "t", "text": "\ufffd"}])
+    (corpus / "c.jsonl").write_text('{"id": "x", "text": "whole"}\n{"id": "y"}\n')
+    with pytest.raises(CorpusError, match=r"c.jsonl, line 2 has no column 'text', it has id"):
+        embed_corpus(corpus, tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_and_overlong_texts_have_vectors_and_are_counted(settings, tmp_path):
+    rows = [{"id": 1, "text": " "}, {"id": 2, "text": "baron " * 500}, {"id": 3, "text": None}, {"id": 4, "text": "x"}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = embed_corpus(tmp_path / "c.jsonl", tmp_path / "out", settings)
+    assert (done.embedded, done.empty, done.cut) == (4, 2, True)
+    ids, vectors = read_parts(tmp_path / "out")
+    assert ids == ["1", "2", "3", "4"]
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_a_corpus_without_documents_is_refused(settings, checkpoint, tmp_path):
+    (tmp_path / "c.jsonl").write_text("\n\n")
+    for context in (None, other_context(checkpoint)):
+        with pytest.raises(CorpusError, match=r"has no document in c.jsonl"):
+            embed_corpus(tmp_path / "c.jsonl", tmp_path / "out", settings, context=context)
+
+
+def test_wrong_places_and_settings_are_refused(corpus, settings, tmp_path):
+    with pytest.raises(ConfigError, match=r"is inside the corpus"):
+        embed_corpus(corpus, corpus / "out", settings)
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
+        embed_corpus(tmp_path / "nowhere", tmp_path / "out", settings)
+    with pytest.raises(CheckpointError):
+        embed_corpus(corpus, tmp_path / "out", BulkSettings(model=str(tmp_path)))
+    for values, message in (
+        ({"engine": "spark"}, "--engine is 'spark', expected local or ray"),
+        ({"workers": 2}, "--workers is 2, but the local engine is one process"),
+        ({"batch_size": 0}, "--batch-size is 0, expected at least 1"),
+        ({"shard_size": 0}, "--shard-size is 0, expected at least 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            BulkSettings(**values)
+
+
+def test_memory_does_not_grow_with_the_corpus(settings, checkpoint, tmp_path, monkeypatch):
+    def count(self, texts, **_):
+        return np.ones((len(texts), 32), np.float32)
+
+    monkeypatch.setattr(ContextualEncoder, "encode_documents", count)
+    context = other_context(checkpoint)
+
+    def peak(rows):
+        lines = (json.dumps({"id": i, "text": f"{i} " + "x" * 2000}) + "\n" for i in range(rows))
+        (tmp_path / f"{rows}.jsonl").write_text("".join(lines))
+        tracemalloc.start()
+        wide = BulkSettings(model=settings.model, device="cpu", shard_size=100)
+        assert embed_corpus(tmp_path / f"{rows}.jsonl", tmp_path / f"{rows}", wide, context=context).embedded == rows
+        result = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return result
+
+    peak(100)  # what is loaded once
+    assert peak(4000) < peak(400) + 200_000  # the texts alone are 7.2 MB more

@@ -1,0 +1,163 @@
+"""A corpus as files: the same documents from every format, any rows of it, and bad rows named."""
+
+import gzip
+import json
+import shutil
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from cde_retriever.corpus_files import (
+    Columns,
+    Corpus,
+    CorpusFile,
+    Document,
+    find_files,
+    hash_corpus_file,
+    read_documents,
+)
+from cde_retriever.errors import CorpusError
+
+ROWS = [{"id": f"d{i}", "title": f"Title {i}" if i % 3 else "", "text": f"text {i} größer"} for i in range(23)]
+DOCUMENTS = [Document(row["id"], f"{row['title']} {row['text']}" if row["title"] else row["text"]) for row in ROWS]
+
+
+def write_jsonl(file, rows):
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file.write_bytes(gzip.compress(lines) if file.suffix == ".gz" else lines)
+    return file
+
+
+def write_parquet(file, rows, **options):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, **options)
+    return file
+
+
+def write(file, rows):
+    return write_parquet(file, rows, row_group_size=5) if file.suffix == ".parquet" else write_jsonl(file, rows)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.parquet"])
+def test_every_format_gives_the_same_documents(tmp_path, name):
+    file = write(tmp_path / name, ROWS)
+    assert find_files(file) == (tmp_path, [name])
+    assert list(read_documents(file, Columns())) == DOCUMENTS
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.parquet"])
+@pytest.mark.parametrize("intervals", [[(0, 1)], [(4, 11)], [(3, 5), (5, 6), (20, 23)], [(5, 10), (10, 15)]])
+def test_some_rows(tmp_path, name, intervals):
+    file = write(tmp_path / name, ROWS)
+    expected = [document for start, stop in intervals for document in DOCUMENTS[start:stop]]
+    assert list(read_documents(file, Columns(), intervals)) == expected
+
+
+def counted(folder, columns=None):
+    columns = columns or Columns()
+    root, names = find_files(folder)
+    rows = [sum(1 for _ in read_documents(root / name, columns)) for name in names]
+    files = (CorpusFile(name, hash_corpus_file(root / name), n) for name, n in zip(names, rows, strict=True))
+    return Corpus(root, tuple(files), columns)
+
+
+def mixed_folder(folder):
+    """Write the rows as three files, one of them empty, among files that are none of ours."""
+    (folder / "b" / ".hidden").mkdir(parents=True)
+    write(folder / "a.jsonl.gz", ROWS[:9])
+    write_jsonl(folder / "b" / "0.jsonl", [])
+    write(folder / "b" / "1.parquet", ROWS[9:])
+    write(folder / "b" / ".hidden" / "x.jsonl", ROWS)
+    (folder / "README.md").write_text("not a corpus")
+    return folder
+
+
+def test_rows_are_numbered_through_all_files_of_a_folder(tmp_path):
+    corpus = counted(mixed_folder(tmp_path / "corpus"))
+    assert [file.name for file in corpus.files] == ["a.jsonl.gz", "b/0.jsonl", "b/1.parquet"]
+    assert corpus.rows == 23
+    assert corpus.starts() == [0, 9, 9]
+    assert list(corpus.read([(7, 12), (20, 22)])) == [*DOCUMENTS[7:12], *DOCUMENTS[20:22]]
+    assert list(corpus.read([(0, 23)])) == DOCUMENTS
+
+
+def test_a_file_that_lost_rows_is_noticed(tmp_path):
+    corpus = counted(mixed_folder(tmp_path / "corpus"))
+    shutil.copy(write_jsonl(tmp_path / "short.jsonl.gz", ROWS[:4]), tmp_path / "corpus" / "a.jsonl.gz")
+    with pytest.raises(CorpusError, match=r"a.jsonl.gz has fewer rows than before"):
+        list(corpus.read([(2, 9)]))
+
+
+def test_columns_may_have_other_names(tmp_path):
+    rows = [{"_id": i, "headline": "A", "title": "B", "body": "text"} for i in range(2)]
+    for name in ("c.jsonl", "c.parquet"):
+        file = write(tmp_path / name, rows)
+        columns = Columns(text="body", id="_id", title="headline")
+        assert list(read_documents(file, columns)) == [Document("0", "A text"), Document("1", "A text")]
+        assert next(read_documents(file, Columns("body", "_id", ""))).text == "text"
+        assert next(read_documents(file, Columns("body", "_id"))).text == "B text"
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.parquet"])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (Columns(text="body"), "has no column 'body', it has id, title, text; name the right one: --text-column"),
+        (Columns(id="_id"), "has no column '_id', it has id, title, text; name the right one: --id-column"),
+        (Columns(title="titel"), "has no column 'titel', it has id, title, text; name the right one: --title-column"),
+    ],
+)
+def test_a_missing_column_is_named_beside_those_there(tmp_path, name, columns, message):
+    with pytest.raises(CorpusError, match=f"{name}.*{message}"):
+        next(read_documents(write(tmp_path / name, ROWS), columns))
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.parquet"])
+def test_a_missing_title_and_a_null_text_are_empty(tmp_path, name):
+    rows = [{"id": "a", "text": None}, {"id": "b", "text": ""}, {"id": "c", "text": "x"}]
+    assert [document.text for document in read_documents(write(tmp_path / name, rows), Columns())] == ["", "", "x"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"id": "a", "text": "cut of', r"c.jsonl, line 3 is not JSON \(Unterminated string"),
+        (b'{"id": "a", "text": "\xff"}', r"c.jsonl, line 3 is not JSON \('utf-8' codec can't decode"),
+        (b'["a", "text"]', "c.jsonl, line 3 is list, expected a JSON object"),
+        (b'{"id": "a"}', "c.jsonl, line 3 has no column 'text', it has id; name the right one: --text-column"),
+        (b'{"id": "a", "text": ["x"]}', r"c.jsonl, line 3: 'text' is list, expected a string: \['x'\]"),
+        (b'{"id": null, "text": "x"}', "c.jsonl, line 3: 'id' is None, expected a string or a whole number"),
+        (b'{"id": 1.5, "text": "x"}', "c.jsonl, line 3: 'id' is 1.5, expected a string or a whole number"),
+        (b'{"id": "a", "text": "\\ud800"}', "c.jsonl, line 3: .* is not valid Unicode"),
+        (b'{"id": "\\ud800", "text": "x"}', "c.jsonl, line 3: .* is not valid Unicode"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_line(tmp_path, line, message):
+    (tmp_path / "c.jsonl").write_bytes(b'{"id": 1, "text": "x"}\n\n' + line + b"\n")
+    with pytest.raises(CorpusError, match=message):
+        list(read_documents(tmp_path / "c.jsonl", Columns()))
+
+
+def test_a_bad_row_is_named_by_file_and_row(tmp_path):
+    schema = pyarrow.schema({"id": pyarrow.string(), "text": pyarrow.string()})
+    rows = [{"id": "a", "text": "x"}, {"id": None, "text": "x"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), tmp_path / "c.parquet")
+    with pytest.raises(CorpusError, match=r"c.parquet, row 2: 'id' is None"):
+        list(read_documents(tmp_path / "c.parquet", Columns()))
+
+
+@pytest.mark.parametrize("name", ["c.jsonl.gz", "c.parquet"])
+def test_a_file_cut_short_is_named(tmp_path, name):
+    file = write(tmp_path / name, ROWS)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(CorpusError, match=f"{name} cannot be read .* is it whole"):
+        list(read_documents(file, Columns()))
+
+
+def test_what_is_no_corpus_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        find_files(tmp_path / "nowhere")
+    (tmp_path / "c.csv").write_text("id,text")
+    for path in (tmp_path, tmp_path / "c.csv"):
+        with pytest.raises(CorpusError, match=r"has no file that ends in .jsonl, .jsonl.gz, .parquet"):
+            find_files(path)

@@ -198,8 +198,11 @@ def _fit(options: argparse.Namespace) -> None:
     if not Path(options.data).exists():  # said before the seconds that importing torch takes
         raise FileNotFoundError(f"{options.data} does not exist; expected training pairs or documents there")
     from cde_train.fit import fit
+    from cde_train.processes import is_first_process
 
-    _result(fit(options.data, options.output, config, say=_say))
+    report = fit(options.data, options.output, config, say=_say if is_first_process() else lambda _: None)
+    if is_first_process():
+        _result(report)
 
 
 def _embed(options: argparse.Namespace) -> None:

@@ -40,6 +40,7 @@ from cde_train.holdout import leave_out_copies
 from cde_train.low_rank import merge_low_rank, write_low_rank
 from cde_train.model_card import ModelCard, verdicts, write_model_card
 from cde_train.packing import load_batches, save_batches
+from cde_train.processes import is_first_process
 from cde_train.pseudo_queries import RoundTrip, make_pairs, round_trip_filter
 from cde_train.run_config import to_toml
 from cde_train.run_folder import Report, RunFolder
@@ -305,8 +306,9 @@ class _Fit:
         """Put the result into the output folder, ``config.json`` last: a checkpoint that is there is whole."""
         with self.folder.one_at_a_time():
             report = self.folder.done("report") or {}
-            for file in [*(self.work / REPORT_FOLDER).iterdir(), *_config_last(model)]:
-                _copy(file, self.output / file.name)
+            if is_first_process():
+                for file in [*(self.work / REPORT_FOLDER).iterdir(), *_config_last(model)]:
+                    _copy(file, self.output / file.name)
         return {"checkpoint": str(self.output), **report}
 
 

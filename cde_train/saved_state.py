@@ -25,6 +25,7 @@ from cde_retriever.errors import CheckpointError
 from cde_train.errors import ArtifactError
 from cde_train.file_hashes import files_of, hash_file
 from cde_train.low_rank import load_low_rank_state, low_rank_state
+from cde_train.processes import is_first_process
 from cde_train.train_config import TrainConfig
 
 COMPLETE_NAME = "complete.json"
@@ -33,7 +34,7 @@ UPDATES_NAME = "updates.safetensors"
 
 
 def claim(output: Path, config: TrainConfig, batches: NDArray[np.int64], sha256: str) -> None:
-    """Mark a folder as this run's, or see that it is.
+    """Mark a folder as this run's, or see that it is; of several processes the first marks it.
 
     Args:
         output: The run's folder.
@@ -48,7 +49,8 @@ def claim(output: Path, config: TrainConfig, batches: NDArray[np.int64], sha256:
     mine |= {"start": sha256, "batches": hashlib.sha256(batches.tobytes()).hexdigest()}
     file = output / SETTINGS_NAME
     if not file.exists():
-        write_atomically(file, (json.dumps(mine, indent=2) + "\n").encode())
+        if is_first_process():
+            write_atomically(file, (json.dumps(mine, indent=2) + "\n").encode())
         return
     try:
         theirs = json.loads(file.read_text())
@@ -71,19 +73,19 @@ def seal(state: Path) -> None:
 
 
 def newest_whole_state(output: Path) -> Path | None:
-    """Return the newest state that is whole, None if there is none, and remove those that never were.
+    """Return the newest state that is whole, None if there is none, and remove those that are not.
 
-    Warns about a state that was whole and is damaged; it is passed over.
+    Warns about a state that was whole and is damaged; it is passed over. Several processes find the same state, each
+    while the first removes others.
     """
     for state in sorted(output.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
-        if not (state / COMPLETE_NAME).exists():
-            shutil.rmtree(state)
-            continue
         fault = _fault(state)
         if fault is None:
             return state
-        warnings.warn(f"{state} is damaged ({fault}); going on from the state before it", stacklevel=2)
-        shutil.rmtree(state)
+        if is_first_process():
+            if (state / COMPLETE_NAME).exists():
+                warnings.warn(f"{state} is damaged ({fault}); going on from the state before it", stacklevel=2)
+            shutil.rmtree(state)
     return None
 
 
@@ -113,14 +115,12 @@ def load_model(folder: Path, encoder: ContextualEncoder, config: TrainConfig) ->
 
 
 def _fault(state: Path) -> str | None:
-    """Say what is wrong with a state that claims to be whole."""
+    """Say what is wrong with a state, None if it is whole."""
     try:
         hashes = json.loads((state / COMPLETE_NAME).read_text())
+        changed = [name for name, expected in hashes.items() if hash_file(state / name) != expected]
     except ValueError:
         return f"{COMPLETE_NAME} is unreadable"
-    for name, expected in hashes.items():
-        if not (state / name).is_file():
-            return f"{name} is missing"
-        if hash_file(state / name) != expected:
-            return f"{name} has changed"
-    return None
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    return f"{changed[0]} has changed" if changed else None

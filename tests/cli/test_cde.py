@@ -101,7 +101,7 @@ def test_the_command_starts_without_frameworks():
 @pytest.mark.parametrize(
     ("package", "arguments", "message"),
     [
-        ("ray", ["--engine", "ray"], 'needs Ray Data .*pip install "cde-retriever[ray]", or use --engine local'),
+        ("ray", ["--engine", "ray"], 'pip install "cde-retriever[ray]", or use --engine local, which needs no Ray'),
         ("pyarrow", [], 'pip install "cde-retriever[bulk]"'),
     ],
 )
@@ -112,8 +112,7 @@ def test_a_missing_package_is_named_with_how_to_install_it(package, arguments, m
     done = subprocess.run([sys.executable, "-c", code, *command, *arguments], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout == ""
-    for part in message.split(" .*"):
-        assert part in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -146,17 +147,28 @@ def test_two_processes_fit_what_one_does(finished, config, pairs, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert {path.name for path in output.iterdir()} == {path.name for path in finished.iterdir()}
-    written = [line.split(" wrote ") for line in done.stderr.splitlines() if f" wrote {output}" in line]
+    assert json.loads(done.stdout)["checkpoint"] == str(output), "one process says what came of it"
+    written = set(re.findall(r"process (\d) wrote (.*)", done.stderr))
     assert {"manifest.json", "clusters.safetensors", "report.json"} <= {Path(file).name for _, file in written}
-    assert {process for process, _ in written} == {"process 0"}
+    assert [file for process, file in written if process != "0" and Path(file).is_relative_to(output)] == []
     together, alone = (load_file(folder / "model.safetensors") for folder in (output, finished))
     assert together.keys() == alone.keys()
     for name, tensor in alone.items():
         # Adam divides by the gradient's size, so where it is rounding noise (a bias of all keys) weights may differ.
         far = (together[name] - tensor).abs() > 1e-4
         assert far.sum() <= 0.01 * far.numel() or name.endswith("key.bias"), name
+    assert losses(output) == pytest.approx(losses(finished), abs=1e-4)
     reports = [json.loads((folder / "report.json").read_text()) for folder in (output, finished)]
     assert len(reports[0]["results"]) == len(reports[1]["results"]) > 0
+
+
+def losses(output):
+    """Return the loss of every step of both phases, from their last saved states."""
+    states = [
+        output / "work" / name for name in ("phase-weak/states/checkpoint-3", "phase-supervised/states/checkpoint-4")
+    ]
+    logs = [json.loads((state / "trainer_state.json").read_text())["log_history"] for state in states]
+    return [row["loss"] for log in logs for row in log if "loss" in row]
 
 
 def test_another_configuration_in_the_same_output_is_refused_by_name(finished, config, pairs, capsys):

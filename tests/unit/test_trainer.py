@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cde_train.data import TrainingPair
 from cde_train.errors import ArtifactError, TrainingDataError
 from cde_train.evaluation import RetrievalSet
 from cde_train.gradient_caching import Chunking, direct_step
-from cde_train.saved_state import COMPLETE_NAME, newest_whole_state
+from cde_train.saved_state import COMPLETE_NAME, claim, newest_whole_state
 from cde_train.train_config import TrainConfig
 from cde_train.trainer import train
 from tests.tiny import documents, tiny_encoder
@@ -218,6 +219,26 @@ def test_a_state_without_its_seal_is_gone_and_a_damaged_one_passed_over(tmp_path
     with pytest.warns(UserWarning, match=r"checkpoint-4 is damaged \(optimizer\.pt has changed"):
         train(resumed, training_set(), CONFIG, tmp_path / "again")
     assert_same_weights(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_only_the_first_process_marks_and_removes(tmp_path, monkeypatch, process):
+    monkeypatch.setenv("RANK", str(process))
+    for step, files in ((2, "{}"), (4, json.dumps({"gone": "0"})), (6, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if files:
+            (tmp_path / f"checkpoint-{step}" / COMPLETE_NAME).write_text(files)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert newest_whole_state(tmp_path) == tmp_path / "checkpoint-2"
+    claim(tmp_path, CONFIG, training_set().batches, "start")
+    left = {path.name for path in tmp_path.iterdir()}
+    if process == 0:
+        assert left == {"checkpoint-2", "settings.json"}
+        assert ["checkpoint-4 is damaged (gone is missing)" in str(one.message) for one in caught] == [True]
+    else:
+        assert left == {"checkpoint-2", "checkpoint-4", "checkpoint-6"}
+        assert caught == []
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):

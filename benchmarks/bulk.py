@@ -129,7 +129,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         settings = replace(settings, engine="ray", workers=options.workers)
         engines["ray"] = time_engine(corpus, folder / "ray", settings, context)
     # On an accelerator the processor mostly waits, and what costs is the clock.
-    rate = engines["local"]["documents_per_core_second" if encoder.device.type == "cpu" else "documents_per_second"]
+    rate = engines["local"]["documents_per_core_second" if encoder.device == "cpu" else "documents_per_second"]
     stages["model"] = 1 / rate - stages["tokenising"] - stages["writing"]
     return {
         "checkpoint": {"name": encoder.config.name, "sha256": encoder.identity.sha256, "dtype": options.dtype},
@@ -163,7 +163,7 @@ def environment(encoder: ContextualEncoder) -> dict[str, Any]:
     """Return the machine and the versions that decide figures."""
     return {
         "machine": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name() if encoder.device.type == "cuda" else encoder.device.type,
+        "device": torch.cuda.get_device_name() if encoder.device.startswith("cuda") else encoder.device,
         "cores": os.cpu_count(),
         "load_average_after": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),

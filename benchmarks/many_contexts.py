@@ -48,7 +48,9 @@ def encode_under(
     with torch.inference_mode():
         for start in tqdm(range(0, len(order), BATCH_SIZE), desc=label, unit="batch", leave=False):
             rows = order[start : start + BATCH_SIZE]
-            input_ids, mask = (tensor.to(encoder.device) for tensor in tokenizer.pad([ids[i] for i in rows]))
+            input_ids, mask = (
+                torch.as_tensor(array, device=encoder.device) for array in tokenizer.pad([ids[i] for i in rows])
+            )
             hidden = second.hidden_states(input_ids, mask, states[0])
             for vectors, state in zip(output, states, strict=True):
                 vectors[rows] = second.contextualise(hidden, input_ids, mask, state).float().cpu().numpy()

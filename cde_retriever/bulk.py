@@ -100,7 +100,9 @@ def embed_corpus(
     folder = Path(output).expanduser()
     if Path(corpus).expanduser().is_dir() and folder.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"the output {folder} is inside the corpus {root}; choose another place")
-    encoder = ContextualEncoder.from_pretrained(settings.model, device=settings.device, dtype=settings.dtype)
+    encoder = ContextualEncoder.from_pretrained(
+        settings.model, device=settings.device, dtype=settings.dtype, backend=settings.backend
+    )
     run = _Run(root, names, folder, settings, encoder, show_progress)
     manifest = Manifest.read(folder)
     if manifest is None:

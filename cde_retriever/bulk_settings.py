@@ -15,7 +15,8 @@ class BulkSettings:
     Attributes:
         model: Checkpoint, a folder or Hub id; None for the bundled one.
         device: ``"cpu"``, ``"cuda"`` …; None takes the fastest there is.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` with ``backend="onnx"``.
+        backend: ``"torch"`` or ``"onnx"``.
         columns: Which columns make a document.
         batch_size: Texts through the model at once; does not change the result.
         shard_size: Documents a part; what a killed worker has to do again.
@@ -29,6 +30,7 @@ class BulkSettings:
     model: str | None = None
     device: str | None = None
     dtype: str = "float32"
+    backend: str = "torch"
     columns: Columns = field(default_factory=Columns)
     batch_size: int = 32
     shard_size: int = 8192

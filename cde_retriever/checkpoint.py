@@ -1,16 +1,12 @@
-"""Find, read and write checkpoints: a folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
+"""Read and write checkpoints: a folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
 
 A checkpoint of low-rank updates (`cde_retriever.low_rank`) has ``low_rank.safetensors`` instead of the weights, names
 its base, and has a ``tokenizer.json`` only if the base's is another.
 """
 
-import contextlib
-import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +15,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from cde_retriever.checkpoint_files import (
+    CONFIG_NAME,
+    LOW_RANK_KEY,
+    LOW_RANK_NAME,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+    find_checkpoint,
+    hash_checkpoint,
+    replaced_folder,
+)
 from cde_retriever.config import ModelConfig
 from cde_retriever.errors import CheckpointError, ConfigError
-from cde_retriever.low_rank import LOW_RANK_KEY, LOW_RANK_NAME, LowRankSettings, apply_updates, refuse_misfits
+from cde_retriever.low_rank import LowRankSettings, apply_updates, refuse_misfits
 from cde_retriever.model import TwoStageModel
 from cde_retriever.tokenization import TextTokenizer
-
-CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "config.json", "model.safetensors", "tokenizer.json"
-DEFAULT_CHECKPOINT = Path(__file__).parent / "default_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -46,35 +49,6 @@ class Checkpoint:
     sha256: str
     revision: str | None
     stored_dtype: torch.dtype
-
-
-def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = None) -> tuple[Path, str | None]:
-    """Return a checkpoint's folder and, for one from the Hub, its commit.
-
-    Args:
-        name: None for the bundled default, a folder, or a Hub id such as ``"organisation/model"``.
-        revision: Branch, tag or commit on the Hub.
-
-    Raises:
-        CheckpointError: if it is neither a folder nor obtainable from the Hub.
-    """
-    if name is None:
-        return DEFAULT_CHECKPOINT, None
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder, None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        snapshot = snapshot_download(
-            str(name), revision=revision, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, LOW_RANK_NAME, TOKENIZER_NAME]
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{str(name)!r} is neither a folder nor a checkpoint the Hub gives ({type(error).__name__}: {error})"
-        ) from error
-    return Path(snapshot), Path(snapshot).name
 
 
 def read_checkpoint(
@@ -170,25 +144,6 @@ def _load_strictly(model: TwoStageModel, weights: dict[str, torch.Tensor], folde
     model.load_state_dict(weights, strict=False)  # strictness is above, and knows of the shared embeddings
 
 
-def hash_checkpoint(folder: Path) -> str:
-    """Return the sha256 over configuration, weights and tokenizer of a folder; of low-rank updates also their base's.
-
-    Names, the model's and that of a base, are for people and take no part.
-    """
-    config = json.loads((folder / CONFIG_NAME).read_text())
-    config.pop("name", None)
-    update = config.get(LOW_RANK_KEY)
-    if update:
-        update["base"] = update["base"]["sha256"]
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name in (LOW_RANK_NAME if update else WEIGHTS_NAME, TOKENIZER_NAME):
-        if update and not (folder / name).is_file():
-            continue  # the base's tokenizer, which its hash covers
-        with open(folder / name, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
 def hash_model(model: TwoStageModel, tokenizer: Tokenizer, dtype: torch.dtype) -> str:
     """Return the `hash_checkpoint` of the folder this model would be written to."""
     with tempfile.TemporaryDirectory() as folder:
@@ -224,30 +179,3 @@ def write_checkpoint(
         config = json.dumps(model.config.to_dict(), indent=2, sort_keys=True)
         (new / CONFIG_NAME).write_text(config + "\n")
     return folder
-
-
-@contextlib.contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Give a copy of the folder to write into, and put it in the folder's place at the end."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        if folder.is_dir():
-            shutil.copytree(folder, new, dirs_exist_ok=True)
-        yield new
-        replace_folder(folder, new)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-
-
-def replace_folder(folder: Path, new: Path) -> None:
-    """Put a new folder, made beside it, in the place of an old one, if there is one."""
-    new.chmod(0o755)
-    if folder.is_dir():
-        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old)
-    else:
-        new.rename(folder)

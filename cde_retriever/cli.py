@@ -1,6 +1,7 @@
 """`cde`: contextual embeddings from the command line.
 
     cde embed CORPUS -o OUT      a corpus of any size to vectors on disk, resumable, on this machine or a Ray cluster
+    cde export [MODEL] -o OUT    a checkpoint as ONNX, for servers of queries that have no PyTorch
 
 The result goes to stdout as a JSON line, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130
 interrupted.
@@ -10,9 +11,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cde_retriever.errors import CDEError, ConfigError
+from cde_retriever.onnx_files import PRECISIONS
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 EXAMPLES = {
@@ -20,6 +23,9 @@ EXAMPLES = {
   cde embed corpus.jsonl.gz -o vectors                 fits the context to the corpus, then embeds on this machine
   cde embed ./parquet -o vectors --engine ray --workers 64 --context context.safetensors
                                                        under a context that is there, on a Ray cluster""",
+    "export": """\
+  cde export -o serving --dtype int8                   the bundled checkpoint, with weights of 8 bits
+  CDEEmbedding("serving", backend="onnx")              loads it""",
 }
 
 
@@ -63,15 +69,36 @@ def _parser() -> argparse.ArgumentParser:
         prog="cde", description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands: Any = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    summary = "Embed a corpus of any size under one context; the same command again goes on where it stopped."
-    embed = commands.add_parser(
-        "embed",
+    _add_embed(commands)
+    _add_export(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
         help=summary,
         description=summary,
-        epilog="examples:\n" + EXAMPLES["embed"],
+        epilog="examples:\n" + EXAMPLES[name],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    embed.set_defaults(run=_embed)
+    command.set_defaults(run=run)
+    command.add_argument("--debug", action="store_true", help="show where an error came from")
+    return command
+
+
+def _add_export(commands: Any) -> None:
+    export = _add(commands, "export", "Write a checkpoint as ONNX graphs that need no PyTorch.", _export)
+    export.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id; by default the bundled checkpoint")
+    export.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the graphs")
+    export.add_argument(
+        "--dtype", default=PRECISIONS[0], choices=PRECISIONS, help="precision of the weights; float32 by default"
+    )
+
+
+def _add_embed(commands: Any) -> None:
+    summary = "Embed a corpus of any size under one context; the same command again goes on where it stopped."
+    embed = _add(commands, "embed", summary, _embed)
     embed.add_argument("corpus", metavar="CORPUS", help=".jsonl, .jsonl.gz or .parquet file, or a folder of such")
     embed.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the context and the vectors")
     embed.add_argument("--model", metavar="CHECKPOINT", help="folder or Hub id; by default the bundled checkpoint")
@@ -84,10 +111,21 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--title-column", metavar="NAME", help="put before it; title, where there is one; '' for none")
     embed.add_argument("--id-column", default="id", metavar="NAME", help="what a vector is found by; id")
     embed.add_argument("--device", help="cpu, cuda, mps ...; by default the fastest there is")
-    dtypes = ("float32", "bfloat16", "float16")
-    embed.add_argument("--dtype", default=dtypes[0], choices=dtypes, help="precision of the model; float32 by default")
-    embed.add_argument("--debug", action="store_true", help="show where an error came from")
-    return parser
+    embed.add_argument("--backend", default="torch", choices=("torch", "onnx"), help="torch (default) or onnx")
+    dtypes = ("float32", "bfloat16", "float16", "int8")
+    embed.add_argument(
+        "--dtype", default=dtypes[0], choices=dtypes, help="precision; float32 by default, int8 with --backend onnx"
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
+    from cde_retriever.checkpoint_files import find_checkpoint
+    from cde_retriever.onnx_export import export_onnx
+
+    folder = export_onnx(find_checkpoint(options.model)[0], Path(options.output).expanduser(), options.dtype)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    _say(f'{folder} holds the model in {options.dtype}, {size / 1e6:.0f} MB; load it with backend="onnx"')
+    sys.stdout.write(json.dumps({"output": str(folder), "dtype": options.dtype, "bytes": size}) + "\n")
 
 
 def _embed(options: argparse.Namespace) -> None:
@@ -102,6 +140,7 @@ def _embed(options: argparse.Namespace) -> None:
         model=options.model,
         device=options.device,
         dtype=options.dtype,
+        backend=options.backend,
         columns=Columns(options.text_column, options.id_column, options.title_column),
         batch_size=options.batch_size,
         shard_size=options.shard_size,

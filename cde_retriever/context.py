@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 
@@ -130,6 +128,8 @@ class Context:
 
     def to_bytes(self) -> bytes:
         """Return the content of a context file."""
+        from safetensors.numpy import save  # here, because a server of queries reads contexts with NumPy alone
+
         header = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
@@ -154,11 +154,10 @@ class Context:
             ContextFormatError: if the data are damaged, of another format version, or not a context.
         """
         try:
-            arrays = load(data)
+            arrays, metadata = _read_tensors(data)
             vectors, frequencies = arrays["vectors"], arrays.get("frequencies", np.zeros((0, 2), np.int64))
-            length = int.from_bytes(data[:8], "little")
-            header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
-        except (SafetensorError, KeyError, ValueError) as error:
+            header = json.loads(metadata[METADATA_KEY])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ContextFormatError(f"{source} is not a context ({error!r}); restore it or fit again") from error
         if header.get("format_version") != FORMAT_VERSION:
             raise ContextFormatError(
@@ -208,6 +207,20 @@ class Context:
         return cls.from_bytes(file.read_bytes(), source=str(file))
 
 
+def _read_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return tensors and metadata of a safetensors file: a length of 8 bytes, a JSON header, the tensors' bytes."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    metadata = header.pop("__metadata__")
+    arrays = {}
+    for name, info in header.items():
+        first, last = info["data_offsets"]
+        array = np.frombuffer(data[start + first : start + last], _DTYPES[info["dtype"]])
+        arrays[name] = array.reshape(info["shape"])
+    return arrays, metadata
+
+
+_DTYPES = {"F32": "<f4", "I64": "<i8"}
 _HEADER_FIELDS = ("text_hashes", "texts", "method", "seed", "documents_seen", "oversampled_to")
 
 

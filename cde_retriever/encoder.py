@@ -1,67 +1,72 @@
-"""`ContextualEncoder`: a checkpoint, a context, and texts to vectors. Everything a framework adapter needs."""
+"""`ContextualEncoder`: a model, a context, and texts to vectors. Everything a framework adapter needs."""
 
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from cde_retriever.checkpoint import Checkpoint, find_checkpoint, hash_model, read_checkpoint, write_checkpoint
+from cde_retriever.backend import BACKENDS, Backend
+from cde_retriever.batching import SharedBatches
+from cde_retriever.checkpoint_files import TOKENIZER_NAME, find_checkpoint, hash_checkpoint
 from cde_retriever.config import ModelConfig
 from cde_retriever.context import Context, ModelIdentity, make_context, sample_documents
-from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
-from cde_retriever.model import State, TwoStageModel
+from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
+from cde_retriever.onnx_files import PRECISIONS, cached_export, is_export
 from cde_retriever.tokenization import TextTokenizer, check_texts, count_documents
 
+if TYPE_CHECKING:  # a server of queries runs without PyTorch
+    import torch
+
+    from cde_retriever.model import TwoStageModel
+
 Vectors = NDArray[np.float32]
+Ids = list[int]
+Embed = Callable[[NDArray[np.int64], NDArray[np.int64]], Vectors]
+
+QUERIES_AT_ONCE = 64
+"""Most queries of several callers that run as one batch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Active:
     """The context in force and what the second stage made of it, replaced together."""
 
     context: Context
-    state: State
+    state: Any
 
 
 class ContextualEncoder:
     """Embed documents and queries given a context.
 
-    Safe to use from several threads: one call runs at a time, and each call works under one context throughout.
+    Safe to use from several threads: each call works under one context throughout, and queries that several threads
+    ask for at once run as one batch.
 
     Args:
-        model: The two-stage model.
+        backend: The two-stage model and what runs it.
         tokenizer: Its tokenizer, without prompts.
-        identity: What tells this model from others; by default hashed from model and tokenizer.
-        stored_dtype: Dtype in which `save_pretrained` writes the weights.
+        identity: What tells this model from others.
     """
 
-    def __init__(
-        self,
-        model: TwoStageModel,
-        tokenizer: Tokenizer,
-        *,
-        identity: ModelIdentity | None = None,
-        stored_dtype: torch.dtype = torch.float32,
-    ) -> None:
-        config = model.config
-        self.model = model.eval()
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, identity: ModelIdentity) -> None:
+        self.backend = backend
         self.tokenizer = tokenizer
-        self.identity = identity or _identity(config, hash_model(model, tokenizer, stored_dtype), None)
-        self._stored_dtype = stored_dtype
+        self.identity = identity
         self._active: _Active | None = None
         self._origin: ContextualEncoder | None = None
-        self._lock = threading.RLock()
+        self._share_lock(threading.RLock())
+
+    def _share_lock(self, lock: "threading.RLock") -> None:
+        self._lock = lock
+        self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, lock, QUERIES_AT_ONCE)
 
     @classmethod
     def from_pretrained(
@@ -69,65 +74,134 @@ class ContextualEncoder:
         name: str | os.PathLike[str] | None = None,
         *,
         revision: str | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
+        device: "torch.device | str | None" = None,
+        dtype: "torch.dtype | str | None" = None,
+        backend: str = "torch",
     ) -> "ContextualEncoder":
         """Load a checkpoint.
 
         Args:
-            name: A folder or a Hub id; None for the bundled default.
+            name: A folder or a Hub id; None for the bundled default. For ``"onnx"`` also the folder of an export
+                (``cde export``); a checkpoint is exported when it is first loaded, and kept in the user's cache folder.
             revision: Branch, tag or commit on the Hub.
             device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes CUDA, else MPS, else the CPU.
-            dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or their names.
+            dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or their names; for ``"onnx"``
+                ``"float32"`` (default; that of the export, if `name` is one) or ``"int8"``.
+            backend: ``"torch"`` or ``"onnx"``. Vectors of both are the same, to rounding.
 
         Raises:
             CheckpointError: if it cannot be found, or is incomplete or damaged.
+            ConfigError: for an unknown backend, or a device or dtype it does not have.
             ValueError: for an unknown dtype.
+            ImportError: if the backend is not installed.
         """
+        if backend not in BACKENDS:
+            raise ConfigError(f"backend is {backend!r}, expected {' or '.join(map(repr, BACKENDS))}")
         folder, commit = find_checkpoint(name, revision)
-        read = read_checkpoint(folder, revision=commit, device=device or default_device(), dtype=as_dtype(dtype))
-        return cls._from_checkpoint(read)
+        if backend == "onnx":
+            return cls._on_onnx(folder, commit, None if device is None else str(device), dtype)
+        from cde_retriever.checkpoint import read_checkpoint
+        from cde_retriever.torch_backend import TorchBackend, as_dtype, default_device
+
+        read = read_checkpoint(folder, device=device or default_device(), dtype=as_dtype(dtype))
+        torch_backend = TorchBackend(read.model, read.stored_dtype)
+        return cls(torch_backend, read.tokenizer, _identity(torch_backend.config, read.sha256, commit))
 
     @classmethod
-    def _from_checkpoint(cls, read: Checkpoint) -> "ContextualEncoder":
-        identity = _identity(read.model.config, read.sha256, read.revision)
-        return cls(read.model, read.tokenizer, identity=identity, stored_dtype=read.stored_dtype)
+    def _on_onnx(cls, folder: Path, commit: str | None, device: str | None, dtype: Any) -> "ContextualEncoder":
+        from cde_retriever.onnx_backend import OnnxBackend
+
+        precision = None if dtype is None else str(dtype).removeprefix("torch.")
+        if not is_export(folder):
+            source, folder = folder, cached_export(hash_checkpoint(folder), precision or PRECISIONS[0])
+            if not is_export(folder):
+                from cde_retriever.onnx_export import export_onnx
+
+                export_onnx(source, folder, precision or PRECISIONS[0])
+        backend = OnnxBackend(folder, device)
+        if precision not in (None, backend.export.dtype):
+            raise ConfigError(
+                f"{folder} is an export in {backend.export.dtype}, received dtype {precision!r}; leave dtype out, or "
+                "export the checkpoint in that"
+            )
+        identity = _identity(backend.config, backend.export.checkpoint, commit)
+        return cls(backend, TextTokenizer.read(folder / TOKENIZER_NAME), identity)
+
+    @classmethod
+    def from_model(
+        cls, model: "TwoStageModel", tokenizer: Tokenizer, *, stored_dtype: "torch.dtype | None" = None
+    ) -> "ContextualEncoder":
+        """Wrap a PyTorch model.
+
+        Args:
+            model: The two-stage model.
+            tokenizer: Its tokenizer, without prompts.
+            stored_dtype: Dtype in which `save_pretrained` writes the weights, and which the identity is hashed in; None
+                for float32.
+        """
+        from cde_retriever.checkpoint import hash_model
+        from cde_retriever.torch_backend import TorchBackend
+
+        backend = TorchBackend(model) if stored_dtype is None else TorchBackend(model, stored_dtype)
+        sha256 = hash_model(model, tokenizer, backend.stored_dtype)
+        return cls(backend, tokenizer, _identity(model.config, sha256, None))
 
     def fork(self) -> "ContextualEncoder":
         """Return an encoder over the same weights, without a context yet; one call at a time runs over all forks."""
-        twin = type(self)(self.model, self.tokenizer, identity=self.identity, stored_dtype=self._stored_dtype)
-        twin._lock = self._lock
+        twin = type(self)(self.backend, self.tokenizer, self.identity)
+        twin._share_lock(self._lock)
         twin._origin = self  # lives as long as its forks, so that `sharing` finds it
         return twin
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: "torch.dtype | None" = None) -> Path:
         """Write the checkpoint to a folder; all or nothing.
 
         Args:
             folder: Where to.
             dtype: Dtype of the stored weights; by default the one they were stored in.
+
+        Raises:
+            ConfigError: if the model runs on ONNX Runtime, which has no weights to write.
         """
-        return write_checkpoint(folder, self.model, self.tokenizer, dtype=dtype or self._stored_dtype)
+        written: Path = self._torch().save(Path(folder), self.tokenizer, dtype)
+        return written
+
+    @property
+    def model(self) -> "TwoStageModel":
+        """The PyTorch model.
+
+        Raises:
+            ConfigError: if the model runs on ONNX Runtime.
+        """
+        model: TwoStageModel = self._torch().model
+        return model
+
+    def _torch(self) -> Any:
+        if not hasattr(self.backend, "model"):
+            raise ConfigError(
+                "this encoder runs on ONNX Runtime and has no PyTorch model; load it with backend='torch'"
+            )
+        return self.backend
 
     @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
-        return self.model.config
+        return self.backend.config
 
     @property
     def dimension(self) -> int:
         """Width of the vectors; needs no context."""
-        return self.model.dimension
+        return self.backend.dimension
 
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids the second stage knows."""
-        return int(self.model.second_stage.backbone.config.vocab_size)
+        return self.backend.vocabulary_size
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
+    def device(self) -> str:
+        """Where the model is, such as ``"cpu"`` or ``"cuda:0"``."""
+        return self.backend.device
 
     @cached_property
     def _texts(self) -> TextTokenizer:
@@ -168,9 +242,10 @@ class ContextualEncoder:
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> Context:
-        """Sample a corpus, embed the sample with the first stage, and set the result as context.
+        """Sample a corpus, look at the sample as the model does, and set the result as context.
 
-        One pass over the documents; memory grows with the context, not with the corpus.
+        The first stage embeds the sample, where the second stage reads its vectors. One pass over the documents; memory
+        grows with the context, not with the corpus.
 
         Args:
             documents: The corpus, as texts; any iterable.
@@ -185,7 +260,9 @@ class ContextualEncoder:
             ContextError: if no document has any text.
         """
         sample = sample_documents(documents, context_size or self.config.context_size, seed)
-        vectors = self.encode_first_stage(sample.texts, batch_size=batch_size, show_progress=show_progress)
+        vectors = np.zeros((len(sample.texts), 0), np.float32)
+        if self.backend.first_stage_width:
+            vectors = self.encode_first_stage(sample.texts, batch_size=batch_size, show_progress=show_progress)
         needs = None if self.config.positions == "text" else self.config.context_size
         context = make_context(
             sample,
@@ -211,13 +288,12 @@ class ContextualEncoder:
         rows = context.vectors
         if context.oversampled_to is not None:
             rows = rows[np.arange(context.oversampled_to) % len(rows)]
-        embeddings = torch.tensor(rows, device=self.device, dtype=self._dtype)
         frequencies = None
         if self.config.term_statistics:
-            frequencies = torch.zeros(self.vocabulary_size, device=self.device)
-            frequencies[torch.tensor(context.frequencies[:, 0])] = torch.tensor(context.frequencies[:, 1]).float()
-        with self._lock, torch.inference_mode():
-            self._active = _Active(context, self.model.second_stage.prepare(embeddings, frequencies=frequencies))
+            frequencies = np.zeros(self.vocabulary_size, np.float32)
+            frequencies[context.frequencies[:, 0]] = context.frequencies[:, 1]
+        with self._lock:
+            self._active = _Active(context, self.backend.prepare(rows, frequencies))
 
     def _count_terms(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return token ids and in how many of the documents each occurs, (k, 2)."""
@@ -227,8 +303,7 @@ class ContextualEncoder:
 
     def null_context(self) -> Context:
         """Return the context that stands for "no corpus"; setting it is a mode of its own, with a fingerprint."""
-        width = int(self.config.first_stage["hidden_size"])
-        return Context(vectors=np.zeros((0, width), np.float32), model=self.identity)
+        return Context(vectors=np.zeros((0, self.backend.first_stage_width), np.float32), model=self.identity)
 
     def _check_model(self, context: Context) -> None:
         ours, theirs = self.identity, context.model
@@ -266,57 +341,61 @@ class ContextualEncoder:
             ContextNotFittedError: if no context is set.
             TypeError: if a text is not a string; names its index.
         """
-        return self._encode(texts, "document", batch_size, show_progress)
+        active = self._require_active()
+        ids = self._tokenize(texts, "document")
+        return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
 
     def encode_queries(self, texts: Sequence[str], *, batch_size: int = 32, show_progress: bool = False) -> Vectors:
-        """Embed queries under the context in force; otherwise as `encode_documents`."""
-        return self._encode(texts, "query", batch_size, show_progress)
+        """Embed queries under the context in force; otherwise as `encode_documents`.
+
+        Few queries at a time (at most `QUERIES_AT_ONCE`) run together with those of other threads that wait, so that
+        many callers do not queue up one after the other; a vector does not depend on its company.
+        """
+        active = self._require_active()
+        ids = self._tokenize(texts, "query")
+        if batch_size < len(ids) or not ids or show_progress:
+            return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
+        return np.stack(self._queries(active, ids))
 
     def encode_first_stage(self, texts: Sequence[str], *, batch_size: int = 32, show_progress: bool = False) -> Vectors:
         """Embed documents with the first stage alone, (n, d) float32; needs no context.
 
         These are a context's vectors. They are not comparable with those of `encode_documents`.
         """
-        first = self.model.first_stage
-        return self._run(texts, "document", first, first.backbone.config.hidden_size, batch_size, show_progress)
+        tokenized = self._tokenize(texts, "document")
+        width = int(self.config.first_stage["hidden_size"])
+        return self._run(tokenized, self.backend.embed_first_stage, width, batch_size, show_progress)
 
-    def _encode(self, texts: Sequence[str], role: str, batch_size: int, show_progress: bool) -> Vectors:
-        active = self._require_active()
-
-        def embed(input_ids: Tensor, mask: Tensor) -> Tensor:
-            output: Tensor = self.model.second_stage(input_ids, mask, active.state)
-            return output
-
-        return self._run(texts, role, embed, self.dimension, batch_size, show_progress)
-
-    def _run(
-        self, texts: Sequence[str], role: str, embed: Any, width: int, batch_size: int, show_progress: bool
-    ) -> Vectors:
-        """Tokenise, run in batches of similar length, longest first, and put the rows back in input order."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+    def _tokenize(self, texts: Sequence[str], role: str) -> list[Ids]:
         texts = check_texts(texts)
-        output = np.zeros((len(texts), width), dtype=np.float32)
         tokenized = self._texts.tokenize(texts, role)
         if tokenized.truncated:
             warnings.warn(
                 f"{len(tokenized.truncated)} of {len(texts)} texts are longer than {self.config.max_length} tokens and "
                 f"were cut (the first is text {tokenized.truncated[0]}); split them to use them whole",
-                stacklevel=4,
+                stacklevel=3,
             )
-        order = sorted(range(len(texts)), key=lambda i: -len(tokenized.ids[i]))
-        starts = range(0, len(order), batch_size)
-        with self._lock, torch.inference_mode():
-            for start in tqdm(starts, desc=f"Embedding {len(texts)} texts", unit="batch", disable=not show_progress):
-                rows = order[start : start + batch_size]
-                input_ids, mask = self._texts.pad([tokenized.ids[i] for i in rows])
-                vectors = embed(input_ids.to(self.device), mask.to(self.device))
-                output[rows] = vectors.float().cpu().numpy()
-        return output
+        return tokenized.ids
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+    def _under(self, active: _Active) -> Embed:
+        return lambda input_ids, mask: self.backend.embed(input_ids, mask, active.state)
+
+    def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
+        assert isinstance(active, _Active)
+        return list(self._run(ids, self._under(active), self.dimension, QUERIES_AT_ONCE, show_progress=False))
+
+    def _run(self, ids: list[Ids], embed: Embed, width: int, batch_size: int, show_progress: bool) -> Vectors:
+        """Run token ids in batches of similar length, longest first, and put the rows back in input order."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        output = np.zeros((len(ids), width), dtype=np.float32)
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        starts = range(0, len(order), batch_size)
+        with self._lock:
+            for start in tqdm(starts, desc=f"Embedding {len(ids)} texts", unit="batch", disable=not show_progress):
+                rows = order[start : start + batch_size]
+                output[rows] = embed(*self._texts.pad([ids[i] for i in rows]))
+        return output
 
 
 def _identity(config: ModelConfig, sha256: str, revision: str | None) -> ModelIdentity:
@@ -328,24 +407,3 @@ def _identity(config: ModelConfig, sha256: str, revision: str | None) -> ModelId
         max_length=config.max_length,
         ordered=config.order_matters,
     )
-
-
-def default_device() -> str:
-    """Return the fastest device of this machine: ``"cuda"``, ``"mps"`` or ``"cpu"``."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """Return a floating dtype from itself or its name, such as ``"bfloat16"``.
-
-    Raises:
-        ValueError: if it is none of float32, bfloat16, float16.
-    """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is None or dtype in known.values():
-        return dtype  # type: ignore[return-value]
-    if dtype in known:
-        return known[str(dtype)]
-    raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(known)}")

@@ -21,7 +21,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from cde_retriever.context import Context, known_documents
 from cde_retriever.encoder import ContextualEncoder
@@ -56,7 +56,8 @@ class CDEEmbeddings(BaseModel, Embeddings):
         model_name: A checkpoint folder or a Hub id; None for the bundled default.
         revision: Branch, tag or commit on the Hub.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
-        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``.
+        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with ``backend="onnx"``.
+        backend: ``"torch"`` or ``"onnx"`` (`ContextualEncoder.from_pretrained`).
         given_context: The argument ``context``: a `Context`, or the path of a saved one.
         context_size: Most context documents to sample; None for the model's own number.
         seed: Seed of the sample.
@@ -70,6 +71,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
+    backend: Literal["torch", "onnx"] = "torch"
     given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
     context_size: int | None = Field(default=None, ge=1)
     seed: int = 0
@@ -89,7 +91,9 @@ class CDEEmbeddings(BaseModel, Embeddings):
         """
         self._lock = threading.Lock()
         name = None if self.model_name is None else str(self.model_name)
-        self._encoder = shared_encoder(name, revision=self.revision, device=self.device, dtype=self.dtype)
+        self._encoder = shared_encoder(
+            name, revision=self.revision, device=self.device, dtype=self.dtype, backend=self.backend
+        )
         if self.given_context is not None:
             self.load_context(self.given_context)
 

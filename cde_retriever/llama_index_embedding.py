@@ -48,7 +48,8 @@ class CDEEmbedding(BaseEmbedding):
     Attributes:
         revision: Branch, tag or commit on the Hub.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
-        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``.
+        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with ``backend="onnx"``.
+        backend: ``"torch"`` or ``"onnx"`` (`ContextualEncoder.from_pretrained`).
         context_size: Most context documents; None for the model's own number.
         seed: Seed of the sample.
         on_missing_context: ``"fit"``: the first batch of documents becomes the context; ``"error"``: it raises.
@@ -69,6 +70,7 @@ class CDEEmbedding(BaseEmbedding):
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
+    backend: Literal["torch", "onnx"] = "torch"
     context_size: int | None = Field(default=None, gt=0)
     seed: int = 0
     on_missing_context: Literal["fit", "error"] = "fit"
@@ -86,7 +88,11 @@ class CDEEmbedding(BaseEmbedding):
         name = DEFAULT_MODEL if model_name is None else os.fspath(model_name)
         super().__init__(model_name=name, **settings)
         self._encoder = shared_encoder(
-            None if name == DEFAULT_MODEL else name, revision=self.revision, device=self.device, dtype=self.dtype
+            None if name == DEFAULT_MODEL else name,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
         )
         if context is not None:
             self.load_context(context)

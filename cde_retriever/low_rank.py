@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cde_retriever.checkpoint_files import LOW_RANK_KEY
 from cde_retriever.errors import CheckpointError
 from cde_retriever.model import TwoStageModel
 
-LOW_RANK_NAME = "low_rank.safetensors"
-LOW_RANK_KEY = "low_rank"
 BACKBONE = "second_stage.backbone."
 
 

@@ -175,7 +175,10 @@ class CachedSecondStage(PrefixSecondStage):
         dropped: Tensor | None = None,
         frequencies: Tensor | None = None,  # noqa: ARG002
     ) -> State:
-        """Return the keys and values of the context, each (1, heads, c, head width), layer after layer."""
+        """Return the keys and values of the context, each (1, heads, c, head width), layer after layer, and a bias.
+
+        The bias, (layers, heads), is what is added to the scores of those keys.
+        """
         prefix = self.prefix(dataset_embeddings, dropped)
         recorder = ContextRecorder()
         positions = torch.zeros(1, len(prefix), dtype=torch.long, device=prefix.device)
@@ -186,14 +189,16 @@ class CachedSecondStage(PrefixSecondStage):
                 "layers; use context_attention 'joint' for this backbone"
             )
         self._attention_layers = tuple(recorder.layers)
-        return tuple(tensor for pair in recorder.layers.values() for tensor in pair)
+        size = prefix.new_ones(len(prefix), dtype=torch.promote_types(prefix.dtype, torch.float32)).sum()
+        bias = self.gate - size.log()
+        return *(tensor for pair in recorder.layers.values() for tensor in pair), bias
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Run the backbone over the texts alone; every layer reads the context's keys and values."""
-        bias = self.gate - math.log(state[0].shape[2])
+        *pairs, bias = state
         dtype = self.backbone.dtype
         padding = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, -math.inf)
-        layers = zip(self._attention_layers, state[0::2], state[1::2], bias, strict=True)
+        layers = zip(self._attention_layers, pairs[0::2], pairs[1::2], bias, strict=True)
         reader = ContextReader(
             {layer: (key, value, add) for layer, key, value, add in layers}, padding[:, None, None, :]
         )

@@ -149,7 +149,9 @@ class _Worker:
     def __init__(self, context: Any, settings: BulkSettings, device: str, output: Path) -> None:
         from cde_retriever.encoder import ContextualEncoder  # here, because readers have no use for torch
 
-        self.encoder = ContextualEncoder.from_pretrained(settings.model, device=device, dtype=settings.dtype)
+        self.encoder = ContextualEncoder.from_pretrained(
+            settings.model, device=device, dtype=settings.dtype, backend=settings.backend
+        )
         self.encoder.set_context(Context.from_bytes(ray.get(context)))
         self.output, self.batch_size = output, settings.batch_size
 

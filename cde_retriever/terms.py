@@ -74,7 +74,7 @@ class TermHead(nn.Module):
         """Whether the prior was estimated; until then every token has the same."""
         return bool((self.log_prior != self.log_prior[0]).any())
 
-    def information(self, frequencies: Tensor, documents: int) -> Tensor:
+    def information(self, frequencies: Tensor, documents: int | Tensor) -> Tensor:
         """Return s of every token, (V,), at least 0.
 
         Args:

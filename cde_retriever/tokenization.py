@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from cde_retriever.errors import CheckpointError
 
@@ -70,13 +68,12 @@ class TextTokenizer:
             truncated=[i for i, encoding in enumerate(encodings) if encoding.overflowing],
         )
 
-    def pad(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def pad(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return token ids and mask, both (b, s), padded to the longest sequence."""
-        length = max(len(row) for row in ids)
-        input_ids = torch.full((len(ids), length), self.pad_token_id, dtype=torch.long)
-        mask = torch.zeros((len(ids), length), dtype=torch.long)
+        shape = len(ids), max(len(row) for row in ids)
+        input_ids, mask = np.full(shape, self.pad_token_id, np.int64), np.zeros(shape, np.int64)
         for i, row in enumerate(ids):
-            input_ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+            input_ids[i, : len(row)] = row
             mask[i, : len(row)] = 1
         return input_ids, mask
 

@@ -25,9 +25,10 @@ from pathlib import Path
 
 import torch
 
-from cde_retriever.checkpoint import CONFIG_NAME, find_checkpoint
+from cde_retriever.checkpoint_files import CONFIG_NAME, find_checkpoint
 from cde_retriever.context import write_atomically
-from cde_retriever.encoder import ContextualEncoder, default_device
+from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.torch_backend import default_device
 from cde_train.batches import TrainingSet
 from cde_train.clustering import Clustering
 from cde_train.comparison import compare

@@ -22,6 +22,7 @@ the gradient of the whole batch; no wrapper around the model takes part.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,13 +72,13 @@ class Chunking:
     """How a step runs through the model.
 
     Attributes:
-        pad: Turns token ids into ids and mask, (b, s).
+        pad: Turns token ids into ids and mask, (b, s), arrays or tensors.
         size: Texts, and context documents, through a model at once; never changes the result.
         autocast: Makes the context manager to compute under; made anew for every chunk, because autocast remembers
             weights it has cast, and one cast without a graph would get no gradient later.
     """
 
-    pad: Callable[[Ids], tuple[Tensor, Tensor]]
+    pad: Callable[[Ids], tuple[Any, Any]]
     size: int
     autocast: Callable[[], contextlib.AbstractContextManager[object]] = field(default=contextlib.nullcontext)
 
@@ -86,7 +87,12 @@ class Chunking:
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         for start in range(0, len(order), self.size):
             rows = order[start : start + self.size]
-            yield rows, *self.pad([ids[row] for row in rows])
+            yield rows, *self.padded([ids[row] for row in rows])
+
+    def padded(self, ids: Ids) -> tuple[Tensor, Tensor]:
+        """Return token ids and mask, (b, s)."""
+        input_ids, mask = self.pad(ids)
+        return torch.as_tensor(input_ids), torch.as_tensor(mask)
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,9 @@ def direct_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
     with how.autocast():
         embeddings = batch.context
         if not isinstance(embeddings, Tensor):
-            embeddings = model.first_stage(*how.pad(embeddings)) if embeddings else _dataset_embeddings(model, [], how)
+            embeddings = (
+                model.first_stage(*how.padded(embeddings)) if embeddings else _dataset_embeddings(model, [], how)
+            )
         state = model.second_stage.prepare(embeddings, batch.dropped, batch.frequencies)
         (rows, ids, mask), *_ = whole.chunks([*batch.queries, *batch.documents])
         outputs = model.second_stage(ids, mask, state)[_inverse(rows)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from cde_retriever.checkpoint import TOKENIZER_NAME
+from cde_retriever.checkpoint_files import TOKENIZER_NAME
 from cde_retriever.config import ModelConfig
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError
@@ -83,4 +83,4 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
     model.first_stage.backbone.load_state_dict(weights)
     model.second_stage.backbone.load_state_dict(weights)
     model.second_stage.enter_like_words()
-    return ContextualEncoder(model, TextTokenizer.read(Path(folder) / TOKENIZER_NAME))
+    return ContextualEncoder.from_model(model, TextTokenizer.read(Path(folder) / TOKENIZER_NAME))

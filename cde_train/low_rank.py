@@ -14,26 +14,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cde_retriever.checkpoint import (
+from cde_retriever.checkpoint import read_checkpoint
+from cde_retriever.checkpoint_files import (
     CONFIG_NAME,
     DEFAULT_CHECKPOINT,
+    LOW_RANK_KEY,
+    LOW_RANK_NAME,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
     find_checkpoint,
-    read_checkpoint,
     replaced_folder,
 )
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError
-from cde_retriever.low_rank import (
-    BACKBONE,
-    LOW_RANK_KEY,
-    LOW_RANK_NAME,
-    LowRankSettings,
-    refuse_misfits,
-    updated_layers,
-    whole_parameters,
-)
+from cde_retriever.low_rank import BACKBONE, LowRankSettings, refuse_misfits, updated_layers, whole_parameters
 from cde_retriever.model import TwoStageModel
 
 if TYPE_CHECKING:

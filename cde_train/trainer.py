@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArguments
 from transformers import Trainer as HuggingFaceTrainer
 
-from cde_retriever.encoder import ContextualEncoder, default_device
+from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.torch_backend import default_device
 from cde_train.batches import BatchBuilder, TrainingSet
 from cde_train.comparison import rank_in_context
 from cde_train.evaluation import RetrievalSet, measure
@@ -173,7 +174,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
 
     def _pad(self, ids: Any, device: torch.device) -> tuple[Tensor, Tensor]:
         input_ids, mask = self.tokenizer.pad(ids)
-        return input_ids.to(device), mask.to(device)
+        return torch.as_tensor(input_ids, device=device), torch.as_tensor(mask, device=device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:  # noqa: ARG002
         """Return AdamW over the groups of `parameter_groups`."""

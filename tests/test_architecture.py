@@ -15,14 +15,16 @@ PACKAGES = ("cde_retriever", "cde_train")
 
 # Imports point up this list only; modules of one line do not see each other. A new module needs a place in it.
 ORDER = [
-    ("cde_retriever.errors",),
-    ("cde_retriever.config",),
-    ("cde_retriever.tokenization", "cde_retriever.pooling", "cde_retriever.attention", "cde_retriever.late"),
+    ("cde_retriever.errors", "cde_retriever.batching"),
+    ("cde_retriever.config", "cde_retriever.checkpoint_files", "cde_retriever.onnx_files"),
+    ("cde_retriever.tokenization", "cde_retriever.context", "cde_retriever.backend"),
+    ("cde_retriever.pooling", "cde_retriever.attention", "cde_retriever.late"),
     ("cde_retriever.backbone", "cde_retriever.terms"),
     ("cde_retriever.model",),
     ("cde_retriever.low_rank",),
     ("cde_retriever.checkpoint",),
-    ("cde_retriever.context",),
+    ("cde_retriever.torch_backend", "cde_retriever.onnx_backend"),
+    ("cde_retriever.onnx_export",),
     ("cde_retriever.encoder",),
     ("cde_retriever.sharing",),
     ("cde_retriever.corpus_files", "cde_retriever.vector_parts"),
@@ -76,6 +78,9 @@ OPTIONAL = {
     "langchain_core": "cde_retriever.langchain",
     "pyarrow": ("cde_retriever.corpus_files", "cde_retriever.vector_parts", "cde_retriever.ray_engine"),
     "ray": "cde_retriever.ray_engine",
+    "onnxruntime": ("cde_retriever.onnx_backend", "cde_retriever.onnx_export"),
+    "onnx": "cde_retriever.onnx_export",
+    "onnxscript": "cde_retriever.onnx_export",
     "pydantic": ("cde_retriever.langchain", "cde_train.run_config"),
     "tomli_w": "cde_train.run_config",
     "bm25s": "cde_train.baselines",
@@ -157,10 +162,16 @@ def test_importing_the_package_costs_nothing():
     assert loaded_by("import cde_retriever") & {"torch", "transformers", "numpy", *FRAMEWORKS} == set()
 
 
-def test_importing_the_encoder_loads_no_framework():
-    loaded = loaded_by("import cde_retriever.encoder")
+def test_loading_a_model_loads_no_framework():
+    loaded = loaded_by("import cde_retriever.torch_backend")
     assert "torch" in loaded
     assert loaded & FRAMEWORKS == set()
+
+
+def test_queries_on_onnx_runtime_need_no_torch():
+    loaded = loaded_by("import cde_retriever.encoder, cde_retriever.onnx_backend, cde_retriever.sharing")
+    assert loaded & {"torch", "transformers", "safetensors", *FRAMEWORKS} == set()
+    assert {"numpy", "tokenizers", "cde_retriever"} <= loaded
 
 
 @pytest.mark.parametrize("name", cde_retriever.__dir__())

@@ -91,7 +91,7 @@ def tiny_encoder(
         if settings.context_projection:
             second.context_projection.weight.normal_(std=0.5)
             second.context_projection.bias.normal_()
-    return ContextualEncoder(model, tokenizer)
+    return ContextualEncoder.from_model(model, tokenizer)
 
 
 def tiny_checkpoint(folder: Path, family: str = "bert", **config: Any) -> Path:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from cde_retriever import cli
@@ -132,3 +133,27 @@ def test_the_page_s_way_into_faiss_finds_documents(command, checkpoint, capsys, 
     texts = documents(30)
     vectors = names["encoder"].encode_documents(texts)
     assert np.array_equal(names["index"].search(vectors, 1)[1][:, 0], np.arange(30))
+
+
+def test_export_writes_what_the_encoder_loads(checkpoint, tmp_path, capsys):
+    assert main(["export", str(checkpoint), "-o", str(tmp_path / "serving"), "--dtype", "int8"]) == 0
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert result == {"output": str(tmp_path / "serving"), "dtype": "int8", "bytes": result["bytes"]}
+    assert 'load it with backend="onnx"' in said.err
+    encoder = ContextualEncoder.from_pretrained(tmp_path / "serving", backend="onnx")
+    encoder.set_context(encoder.null_context())
+    assert encoder.encode_queries(["one"]).shape == (1, encoder.dimension)
+    assert main(["export", str(checkpoint), "-o", str(checkpoint)]) == 2
+    assert "holds something that is no export" in capsys.readouterr().err
+
+
+def test_onnx_embeds_a_corpus_as_torch_does(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("CDE_CACHE", str(tmp_path / "cache"))
+    found = []
+    for backend in ("torch", "onnx"):
+        output = tmp_path / backend
+        assert main([*command, "-o", str(output), "--backend", backend]) == 0
+        table = pyarrow.parquet.read_table(next(output.glob("part-*.parquet")))
+        found.append(np.array(table["vector"].to_pylist()))
+    np.testing.assert_allclose(*found, atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cde_retriever import ContextualEncoder
-from cde_retriever.checkpoint import DEFAULT_CHECKPOINT
+from cde_retriever.checkpoint_files import DEFAULT_CHECKPOINT
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.llama_index import CDEEmbedding
 
@@ -85,6 +85,6 @@ def test_both_adapters_load_it_without_arguments_or_network(monkeypatch) -> None
 
 
 def test_weights_are_stored_in_half_precision(encoder) -> None:
-    assert encoder._stored_dtype == torch.float16
+    assert encoder.backend.stored_dtype == torch.float16
     assert next(encoder.model.parameters()).dtype == torch.float32
     assert encoder.identity.name == json.loads((DEFAULT_CHECKPOINT / "config.json").read_text())["name"]

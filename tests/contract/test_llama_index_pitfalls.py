@@ -214,7 +214,7 @@ def test_external_store_with_persist_dir_finds_the_context_in_the_folder(checkpo
 
 
 def test_external_store_opens_from_the_context_folder(checkpoint, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("cde_retriever.checkpoint.DEFAULT_CHECKPOINT", checkpoint)
+    monkeypatch.setattr("cde_retriever.checkpoint_files.DEFAULT_CHECKPOINT", checkpoint)
     folder = tmp_path / "context"
     storage = StorageContext.from_defaults(vector_store=chroma(tmp_path / "chroma", "documents"))
     index = CDEVectorStoreIndex.from_documents(corpus(), storage_context=storage, context_dir=folder)

@@ -30,7 +30,7 @@ def model_and_batch(
     ids = encoder._texts.tokenize(documents(context, seed=3), "document").ids if context else []
     if not tokens:
         with torch.no_grad():
-            ids = model.first_stage(*encoder._texts.pad(ids))
+            ids = model.first_stage(*map(torch.as_tensor, encoder._texts.pad(ids)))
     mask = torch.zeros(QUERIES, len(texts), dtype=torch.bool)
     mask[1, 2] = mask[3, 3] = True  # the second is a positive, which stays in the denominator whatever the mask says
     drops = torch.arange(context) % 3 == 1 if dropped else None

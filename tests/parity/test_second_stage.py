@@ -90,7 +90,9 @@ def test_sliding_window_layers_see_the_whole_context_from_every_token() -> None:
     hidden = []
     for seed in (1, 2):
         encoder.fit_context(documents(40, seed=seed))
-        ids, mask = encoder._texts.pad(encoder._texts.tokenize(documents(1, words=40), "document").ids)
+        ids, mask = map(
+            torch.as_tensor, encoder._texts.pad(encoder._texts.tokenize(documents(1, words=40), "document").ids)
+        )
         captured: list[torch.Tensor] = []
         sliding = next(layer for layer in state_of.backbone.layers if layer.attention_type == "sliding_attention")
         handle = sliding.attn.register_forward_hook(lambda *args, kept=captured: kept.append(args[2][0]))

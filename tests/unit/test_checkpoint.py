@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cde_retriever import CheckpointError, ContextualEncoder
-from cde_retriever.checkpoint import find_checkpoint, hash_checkpoint
+from cde_retriever.checkpoint_files import find_checkpoint, hash_checkpoint
 from cde_retriever.config import ModelConfig
 from cde_retriever.errors import ConfigError
 from tests.tiny import FAMILIES, documents, tiny_encoder

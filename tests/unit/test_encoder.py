@@ -14,7 +14,7 @@ from cde_retriever import (
     ContextNotFittedError,
     ContextualEncoder,
 )
-from cde_retriever.encoder import as_dtype
+from cde_retriever.torch_backend import as_dtype
 from tests.tiny import documents, tiny_encoder
 
 AWKWARD = ["", " ", "\n\t", "x", "😀", "日本語", "a\x00b", "baron " * 400, "normal text"]

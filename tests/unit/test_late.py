@@ -65,7 +65,7 @@ def test_any_context_is_finite(tmp_path, rows, dtype):
     folder = late_encoder(context_size=512).save_pretrained(tmp_path / "model")
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu", dtype=dtype)
     context = encoder.fit_context(documents({"one": 1, "equal": 1, "five": 5, "many": 600}[rows]))
-    repeated = torch.tensor(context.vectors, dtype=encoder._dtype).repeat(7 if rows == "equal" else 1, 1)
+    repeated = torch.tensor(context.vectors, dtype=encoder.backend.dtype).repeat(7 if rows == "equal" else 1, 1)
     mean, transform = encoder.model.second_stage.prepare(repeated)
     assert mean.dtype == transform.dtype == torch.float32
     if rows in ("one", "equal"):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cde_retriever import CheckpointError, ContextualEncoder
-from cde_retriever.checkpoint import hash_checkpoint
+from cde_retriever.checkpoint_files import hash_checkpoint
 from cde_retriever.sharing import shared_encoder
 from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step
 from cde_train.low_rank import add_low_rank, load_low_rank_state, low_rank_state, merge_low_rank, write_low_rank

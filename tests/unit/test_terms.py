@@ -176,7 +176,7 @@ def test_gradients_equal_plain_autograd(case, size):
         frequencies[sorted(set(ids))] += 1
     if case == "vectors":
         with torch.no_grad():
-            context = model.first_stage(*encoder._texts.pad(context))
+            context = model.first_stage(*map(torch.as_tensor, encoder._texts.pad(context)))
     mask = torch.zeros(5, 5, dtype=torch.bool)
     batch = TwoStageBatch(queries, texts, context, mask, dropped, frequencies)
     found = []

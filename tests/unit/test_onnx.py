@@ -1,0 +1,205 @@
+"""The ONNX backend gives what PyTorch gives, with no PyTorch; exports are whole, or not there."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cde_retriever.checkpoint_files import hash_checkpoint
+from cde_retriever.context import Context
+from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.errors import CheckpointError, ConfigError, ContextMismatchError
+from cde_retriever.onnx_export import export_onnx
+from cde_retriever.onnx_files import EXPORT_NAME, SECOND_STAGE, cached_export
+from cde_retriever.sharing import shared_encoder
+from tests.tiny import FAMILIES, documents, tiny_checkpoint
+
+TOLERANCE = 1e-5
+TERMS = {"context_attention": "late", "context_moments": False, "term_statistics": True, "sketch_width": 32}
+LAYOUTS = {
+    "cached": {"context_attention": "cached"},
+    "joint": {"context_attention": "joint"},
+    "terms": {**TERMS, "share_backbone": True},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_of_all(tmp_path_factory):
+    """Keep exports out of the user's cache, and for all tests: tiny checkpoints of one layout are one checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CDE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CDE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return tiny_checkpoint(tmp_path / "tiny", **LAYOUTS["terms"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_vectors_are_those_of_pytorch(layout, family, tmp_path):
+    folder = tiny_checkpoint(tmp_path / "tiny", family, **LAYOUTS[layout])
+    ours, theirs = (ContextualEncoder.from_pretrained(folder, backend=name, device="cpu") for name in ("onnx", "torch"))
+    assert ours.identity == theirs.identity
+    for size in (1, 3, 16):  # graphs were traced with another number of documents
+        context = theirs.fit_context(documents(40, seed=size), context_size=size)
+        ours.set_context(context)
+        assert_same(ours, theirs)
+    for encoder in (ours, theirs):
+        encoder.set_context(encoder.null_context())
+    assert ours.context.fingerprint == theirs.context.fingerprint
+    assert_same(ours, theirs)
+
+
+def assert_same(ours, theirs):
+    texts = [*documents(9, seed=5, words=30), "", "one"]
+    np.testing.assert_allclose(ours.encode_documents(texts), theirs.encode_documents(texts), atol=TOLERANCE)
+    for query in ("wind", " ".join(documents(3, seed=6))):
+        np.testing.assert_allclose(ours.encode_queries([query]), theirs.encode_queries([query]), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_context_fitted_on_onnx_is_that_of_pytorch(layout, tmp_path):
+    folder = tiny_checkpoint(tmp_path / "tiny", **LAYOUTS[layout])
+    ours, theirs = (ContextualEncoder.from_pretrained(folder, backend=name, device="cpu") for name in ("onnx", "torch"))
+    mine, other = (encoder.fit_context(documents(40), seed=3) for encoder in (ours, theirs))
+    assert mine.fingerprint == other.fingerprint
+    np.testing.assert_allclose(mine.vectors, other.vectors, atol=TOLERANCE)
+    np.testing.assert_array_equal(mine.frequencies, other.frequencies)
+
+
+def test_eight_bits_are_near_and_smaller(tmp_path):
+    folder = tiny_checkpoint(tmp_path / "tiny", **LAYOUTS["cached"])
+    exact, small = (ContextualEncoder.from_pretrained(folder, backend="onnx", dtype=d) for d in ("float32", "int8"))
+    for encoder in (exact, small):
+        encoder.fit_context(documents(40))
+    cosines = (exact.encode_documents(documents(20)) * small.encode_documents(documents(20))).sum(axis=1)
+    assert (cosines < 1 - 1e-7).all(), "the same to the last bit would not be 8 bits"
+    assert cosines.min() > 0.98
+    sizes = [(encoder.backend._folder / SECOND_STAGE).stat().st_size for encoder in (exact, small)]
+    assert sizes[1] < sizes[0]
+
+
+def test_the_export_is_kept_until_the_checkpoint_changes(checkpoint, cache):
+    ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+    file = cached_export(hash_checkpoint(checkpoint), "float32") / EXPORT_NAME
+    assert file.is_relative_to(cache)
+    written = file.stat().st_mtime_ns
+    ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+    assert file.stat().st_mtime_ns == written
+    other = tiny_checkpoint(checkpoint, seed=1, **LAYOUTS["terms"])
+    ContextualEncoder.from_pretrained(other, backend="onnx")
+    assert len(list((cache / "onnx").iterdir())) == 2
+
+
+def test_a_context_of_another_model_is_refused(checkpoint, tmp_path):
+    other = ContextualEncoder.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=1, **LAYOUTS["terms"]))
+    with pytest.raises(ContextMismatchError, match="sha256"):
+        ContextualEncoder.from_pretrained(checkpoint, backend="onnx").set_context(other.fit_context(documents(5)))
+
+
+def test_what_cannot_be_exported_says_why(tmp_path, checkpoint):
+    moments = tiny_checkpoint(tmp_path / "moments", context_attention="late")
+    with pytest.raises(ConfigError, match=r"context_moments, whose eigen-decomposition .* use backend='torch'"):
+        ContextualEncoder.from_pretrained(moments, backend="onnx")
+    with pytest.raises(ConfigError, match="dtype is 'bfloat16', ONNX exports are float32 or int8"):
+        ContextualEncoder.from_pretrained(checkpoint, backend="onnx", dtype="bfloat16")
+    with pytest.raises(ConfigError, match="backend is 'onxx', expected 'torch' or 'onnx'"):
+        ContextualEncoder.from_pretrained(checkpoint, backend="onxx")
+    with pytest.raises(
+        ConfigError, match=r"device is 'tpu', but the installed ONNX Runtime has .*CPUExecutionProvider"
+    ):
+        ContextualEncoder.from_pretrained(checkpoint, backend="onnx", device="tpu")
+    with pytest.raises(ValueError, match="'int8' needs backend='onnx'"):
+        ContextualEncoder.from_pretrained(checkpoint, dtype="int8")
+
+
+def test_an_export_has_no_pytorch_model(checkpoint, tmp_path):
+    encoder = ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+    with pytest.raises(ConfigError, match="load it with backend='torch'"):
+        _ = encoder.model
+    with pytest.raises(ConfigError, match="load it with backend='torch'"):
+        encoder.save_pretrained(tmp_path / "copy")
+    with pytest.raises(ConfigError, match="has no use for first-stage vectors"):
+        encoder.encode_first_stage(["a text"])
+
+
+def test_a_damaged_export_is_refused_by_name(checkpoint, tmp_path):
+    folder = export_onnx(checkpoint, tmp_path / "export")
+    graph = (folder / SECOND_STAGE).read_bytes()
+    (folder / SECOND_STAGE).write_bytes(graph[:-1])
+    with pytest.raises(CheckpointError, match=f"second_stage.onnx has {len(graph) - 1} bytes.*export it again"):
+        ContextualEncoder.from_pretrained(folder, backend="onnx")
+    (folder / SECOND_STAGE).write_bytes(b"\0" * len(graph))
+    with pytest.raises(CheckpointError, match=r"cannot read .*second_stage.onnx.*export it again"):
+        ContextualEncoder.from_pretrained(folder, backend="onnx")
+    values = json.loads((folder / EXPORT_NAME).read_text())
+    (folder / EXPORT_NAME).write_text(json.dumps(values | {"format_version": 99}))
+    with pytest.raises(CheckpointError, match="export format 99"):
+        ContextualEncoder.from_pretrained(folder, backend="onnx")
+
+
+def test_a_failed_export_leaves_nothing(checkpoint, cache, monkeypatch):
+    monkeypatch.setattr("cde_retriever.onnx_export._export", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+    assert list((cache / "onnx").iterdir()) == []
+
+
+def test_an_export_says_its_own_precision(checkpoint, tmp_path):
+    folder = export_onnx(checkpoint, tmp_path / "export", "int8")
+    with pytest.raises(ConfigError, match="holds something that is no export"):
+        export_onnx(checkpoint, checkpoint)
+    assert ContextualEncoder.from_pretrained(folder, backend="onnx").backend.export.dtype == "int8"
+    with pytest.raises(ConfigError, match="is an export in int8, received dtype 'float32'"):
+        ContextualEncoder.from_pretrained(folder, backend="onnx", dtype="float32")
+
+
+def test_queries_need_neither_torch_nor_safetensors(checkpoint, tmp_path):
+    folder = export_onnx(checkpoint, tmp_path / "export")
+    encoder = ContextualEncoder.from_pretrained(checkpoint)
+    encoder.fit_context(documents(30)).save(tmp_path)
+    code = f"""
+import sys
+for name in ("torch", "transformers", "safetensors", "sentence_transformers"):
+    sys.modules[name] = None
+from cde_retriever import Context, ContextualEncoder
+encoder = ContextualEncoder.from_pretrained({str(folder)!r}, backend="onnx")
+encoder.set_context(Context.load({str(tmp_path)!r}))
+print(*encoder.encode_queries(["what turns the wheel?"])[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    vector = np.array(done.stdout.split(), dtype=np.float32)
+    np.testing.assert_allclose(vector, encoder.encode_queries(["what turns the wheel?"])[0], atol=TOLERANCE)
+
+
+def test_a_missing_runtime_says_how_to_install_it(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'pip install "cde-retriever\[onnx\]"'):
+        ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+
+
+def test_backends_share_no_session(checkpoint):
+    one, other = (shared_encoder(str(checkpoint), backend="onnx") for _ in range(2))
+    assert one.backend is other.backend
+    assert shared_encoder(str(checkpoint)).backend is not one.backend
+    small = shared_encoder(str(checkpoint), backend="onnx", dtype="int8")
+    assert small.backend is not one.backend
+
+
+def test_a_saved_context_opens_on_both(checkpoint, tmp_path):
+    context = ContextualEncoder.from_pretrained(checkpoint, backend="onnx").fit_context(documents(30))
+    context.save(tmp_path / "index")
+    encoder = ContextualEncoder.from_pretrained(checkpoint)
+    encoder.set_context(Context.load(tmp_path / "index"))
+    assert encoder.context.fingerprint == context.fingerprint

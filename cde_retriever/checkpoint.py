@@ -40,25 +40,22 @@ class Checkpoint:
         model: The model, in the dtype asked for.
         tokenizer: Its tokenizer, without prompts.
         sha256: Hash of configuration, weights and tokenizer as stored.
-        revision: Hub commit, if it came from there.
         stored_dtype: Dtype of the stored weights.
     """
 
     model: TwoStageModel
     tokenizer: Tokenizer
     sha256: str
-    revision: str | None
     stored_dtype: torch.dtype
 
 
 def read_checkpoint(
-    folder: Path, *, revision: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Checkpoint:
     """Read a checkpoint strictly.
 
     Args:
         folder: The folder.
-        revision: Recorded, not checked.
         device: Where the model goes.
         dtype: Dtype of the model; None means float32.
 
@@ -83,7 +80,6 @@ def read_checkpoint(
         model=model.to(device=device, dtype=dtype or torch.float32).eval(),
         tokenizer=TextTokenizer.read(texts / TOKENIZER_NAME),
         sha256=hash_checkpoint(folder),
-        revision=revision,
         stored_dtype=first,
     )
 

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
-from cde_retriever.backend import BACKENDS, Backend
+from cde_retriever.backend import Backend
 from cde_retriever.batching import SharedBatches
-from cde_retriever.checkpoint_files import TOKENIZER_NAME, find_checkpoint, hash_checkpoint
 from cde_retriever.config import ModelConfig
 from cde_retriever.context import Context, ModelIdentity, make_context, sample_documents
 from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
-from cde_retriever.onnx_files import PRECISIONS, cached_export, is_export
+from cde_retriever.loading import identify, load
 from cde_retriever.tokenization import TextTokenizer, check_texts, count_documents
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
@@ -95,37 +94,7 @@ class ContextualEncoder:
             ValueError: for an unknown dtype.
             ImportError: if the backend is not installed.
         """
-        if backend not in BACKENDS:
-            raise ConfigError(f"backend is {backend!r}, expected {' or '.join(map(repr, BACKENDS))}")
-        folder, commit = find_checkpoint(name, revision)
-        if backend == "onnx":
-            return cls._on_onnx(folder, commit, None if device is None else str(device), dtype)
-        from cde_retriever.checkpoint import read_checkpoint
-        from cde_retriever.torch_backend import TorchBackend, as_dtype, default_device
-
-        read = read_checkpoint(folder, device=device or default_device(), dtype=as_dtype(dtype))
-        torch_backend = TorchBackend(read.model, read.stored_dtype)
-        return cls(torch_backend, read.tokenizer, _identity(torch_backend.config, read.sha256, commit))
-
-    @classmethod
-    def _on_onnx(cls, folder: Path, commit: str | None, device: str | None, dtype: Any) -> "ContextualEncoder":
-        from cde_retriever.onnx_backend import OnnxBackend
-
-        precision = None if dtype is None else str(dtype).removeprefix("torch.")
-        if not is_export(folder):
-            source, folder = folder, cached_export(hash_checkpoint(folder), precision or PRECISIONS[0])
-            if not is_export(folder):
-                from cde_retriever.onnx_export import export_onnx
-
-                export_onnx(source, folder, precision or PRECISIONS[0])
-        backend = OnnxBackend(folder, device)
-        if precision not in (None, backend.export.dtype):
-            raise ConfigError(
-                f"{folder} is an export in {backend.export.dtype}, received dtype {precision!r}; leave dtype out, or "
-                "export the checkpoint in that"
-            )
-        identity = _identity(backend.config, backend.export.checkpoint, commit)
-        return cls(backend, TextTokenizer.read(folder / TOKENIZER_NAME), identity)
+        return cls(*load(name, revision, device=device, dtype=dtype, backend=backend))
 
     @classmethod
     def from_model(
@@ -144,7 +113,7 @@ class ContextualEncoder:
 
         backend = TorchBackend(model) if stored_dtype is None else TorchBackend(model, stored_dtype)
         sha256 = hash_model(model, tokenizer, backend.stored_dtype)
-        return cls(backend, tokenizer, _identity(model.config, sha256, None))
+        return cls(backend, tokenizer, identify(model.config, sha256, None))
 
     def fork(self) -> "ContextualEncoder":
         """Return an encoder over the same weights, without a context yet; one call at a time runs over all forks."""
@@ -396,14 +365,3 @@ class ContextualEncoder:
                 rows = order[start : start + batch_size]
                 output[rows] = embed(*self._texts.pad([ids[i] for i in rows]))
         return output
-
-
-def _identity(config: ModelConfig, sha256: str, revision: str | None) -> ModelIdentity:
-    return ModelIdentity(
-        name=config.name,
-        revision=revision,
-        sha256=sha256,
-        prompts=dict(config.prompts),
-        max_length=config.max_length,
-        ordered=config.order_matters,
-    )

@@ -25,6 +25,7 @@ ORDER = [
     ("cde_retriever.checkpoint",),
     ("cde_retriever.torch_backend", "cde_retriever.onnx_backend"),
     ("cde_retriever.onnx_export",),
+    ("cde_retriever.loading",),
     ("cde_retriever.encoder",),
     ("cde_retriever.sharing",),
     ("cde_retriever.corpus_files", "cde_retriever.vector_parts"),

@@ -1,7 +1,7 @@
 # make demo     ask the Python standard library's docstrings; DOCS=./folder QUESTIONS="..." for your own files
 # make test     run the tests
 # make check    lint, types, architecture
-# make bench    measure speed and memory against what people use today, write docs/performance.md; an hour or more,
+# make bench    measure speed and memory against what people use today, write docs/performance.md; two hours or so,
 #               interrupted it goes on; BENCH_ARGS="--only queries startup", "--documents 10000", "--quick"
 #
 # All need Python 3.11 or newer and make, nothing else; the first run installs into .venv (PYTHON=... chooses).

@@ -1,7 +1,8 @@
 """Many callers at once, each asking one query at a time, against the same queries one after the other.
 
-The threads are there before the clock starts. Every vector is compared with that of the same query asked alone; a
-caller that got another's vector, or one that its company changed, shows as a difference.
+The queries are of 8 to 24 tokens, mixed, 16 in the mean. The threads are there before the clock starts. Every vector is
+compared with that of the same query asked alone; a caller that got another's vector, or one that its company changed,
+shows as a difference.
 """
 
 import argparse
@@ -13,25 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.performance.rivals import BACKENDS, load_encoder
-from benchmarks.performance.texts import queries_of, real_documents
+from benchmarks.performance.texts import real_documents, texts_of_length, token_ids
 from benchmarks.performance.timing import interleave, medians, ratio
 from cde_retriever.encoder import ContextualEncoder
 
 READS = ("context_size", "callers", "concurrent_queries", "repetitions")
 LARGEST_DIFFERENCE = 1e-5
+LENGTHS = (8, 12, 16, 20, 24)
 
 Vectors = NDArray[np.float32]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Time both ways of asking in turns, on each backend, and compare the vectors."""
-    corpus, source = real_documents(options.eval_folder, max(4 * options.concurrent_queries, options.context_size))
+    corpus, source = real_documents(options.eval_folder, max(options.concurrent_queries, options.context_size))
     ratios, rates, seconds, differences = {}, {}, {}, {}
     queries: list[str] = []
     for name in BACKENDS:
         encoder = load_encoder(options.checkpoint, name)
         encoder.fit_context(corpus[: options.context_size], context_size=options.context_size)
-        queries = queries or queries_of(encoder, corpus, options.concurrent_queries)
+        queries = queries or mixed_queries(encoder, corpus, options.concurrent_queries)
         with ThreadPoolExecutor(options.callers) as pool:
             alone, together = ask(encoder, queries), ask(encoder, queries, pool)
             timings = interleave(
@@ -41,6 +43,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         ratios[name] = judged(ratio(timings, "alone", "together"), differences[name])
         rates[name] = {way: len(queries) / value for way, value in medians(timings).items()}
         seconds[name] = timings
+    lengths = [len(ids) for ids in token_ids(encoder, queries, "query")]
     return {
         "ratios": ratios,
         "queries_per_second": rates,
@@ -48,11 +51,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "about": {
             "callers": options.callers,
             "queries": len(queries),
+            "query_tokens_mean": round(sum(lengths) / len(lengths), 1),
+            "query_tokens_most": max(lengths),
             "context_documents": options.context_size,
             "texts_from": source,
             "largest_difference_to_asking_alone": differences,
         },
     }
+
+
+def mixed_queries(encoder: ContextualEncoder, documents: Sequence[str], count: int) -> list[str]:
+    """Return queries of several lengths, one after the other of each."""
+    each = -(-count // len(LENGTHS))
+    columns = [texts_of_length(encoder, documents, tokens, each) for tokens in LENGTHS]
+    return [text for row in zip(*columns, strict=True) for text in row][:count]
 
 
 def ask(

@@ -12,6 +12,7 @@ QUICK: dict[str, Any] = {
     "context_size": 16,
     "queries": 4,
     "documents": 16,
+    "batch_size": 4,
     "repetitions": 2,
     "concurrent_queries": 32,
     "startup_repetitions": 1,
@@ -20,6 +21,7 @@ QUICK: dict[str, Any] = {
     "training_chunk": 4,
     "training_repetitions": 1,
     "memory_documents": [200, 600],
+    "scaling_repetitions": 2,
     "token_sizes": [8, 16, 32],
     "context_sizes": [8, 16],
     "corpus_sizes": [16, 32],
@@ -59,6 +61,7 @@ def make_parser(names: Sequence[str], description: str | None) -> argparse.Argum
     add("--startup-repetitions", type=int, default=7)
     add("--serving-python", type=Path, help="interpreter with onnxruntime, tokenizers and numpy alone")
     add("--memory-documents", type=int, nargs=2, default=[10_000, 1_000_000], metavar=("FEW", "MANY"))
+    add("--scaling-repetitions", type=int, default=5)
     add("--token-sizes", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
     add("--context-sizes", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512])
     add("--corpus-sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024])

@@ -51,8 +51,8 @@ def render(sections: Mapping[str, Section], picture: str, notes: str = "") -> li
     lines = [
         "# Speed and memory",
         "",
-        f"`{checkpoint['name']}` ({checkpoint['sha256'][:12]}) against what people use today. Written by "
-        "`make bench` (`python -m benchmarks.performance`), do not edit.",
+        f"`{checkpoint['name']}` ({checkpoint['sha256'][:12]}){under(sections)} against what people use today. "
+        "Written by `make bench` (`python -m benchmarks.performance`), do not edit.",
         "",
         *target_table(dict(sections)),
         "",
@@ -68,6 +68,14 @@ def render(sections: Mapping[str, Section], picture: str, notes: str = "") -> li
     if "profile" in sections:
         lines += profile(sections["profile"]["result"], notes)
     return [*lines, *how(sections)]
+
+
+def under(sections: Mapping[str, Section]) -> str:
+    """Say how many documents the contexts hold, if the sections agree."""
+    sizes = {
+        section["settings"]["context_size"] for section in sections.values() if "context_size" in section["settings"]
+    }
+    return f" under a context of {sizes.pop()} documents" if len(sizes) == 1 else ""
 
 
 def machine(sections: Mapping[str, Section]) -> list[str]:

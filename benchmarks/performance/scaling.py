@@ -17,7 +17,7 @@ from benchmarks.performance.timing import fit_exponent, interleave, medians
 from cde_retriever.context import Context
 from cde_retriever.encoder import ContextualEncoder
 
-READS = ("context_size", "batch_size", "repetitions", "token_sizes", "context_sizes", "corpus_sizes")
+READS = ("context_size", "batch_size", "scaling_repetitions", "token_sizes", "context_sizes", "corpus_sizes")
 BACKENDS = ("torch", "onnx")
 REFERENCE = "sentence_transformers"
 LEAST_DOCUMENTS = 1024
@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "context": contexts({"torch": encoders["torch"], "cached": cached}, documents, options),
     }
     return {
-        **{name: lines(subjects, options.repetitions, f"Scaling: {name}") for name, subjects in panels.items()},
+        **{name: lines(subjects, options.scaling_repetitions, f"Scaling: {name}") for name, subjects in panels.items()},
         "about": {
             "queries_a_batch": options.batch_size,
             "context_documents": encoders["onnx"].context.size,

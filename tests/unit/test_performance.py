@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.performance import __main__ as performance
-from benchmarks.performance.concurrent import judged, largest_difference
+from benchmarks.performance.concurrent import judged, largest_difference, mixed_queries
 from benchmarks.performance.embed_stream import note_peak, peak_megabytes, read_peaks
 from benchmarks.performance.flops import count_flops
 from benchmarks.performance.options import QUICK, QUICK_OUTPUT, read_options, settings_of
@@ -124,6 +124,15 @@ def test_flop_are_those_of_the_matrices_and_of_attention():
     counted = count_flops(lambda: encoder.encode_first_stage([text]))
     assert counted == pytest.approx(linear + attention, rel=0.02)
     assert counted >= linear + attention
+
+
+def test_callers_ask_queries_of_all_lengths():
+    encoder = tiny_encoder()
+    queries = mixed_queries(encoder, documents(200), 12)
+    lengths = [len(ids) for ids in token_ids(encoder, queries)]
+    assert len(set(queries)) == 12
+    assert lengths[0] < lengths[2] < lengths[4]
+    assert lengths[5] < lengths[7] < lengths[9]
 
 
 def test_callers_that_get_the_wrong_vector_are_noticed():
@@ -262,7 +271,8 @@ def test_a_row_without_figure_or_target_or_with_a_fault_is_not_met():
 
 
 def test_the_page_holds_every_section_and_judges_every_row(tmp_path):
-    page = write(tmp_path / "performance.json", *((name, section(name)) for name in NAMES))
+    page = write(tmp_path / "performance.json", *((name, section(name, context_size=512)) for name in NAMES))
+    assert "(aaaaaaaaaaaa) under a context of 512 documents" in page
     rows = [line for line in page.splitlines() if line.startswith("| ")][1 : len(ROWS) + 1]
     assert len(rows) == len(ROWS)
     for row, line in zip(ROWS, rows, strict=True):

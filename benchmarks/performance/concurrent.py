@@ -1,8 +1,8 @@
 """Many callers at once, each asking one query at a time, against the same queries one after the other.
 
-The queries are of 8 to 24 tokens, mixed, 16 in the mean. The threads are there before the clock starts. Every vector is
-compared with that of the same query asked alone; a caller that got another's vector, or one that its company changed,
-shows as a difference.
+Once with queries of 16 tokens, once with queries of 8 to 24, mixed, which pad one another in a batch. The threads are
+there before the clock starts. Every vector is compared with that of the same query asked alone; a caller that got
+another's vector, or one that its company changed, shows as a difference.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.performance.rivals import BACKENDS, load_encoder
-from benchmarks.performance.texts import real_documents, texts_of_length, token_ids
+from benchmarks.performance.texts import queries_of, real_documents, texts_of_length
 from benchmarks.performance.timing import interleave, medians, ratio
 from cde_retriever.encoder import ContextualEncoder
 
@@ -27,33 +27,30 @@ Vectors = NDArray[np.float32]
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Time both ways of asking in turns, on each backend, and compare the vectors."""
-    corpus, source = real_documents(options.eval_folder, max(options.concurrent_queries, options.context_size))
+    corpus, source = real_documents(options.eval_folder, max(4 * options.concurrent_queries, options.context_size))
     ratios, rates, seconds, differences = {}, {}, {}, {}
-    queries: list[str] = []
-    for name in BACKENDS:
-        encoder = load_encoder(options.checkpoint, name)
+    for backend in BACKENDS:
+        encoder = load_encoder(options.checkpoint, backend)
         encoder.fit_context(corpus[: options.context_size], context_size=options.context_size)
-        queries = queries or mixed_queries(encoder, corpus, options.concurrent_queries)
-        with ThreadPoolExecutor(options.callers) as pool:
-            alone, together = ask(encoder, queries), ask(encoder, queries, pool)
-            timings = interleave(
-                {"alone": alone, "together": together}, options.repetitions, f"{options.callers} callers, {name}"
-            )
-            differences[name] = largest_difference(alone(), [together() for _ in range(3)])
-        ratios[name] = judged(ratio(timings, "alone", "together"), differences[name])
-        rates[name] = {way: len(queries) / value for way, value in medians(timings).items()}
-        seconds[name] = timings
-    lengths = [len(ids) for ids in token_ids(encoder, queries, "query")]
+        for name, queries in {
+            backend: queries_of(encoder, corpus, options.concurrent_queries),
+            f"{backend}_mixed": mixed_queries(encoder, corpus, options.concurrent_queries),
+        }.items():
+            with ThreadPoolExecutor(options.callers) as pool:
+                alone, together = ask(encoder, queries), ask(encoder, queries, pool)
+                timings = interleave({"alone": alone, "together": together}, options.repetitions, f"Callers, {name}")
+                differences[name] = largest_difference(alone(), [together() for _ in range(3)])
+            ratios[name] = judged(ratio(timings, "alone", "together"), differences[name])
+            rates[name] = {way: len(queries) / value for way, value in medians(timings).items()}
+            seconds[name] = timings
     return {
         "ratios": ratios,
         "queries_per_second": rates,
         "seconds": seconds,
         "about": {
             "callers": options.callers,
-            "queries": len(queries),
-            "query_tokens_mean": round(sum(lengths) / len(lengths), 1),
-            "query_tokens_most": max(lengths),
             "context_documents": options.context_size,
+            "mixed_lengths": list(LENGTHS),
             "texts_from": source,
             "largest_difference_to_asking_alone": differences,
         },

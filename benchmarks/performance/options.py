@@ -78,6 +78,9 @@ def read_options(
     options = parser.parse_args(arguments)
     options.output = options.output or (QUICK_OUTPUT if options.quick else OUTPUT)
     options.work_folder = options.work_folder or Path(tempfile.gettempdir()) / "cde-performance"
+    options.work_folder = options.work_folder.absolute()  # for processes that start elsewhere
+    if options.serving_python:
+        options.serving_python = options.serving_python.absolute()
     return options
 
 

@@ -105,7 +105,8 @@ def absolute(sections: Mapping[str, Section]) -> list[str]:
         differences = found["about"]["largest_difference_to_asking_alone"]
         lines += ["| queries a second | sequential | concurrent | largest difference |", "|---|--:|--:|--:|"]
         for name, rates in found["queries_per_second"].items():
-            lines.append(f"| {name} | {rates['alone']:.1f} | {rates['together']:.1f} | {differences[name]:.1g} |")
+            cells = f"{rates['alone']:.1f} | {rates['together']:.1f} | {differences[name]:.1g}"
+            lines.append(f"| {name.replace('_', ' ')} | {cells} |")
         lines.append("")
     sizes = sections.get("startup", {}).get("result", {}).get("installed_megabytes")
     return lines + (_table("installed packages, MB", sizes) if sizes else [])

@@ -9,6 +9,7 @@ PLAIN = "sentence-transformers, same backbone, no context"
 FAST = "fastembed (ONNX Runtime), same backbone and precision, no context"
 FIT = "fit and set a context"
 START = "start-up: import, load, open a saved context, first query"
+ALONE = "the same queries, sequential"
 LOADING = "sentence-transformers load and first query"
 
 
@@ -64,9 +65,12 @@ ROWS = (
     Row("context", "set_onnx", "set a fitted context, ONNX fp32", "the same"),
     Row("context", "set_onnx_int8", "set a fitted context, ONNX int8", "the same"),
     Row("context", "set_cached", "set a fitted context, PyTorch, `cached` layout, untrained", "the same"),
-    Row("concurrent", "torch", "concurrent callers, PyTorch", "the same queries, sequential", CALLERS),
-    Row("concurrent", "onnx", "concurrent callers, ONNX fp32", "the same queries, sequential", CALLERS),
-    Row("concurrent", "onnx_int8", "concurrent callers, ONNX int8", "the same queries, sequential", CALLERS),
+    Row("concurrent", "torch", "concurrent callers, PyTorch", ALONE, CALLERS),
+    Row("concurrent", "onnx", "concurrent callers, ONNX fp32", ALONE, CALLERS),
+    Row("concurrent", "onnx_int8", "concurrent callers, ONNX int8", ALONE, CALLERS),
+    Row("concurrent", "torch_mixed", "concurrent callers, PyTorch, 8 to 24 tokens", ALONE, CALLERS),
+    Row("concurrent", "onnx_mixed", "concurrent callers, ONNX fp32, 8 to 24 tokens", ALONE, CALLERS),
+    Row("concurrent", "onnx_int8_mixed", "concurrent callers, ONNX int8, 8 to 24 tokens", ALONE, CALLERS),
     Row("training", "frozen", "training step, `cached`", "plain bi-encoder step, gradient caching", STEP),
     Row("training", "trained", "training step, `cached`, first stage trained too", "the same"),
     Row("memory", "stream", "peak memory, many short documents as a stream", "few documents", PEAK),

@@ -85,12 +85,13 @@ def draw(encoder: ContextualEncoder, options: argparse.Namespace) -> tuple[Ids, 
     count = options.training_batch + options.training_context
     queries: Ids = []
     documents: Ids = []
+    tokenizers = [encoder.text_tokenizer(length) for length in lengths]
     pairs = real_pairs(options.pairs)
     random.Random(0).shuffle(pairs)
     for pair in pairs:
         query, document = (
-            encoder.text_tokenizer(length).tokenize([text], "document").ids[0]
-            for length, text in zip(lengths, (f"{pair.query} {pair.document}", pair.document), strict=True)
+            tokenizer.tokenize([text], "document").ids[0]
+            for tokenizer, text in zip(tokenizers, (f"{pair.query} {pair.document}", pair.document), strict=True)
         )
         if (len(query), len(document)) == lengths:
             queries.append(query)

@@ -1,6 +1,8 @@
 # make demo     ask the Python standard library's docstrings; DOCS=./folder QUESTIONS="..." for your own files
 # make test     run the tests
 # make check    lint, types, architecture
+# make bench    measure speed and memory against what people use today, write docs/performance.md; two hours or so,
+#               interrupted it goes on; BENCH_ARGS="--only queries startup", "--documents 10000", "--quick"
 #
 # All need Python 3.11 or newer and make, nothing else; the first run installs into .venv (PYTHON=... chooses).
 
@@ -13,7 +15,7 @@ UV := $(BIN)/uv
 # Copies, because NLTK refuses to read data through hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
 
 # Through the environment, so that the shell takes no notice of quotes, dollars or spaces in them.
@@ -32,10 +34,13 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks.performance $(BENCH_ARGS)
+
 clean:
 	rm -rf .venv demo_index
 
-# The environment: .venv/.torch is there once torch is, .demo and .dev once the project is, with that extra.
+# The environment: .venv/.torch is there once torch is, .demo, .dev and .bench once the project is, with that extra.
 # Each follows pyproject.toml, so that a changed dependency is installed by the next command.
 
 .venv/.torch: Makefile
@@ -57,7 +62,7 @@ clean:
 		$(BIN)/python -m pip install --disable-pip-version-check "$(TORCH)"; fi
 	@touch $@
 
-.venv/.demo .venv/.dev: .venv/.%: pyproject.toml .venv/.torch
+.venv/.demo .venv/.dev .venv/.bench: .venv/.%: pyproject.toml .venv/.torch
 	@echo "Installing cde-retriever[$*]"
 	@if [ -x $(UV) ]; then $(UV) pip install --python $(BIN)/python --editable ".[$*]"; \
 	else $(BIN)/python -m pip install --disable-pip-version-check --editable ".[$*]"; fi

@@ -21,6 +21,7 @@ import numpy as np
 
 from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.onnx_files import SECOND_STAGE
 from cde_train.evaluation import find_retrieval_sets, measure, rank, read_retrieval_set
 
 SEED = 0
@@ -96,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in find_retrieval_sets(options.eval_folder):
         if path.name not in reference:
             continue
-        kept = options.cache / f"{sha256[:12]}-{options.dtype}-{path.name}.json"
+        size = encoder.backend.export.files[SECOND_STAGE]  # another export of the same checkpoint has another
+        kept = options.cache / f"{sha256[:12]}-{options.dtype}-{size}-{path.name}.json"
         if not kept.exists():
             write_atomically(kept, json.dumps(evaluate(encoder, path)).encode())
         sets[path.name] = {**json.loads(kept.read_text()), "reference": reference[path.name]}

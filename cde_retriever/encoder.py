@@ -300,7 +300,7 @@ class ContextualEncoder:
 
         Args:
             texts: The documents, given to the model as they are.
-            batch_size: Texts through the model at once; does not change the result.
+            batch_size: Texts through the model at once; does not change the result beyond the model's precision.
             show_progress: Whether to show a progress bar on stderr.
 
         Returns:
@@ -318,10 +318,13 @@ class ContextualEncoder:
         """Embed queries under the context in force; otherwise as `encode_documents`.
 
         Few queries at a time (at most `QUERIES_AT_ONCE`) run together with those of other threads that wait, so that
-        many callers do not queue up one after the other; a vector does not depend on its company.
+        many callers do not queue up one after the other. A vector does not depend on its company: with weights of 8
+        bits, where it would, every query runs alone.
         """
         active = self._require_active()
         ids = self._tokenize(texts, "query")
+        if not self.backend.independent_rows:
+            batch_size = min(batch_size, 1)
         if batch_size < len(ids) or not ids or show_progress:
             return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
         return np.stack(self._queries(active, ids))

@@ -82,6 +82,9 @@ def test_eight_bits_are_near_and_smaller(tmp_path):
     exact, small = (ContextualEncoder.from_pretrained(folder, backend="onnx", dtype=d) for d in ("float32", "int8"))
     for encoder in (exact, small):
         encoder.fit_context(documents(40))
+    queries = documents(9, seed=3, words=6)
+    together = small.encode_queries(queries)
+    np.testing.assert_array_equal(together, np.stack([small.encode_queries([query])[0] for query in queries]))
     cosines = (exact.encode_documents(documents(20)) * small.encode_documents(documents(20))).sum(axis=1)
     assert (cosines < 1 - 1e-7).all(), "the same to the last bit would not be 8 bits"
     assert cosines.min() > 0.98

@@ -37,10 +37,6 @@ class Backend(Protocol):
     def first_stage_width(self) -> int:
         """Width of the dataset embeddings that the second stage reads; 0 if it reads their number alone."""
 
-    @property
-    def independent_rows(self) -> bool:
-        """Whether a vector is the same in every batch, to rounding; it is not where a batch shares scales of 8 bits."""
-
     def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> Any:
         """Return what the second stage makes of a context; for `embed` alone.
 

@@ -18,7 +18,7 @@ class BulkSettings:
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` with ``backend="onnx"``.
         backend: ``"torch"`` or ``"onnx"``.
         columns: Which columns make a document.
-        batch_size: Texts through the model at once; does not change the result.
+        batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
         shard_size: Documents a part; what a killed worker has to do again.
         engine: ``"local"``, this process, or ``"ray"``, a cluster.
         workers: Actors of the ray engine; None for as many as the cluster has GPUs, or else cores.

@@ -105,7 +105,7 @@ def _add_embed(commands: Any) -> None:
     embed.add_argument("--context", metavar="FILE", help="context to embed under; by default fitted to the corpus")
     embed.add_argument("--engine", default="local", choices=("local", "ray"), help="local (default) or ray")
     embed.add_argument("--workers", type=int, metavar="N", help="ray: actors; by default one a GPU, or else one a core")
-    embed.add_argument("--batch-size", type=int, default=32, metavar="N", help="texts through the model at once, 32")
+    embed.add_argument("--batch-size", type=int, default=32, metavar="N", help="texts of 128 tokens at once, 32")
     embed.add_argument("--shard-size", type=int, default=8192, metavar="N", help="documents a part, 8192")
     embed.add_argument("--text-column", default="text", metavar="NAME", help="the document's text; text")
     embed.add_argument("--title-column", metavar="NAME", help="put before it; title, where there is one; '' for none")

@@ -20,7 +20,7 @@ from cde_retriever.config import ModelConfig
 from cde_retriever.context import Context, ModelIdentity, make_context, sample_documents
 from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.loading import identify, load
-from cde_retriever.tokenization import TextTokenizer, check_texts, count_documents
+from cde_retriever.tokenization import TextTokenizer, batches_of, check_texts, count_documents
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
@@ -31,6 +31,8 @@ Vectors = NDArray[np.float32]
 Ids = list[int]
 Embed = Callable[[NDArray[np.int64], NDArray[np.int64]], Vectors]
 
+DEFAULT_BATCH = 32
+"""Texts of 128 tokens a batch; on two cores larger batches are no faster (docs/log.md)."""
 QUERIES_AT_ONCE = 64
 """Most queries of several callers that run as one batch."""
 
@@ -208,7 +210,7 @@ class ContextualEncoder:
         seed: int = 0,
         context_size: int | None = None,
         store_texts: bool = True,
-        batch_size: int = 32,
+        batch_size: int = DEFAULT_BATCH,
         show_progress: bool = False,
     ) -> Context:
         """Sample a corpus, look at the sample as the model does, and set the result as context.
@@ -221,7 +223,7 @@ class ContextualEncoder:
             seed: Seed of the sample.
             context_size: Most context documents; None for the model's own number.
             store_texts: Whether the context keeps the sampled texts, or only their hashes.
-            batch_size: Texts through the model at once; does not change the result.
+            batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
             show_progress: Whether to show a progress bar on stderr.
 
         Raises:
@@ -295,12 +297,15 @@ class ContextualEncoder:
 
     # Texts to vectors
 
-    def encode_documents(self, texts: Sequence[str], *, batch_size: int = 32, show_progress: bool = False) -> Vectors:
+    def encode_documents(
+        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
+    ) -> Vectors:
         """Embed documents under the context in force.
 
         Args:
             texts: The documents, given to the model as they are.
-            batch_size: Texts through the model at once; does not change the result beyond the model's precision.
+            batch_size: Texts of 128 tokens through the model at once, of shorter ones more, of longer ones fewer; does
+                not change the result beyond the model's precision.
             show_progress: Whether to show a progress bar on stderr.
 
         Returns:
@@ -311,34 +316,37 @@ class ContextualEncoder:
             TypeError: if a text is not a string; names its index.
         """
         active = self._require_active()
-        ids = self._tokenize(texts, "document")
+        ids = self._tokenize(texts, "document", batch_size)
         return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
 
-    def encode_queries(self, texts: Sequence[str], *, batch_size: int = 32, show_progress: bool = False) -> Vectors:
+    def encode_queries(
+        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
+    ) -> Vectors:
         """Embed queries under the context in force; otherwise as `encode_documents`.
 
         Few queries at a time (at most `QUERIES_AT_ONCE`) run together with those of other threads that wait, so that
-        many callers do not queue up one after the other. A vector does not depend on its company: with weights of 8
-        bits, where it would, every query runs alone.
+        many callers do not queue up one after the other; a vector does not depend on its company.
         """
         active = self._require_active()
-        ids = self._tokenize(texts, "query")
-        if not self.backend.independent_rows:
-            batch_size = min(batch_size, 1)
-        if batch_size < len(ids) or not ids or show_progress:
-            return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
-        return np.stack(self._queries(active, ids))
+        ids = self._tokenize(texts, "query", batch_size)
+        if 0 < len(ids) <= QUERIES_AT_ONCE:
+            return np.stack(self._queries(active, ids))
+        return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
 
-    def encode_first_stage(self, texts: Sequence[str], *, batch_size: int = 32, show_progress: bool = False) -> Vectors:
+    def encode_first_stage(
+        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
+    ) -> Vectors:
         """Embed documents with the first stage alone, (n, d) float32; needs no context.
 
         These are a context's vectors. They are not comparable with those of `encode_documents`.
         """
-        tokenized = self._tokenize(texts, "document")
+        tokenized = self._tokenize(texts, "document", batch_size)
         width = int(self.config.first_stage["hidden_size"])
         return self._run(tokenized, self.backend.embed_first_stage, width, batch_size, show_progress)
 
-    def _tokenize(self, texts: Sequence[str], role: str) -> list[Ids]:
+    def _tokenize(self, texts: Sequence[str], role: str, batch_size: int) -> list[Ids]:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
         texts = check_texts(texts)
         tokenized = self._texts.tokenize(texts, role)
         if tokenized.truncated:
@@ -354,17 +362,13 @@ class ContextualEncoder:
 
     def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
         assert isinstance(active, _Active)
-        return list(self._run(ids, self._under(active), self.dimension, QUERIES_AT_ONCE, show_progress=False))
+        return list(self._run(ids, self._under(active), self.dimension, DEFAULT_BATCH, show_progress=False))
 
     def _run(self, ids: list[Ids], embed: Embed, width: int, batch_size: int, show_progress: bool) -> Vectors:
-        """Run token ids in batches of similar length, longest first, and put the rows back in input order."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        """Run token ids in batches of similar length, and put the rows back in input order."""
         output = np.zeros((len(ids), width), dtype=np.float32)
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        starts = range(0, len(order), batch_size)
-        with self._lock:
-            for start in tqdm(starts, desc=f"Embedding {len(ids)} texts", unit="batch", disable=not show_progress):
-                rows = order[start : start + batch_size]
+        with self._lock, tqdm(total=len(ids), desc="Embedding", unit="text", disable=not show_progress) as bar:
+            for rows in batches_of(ids, batch_size):
                 output[rows] = embed(*self._texts.pad([ids[i] for i in rows]))
+                bar.update(len(rows))
         return output

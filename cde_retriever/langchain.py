@@ -61,7 +61,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
         given_context: The argument ``context``: a `Context`, or the path of a saved one.
         context_size: Most context documents to sample; None for the model's own number.
         seed: Seed of the sample.
-        batch_size: Texts through the model at once; does not change the result.
+        batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
         show_progress: Whether to show progress bars on stderr.
     """
 

@@ -69,11 +69,6 @@ class OnnxBackend:
         """Width of the dataset embeddings that the second stage reads; 0 if it reads their number alone."""
         return self.export.first_stage_width
 
-    @property
-    def independent_rows(self) -> bool:
-        """Whether a text's vector is the same in every batch; under 8 bits a batch shares the scales of its inputs."""
-        return self.export.dtype == "float32"
-
     def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> State:
         """Return what the second stage makes of a context; see `Backend.prepare`."""
         names = [f"state_{i}" for i in range(self.export.states)]

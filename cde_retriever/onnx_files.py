@@ -30,7 +30,7 @@ class Export:
 
     Attributes:
         checkpoint: sha256 of the checkpoint that was exported; contexts and vectors of both are the same.
-        dtype: ``"float32"``, or ``"int8"``: most weights have 8 bits, a scale a channel, and meet inputs of 8 bits.
+        dtype: ``"float32"``, or ``"int8"``: matrices have 8 bits and meet inputs of 8 bits, with a scale a block.
         dimension: Width of the output vectors.
         vocabulary_size: Number of token ids the second stage knows.
         first_stage_width: Width of the dataset embeddings that are read; 0 if their number alone is.

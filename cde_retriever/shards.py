@@ -90,7 +90,7 @@ def embed_shard(
         encoder: An encoder with a context.
         shard: The documents.
         folder: Where the part goes.
-        batch_size: Texts through the model at once.
+        batch_size: Texts of 128 tokens through the model at once.
         advance: Called with a number of documents when so many more are embedded.
     """
     began, group = time.process_time(), batch_size * BATCHES_AT_ONCE

@@ -3,7 +3,7 @@
 Uses the `tokenizers` library directly; a checkpoint's ``tokenizer.json`` says everything that is needed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cde_retriever.errors import CheckpointError
+
+TYPICAL_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,21 @@ class TextTokenizer:
             input_ids[i, : len(row)] = row
             mask[i, : len(row)] = 1
         return input_ids, mask
+
+
+def batches_of(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Yield rows of batches, the longest texts first, each of about as many tokens.
+
+    Args:
+        ids: Token ids.
+        batch_size: Texts of `TYPICAL_TOKENS` tokens a batch; of shorter ones more, of longer ones fewer, at least one.
+    """
+    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+    start = 0
+    while start < len(order):
+        size = max(1, batch_size * TYPICAL_TOKENS // max(1, len(ids[order[start]])))
+        yield order[start : start + size]
+        start += size
 
 
 def count_documents(ids: Sequence[Sequence[int]], vocabulary: int) -> NDArray[np.int64]:

@@ -56,11 +56,6 @@ class TorchBackend:
         first = self.model.first_stage.backbone.config
         return int(first.hidden_size) if self.model.second_stage.reads_dataset_embeddings else 0
 
-    @property
-    def independent_rows(self) -> bool:
-        """Whether a text's vector is the same in every batch; it is, to rounding."""
-        return True
-
     @torch.inference_mode()
     def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> State:
         """Return what the second stage makes of a context; see `Backend.prepare`."""

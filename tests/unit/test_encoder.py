@@ -1,5 +1,6 @@
 """The public API of `ContextualEncoder`."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -14,6 +15,7 @@ from cde_retriever import (
     ContextNotFittedError,
     ContextualEncoder,
 )
+from cde_retriever.tokenization import batches_of
 from cde_retriever.torch_backend import as_dtype
 from tests.tiny import documents, tiny_encoder
 
@@ -205,7 +207,8 @@ def test_progress_goes_to_stderr_and_only_when_asked(encoder, capsys) -> None:
     assert capsys.readouterr().err == ""
     encoder.encode_documents(documents(5), show_progress=True)
     captured = capsys.readouterr()
-    assert "Embedding 5 texts" in captured.err
+    assert "Embedding" in captured.err
+    assert "5/5" in captured.err
     assert captured.out == ""
 
 
@@ -222,3 +225,16 @@ def test_dtype_names() -> None:
     assert as_dtype(None) is None
     with pytest.raises(ValueError, match="'int8', expected one of float32"):
         as_dtype("int8")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_batches_hold_every_text_once_and_about_as_many_tokens(batch_size):
+    lengths = [0, 3, 700, 128, 1, 64, 500, *[5] * 300]
+    batches = list(batches_of([[7] * length for length in lengths], batch_size))
+    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
+    assert [lengths[row] for rows in batches for row in rows] == sorted(lengths, reverse=True)
+    for rows, after in itertools.pairwise(batches):
+        longest = lengths[rows[0]]
+        assert len(rows) * longest <= batch_size * 128 or len(rows) == 1
+        assert (len(rows) + 1) * longest > batch_size * 128, "another text would have fitted"
+        assert after

@@ -14,7 +14,6 @@ Memory is the model and a shard with its vectors, whatever the size of the corpu
 
 import os
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,11 +134,7 @@ class _Run:
         rows: list[int] = []
         with tqdm(self._texts(rows), desc="Reading", unit="doc", disable=not self.show_progress) as texts:
             if context is None:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings(
-                        "ignore", message=".*longer than.*"
-                    )  # a context document is meant to be cut
-                    context = self.encoder.fit_context(texts, batch_size=self.settings.batch_size)
+                context = self.encoder.fit_context(texts, batch_size=self.settings.batch_size)
             else:
                 deque(texts, maxlen=0)
         manifest = Manifest(

@@ -233,7 +233,9 @@ class ContextualEncoder:
         sample = sample_documents(documents, context_size or self.config.context_size, seed)
         vectors = np.zeros((len(sample.texts), 0), np.float32)
         if self.backend.first_stage_width:
-            vectors = self.encode_first_stage(sample.texts, batch_size=batch_size, show_progress=show_progress)
+            # No warning: a context document is meant to be cut.
+            ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
+            vectors = self._first_stage(ids, batch_size, show_progress)
         needs = None if self.config.positions == "text" else self.config.context_size
         context = make_context(
             sample,
@@ -340,16 +342,17 @@ class ContextualEncoder:
 
         These are a context's vectors. They are not comparable with those of `encode_documents`.
         """
-        tokenized = self._tokenize(texts, "document", batch_size)
-        width = int(self.config.first_stage["hidden_size"])
-        return self._run(tokenized, self.backend.embed_first_stage, width, batch_size, show_progress)
+        return self._first_stage(self._tokenize(texts, "document", batch_size), batch_size, show_progress)
 
-    def _tokenize(self, texts: Sequence[str], role: str, batch_size: int) -> list[Ids]:
+    def _first_stage(self, ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors:
+        width = int(self.config.first_stage["hidden_size"])
+        return self._run(ids, self.backend.embed_first_stage, width, batch_size, show_progress)
+
+    def _tokenize(self, texts: Sequence[str], role: str, batch_size: int, *, warn: bool = True) -> list[Ids]:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, received {batch_size}")
-        texts = check_texts(texts)
-        tokenized = self._texts.tokenize(texts, role)
-        if tokenized.truncated:
+        tokenized = self._texts.tokenize(check_texts(texts), role)
+        if warn and tokenized.truncated:
             warnings.warn(
                 f"{len(tokenized.truncated)} of {len(texts)} texts are longer than {self.config.max_length} tokens and "
                 f"were cut (the first is text {tokenized.truncated[0]}); split them to use them whole",

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -66,6 +67,15 @@ def test_megabyte_texts_are_cut_and_counted(encoder) -> None:
     with pytest.warns(UserWarning, match=r"2 of 3 texts are longer than 64 tokens .*\(the first is text 1\)"):
         vectors = encoder.encode_documents(["short", long, long + "x"])
     np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-6)
+
+
+def test_a_context_document_is_cut_without_a_warning(encoder) -> None:
+    long = ["baron kolak " * 90, "short"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.fit_context(long)
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer"):
+        encoder.encode_first_stage(long)
 
 
 def test_wrong_types_name_the_index(encoder) -> None:

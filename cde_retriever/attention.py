@@ -60,10 +60,12 @@ class ContextReader:
         """Attend from text, (b, heads, s, head width), to context and text."""
         context_key, context_value, bias = self.layers[module]
         batch, heads, length, _ = query.shape
-        shape = (batch, -1, -1, -1)
         text_mask = self.padding.expand(batch, heads, 1, length)
         if window is not None and length > window:
             text_mask = text_mask + _window_mask(length, window, query)
+        if _can_share_keys(query):
+            return _attend_apart(query, key, value, text_mask.expand(-1, -1, length, -1), self.layers[module], scaling)
+        shape = (batch, -1, -1, -1)
         context_mask = bias.to(query.dtype)[:, None, None].expand(
             batch, heads, text_mask.shape[2], context_key.shape[2]
         )
@@ -74,6 +76,41 @@ class ContextReader:
             attn_mask=torch.cat([context_mask, text_mask], dim=3),
             scale=scaling,
         )
+
+
+def _can_share_keys(query: Tensor) -> bool:
+    """Tell whether this embeds on a CPU: its kernel returns softmax denominators, but has no gradient of them."""
+    return (
+        query.device.type == "cpu"
+        and torch.is_inference_mode_enabled()
+        and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
+    )
+
+
+def _attend_apart(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    text_mask: Tensor,
+    context: tuple[Tensor, Tensor, Tensor],
+    scale: float | None,
+) -> Tensor:
+    """Attend to context and text one after the other, and weigh both as one softmax would.
+
+    All texts' queries read the context's keys as one sequence, so no text needs a copy of them. With ``L`` the
+    logarithm of a softmax's denominator, ``e^(L_context) : e^(L_text)`` are the shares of both outputs.
+    """
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    batch, heads, length, width = query.shape
+    context_key, context_value, bias = context
+    folded = query.transpose(0, 1).reshape(1, heads, batch * length, width)
+    of_context, context_sum = attend(folded, context_key, context_value, scale=scale)
+    of_text, text_sum = attend(query, key, value, attn_mask=text_mask, scale=scale)
+    of_context = of_context.view(heads, batch, length, width).transpose(0, 1)
+    context_sum = context_sum.view(heads, batch, length).transpose(0, 1) + bias[:, None]
+    share = torch.sigmoid(context_sum - text_sum).to(query.dtype)
+    mixed: Tensor = of_text.lerp(of_context, share.unsqueeze(-1))
+    return mixed
 
 
 def _window_mask(length: int, window: int, like: Tensor) -> Tensor:

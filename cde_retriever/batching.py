@@ -13,47 +13,54 @@ Result = TypeVar("Result")
 class _Request(Generic[Item, Result]):
     key: Hashable
     items: list[Item]
-    results: list[Result] | None = field(default=None)
+    results: list[Result] | None = None
+    woken: threading.Event = field(default_factory=threading.Event)  # has its results, or is to lead
 
 
 class SharedBatches(Generic[Item, Result]):
     """Runs a function over the items of all callers that wait, by one of them (flat combining, Hendler et al. 2010).
 
-    A caller puts its items down and takes the lock. Whoever gets it first runs everything that was put down under the
-    same key by then; the others find their results there when the lock comes to them. There is no thread of its own, no
-    time that anyone waits for company, and a caller alone pays nothing.
+    A caller who finds nobody at work leads: it runs its own items and everything that was put down under the same key
+    by then, wakes those whose results it has, and leaves the lead to one of those who came meanwhile. There is no
+    thread of its own, no time that anyone waits for company, and a caller alone pays nothing.
 
     Args:
-        run: Gets a key and items, gives a result for each, in order.
-        lock: Held while `run` runs; reentrant, if a caller may hold it already.
+        run: Gets a key and items, gives a result for each, in order. One call runs at a time. It may not wait for
+            anything that a caller holds.
         most: Most items of several callers run together; a caller with more runs alone.
     """
 
-    def __init__(
-        self,
-        run: Callable[[Hashable, list[Item]], list[Result]],
-        lock: "threading.RLock | threading.Lock",
-        most: int = 64,
-    ) -> None:
-        self._run, self._lock, self._most = run, lock, most
+    def __init__(self, run: Callable[[Hashable, list[Item]], list[Result]], most: int = 64) -> None:
+        self._run, self._most = run, most
         self._waiting: list[_Request[Item, Result]] = []
+        self._leader: _Request[Item, Result] | None = None
         self._guard = threading.Lock()
 
     def __call__(self, key: Hashable, items: list[Item]) -> list[Result]:
         """Return the results of one's items; raises what `run` raises for them, never what it raises for others'."""
         request = _Request[Item, Result](key, items)
-        with self._guard:
-            self._waiting.append(request)
         try:
-            with self._lock:
-                if request.results is None:
-                    self._lead(request)
-        finally:
+            with self._guard:
+                self._waiting.append(request)
+                if self._leader is None:
+                    self._appoint(request)
+            request.woken.wait()
+            if request.results is None:
+                self._lead(request)
+        finally:  # an interrupted caller leaves nothing behind, and the lead to another
             with self._guard:
                 if request in self._waiting:
                     self._waiting.remove(request)
+                if self._leader is request:
+                    self._leader = None
+                    if self._waiting:
+                        self._appoint(self._waiting[0])
         assert request.results is not None
         return request.results
+
+    def _appoint(self, request: _Request[Item, Result]) -> None:
+        self._leader = request
+        request.woken.set()
 
     def _lead(self, own: _Request[Item, Result]) -> None:
         """Run one's own request and as many others of the same key as fit, in the order they came."""
@@ -68,8 +75,9 @@ class SharedBatches(Generic[Item, Result]):
         except Exception:
             if len(taken) == 1:
                 raise
-            taken, results = [own], self._run(own.key, own.items)  # the others run theirs when the lock comes to them
+            taken, results = [own], self._run(own.key, own.items)  # each of the others leads in its turn
         with self._guard:
             self._waiting = [request for request in self._waiting if request not in taken]
         for request in taken:
             request.results, results = results[: len(request.items)], results[len(request.items) :]
+            request.woken.set()

@@ -67,7 +67,7 @@ class ContextualEncoder:
 
     def _share_lock(self, lock: "threading.RLock") -> None:
         self._lock = lock
-        self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, lock, QUERIES_AT_ONCE)
+        self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, QUERIES_AT_ONCE)
 
     @classmethod
     def from_pretrained(

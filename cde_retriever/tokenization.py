@@ -14,6 +14,8 @@ from tokenizers import Tokenizer
 from cde_retriever.errors import CheckpointError
 
 TYPICAL_TOKENS = 128
+# Padding that a batch may hold: as many tokens as take the time of starting another batch, or a share of all.
+PADDING_TOKENS, PADDING_SHARE = 48, 1 / 8
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,29 @@ class TextTokenizer:
 
 
 def batches_of(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Yield rows of batches, the longest texts first, each of about as many tokens.
+    """Yield rows of batches, the longest texts first, each of about as many tokens and with little padding.
 
     Args:
         ids: Token ids.
         batch_size: Texts of `TYPICAL_TOKENS` tokens a batch; of shorter ones more, of longer ones fewer, at least one.
     """
-    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-    start = 0
-    while start < len(order):
-        size = max(1, batch_size * TYPICAL_TOKENS // max(1, len(ids[order[start]])))
-        yield order[start : start + size]
-        start += size
+    rows: list[int] = []
+    longest = tokens = 0
+    for row in sorted(range(len(ids)), key=lambda row: -len(ids[row])):
+        tokens += len(ids[row])
+        padded = longest * (len(rows) + 1)
+        if rows and (padded > batch_size * TYPICAL_TOKENS or _wasteful(padded, tokens)):
+            yield rows
+            rows, tokens = [], len(ids[row])
+        if not rows:
+            longest = max(1, len(ids[row]))
+        rows.append(row)
+    if rows:
+        yield rows
+
+
+def _wasteful(padded: int, tokens: int) -> bool:
+    return padded - tokens > max(PADDING_TOKENS, PADDING_SHARE * padded)
 
 
 def count_documents(ids: Sequence[Sequence[int]], vocabulary: int) -> NDArray[np.int64]:

@@ -58,6 +58,21 @@ def test_cached_under_null_context_equals_block_masked_full_sequence(family: str
     np.testing.assert_allclose(encoder.encode_documents(texts), reference(encoder, texts), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.03)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embedding_and_training_attend_alike(family: str, dtype: str, tolerance: float) -> None:
+    """Embedding reads the context's keys apart from the text's, training in one softmax; heads may be closed."""
+    encoder = tiny_encoder(family)
+    encoder.model.second_stage.gate.data[:, 0] = -math.inf
+    encoder.model.to(getattr(torch, dtype))
+    encoder.fit_context(documents(40))
+    ids, mask = encoder._texts.pad(encoder._texts.tokenize(documents(7, seed=5, words=40), "document").ids)
+    state = encoder._active.state
+    with torch.no_grad():
+        expected = encoder.model.second_stage(torch.as_tensor(ids), torch.as_tensor(mask), state).float().numpy()
+    np.testing.assert_allclose(encoder.backend.embed(ids, mask, state), expected, atol=tolerance, rtol=0)
+
+
 @pytest.mark.parametrize("family", ["bert", "nomic_bert"])
 def test_joint_equals_full_sequence(family: str) -> None:
     encoder = tiny_encoder(family, context_attention="joint")

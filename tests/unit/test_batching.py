@@ -15,8 +15,8 @@ class Doubling:
     """Doubles numbers, keeps what it was called with, and waits at its first call until it is let go on."""
 
     def __init__(self, most=64):
-        self.lock, self.calls, self.go_on = threading.RLock(), [], threading.Event()
-        self.batches = SharedBatches(self.run, self.lock, most)
+        self.calls, self.go_on = [], threading.Event()
+        self.batches = SharedBatches(self.run, most)
 
     def run(self, key, items):
         self.calls.append((key, list(items)))

@@ -30,6 +30,8 @@ class ModelConfig:
         context_moments: Whether under ``"late"`` the pooled vector is moved by the context's mean and covariance.
         term_statistics: Whether the context also counts in how many of its documents each token occurs, which decides
             what the tokens of a text weigh (`cde_retriever.terms`); needs ``"late"``.
+        term_shrinkage: How far, in [0, 1), what tokens say in a context is drawn back to what they say in general; 0
+            for not at all; needs `term_statistics`.
         sketch_width: Dimensions that term weights are projected to and stand beside the pooled vector; a multiple of 8,
             0 for none; needs `term_statistics`.
         context_size: How many context documents a corpus is sampled to (J). Under ``"joint"`` the trained number.
@@ -54,6 +56,7 @@ class ModelConfig:
     context_attention: str = "cached"
     context_moments: bool = True
     term_statistics: bool = False
+    term_shrinkage: float = 0.0
     sketch_width: int = 0
     context_size: int = 512
     prompt_tokens: int = 0
@@ -112,6 +115,10 @@ class ModelConfig:
                 yield f"{name} is true, which needs context_attention 'late'"
         if late and not self.context_moments and not self.term_statistics:
             yield "context_moments and term_statistics are both false, which leaves 'late' without a context"
+        if not 0 <= self.term_shrinkage < 1:
+            yield f"term_shrinkage is {self.term_shrinkage}, expected at least 0 and less than 1"
+        elif self.term_shrinkage and not self.term_statistics:
+            yield f"term_shrinkage is {self.term_shrinkage}, which needs term_statistics"
         if self.sketch_width < 0 or self.sketch_width % 8:
             yield f"sketch_width is {self.sketch_width}, expected a multiple of 8, or 0 for none"
         elif self.sketch_width and not self.term_statistics:

@@ -258,7 +258,9 @@ class LateSecondStage(SecondStage):
         self.moment_head = MomentHead(settings.hidden_size) if config.context_moments else None
         self.term_head = None
         if config.term_statistics:
-            self.term_head = TermHead(settings.vocab_size, settings.hidden_size, config.sketch_width)
+            self.term_head = TermHead(
+                settings.vocab_size, settings.hidden_size, config.sketch_width, config.term_shrinkage
+            )
 
     @property
     def reads_dataset_embeddings(self) -> bool:

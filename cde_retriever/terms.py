@@ -1,12 +1,13 @@
 """What a context says about words: how many of its documents hold each token, and what a text's vector makes of it.
 
 BM25 knows that "NFL" is worth little inside a sports archive. So does this head. With p the share of documents that
-hold a token, estimated from c context documents and a prior worth κ documents (both of the formulas below are Dirichlet
-smoothing, Zhai & Lafferty 2001, and an inverse document frequency that is 0 for what every document holds),
+hold a token, estimated from c context documents and a prior worth κ documents (Dirichlet smoothing, Zhai & Lafferty
+2001), a token says an inverse document frequency that is 0 for what every document holds, shrunk towards the prior's:
 
-    p_t = (df_t + κ prior_t) / (c + κ)          s_t = log((1 + p_t) / (2 p_t))
+    p_t = (df_t + κ prior_t) / (c + κ)          s_t = (1 - λ) f(p_t) + λ f(prior_t)          f(p) = log((1 + p) / 2p)
 
-a text's T token vectors h_t are pooled by what the tokens say, where s and T decide how much that counts,
+λ is set, not learned: no loss over one domain shows what a context takes away from another. A text's T token vectors
+h_t are pooled by what the tokens say, where s and T decide how much that counts,
 
     z = normalize(Σ_t (1 + s_t / o)^a(T) exp(h_t · v) h_t)                a(T) = a_0 + a_1 log(T / 32)
 
@@ -47,14 +48,16 @@ class TermHead(nn.Module):
         vocabulary: Size of the tokenizer's vocabulary, V.
         width: Width of the token vectors, d.
         sketch_width: Width of the projected term weights, m; 0 for pooling alone.
+        shrinkage: λ, in [0, 1): how far what tokens say in a context is drawn back to what they say in general.
     """
 
     signs: Tensor
     log_prior: Tensor
 
-    def __init__(self, vocabulary: int, width: int, sketch_width: int) -> None:
+    def __init__(self, vocabulary: int, width: int, sketch_width: int, shrinkage: float = 0.0) -> None:
         super().__init__()
         self.sketch_width = sketch_width
+        self.shrinkage = shrinkage
         self.register_buffer("log_prior", torch.full((vocabulary,), math.log(START_PRIOR)))
         self.log_documents = nn.Parameter(torch.tensor(math.log(START_DOCUMENTS)))
         self.log_offset = nn.Parameter(torch.tensor(math.log(math.log(2))))
@@ -85,7 +88,7 @@ class TermHead(nn.Module):
             worth = at_least_float32(self.log_documents).exp()
             prior = at_least_float32(self.log_prior).exp()
             share = (frequencies.to(prior.dtype) + worth * prior) / (documents + worth)
-            return (torch.log1p(share) - torch.log(2 * share)).clamp_min(0)
+            return torch.lerp(_information(share), _information(prior), self.shrinkage)
 
     def pool(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, information: Tensor) -> Tensor:
         """Return weighted means, (b, d), of texts' last hidden states, (b, s, d), in their dtype."""
@@ -118,6 +121,10 @@ class TermHead(nn.Module):
         """Return a number a text, (b, 1), that turns with the logarithm of its length in tokens."""
         lengths = mask.sum(dim=1, keepdim=True).to(torch.promote_types(level.dtype, torch.float32))
         return at_least_float32(level) + at_least_float32(slope) * (lengths / TYPICAL_LENGTH).log()
+
+
+def _information(share: Tensor) -> Tensor:
+    return (torch.log1p(share) - torch.log(2 * share)).clamp_min(0)
 
 
 def _project(hidden: Tensor, direction: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
         context_attention=start.context_attention,
         context_moments=start.context_moments,
         term_statistics=start.term_statistics,
+        term_shrinkage=start.term_shrinkage,
         sketch_width=start.sketch_width,
         context_size=start.context_size,
         prompt_tokens=start.prompt_tokens,

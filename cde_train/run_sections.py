@@ -189,6 +189,11 @@ def _of_the_layout(model: ModelSection) -> Iterator[str]:
     for name in ("term_statistics", "share_backbone"):
         if getattr(model, name) and model.context_attention != "late":
             yield f"model.{name} is true, but model.context_attention is {model.context_attention!r}; it needs 'late'"
+    if not 0 <= model.term_shrinkage < 1 or (model.term_shrinkage and not model.term_statistics):
+        yield (
+            f"model.term_shrinkage is {model.term_shrinkage}, expected 0, or a number between 0 and 1 together with "
+            "model.term_statistics"
+        )
     if model.sketch_width % 8 or model.sketch_width < 0 or (model.sketch_width and not model.term_statistics):
         yield (
             f"model.sketch_width is {model.sketch_width}, expected 0, or a multiple of 8 together with "

@@ -34,6 +34,7 @@ class StartConfig:
     context_attention: str = "cached"
     context_moments: bool = True
     term_statistics: bool = False
+    term_shrinkage: float = 0.0
     sketch_width: int = 0
     share_backbone: bool = False
     context_size: int = 512

@@ -26,6 +26,7 @@ START = StartConfig(
     context_attention="late",
     context_moments=False,
     term_statistics=True,
+    term_shrinkage=0.3,
     sketch_width=640,
     share_backbone=True,
     context_size=512,

@@ -17,7 +17,13 @@ from cde_retriever.sharing import shared_encoder
 from tests.tiny import FAMILIES, documents, tiny_checkpoint
 
 TOLERANCE = 1e-5
-TERMS = {"context_attention": "late", "context_moments": False, "term_statistics": True, "sketch_width": 32}
+TERMS = {
+    "context_attention": "late",
+    "context_moments": False,
+    "term_statistics": True,
+    "term_shrinkage": 0.3,
+    "sketch_width": 32,
+}
 LAYOUTS = {
     "cached": {"context_attention": "cached"},
     "joint": {"context_attention": "joint"},

@@ -158,6 +158,7 @@ def test_late_context_stands_on_a_first_stage_that_stays(monkeypatch):
         (["model.term_statistics=true"], r"model\.term_statistics is true, but model\.context_attention is 'cached'"),
         (["model.share_backbone=true"], r"model\.share_backbone is true, but"),
         (["model.context_attention=late", "model.sketch_width=64"], r"model\.sketch_width is 64"),
+        (["model.context_attention=late", "model.term_shrinkage=0.3"], r"model\.term_shrinkage is 0\.3"),
         (
             ["model.context_attention=late", "model.share_backbone=true"],
             r"phase\.0\.train_backbone is true, but model\.context_attention is 'late' with context_moments",

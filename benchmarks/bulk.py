@@ -192,7 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options, Path(folder))
     write_atomically(options.output, json.dumps(result, indent=1).encode() + b"\n")
-    options.output.chmod(0o644)
     put_between_markers(options.output.with_suffix(".md"), tables(result))
     print(json.dumps(result["engines"], indent=1))
     return 0

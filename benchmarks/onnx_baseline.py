@@ -92,7 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sets": found,
     }
     write_atomically(options.output, json.dumps(result, indent=1).encode() + b"\n")
-    options.output.chmod(0o644)
     print(json.dumps({key: result[key] for key in ("name", "mean_ndcg_at_10")}))
     return 0
 

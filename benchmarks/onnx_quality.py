@@ -115,7 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sets": sets,
     }
     write_atomically(options.output, json.dumps(result, indent=1).encode() + b"\n")
-    options.output.chmod(0o644)
     options.output.with_suffix(".md").write_text(table(result))
     print(json.dumps(mean))
     return 0

@@ -98,7 +98,6 @@ class Results:
         head = json.dumps(content, indent=1).removesuffix("\n}")
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file, f'{head},\n "results": [\n{rows}\n ]\n}}\n'.encode())
-        self.file.chmod(0o644)
 
 
 class Bench:

@@ -29,6 +29,7 @@ from cde_retriever.context import Context, context_file
 from cde_retriever.corpus_files import Corpus, CorpusFile, find_files, hash_corpus_file, read_documents
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextMismatchError, CorpusError, OutputError
+from cde_retriever.folder_lock import only_writer
 from cde_retriever.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows
 from cde_retriever.vector_parts import missing_parts, part_files, remove_leftovers
 
@@ -91,6 +92,7 @@ def embed_corpus(
         ContextMismatchError: if it belongs to another context, or the context to another model.
         ConfigError: if the cluster cannot hold the workers.
         ImportError: if the engine is not installed.
+        OSError: if another process writes to the output.
     """
     settings = settings or BulkSettings()
     if settings.engine == "ray":
@@ -103,12 +105,13 @@ def embed_corpus(
         settings.model, device=settings.device, dtype=settings.dtype, backend=settings.backend
     )
     run = _Run(root, names, folder, settings, encoder, show_progress)
-    manifest = Manifest.read(folder)
-    if manifest is None:
-        manifest = run.begin(context)
-    else:
-        run.go_on(manifest, context)
-    return run.embed(manifest, on_part)
+    with only_writer(folder):
+        manifest = Manifest.read(folder)
+        if manifest is None:
+            manifest = run.begin(context)
+        else:
+            run.go_on(manifest, context)
+        return run.embed(manifest, on_part)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -237,15 +237,15 @@ def context_file(path: str | os.PathLike[str]) -> Path:
 
 def write_atomically(file: Path, data: bytes) -> None:
     """Replace a file's content so that a killed process leaves the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:  # readable by whom the umask lets, unlike a file of `tempfile`
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).replace(file)
+        temporary.replace(file)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from cde_retriever.folder_lock import only_writer
 from cde_train.errors import TrainingDataError
-from cde_train.text_vectors import Manifest, TextVectors, append_rows, only_writer, read_keys, resume, text_key
+from cde_train.text_vectors import Manifest, TextVectors, append_rows, read_keys, resume, text_key
 
 if TYPE_CHECKING:
     from cde_retriever.encoder import ContextualEncoder

@@ -10,12 +10,11 @@ Rows count only once the manifest says so, and it is replaced after the rows are
 moment leaves whole chunks behind and nothing else. In memory, keys take about 150 bytes a text; vectors none.
 """
 
-import contextlib
 import errno
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -286,19 +285,3 @@ def read_keys(folder: Path, manifest: Manifest) -> dict[bytes, int]:
         return {}
     with (folder / KEYS).open("rb") as stream:
         return {stream.read(KEY_BYTES): row for row in range(manifest.rows)}
-
-
-@contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Keep a second process from writing; the system lifts the lock when the first ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OSError(error.errno, f"another process is writing to {folder}; wait for it to end") from error
-        yield

@@ -28,7 +28,7 @@ ORDER = [
     ("cde_retriever.loading",),
     ("cde_retriever.encoder",),
     ("cde_retriever.sharing",),
-    ("cde_retriever.corpus_files", "cde_retriever.vector_parts"),
+    ("cde_retriever.corpus_files", "cde_retriever.vector_parts", "cde_retriever.folder_lock"),
     ("cde_retriever.bulk_settings", "cde_retriever.bulk_manifest", "cde_retriever.shards"),
     ("cde_retriever.ray_engine",),
     ("cde_retriever.bulk",),
@@ -73,7 +73,7 @@ ORDER = [
 ADAPTERS = ("cde_retriever.llama_index", "cde_retriever.langchain")
 
 # What the bare install brings, and who may import what it does not.
-REQUIRED = {"huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "tqdm", "transformers"}
+REQUIRED = {"filelock", "huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "tqdm", "transformers"}
 OPTIONAL = {
     "llama_index": "cde_retriever.llama_index",
     "langchain_core": "cde_retriever.langchain",

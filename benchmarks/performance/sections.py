@@ -31,7 +31,6 @@ class Sections:
         self.found = {n: s for n, s in self.found.items() if s["checkpoint"]["sha256"] == sha256} | {name: section}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file, json.dumps({"sections": self.found}, indent=1).encode() + b"\n")
-        self.file.chmod(0o644)
 
 
 def pending(sections: Sections, wanted: dict[str, dict[str, Any]], sha256: str, only: list[str] | None) -> list[str]:

@@ -117,7 +117,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="folder")
     options = parser.parse_args(arguments)
     write_atomically(options.checkpoint / "README.md", card(options.results, options.checkpoint).encode())
-    (options.checkpoint / "README.md").chmod(0o644)
     return 0
 
 

@@ -24,6 +24,7 @@ from cde_retriever.errors import (
     CorpusError,
     OutputError,
 )
+from cde_retriever.folder_lock import only_writer
 from cde_retriever.vector_parts import part_files
 from tests.tiny import documents, tiny_checkpoint
 
@@ -65,7 +66,7 @@ def test_vectors_are_those_of_the_encoder_under_the_fitted_context(corpus, setti
     assert (done.documents, done.embedded, done.skipped, done.empty, done.cut) == (50, 50, 0, 0, False)
     assert done.core_seconds > 0
     names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names == {"context.safetensors", "manifest.json", *(f"part-{i:06d}.parquet" for i in range(7))}
+    assert names == {".lock", "context.safetensors", "manifest.json", *(f"part-{i:06d}.parquet" for i in range(7))}
     encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
     context = encoder.fit_context(TEXTS)
     assert Context.load(tmp_path / "out").fingerprint == context.fingerprint == done.context
@@ -117,7 +118,7 @@ def test_a_killed_run_is_gone_on_with_and_ends_the_same(corpus, settings, checkp
     done = embed_corpus(corpus, output, settings)
     assert (done.embedded, done.skipped) == (18, 32)
     assert {file: file.stat().st_mtime_ns for file in times} == times
-    assert [file.name for file in output.iterdir() if file.name.startswith(".")] == []
+    assert [file.name for file in output.iterdir() if file.name.startswith(".")] == [".lock"]
     ids, vectors = read_parts(output)
     assert ids == [row["id"] for row in ROWS]
     np.testing.assert_allclose(vectors, read_parts(tmp_path / "whole")[1], atol=1e-6)
@@ -151,7 +152,7 @@ def test_a_run_killed_while_it_reads_begins_again(corpus, settings, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         embed_corpus(corpus, tmp_path / "out", settings)
     monkeypatch.undo()
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["context.safetensors"]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {".lock", "context.safetensors"}
     assert embed_corpus(corpus, tmp_path / "out", settings).embedded == 50
 
 
@@ -229,12 +230,19 @@ def test_a_damaged_output_is_refused_by_name(corpus, settings, tmp_path):
         embed_corpus(corpus, output, settings)
 
 
+def test_a_second_writer_is_refused(corpus, settings, tmp_path):
+    output = tmp_path / "out"
+    with only_writer(output), pytest.raises(OSError, match=f"another process is writing to {output}"):
+        embed_corpus(corpus, output, settings=settings)
+    assert embed_corpus(corpus, output, settings=settings).embedded > 0
+
+
 def test_a_bad_row_is_found_before_anything_is_written(settings, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", [*ROWS[:40], {"id": "bad", "title": "t", "text": "\ufffd"}])
     (corpus / "c.jsonl").write_text('{"id": "x", "text": "whole"}\n{"id": "y"}\n')
     with pytest.raises(CorpusError, match=r"c.jsonl, line 2 has no column 'text', it has id"):
         embed_corpus(corpus, tmp_path / "out", settings)
-    assert not (tmp_path / "out").exists()
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_empty_and_overlong_texts_have_vectors_and_are_counted(settings, tmp_path):

@@ -280,8 +280,6 @@ def test_rows_without_a_manifest_and_unknown_formats_are_refused(tmp_path):
 
 
 def test_a_second_writer_is_refused(tmp_path):
-    pytest.importorskip("fcntl")
-
     class Nested(CountingSurrogate):
         def encode(self, _):
             embed(["other"], tmp_path)

@@ -54,10 +54,7 @@ class TrainingSet:
     @cached_property
     def documents_by_domain(self) -> dict[str, list[str]]:
         """Distinct documents of each domain, in the order of the pairs."""
-        found: dict[str, dict[str, None]] = {}
-        for pair in self.pairs:
-            found.setdefault(pair.domain, {})[pair.document] = None
-        return {domain: list(documents) for domain, documents in found.items()}
+        return documents_by_domain(self.pairs)
 
     def context_candidates(self, config: TrainConfig, steps: int) -> list[str]:
         """Return every document that may become context in so many steps."""
@@ -65,6 +62,14 @@ class TrainingSet:
             domains = {self.pairs[row[0]].domain for row in self.batches[:steps]}
             return [text for domain in sorted(domains) for text in self.documents_by_domain[domain]]
         return list(dict.fromkeys(self.pairs[i].document for i in self.batches[:steps].ravel().tolist()))
+
+
+def documents_by_domain(pairs: Sequence[TrainingPair]) -> dict[str, list[str]]:
+    """Return the distinct documents of each domain, in the order of the pairs."""
+    found: dict[str, dict[str, None]] = {}
+    for pair in pairs:
+        found.setdefault(pair.domain, {})[pair.document] = None
+    return {domain: list(documents) for domain, documents in found.items()}
 
 
 class BatchBuilder:

@@ -7,6 +7,7 @@
     negatives    hard negatives, where a phase wants more than the pairs bring
     clusters     pairs that are hard for each other
     per phase: batches, filter report, training, model
+    prior        where there is no phase: what is counted in place of training
     report       what came of it, beside the start, BM25 and PCA whitening, on what was held out
     result       checkpoint, model card and report in OUT
 
@@ -28,8 +29,8 @@ import torch
 from cde_retriever.checkpoint_files import CONFIG_NAME, find_checkpoint
 from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.torch_backend import default_device
-from cde_train.batches import TrainingSet
+from cde_retriever.torch_backend import as_dtype, default_device
+from cde_train.batches import TrainingSet, documents_by_domain
 from cde_train.clustering import Clustering
 from cde_train.comparison import compare
 from cde_train.data import TrainingData, TrainingPair, read_data, read_pairs
@@ -60,6 +61,7 @@ from cde_train.steps import (
     write_retrieval_set,
 )
 from cde_train.surrogate import Surrogate, TextVectors
+from cde_train.term_prior import estimate_prior
 from cde_train.train_config import TrainConfig
 from cde_train.trainer import train
 
@@ -107,6 +109,8 @@ class _Fit:
         model = self.work / START
         for phase in self.config.phase:
             model = self._phase(phase, model)
+        if not self.config.phase:
+            model = self._count()
         self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(model))
         return self._deliver(model)
 
@@ -134,16 +138,20 @@ class _Fit:
 
     def _prepare(self, name: str, source: Path, *, hold_out: bool) -> _Prepared:
         """Read a source of pairs and cluster it; its files are in a folder of the work folder."""
-        place = self.work / name
-        files = [f"{name}/{PAIRS}", *(self._set_aside if hold_out else {})]
-        self.folder.step(name, files, lambda: self._read(source, place, hold_out))
-        pairs = read_pairs(place / PAIRS)
+        pairs, place = self._pairs(name, source, hold_out=hold_out), self.work / name
         self.folder.step(f"{name} vectors", [], lambda: {"texts": len(self._embed(texts_of(pairs)))})
         vectors = TextVectors.open(self.work / VECTORS)
         self.folder.step(
             f"{name} clusters", [f"{name}/{CLUSTERS}"], lambda: self._cluster(pairs, vectors, place / CLUSTERS)
         )
         return _Prepared(pairs, Clustering.load(place / CLUSTERS))
+
+    def _pairs(self, name: str, source: Path, *, hold_out: bool) -> list[TrainingPair]:
+        """Read a source of pairs into a folder of the work folder."""
+        place = self.work / name
+        files = [f"{name}/{PAIRS}", *(self._set_aside if hold_out else {})]
+        self.folder.step(name, files, lambda: self._read(source, place, hold_out))
+        return read_pairs(place / PAIRS)
 
     def _embed(self, texts: Sequence[str]) -> TextVectors:
         return embed_step(texts, self._surrogate, self.config.surrogate, self.work / VECTORS)
@@ -197,6 +205,21 @@ class _Fit:
     @cached_property
     def _development(self) -> RetrievalSet | None:
         return read_retrieval_set(self.work / DEVELOPMENT) if DEVELOPMENT in self._set_aside else None
+
+    # No phase
+
+    def _count(self) -> Path:
+        """Give the start a prior counted on the data, and return the folder of the model that this makes."""
+        documents = documents_by_domain(self._pairs("data", self.data, hold_out=True))
+
+        def write() -> Report:
+            encoder = ContextualEncoder.from_pretrained(self.work / START)
+            estimate_prior(encoder, documents)
+            encoder.save_pretrained(self.work / MODEL, dtype=self._dtype)
+            return {"domains": len(documents), "documents": sum(map(len, documents.values()))}
+
+        self.folder.step("prior", [MODEL], write)
+        return self.work / MODEL
 
     # A phase
 
@@ -284,7 +307,11 @@ class _Fit:
             return
         if phase.lora_rank:
             merge_low_rank(encoder.model)
-        encoder.save_pretrained(folder, dtype=torch.float32)
+        encoder.save_pretrained(folder, dtype=self._dtype if phase is self.config.phase[-1] else torch.float32)
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        return as_dtype(self.config.model.dtype)
 
     # The result
 
@@ -297,7 +324,8 @@ class _Fit:
             comparison=comparison,
             base_model=self.config.model.base or "cde-retriever's bundled checkpoint",
             data={"source": str(self.data), **(self.folder.done("data") or {})},
-            compute={phase.name: self.folder.done(f"{phase.name} training") for phase in self.config.phase},
+            compute={phase.name: self.folder.done(f"{phase.name} training") for phase in self.config.phase}
+            or {"nothing was trained": self.folder.done("prior")},
             settings=to_toml(self.config),
         )
         write_model_card(self.work / REPORT_FOLDER, card)

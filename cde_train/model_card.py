@@ -47,7 +47,7 @@ class ModelCard:
         queries = {r.set: r.queries for r in self.comparison.results}
         parts = [
             self._front_matter(),
-            f"# {self.name}\n\nA two-stage contextual document encoder, trained with `cde-train`.",
+            f"# {self.name}\n\nA two-stage contextual document encoder, made with `cde-train`.",
             f"## Use\n\n{fence}python\nfrom cde_retriever.llama_index import CDEEmbedding  # LlamaIndex\n"
             f"from cde_retriever.langchain import CDEEmbeddings  # LangChain\n\n"
             f'embedding = CDEEmbedding("path/to/{self.name}")\n'

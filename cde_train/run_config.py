@@ -10,7 +10,7 @@ loads neither torch nor transformers.
     [filtering] [negatives] false negatives out, hard negatives in
     [pseudo_queries]        queries for documents that have none
     [held_out]              what the result is judged on
-    [[phase]]               one or several, trained one after the other
+    [[phase]]               one or several, trained one after the other; ``phase = []`` for none
 """
 
 import difflib
@@ -101,8 +101,8 @@ def parse_run_config(values: Mapping[str, Any], faults: Sequence[str] = ()) -> R
     known = [*SECTIONS, "phase"]
     found += [_unknown(key, "", known) for key in values if key not in known]
     phases = values.get("phase", [{}])
-    if not isinstance(phases, list) or not phases:
-        found.append(f"phase is {phases!r}, expected one or several [[phase]] tables")
+    if not isinstance(phases, list):
+        found.append(f"phase is {phases!r}, expected [[phase]] tables, or [] for none")
         phases = [{}]
     unread: set[str] = set()
     sections: dict[str, Any] = {

@@ -19,6 +19,8 @@ from cde_train.packing import PackingConfig
 from cde_train.pseudo_queries import PseudoQueryConfig
 from cde_train.train_config import StartConfig, TrainConfig
 
+DTYPES = ("float32", "float16", "bfloat16")
+
 
 @dataclass(frozen=True)
 class ModelSection(StartConfig):
@@ -28,15 +30,21 @@ class ModelSection(StartConfig):
         base: A plain encoder or a CDE checkpoint, as folder or Hub id; empty for the bundled checkpoint. A checkpoint
             brings its own architecture: the other settings then may not differ from it.
         name: The result's name; empty for that of the output folder.
+        dtype: What the result's weights are stored in, unless it is low-rank updates alone.
     """
 
     name: str = ""
     base: str = ""
+    dtype: str = "float32"
 
     def faults(self) -> list[str]:
         """Return what is wrong with the values, a sentence each."""
         found = []
-        for name, allowed in (("context_attention", CONTEXT_ATTENTIONS), ("output_head", OUTPUT_HEADS)):
+        for name, allowed in (
+            ("context_attention", CONTEXT_ATTENTIONS),
+            ("output_head", OUTPUT_HEADS),
+            ("dtype", DTYPES),
+        ):
             if getattr(self, name) not in allowed:
                 found.append(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         for name, least in (("context_size", 1), ("prompt_tokens", 0), ("max_length", 3)):
@@ -152,8 +160,11 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong between sections."""
     model = sections["model"]
     phases = list(enumerate(sections["phase"]))
-    if not sections["phase"]:
-        yield "phase is empty, expected at least one [[phase]]"
+    if not sections["phase"] and not model.term_statistics:
+        yield (
+            "phase is empty, which leaves nothing to do; expected at least one [[phase]], or model.term_statistics, "
+            "whose prior is counted without training"
+        )
     yield from _of_the_layout(model)
     for i, phase in phases:
         changing = "train_backbone" if model.share_backbone else "train_first_stage"

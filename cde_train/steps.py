@@ -100,7 +100,7 @@ def open_start(config: RunConfig, name: str) -> ContextualEncoder:
     folder, _ = find_checkpoint(model.base or None)
     settings = StartConfig(**{f.name: getattr(model, f.name) for f in fields(StartConfig)})
     if not is_cde_checkpoint(folder):
-        return start_from(folder, replace(settings, name=name), config.phase[0].seed)
+        return start_from(folder, replace(settings, name=name), config.phase[0].seed if config.phase else 0)
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu")
     faults = []
     for f in fields(StartConfig):

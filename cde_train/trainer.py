@@ -81,7 +81,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     claim(output, config, data.batches, encoder.identity.sha256)
     if encoder.config.term_statistics:
-        estimate_prior(encoder, data)
+        estimate_prior(encoder, data.documents_by_domain)
     trainer = TwoStageTrainer(encoder, data, config, output, development)
     state = newest_whole_state(output)
     trainer.train(resume_from_checkpoint=None if state is None else str(state))

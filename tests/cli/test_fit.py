@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from cde_retriever.encoder import ContextualEncoder
 from cde_train import fit as fitting
 from cde_train.cli import main
+from cde_train.data import read_pairs
 from tests.tiny import documents, plain_encoder
 
 SETTINGS = """
@@ -191,6 +193,30 @@ def test_fit_takes_a_folder_of_documents(config, tmp_path):
         (folder / f"{i}.md").write_text(f"# Chapter {text}\n\n{text} and more of {text}\n")
     assert main(["fit", str(folder), "-o", str(tmp_path / "out"), "--config", str(config)]) == 0
     assert ContextualEncoder.from_pretrained(tmp_path / "out", device="cpu").config.name == "out"
+
+
+def test_without_a_phase_the_prior_is_counted_and_nothing_trained(base, pairs, tmp_path):
+    output = tmp_path / "counted"
+    command = ["fit", str(pairs), "-o", str(output), "--config", "untrained", "--base", str(base)]
+    command += ["--set", "model.dtype=float16", "--set", "held_out.share=0.3", "--set", "model.sketch_width=64"]
+    assert main(command) == 0
+    assert load_file(output / "model.safetensors")["second_stage.term_head.log_prior"].dtype == torch.float16
+    encoder = ContextualEncoder.from_pretrained(output, device="cpu", dtype="float32")
+    head, first = encoder.model.second_stage.term_head, read_pairs(output / "work" / "data" / "pairs.jsonl")[0]
+    word = encoder.tokenizer.encode(first.document, add_special_tokens=False).ids[-1]
+    assert head.log_prior[word] > head.log_prior.min()
+    plain = load_file(base / "model.safetensors")
+    kept = load_file(output / "model.safetensors")
+    assert all(
+        torch.equal(kept[f"second_stage.backbone.{name}"], value.half())
+        for name, value in plain.items()
+        if "pooler" not in name
+    )
+    assert "nothing was trained" in (output / "README.md").read_text()
+    assert not (output / "work" / "vectors").exists()
+    before = (output / "model.safetensors").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (output / "work" / "model" / "model.safetensors").stat().st_mtime_ns <= before, "a second run does nothing"
 
 
 def test_settings_that_contradict_a_cde_checkpoint_are_refused(finished, pairs, tmp_path, capsys):

@@ -12,7 +12,7 @@ from cde_retriever import Context, ContextualEncoder
 from cde_retriever.context import make_context, sample_documents
 from cde_retriever.errors import ConfigError, ContextError, ContextFormatError
 from cde_retriever.terms import TermHead, token_signs
-from cde_train.batches import BatchBuilder, TrainingSet
+from cde_train.batches import BatchBuilder, TrainingSet, documents_by_domain
 from cde_train.data import TrainingPair
 from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
 from cde_train.initialization import start_from
@@ -312,14 +312,13 @@ def test_the_prior_is_the_mean_over_domains(tmp_path):
         TrainingPair("q2", "baron lulak", domain="a"),
         TrainingPair("q3", "lulak", domain="b"),
     ]
-    training = TrainingSet(data, np.array([[0, 1]]))
-    estimate_prior(encoder, training)
+    estimate_prior(encoder, documents_by_domain(data))
     prior = encoder.model.second_stage.term_head.log_prior.exp()
     shares = {word: prior[encoder.tokenizer.token_to_id(word)].item() for word in ("baron", "lulak", "kosim", "[CLS]")}
     assert shares == pytest.approx({"baron": 0.5, "lulak": 0.75, "kosim": 0.25, "[CLS]": 1.0}, abs=1e-6)
     assert prior.min().item() == pytest.approx(LEAST_SHARE, rel=1e-4)
     kept = encoder.model.second_stage.term_head.log_prior.clone()
-    estimate_prior(encoder, TrainingSet(data[:1], np.array([[0, 0]])))
+    estimate_prior(encoder, documents_by_domain(data[:1]))
     assert torch.equal(encoder.model.second_stage.term_head.log_prior, kept), "a prior that is there stays"
 
 

@@ -11,7 +11,6 @@ is written beside the JSON.
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.kept_vectors import SEED, kept_vectors
 from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.onnx_files import SECOND_STAGE
-from cde_train.evaluation import find_retrieval_sets, measure, rank, read_retrieval_set
+from cde_train.evaluation import RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
 
-SEED = 0
 TARGET = 0.3
 """Most points of nDCG@10 x 100 that the mean may lose (issue 5)."""
 
@@ -46,14 +44,9 @@ def reference_figures(file: Path, sha256: str) -> dict[str, float]:
     return found
 
 
-def evaluate(encoder: ContextualEncoder, path: Path) -> dict[str, float]:
+def evaluate(encoder: ContextualEncoder, data: RetrievalSet, dtype: str, cache: Path) -> dict[str, float]:
     """Return nDCG@10, recall@100 and MRR@10 of a set under its own context."""
-    data = read_retrieval_set(path)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*tokens and were cut")
-        encoder.fit_context(data.documents, seed=SEED)
-        documents = encoder.encode_documents(data.documents, show_progress=True)
-        queries = encoder.encode_queries(data.queries)
+    documents, queries = kept_vectors(encoder, data, dtype, cache)
     return measure(data, rank(queries, documents)).means()
 
 
@@ -92,16 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     encoder = ContextualEncoder.from_pretrained(options.checkpoint, backend="onnx", dtype=options.dtype)
     sha256 = encoder.identity.sha256
     reference = reference_figures(options.reference, sha256)
-    options.cache.mkdir(parents=True, exist_ok=True)
     sets: dict[str, dict[str, float]] = {}
     for path in find_retrieval_sets(options.eval_folder):
         if path.name not in reference:
             continue
-        size = encoder.backend.export.files[SECOND_STAGE]  # another export of the same checkpoint has another
-        kept = options.cache / f"{sha256[:12]}-{options.dtype}-{size}-{path.name}.json"
-        if not kept.exists():
-            write_atomically(kept, json.dumps(evaluate(encoder, path)).encode())
-        sets[path.name] = {**json.loads(kept.read_text()), "reference": reference[path.name]}
+        figures = evaluate(encoder, read_retrieval_set(path), options.dtype, options.cache)
+        sets[path.name] = {**figures, "reference": reference[path.name]}
         row = sets[path.name]
         print(f"{path.name}: {100 * (row['ndcg_at_10'] - row['reference']):+.2f}", file=sys.stderr, flush=True)
     mean = {name: float(np.mean([row[name] for row in sets.values()])) for name in ("ndcg_at_10", "reference")}
@@ -115,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sets": sets,
     }
     write_atomically(options.output, json.dumps(result, indent=1).encode() + b"\n")
-    options.output.with_suffix(".md").write_text(table(result))
+    write_atomically(options.output.with_suffix(".md"), table(result).encode())
     print(json.dumps(mean))
     return 0
 

@@ -102,7 +102,11 @@ def embed_corpus(
     if Path(corpus).expanduser().is_dir() and folder.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"the output {folder} is inside the corpus {root}; choose another place")
     encoder = ContextualEncoder.from_pretrained(
-        settings.model, device=settings.device, dtype=settings.dtype, backend=settings.backend
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        backend=settings.backend,
+        truncate_dim=settings.truncate_dim,
     )
     run = _Run(root, names, folder, settings, encoder, show_progress)
     with only_writer(folder):
@@ -165,6 +169,7 @@ class _Run:
             )
         for name in ("dtype", "shard_size", "columns"):
             manifest.refuse_setting(name, getattr(self.settings, name), self.folder)
+        manifest.refuse_setting("width", self.encoder.dimension, self.folder)
         manifest.refuse_files(self._hash_files(), self.folder)
         self.encoder.set_context(context)
         if not context_file(self.folder).is_file():

@@ -17,6 +17,7 @@ class BulkSettings:
         device: ``"cpu"``, ``"cuda"`` …; None takes the fastest there is.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` with ``backend="onnx"``.
         backend: ``"torch"`` or ``"onnx"``.
+        truncate_dim: How many numbers of a vector to keep (`cde_retriever.truncation`); None for all.
         columns: Which columns make a document.
         batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
         shard_size: Documents a part; what a killed worker has to do again.
@@ -31,6 +32,7 @@ class BulkSettings:
     device: str | None = None
     dtype: str = "float32"
     backend: str = "torch"
+    truncate_dim: int | None = None
     columns: Columns = field(default_factory=Columns)
     batch_size: int = 32
     shard_size: int = 8192

@@ -112,6 +112,7 @@ def _add_embed(commands: Any) -> None:
     embed.add_argument("--id-column", default="id", metavar="NAME", help="what a vector is found by; id")
     embed.add_argument("--device", help="cpu, cuda, mps ...; by default the fastest there is")
     embed.add_argument("--backend", default="torch", choices=("torch", "onnx"), help="torch (default) or onnx")
+    embed.add_argument("--truncate-dim", type=int, metavar="N", help="numbers of a vector to keep; by default all")
     dtypes = ("float32", "bfloat16", "float16", "int8")
     embed.add_argument(
         "--dtype", default=dtypes[0], choices=dtypes, help="precision; float32 by default, int8 with --backend onnx"
@@ -141,6 +142,7 @@ def _embed(options: argparse.Namespace) -> None:
         device=options.device,
         dtype=options.dtype,
         backend=options.backend,
+        truncate_dim=options.truncate_dim,
         columns=Columns(options.text_column, options.id_column, options.title_column),
         batch_size=options.batch_size,
         shard_size=options.shard_size,

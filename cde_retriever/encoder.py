@@ -21,6 +21,7 @@ from cde_retriever.context import Context, ModelIdentity, make_context, sample_d
 from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.loading import identify, load
 from cde_retriever.tokenization import TextTokenizer, batches_of, check_texts, count_documents
+from cde_retriever.truncation import truncate
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
@@ -55,12 +56,24 @@ class ContextualEncoder:
         backend: The two-stage model and what runs it.
         tokenizer: Its tokenizer, without prompts.
         identity: What tells this model from others.
+        truncate_dim: How many numbers of a vector to keep; None for all.
+
+    Raises:
+        ConfigError: if the vectors have fewer numbers than `truncate_dim`, or it is below 1.
     """
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer, identity: ModelIdentity) -> None:
+    def __init__(
+        self, backend: Backend, tokenizer: Tokenizer, identity: ModelIdentity, *, truncate_dim: int | None = None
+    ) -> None:
+        if truncate_dim is not None and not 1 <= truncate_dim <= backend.dimension:
+            raise ConfigError(
+                f"truncate_dim is {truncate_dim}, but vectors of {identity.name} have {backend.dimension} numbers; "
+                f"expected 1 to {backend.dimension}, or None for all"
+            )
         self.backend = backend
         self.tokenizer = tokenizer
         self.identity = identity
+        self.truncate_dim = truncate_dim
         self._active: _Active | None = None
         self._origin: ContextualEncoder | None = None
         self._share_lock(threading.RLock())
@@ -78,6 +91,7 @@ class ContextualEncoder:
         device: "torch.device | str | None" = None,
         dtype: "torch.dtype | str | None" = None,
         backend: str = "torch",
+        truncate_dim: int | None = None,
     ) -> "ContextualEncoder":
         """Load a checkpoint.
 
@@ -89,14 +103,15 @@ class ContextualEncoder:
             dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or their names; for ``"onnx"``
                 ``"float32"`` (default; that of the export, if `name` is one) or ``"int8"``.
             backend: ``"torch"`` or ``"onnx"``. Vectors of both are the same, to rounding.
+            truncate_dim: How many numbers of a vector to keep (`cde_retriever.truncation`); None for all.
 
         Raises:
             CheckpointError: if it cannot be found, or is incomplete or damaged.
-            ConfigError: for an unknown backend, or a device or dtype it does not have.
+            ConfigError: for an unknown backend, a device or dtype it does not have, or a `truncate_dim` out of range.
             ValueError: for an unknown dtype.
             ImportError: if the backend is not installed.
         """
-        return cls(*load(name, revision, device=device, dtype=dtype, backend=backend))
+        return cls(*load(name, revision, device=device, dtype=dtype, backend=backend), truncate_dim=truncate_dim)
 
     @classmethod
     def from_model(
@@ -117,9 +132,14 @@ class ContextualEncoder:
         sha256 = hash_model(model, tokenizer, backend.stored_dtype)
         return cls(backend, tokenizer, identify(model.config, sha256, None))
 
-    def fork(self) -> "ContextualEncoder":
-        """Return an encoder over the same weights, without a context yet; one call at a time runs over all forks."""
-        twin = type(self)(self.backend, self.tokenizer, self.identity)
+    def fork(self, *, truncate_dim: int | None = None) -> "ContextualEncoder":
+        """Return an encoder over the same weights, without a context yet; one call at a time runs over all forks.
+
+        Args:
+            truncate_dim: The fork's; None for the original's.
+        """
+        size = self.truncate_dim if truncate_dim is None else truncate_dim
+        twin = type(self)(self.backend, self.tokenizer, self.identity, truncate_dim=size)
         twin._share_lock(self._lock)
         twin._origin = self  # lives as long as its forks, so that `sharing` finds it
         return twin
@@ -162,7 +182,7 @@ class ContextualEncoder:
     @property
     def dimension(self) -> int:
         """Width of the vectors; needs no context."""
-        return self.backend.dimension
+        return self.truncate_dim or self.backend.dimension
 
     @property
     def vocabulary_size(self) -> int:
@@ -361,7 +381,13 @@ class ContextualEncoder:
         return tokenized.ids
 
     def _under(self, active: _Active) -> Embed:
-        return lambda input_ids, mask: self.backend.embed(input_ids, mask, active.state)
+        def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
+            vectors = self.backend.embed(input_ids, mask, active.state)
+            if self.truncate_dim is None:
+                return vectors
+            return truncate(vectors, self.truncate_dim, self.config.sketch_width)
+
+        return embed
 
     def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
         assert isinstance(active, _Active)

@@ -58,6 +58,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with ``backend="onnx"``.
         backend: ``"torch"`` or ``"onnx"`` (`ContextualEncoder.from_pretrained`).
+        truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
         given_context: The argument ``context``: a `Context`, or the path of a saved one.
         context_size: Most context documents to sample; None for the model's own number.
         seed: Seed of the sample.
@@ -72,6 +73,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
     device: str | None = None
     dtype: str | None = None
     backend: Literal["torch", "onnx"] = "torch"
+    truncate_dim: int | None = Field(default=None, gt=0)
     given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
     context_size: int | None = Field(default=None, ge=1)
     seed: int = 0
@@ -92,7 +94,12 @@ class CDEEmbeddings(BaseModel, Embeddings):
         self._lock = threading.Lock()
         name = None if self.model_name is None else str(self.model_name)
         self._encoder = shared_encoder(
-            name, revision=self.revision, device=self.device, dtype=self.dtype, backend=self.backend
+            name,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
+            truncate_dim=self.truncate_dim,
         )
         if self.given_context is not None:
             self.load_context(self.given_context)

@@ -50,6 +50,7 @@ class CDEEmbedding(BaseEmbedding):
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with ``backend="onnx"``.
         backend: ``"torch"`` or ``"onnx"`` (`ContextualEncoder.from_pretrained`).
+        truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
         context_size: Most context documents; None for the model's own number.
         seed: Seed of the sample.
         on_missing_context: ``"fit"``: the first batch of documents becomes the context; ``"error"``: it raises.
@@ -71,6 +72,7 @@ class CDEEmbedding(BaseEmbedding):
     device: str | None = None
     dtype: str | None = None
     backend: Literal["torch", "onnx"] = "torch"
+    truncate_dim: int | None = Field(default=None, gt=0)
     context_size: int | None = Field(default=None, gt=0)
     seed: int = 0
     on_missing_context: Literal["fit", "error"] = "fit"
@@ -93,6 +95,7 @@ class CDEEmbedding(BaseEmbedding):
             device=self.device,
             dtype=self.dtype,
             backend=self.backend,
+            truncate_dim=self.truncate_dim,
         )
         if context is not None:
             self.load_context(context)

@@ -150,7 +150,11 @@ class _Worker:
         from cde_retriever.encoder import ContextualEncoder  # here, because readers have no use for torch
 
         self.encoder = ContextualEncoder.from_pretrained(
-            settings.model, device=device, dtype=settings.dtype, backend=settings.backend
+            settings.model,
+            device=device,
+            dtype=settings.dtype,
+            backend=settings.backend,
+            truncate_dim=settings.truncate_dim,
         )
         self.encoder.set_context(Context.from_bytes(ray.get(context)))
         self.output, self.batch_size = output, settings.batch_size

@@ -24,6 +24,7 @@ def shared_encoder(
     device: str | None = None,
     dtype: str | None = None,
     backend: str = "torch",
+    truncate_dim: int | None = None,
 ) -> ContextualEncoder:
     """Return an encoder with a context of its own over weights that others may use as well.
 
@@ -38,7 +39,7 @@ def shared_encoder(
                 name, revision=commit or revision, device=device, dtype=dtype, backend=backend
             )
             _loaded[key] = encoder
-        return encoder.fork()
+        return encoder.fork(truncate_dim=truncate_dim)
 
 
 def _run_as(backend: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:

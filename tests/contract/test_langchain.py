@@ -188,6 +188,12 @@ def test_texts_reach_the_model_unedited(make, monkeypatch):
     assert seen == ["line\nline\t ", "", "  a\nb"]
 
 
+def test_shorter_vectors(checkpoint):
+    embeddings = CDEEmbeddings(model_name=str(checkpoint), truncate_dim=12)
+    store = from_documents(FAISS, corpus(1), embedding=embeddings)
+    assert store.index.d == len(embeddings.embed_query(QUERY)) == 12
+
+
 def test_empty_batch_gives_no_vectors_and_fits_nothing(make):
     embedding = make()
     with pytest.raises(ContextNotFittedError):

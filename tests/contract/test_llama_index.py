@@ -53,6 +53,21 @@ def fitted(checkpoint) -> CDEEmbedding:
 # The embedding
 
 
+def test_shorter_vectors_go_the_whole_way(checkpoint, tmp_path) -> None:
+    """Two sizes of one checkpoint share weights; an index of one takes queries of no other."""
+    index = CDEVectorStoreIndex.from_documents(corpus(), embed_model=CDEEmbedding(checkpoint, truncate_dim=12))
+    assert {len(vector) for vector in index.vector_store.data.embedding_dict.values()} == {12}
+    index.storage_context.persist(tmp_path)
+    storage = StorageContext.from_defaults(persist_dir=str(tmp_path))
+    short = CDEEmbedding.from_storage(storage, checkpoint, truncate_dim=12)
+    whole = CDEEmbedding.from_storage(storage, checkpoint)
+    assert (len(short.get_query_embedding(QUERY)), len(whole.get_query_embedding(QUERY))) == (12, 32)
+    assert short._encoder.backend is whole._encoder.backend
+    assert ranking(load_index_from_storage(storage, embed_model=short), QUERY) == ranking(index, QUERY)
+    with pytest.raises(ValueError, match="shape"):
+        load_index_from_storage(storage, embed_model=whole).as_retriever().retrieve(QUERY)
+
+
 def test_it_is_a_base_embedding_and_a_public_name(embed, checkpoint) -> None:
     assert isinstance(embed, BaseEmbedding)
     assert cde_retriever.CDEEmbedding is CDEEmbedding

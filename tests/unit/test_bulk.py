@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow
@@ -228,6 +229,16 @@ def test_a_damaged_output_is_refused_by_name(corpus, settings, tmp_path):
     (output / "context.safetensors").write_bytes(b"none")
     with pytest.raises(ContextFormatError, match=r"is not a context"):
         embed_corpus(corpus, output, settings)
+
+
+def test_shorter_vectors(corpus, settings, checkpoint, tmp_path):
+    short = replace(settings, truncate_dim=12)
+    embed_corpus(corpus, tmp_path / "out", short)
+    encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu", truncate_dim=12)
+    encoder.set_context(Context.load(tmp_path / "out"))
+    np.testing.assert_allclose(read_parts(tmp_path / "out")[1], encoder.encode_documents(TEXTS), atol=1e-6)
+    with pytest.raises(OutputError, match="with width 12, received 32; choose another output"):
+        embed_corpus(corpus, tmp_path / "out", settings)
 
 
 def test_a_second_writer_is_refused(corpus, settings, tmp_path):

@@ -1,0 +1,40 @@
+"""Vectors of a judged set under its own context, made once and kept: several measurements read them."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.onnx_files import SECOND_STAGE
+from cde_train.evaluation import RetrievalSet
+
+SEED = 0
+
+Vectors = NDArray[np.float32]
+
+
+def kept_vectors(encoder: ContextualEncoder, data: RetrievalSet, dtype: str, cache: Path) -> tuple[Vectors, Vectors]:
+    """Return vectors of documents and queries on ONNX Runtime, context fitted with seed 0; from the cache if there.
+
+    Args:
+        encoder: On ONNX Runtime.
+        data: The set.
+        dtype: The export's precision.
+        cache: Folder to keep them in.
+    """
+    size = encoder.backend.export.files[SECOND_STAGE]  # type: ignore[attr-defined] # another export has another
+    file = cache / f"{encoder.identity.sha256[:12]}-{dtype}-{size}-{data.name}.npz"
+    if not file.exists():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*tokens and were cut")
+            encoder.fit_context(data.documents, seed=SEED)
+            documents = encoder.encode_documents(data.documents, show_progress=True)
+            queries = encoder.encode_queries(data.queries)
+        cache.mkdir(parents=True, exist_ok=True)
+        half = file.with_suffix(".half.npz")
+        np.savez(half, documents=documents, queries=queries)
+        half.replace(file)
+    with np.load(file, allow_pickle=False) as stored:
+        return stored["documents"], stored["queries"]

@@ -7,7 +7,9 @@
 2. over texts, `ContextReader` lets every text token attend to those and to its own text.
 
 One softmax runs over context and text together, so the result equals a forward over the full sequence
-[context, text] in which context tokens are masked from the text (``docs/design.md``, layout ``cached``).
+[context, text] in which context tokens are masked from the text (``docs/design.md``, layout ``cached``). Where a
+kernel allows it, its two parts are computed apart, so that no text needs a copy of the context's keys
+(`cde_retriever.shared_keys`).
 
 In layers with a sliding window (ModernBERT) the window limits text-to-text attention only: the context has no
 position, so it is as near to the last token as to the first.
@@ -15,11 +17,12 @@ position, so it is as near to the last token as to the first.
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+from cde_retriever.shared_keys import attend_to_shared_keys, can_share_keys
 
 ATTENTION_NAME = "cde_context"
 
@@ -64,12 +67,9 @@ class ContextReader:
         text_mask = self.padding.expand(batch, heads, 1, length)
         if window is not None and length > window:
             text_mask = text_mask + _window_mask(length, window, query)
-        if _can_share_keys(query):
+        if can_share_keys(query):
             text_mask = text_mask.expand(-1, -1, length, -1)
-            tensors = (query, key, value, text_mask, context_key, context_value)
-            of_one_dtype = (tensor.to(value.dtype) for tensor in tensors)  # as autocast would
-            shared: Tensor = _SharedKeys.apply(*of_one_dtype, bias, scaling)  # type: ignore[no-untyped-call]
-            return shared
+            return attend_to_shared_keys(query, key, value, text_mask, context_key, context_value, bias, scaling)
         shape = (batch, -1, -1, -1)
         context_mask = bias.to(query.dtype)[:, None, None].expand(
             batch, heads, text_mask.shape[2], context_key.shape[2]
@@ -81,84 +81,6 @@ class ContextReader:
             attn_mask=torch.cat([context_mask, text_mask], dim=3),
             scale=scaling,
         )
-
-
-def _can_share_keys(query: Tensor) -> bool:
-    """Tell whether there is a kernel that also returns softmax denominators: on a CPU, and not in an exported graph."""
-    return (
-        query.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward")
-    )
-
-
-class _SharedKeys(torch.autograd.Function):
-    """Attends to context and text one after the other, and weighs both as one softmax would.
-
-    All texts' queries read the context's keys as one sequence, so no text needs a copy of them, nor of their gradient.
-    With ``L`` the logarithm of a softmax's denominator, ``e^(L_context) : e^(L_text)`` are the shares of both outputs.
-    Backward, each part's kernel gets output and denominator of the whole (FlashAttention; Dao et al. 2022, appendix B):
-    then what it takes for its own softmax is its part of the one. What is added to the context's scores gets the
-    gradient ``share (g · out_context - g · out)``, g that of the output.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor,
-        context_key: Tensor,
-        context_value: Tensor,
-        bias: Tensor,
-        scale: float | None,
-    ) -> Tensor:
-        """Return (b, heads, s, head width); the mask, (b, heads, s, s), is added to the scores of text keys."""
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        batch, heads, length, _ = query.shape
-        from_context, context_sum = attend(_as_one_text(query), context_key, context_value, scale=scale)
-        from_text, text_sum = attend(query, key, value, attn_mask=mask, scale=scale)
-        from_context = _as_texts(from_context, batch)
-        context_sum = context_sum.view(heads, batch, length).transpose(0, 1) + bias[:, None]
-        share = torch.sigmoid(context_sum - text_sum)
-        output: Tensor = from_text.lerp(from_context, share.to(query.dtype).unsqueeze(-1))
-        total = torch.logaddexp(context_sum, text_sum)
-        ctx.scale = scale
-        ctx.save_for_backward(
-            query, key, value, mask, context_key, context_value, bias, from_context, output, share, total
-        )
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of `forward`'s arguments."""
-        (gradient,) = gradients
-        query, key, value, mask, context_key, context_value, bias, from_context, output, share, total = (
-            ctx.saved_tensors
-        )
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        batch, heads, length, _ = query.shape
-        of_query, of_key, of_value = attend(
-            gradient, query, key, value, output, total, 0.0, False, attn_mask=mask, scale=ctx.scale
-        )
-        before_bias = (total - bias[:, None]).transpose(0, 1).reshape(1, heads, batch * length)
-        folded = (_as_one_text(gradient), _as_one_text(query), context_key, context_value, _as_one_text(output))
-        more, of_context_key, of_context_value = attend(*folded, before_bias, 0.0, False, scale=ctx.scale)
-        of_bias = (share * (gradient * (from_context - output)).sum(dim=-1)).sum(dim=(0, 2))
-        of_query = of_query + _as_texts(more, batch)
-        return of_query, of_key, of_value, None, of_context_key, of_context_value, of_bias.to(bias.dtype), None
-
-
-def _as_one_text(vectors: Tensor) -> Tensor:
-    """Return (b, heads, s, width) as one text of all tokens, (1, heads, b * s, width)."""
-    return vectors.transpose(0, 1).reshape(1, vectors.shape[1], -1, vectors.shape[3])
-
-
-def _as_texts(vectors: Tensor, batch: int) -> Tensor:
-    """Undo `_as_one_text`."""
-    _, heads, _, width = vectors.shape
-    return vectors.view(heads, batch, -1, width).transpose(0, 1)
 
 
 def _window_mask(length: int, window: int, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from cde_retriever import attention
+from cde_retriever import attention, shared_keys
 from cde_retriever.attention import ContextReader
 
 HEADS, WIDTH, CONTEXT = 4, 8, 7
@@ -40,7 +40,7 @@ def attend(monkeypatch, given, shared, window=None, scaling=None):
     reader = ContextReader({None: (context_key, context_value, bias)}, padding(len(query), query.shape[2], query.dtype))
     with monkeypatch.context() as patch:
         if not shared:
-            patch.setattr(attention, "_can_share_keys", lambda _: False)
+            patch.setattr(attention, "can_share_keys", lambda _: False)
         return reader.attend(None, query, key, value, scaling, window)
 
 
@@ -90,8 +90,8 @@ def test_each_gradient_alone(monkeypatch, leave_out):
 def test_the_kernel_is_there_and_used(monkeypatch):
     """Otherwise the tests above compare a function with itself."""
     used = []
-    original = attention._SharedKeys.apply
-    monkeypatch.setattr(attention._SharedKeys, "apply", lambda *given: used.append(1) or original(*given))
+    original = shared_keys._SharedKeys.apply
+    monkeypatch.setattr(shared_keys._SharedKeys, "apply", lambda *given: used.append(1) or original(*given))
     given, _ = tensors(2, 4)
     for shared, grad in itertools.product((True, False), (True, False)):
         with torch.set_grad_enabled(grad):

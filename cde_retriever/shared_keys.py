@@ -81,11 +81,12 @@ class _SharedKeys(torch.autograd.Function):
         context_sum = context_sum.view(heads, batch, length).transpose(0, 1) + bias[:, None]
         share = torch.sigmoid(context_sum - text_sum)
         output: Tensor = from_text.lerp(from_context, share.to(query.dtype).unsqueeze(-1))
-        total = torch.logaddexp(context_sum, text_sum)
-        ctx.scale = scale
-        ctx.save_for_backward(
-            query, key, value, mask, context_key, context_value, bias, from_context, output, share, total
-        )
+        if any(ctx.needs_input_grad):
+            total = torch.logaddexp(context_sum, text_sum)
+            ctx.scale = scale
+            ctx.save_for_backward(
+                query, key, value, mask, context_key, context_value, bias, from_context, output, share, total
+            )
         return output
 
     @staticmethod

@@ -213,7 +213,7 @@ def test_several_processes(tmp_path, layout, processes):
         started = [
             stack.enter_context(subprocess.Popen(command, env=base | {"RANK": str(rank)})) for rank in range(processes)
         ]
-        assert [process.wait(120) for process in started] == [0] * processes
+        assert [process.wait(600) for process in started] == [0] * processes
     for rank in range(processes):
         found = load_file(tmp_path / f"{rank}.safetensors")
         loss = found.pop("loss").item()

@@ -47,8 +47,8 @@ one set out. So the figures are those of development sets, not of held-out data.
 
 ## Compute
 
-A few minutes on two CPU cores: `cde-train fit` with `benchmarks/recipes/cde-minilm-l6-v1.toml`. Training the head on
-14,374 pairs was tried and lost to these numbers (`docs/log.md`).
+Two minutes on two CPU cores: `cde-train fit` with `benchmarks/recipes/cde-minilm-l6-v1.toml`, without its report.
+Training the head on 14,374 pairs was tried and lost to these numbers (`docs/log.md`).
 
 ## Figures
 """

@@ -106,9 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in find_retrieval_sets(options.eval_folder):
         data = read_retrieval_set(path)
         documents, queries = kept_vectors(encoder, data, "int8", options.cache)
-        for (numbers, name), row in rows.items():
+        for numbers in options.numbers:
             short = [truncate(vectors, numbers, encoder.config.sketch_width) for vectors in (queries, documents)]
-            row[path.name] = measure(data, SEARCHES[name][1](*short)).means()["ndcg_at_10"]
+            for name, (_, search) in SEARCHES.items():
+                rows[numbers, name][path.name] = measure(data, search(*short)).means()["ndcg_at_10"]
         print(f"{path.name} done", file=sys.stderr, flush=True)
     result = {"checkpoint": encoder.config.name, "sha256": encoder.identity.sha256, "sets": list(rows.values())}
     write_atomically(options.output, json.dumps(result, indent=1).encode() + b"\n")

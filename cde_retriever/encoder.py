@@ -76,10 +76,7 @@ class ContextualEncoder:
         self.truncate_dim = truncate_dim
         self._active: _Active | None = None
         self._origin: ContextualEncoder | None = None
-        self._share_lock(threading.RLock())
-
-    def _share_lock(self, lock: "threading.RLock") -> None:
-        self._lock = lock
+        self._lock = threading.RLock()
         self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, QUERIES_AT_ONCE)
 
     @classmethod
@@ -140,7 +137,7 @@ class ContextualEncoder:
         """
         size = self.truncate_dim if truncate_dim is None else truncate_dim
         twin = type(self)(self.backend, self.tokenizer, self.identity, truncate_dim=size)
-        twin._share_lock(self._lock)
+        twin._lock = self._lock
         twin._origin = self  # lives as long as its forks, so that `sharing` finds it
         return twin
 

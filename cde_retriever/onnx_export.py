@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,24 +180,31 @@ def _export(
     shapes: Any = (tuple(dynamic),) if variadic else tuple(dynamic)
     if isinstance(module, _Embed):
         shapes = (*dynamic[:2], tuple(dynamic[2:]))
-    logger = logging.getLogger("torch.onnx")
+    # The logger tells of operators of packages that play no part.
+    with _errors_only("torch.onnx"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs),
+            file,
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _errors_only(name: str) -> Iterator[None]:
+    """Let a library's logger tell of errors alone."""
+    logger = logging.getLogger(name)
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it tells of operators of packages that play no part
+    logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module.eval(),
-                tuple(inputs),
-                file,
-                input_names=names,
-                output_names=outputs,
-                dynamic_shapes=shapes,
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
+        yield
     finally:
         logger.setLevel(level)
 
@@ -216,17 +223,12 @@ def _quantize(file: Path) -> None:
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
     others = [node.name for node in model.graph.node if node.op_type == "MatMul" and not matrices & set(node.input)]
     _halve_tables(model.graph)
-    logger = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it tells of every node
-    try:
+    with _errors_only("onnxruntime.quantization.matmul_nbits_quantizer"):  # it tells of every node
         quantizer = MatMulNBitsQuantizer(
             model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=EIGHT_BIT_INPUTS, nodes_to_exclude=others
         )
         quantizer.process()
         quantizer.model.save_model_to_file(str(file))
-    finally:
-        logger.setLevel(level)
 
 
 def _halve_tables(graph: Any) -> None:

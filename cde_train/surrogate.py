@@ -109,7 +109,6 @@ def embed_texts(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, received {batch_size}")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         manifest = resume(folder, Manifest(identity, prompt))
         rows = read_keys(folder, manifest)

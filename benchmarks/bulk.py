@@ -33,9 +33,10 @@ import pyarrow.parquet
 import torch
 
 from benchmarks.bulk_table import put_between_markers, tables
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.bulk import embed_corpus
 from cde_retriever.bulk_settings import BulkSettings
-from cde_retriever.context import Context, write_atomically
+from cde_retriever.context import Context
 from cde_retriever.corpus_files import Columns, Document, hash_corpus_file, read_documents
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.shards import PartReport

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import write_atomically
 from cde_train.clustering import ClusteringConfig, cluster_pairs
 from cde_train.pair_vectors import paired_objective
 

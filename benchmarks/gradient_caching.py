@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.encoder import ContextualEncoder
 from cde_train.data import read_pairs
 from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import write_atomically
 from cde_train.evaluation import find_retrieval_sets, measure, rank, read_retrieval_set
 
 BATCH_SIZE = 16

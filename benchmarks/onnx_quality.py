@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.kept_vectors import SEED, kept_vectors
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.encoder import ContextualEncoder
 from cde_train.evaluation import RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import write_atomically
 from cde_train.packing import Packer, PackingConfig
 from cde_train.tour import EXACT_LIMIT, greedy_tour, tour_length
 

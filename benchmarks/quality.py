@@ -35,7 +35,8 @@ from tqdm.auto import tqdm
 
 from benchmarks.many_contexts import encode_under
 from benchmarks.quality_table import write_table
-from cde_retriever.context import Context, write_atomically
+from cde_retriever.atomic_files import write_atomically
+from cde_retriever.context import Context
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.model import LateSecondStage
 from cde_train.baselines import rank_bm25

@@ -11,7 +11,6 @@ import hashlib
 import heapq
 import json
 import os
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 
 FORMAT_VERSION = 1
@@ -233,20 +233,6 @@ def context_file(path: str | os.PathLike[str]) -> Path:
     """Return the file a path stands for: itself if it names a ``.safetensors`` file, else one in that folder."""
     path = Path(path)
     return path if path.suffix == ".safetensors" else path / FILE_NAME
-
-
-def write_atomically(file: Path, data: bytes) -> None:
-    """Replace a file's content so that a killed process leaves the old one or the new one."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as stream:  # readable by whom the umask lets, unlike a file of `tempfile`
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def sample_documents(documents: Iterable[str], size: int, seed: int) -> Sample:

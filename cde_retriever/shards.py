@@ -94,19 +94,20 @@ def embed_shard(
         advance: Called with a number of documents when so many more are embedded.
     """
     began, group = time.process_time(), batch_size * BATCHES_AT_ONCE
-    blocks, cut = [], False
+    # One array for all rows: a list of blocks between a model's passing tensors would leave the heap in pieces.
+    vectors, cut = np.empty((len(shard.texts), encoder.dimension), np.float32), False
     for start in range(0, len(shard.texts), group):
         texts = shard.texts[start : start + group]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            blocks.append(encoder.encode_documents(texts, batch_size=batch_size))
+            vectors[start : start + group] = encoder.encode_documents(texts, batch_size=batch_size)
         for warning in caught:
             if "tokens and were cut" in str(warning.message):
                 cut = True  # said once, at the end of the run, not once a group
             else:
                 warnings.warn(warning.message, stacklevel=2)
         advance(len(texts))
-    write_part(part_file(folder, shard.number), shard.ids, np.concatenate(blocks), part_metadata(encoder))
+    write_part(part_file(folder, shard.number), shard.ids, vectors, part_metadata(encoder))
     empty = sum(not text.strip() for text in shard.texts)
     return PartReport(shard.number, len(shard.texts), empty, cut, os.getpid(), time.process_time() - began)
 

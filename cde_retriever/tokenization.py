@@ -14,6 +14,9 @@ from tokenizers import Tokenizer
 from cde_retriever.errors import CheckpointError
 
 TYPICAL_TOKENS = 128
+MOST_TEXTS = 4
+"""A batch holds at most so many times the texts it holds of `TYPICAL_TOKENS`: more of tiny ones gain no time, and each
+odd size of batch leaves its own holes in the heap, which glibc before 2.38 does not fill again."""
 # Padding that a batch may hold: as many tokens as take the time of starting another batch, or a share of all.
 PADDING_TOKENS, PADDING_SHARE = 48, 1 / 8
 
@@ -87,14 +90,16 @@ def batches_of(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[i
 
     Args:
         ids: Token ids.
-        batch_size: Texts of `TYPICAL_TOKENS` tokens a batch; of shorter ones more, of longer ones fewer, at least one.
+        batch_size: Texts of `TYPICAL_TOKENS` tokens a batch; of shorter ones up to `MOST_TEXTS` times as many, of
+            longer ones fewer, at least one.
     """
+    most = batch_size * MOST_TEXTS
     rows: list[int] = []
     longest = tokens = 0
     for row in sorted(range(len(ids)), key=lambda row: -len(ids[row])):
         tokens += len(ids[row])
         padded = longest * (len(rows) + 1)
-        if rows and (padded > batch_size * TYPICAL_TOKENS or _wasteful(padded, tokens)):
+        if rows and (padded > batch_size * TYPICAL_TOKENS or len(rows) == most or _wasteful(padded, tokens)):
             yield rows
             rows, tokens = [], len(ids[row])
         if not rows:

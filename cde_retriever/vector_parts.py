@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import replacing
 from cde_retriever.errors import OutputError
 
 try:
@@ -22,6 +22,8 @@ except ModuleNotFoundError as missing:
     raise ImportError(f'{missing}; install it with: pip install "cde-retriever[bulk]"') from missing
 
 CONTEXT_KEY, MODEL_KEY = "cde_context", "cde_model"
+ROWS_AT_ONCE = 1024
+"""Rows of a row group: what a writer holds twice, and a reader at least once."""
 
 
 def part_file(folder: Path, number: int) -> Path:
@@ -49,10 +51,16 @@ def write_part(file: Path, ids: Sequence[str], vectors: NDArray[np.float32], met
         "id": pyarrow.array(ids, pyarrow.string()),
         "vector": pyarrow.FixedSizeListArray.from_arrays(numbers, width),
     }
-    stream = pyarrow.BufferOutputStream()
     table = pyarrow.table(columns).replace_schema_metadata(metadata)
-    pyarrow.parquet.write_table(table, stream, compression="none", use_dictionary=False, write_page_checksum=True)
-    write_atomically(file, stream.getvalue())
+    with replacing(file) as stream:
+        pyarrow.parquet.write_table(
+            table,
+            stream,
+            row_group_size=ROWS_AT_ONCE,
+            compression="none",
+            use_dictionary=False,
+            write_page_checksum=True,
+        )
 
 
 def is_whole(file: Path, rows: int, metadata: dict[str, str]) -> bool:

@@ -247,7 +247,7 @@ def _filter(options: argparse.Namespace) -> None:
     config = _configuration(options)
     from dataclasses import asdict
 
-    from cde_retriever.context import write_atomically
+    from cde_retriever.atomic_files import write_atomically
     from cde_train.false_negatives import report_batches
     from cde_train.packing import load_batches
     from cde_train.steps import read_step

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from tqdm.auto import tqdm
 
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
 from cde_train.pair_vectors import PairVectors, Rows

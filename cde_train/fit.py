@@ -26,8 +26,8 @@ from pathlib import Path
 
 import torch
 
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.checkpoint_files import CONFIG_NAME, find_checkpoint
-from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.torch_backend import as_dtype, default_device
 from cde_train.batches import TrainingSet, documents_by_domain

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import write_atomically
 from cde_train.comparison import Result
 
 FORMAT_VERSION = 1

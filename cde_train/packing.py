@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import write_atomically
 from cde_train.errors import ArtifactError, TrainingDataError
 from cde_train.tour import greedy_tour
 

@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.context import hash_text, write_atomically
+from cde_retriever.atomic_files import write_atomically
+from cde_retriever.context import hash_text
 from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
 from cde_train.file_hashes import files_of, hash_file

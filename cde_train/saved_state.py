@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.checkpoint import read_checkpoint, write_checkpoint
-from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError
 from cde_train.errors import ArtifactError

@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.checkpoint_files import CONFIG_NAME, find_checkpoint
-from cde_retriever.context import write_atomically
 from cde_retriever.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 from cde_train.clustering import Clustering, ClusteringConfig, cluster_pairs

@@ -22,7 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context import hash_text, write_atomically
+from cde_retriever.atomic_files import write_atomically
+from cde_retriever.context import hash_text
 from cde_train.errors import ArtifactError, TrainingDataError
 
 FORMAT_VERSION = 1

@@ -15,7 +15,7 @@ PACKAGES = ("cde_retriever", "cde_train")
 
 # Imports point up this list only; modules of one line do not see each other. A new module needs a place in it.
 ORDER = [
-    ("cde_retriever.errors", "cde_retriever.batching", "cde_retriever.truncation"),
+    ("cde_retriever.errors", "cde_retriever.atomic_files", "cde_retriever.batching", "cde_retriever.truncation"),
     ("cde_retriever.config", "cde_retriever.checkpoint_files", "cde_retriever.onnx_files"),
     ("cde_retriever.tokenization", "cde_retriever.context", "cde_retriever.backend"),
     ("cde_retriever.pooling", "cde_retriever.shared_keys", "cde_retriever.late"),

@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.ablation.data import DataConfig, draw_pairs, embed_pairs, unseen_sets
 from benchmarks.ablation.table import write_tables
-from cde_retriever.context import write_atomically
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.encoder import ContextualEncoder, Vectors
 from cde_train.batches import TrainingSet
 from cde_train.clustering import ClusteringConfig, cluster_pairs

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality_table import section, select, value
+from cde_retriever.atomic_files import write_atomically
 from cde_retriever.checkpoint_files import CONFIG_NAME, hash_checkpoint
-from cde_retriever.context import write_atomically
 from cde_train.comparison import bootstrap
 
 BEGINNING = """# {name}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import tracemalloc
 from collections import Counter
 
@@ -18,7 +17,6 @@ from cde_retriever.context import (
     known_documents,
     make_context,
     sample_documents,
-    write_atomically,
 )
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 from tests.tiny import documents
@@ -201,30 +199,6 @@ def test_texts_and_hashes_must_agree() -> None:
         dataclasses.replace(one, texts=("x", *one.texts[1:]))
     with pytest.raises(ContextError, match="one vector a text"):
         dataclasses.replace(one, vectors=one.vectors[:1])
-
-
-def test_a_written_file_is_readable_as_the_umask_lets(tmp_path):
-    before = os.umask(0o027)
-    try:
-        write_atomically(tmp_path / "file", b"content")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
-    file = tmp_path / "file"
-    write_atomically(file, b"old")
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pathlib.Path.replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(file, b"new")
-    assert file.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_known_documents_counts_shared_texts() -> None:

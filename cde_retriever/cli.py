@@ -136,7 +136,9 @@ def _embed(options: argparse.Namespace) -> None:
     from cde_retriever.bulk_settings import BulkSettings
     from cde_retriever.context import Context
     from cde_retriever.corpus_files import Columns
+    from cde_retriever.shards import keep_few_kernels
 
+    keep_few_kernels()
     settings = BulkSettings(
         model=options.model,
         device=options.device,

@@ -23,7 +23,7 @@ from cde_retriever.bulk_settings import BulkSettings
 from cde_retriever.context import Context
 from cde_retriever.corpus_files import Corpus
 from cde_retriever.errors import CDEError, ConfigError
-from cde_retriever.shards import PartReport, Shard, embed_shard, read_shards
+from cde_retriever.shards import PartReport, Shard, embed_shard, keep_few_kernels, read_shards
 
 try:
     import ray
@@ -149,6 +149,7 @@ class _Worker:
     def __init__(self, context: Any, settings: BulkSettings, device: str, output: Path) -> None:
         from cde_retriever.encoder import ContextualEncoder  # here, because readers have no use for torch
 
+        keep_few_kernels()
         self.encoder = ContextualEncoder.from_pretrained(
             settings.model,
             device=device,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # a process that only reads shards starts without torch
 
 BATCHES_AT_ONCE = 32
 """Batches tokenised and sorted by length together; bounds the memory of tokens."""
+KERNELS = 16
+"""More than one shape of batch needs, in any precision."""
 
 
 class Shard(NamedTuple):
@@ -31,6 +33,16 @@ class Shard(NamedTuple):
     number: int
     ids: list[str]
     texts: list[str]
+
+
+def keep_few_kernels() -> None:
+    """Have a process that embeds corpora keep few compiled kernels; to be called before its first tensor.
+
+    PyTorch has oneDNN compile a kernel for each shape of batch, and oneDNN keeps 1,024 of them. Each is small, but lies
+    in the heap where a batch's tensors were, and over thousands of shapes the heap grows around them (docs/log.md). An
+    application with models of its own decides for itself, so nothing else calls this.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cde_retriever.bulk import embed_corpus
 from cde_retriever.bulk_settings import BulkSettings
+from cde_retriever.shards import keep_few_kernels
 
 
 def peak_megabytes() -> float:
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("peaks", type=Path)
     parser.add_argument("--checkpoint")
     options = parser.parse_args(arguments)
+    keep_few_kernels()
     settings = BulkSettings(model=options.checkpoint, device="cpu")
     embed_corpus(
         options.corpus, options.output, settings, show_progress=True, on_part=lambda _: note_peak(options.peaks)

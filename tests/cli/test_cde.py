@@ -1,6 +1,7 @@
 """`cde`: help, exit codes, what goes to stdout and to stderr, and what is missing."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,16 @@ def test_the_result_is_one_json_line_and_the_rest_says_what_was_done(command, ca
     assert "30 documents embedded in " in err
     assert main([*command, "--shard-size", "20"]) == 0
     assert "0 documents embedded in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "16"), ("200", "200")])
+def test_a_stream_s_compiled_kernels_are_few_unless_the_user_says_otherwise(before, after, command, monkeypatch):
+    variable = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(variable, before or "")
+    if before is None:
+        monkeypatch.delenv(variable)
+    assert main(command) == 0
+    assert os.environ[variable] == after
 
 
 def test_a_context_file_is_taken(command, checkpoint, capsys, tmp_path):

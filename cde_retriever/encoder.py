@@ -156,7 +156,7 @@ class ContextualEncoder:
 
     @property
     def model(self) -> "TwoStageModel":
-        """The PyTorch model.
+        """The PyTorch model. On a CPU texts are embedded more slowly once somebody has it, because it may be changed.
 
         Raises:
             ConfigError: if the model runs on ONNX Runtime.
@@ -165,7 +165,7 @@ class ContextualEncoder:
         return model
 
     def _torch(self) -> Any:
-        if not hasattr(self.backend, "model"):
+        if not hasattr(type(self.backend), "model"):
             raise ConfigError(
                 "this encoder runs on ONNX Runtime and has no PyTorch model; load it with backend='torch'"
             )

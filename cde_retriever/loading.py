@@ -40,7 +40,7 @@ def load(
 
     read = read_checkpoint(folder, device=device or default_device(), dtype=as_dtype(dtype))
     identity = identify(read.model.config, read.sha256, commit)
-    return TorchBackend(read.model, read.stored_dtype), read.tokenizer, identity
+    return TorchBackend(read.model, read.stored_dtype, sole_owner=True), read.tokenizer, identity
 
 
 def _load_onnx(folder: Path, commit: str | None, device: str | None, precision: str | None) -> Loaded:

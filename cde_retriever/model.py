@@ -180,6 +180,13 @@ class CachedSecondStage(PrefixSecondStage):
         The bias, (layers, heads), is what is added to the scores of those keys.
         """
         prefix = self.prefix(dataset_embeddings, dropped)
+        recorded = self._record(prefix)
+        size = prefix.new_ones(len(prefix), dtype=torch.promote_types(prefix.dtype, torch.float32)).sum()
+        bias = self.gate - size.log()
+        return *(tensor for pair in recorded.values() for tensor in pair), bias
+
+    def _record(self, prefix: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+        """Return each attention layer's keys and values of a prefix, (c, d), in layer order; remember the layers."""
         recorder = ContextRecorder()
         positions = torch.zeros(1, len(prefix), dtype=torch.long, device=prefix.device)
         self.backbone(inputs_embeds=prefix.unsqueeze(0), position_ids=positions, context=recorder)
@@ -189,15 +196,15 @@ class CachedSecondStage(PrefixSecondStage):
                 "layers; use context_attention 'joint' for this backbone"
             )
         self._attention_layers = tuple(recorder.layers)
-        size = prefix.new_ones(len(prefix), dtype=torch.promote_types(prefix.dtype, torch.float32)).sum()
-        bias = self.gate - size.log()
-        return *(tensor for pair in recorder.layers.values() for tensor in pair), bias
+        return recorder.layers
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Run the backbone over the texts alone; every layer reads the context's keys and values."""
         *pairs, bias = state
         dtype = self.backbone.dtype
         padding = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, -math.inf)
+        if not self._attention_layers:  # the state was prepared by another copy of this model
+            self._record(self.null_context)
         layers = zip(self._attention_layers, pairs[0::2], pairs[1::2], bias, strict=True)
         reader = ContextReader(
             {layer: (key, value, add) for layer, key, value, add in layers}, padding[:, None, None, :]

@@ -1,5 +1,6 @@
 """A two-stage model on PyTorch: any device, any floating dtype, and the only backend that trains and writes weights."""
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from cde_retriever.checkpoint import write_checkpoint
 from cde_retriever.config import ModelConfig
 from cde_retriever.model import State, TwoStageModel
+from cde_retriever.packed_linear import can_pack, pack
 
 
 class TorchBackend:
@@ -19,66 +21,86 @@ class TorchBackend:
     Args:
         model: The model, where it should run.
         stored_dtype: Dtype in which `save` writes the weights.
+        sole_owner: Whether nobody else holds the model. It then runs from packed weights, where this machine has them,
+            until somebody asks for it (`model`).
     """
 
-    def __init__(self, model: TwoStageModel, stored_dtype: torch.dtype = torch.float32) -> None:
-        self.model = model.eval()
+    def __init__(
+        self, model: TwoStageModel, stored_dtype: torch.dtype = torch.float32, *, sole_owner: bool = False
+    ) -> None:
+        self._model = model.eval()
         self.stored_dtype = stored_dtype
+        self._sole_owner = sole_owner
+
+    @property
+    def model(self) -> TwoStageModel:
+        """The model; whoever asks for it may change it, so from then on it runs as it is."""
+        self._sole_owner = False
+        return self._model
+
+    @cached_property
+    def _packed(self) -> TwoStageModel:
+        return pack(self._model) if can_pack(self._model) else self._model
+
+    @property
+    def running(self) -> TwoStageModel:
+        """What embeds texts: the model, or its packed copy; not to be changed."""
+        return self._packed if self._sole_owner else self._model
 
     @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
-        return self.model.config
+        return self._model.config
 
     @property
     def device(self) -> str:
         """Where the model is."""
-        return str(next(self.model.parameters()).device)
+        return str(next(self._model.parameters()).device)
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision the model runs in."""
-        return next(self.model.parameters()).dtype
+        return next(self._model.parameters()).dtype
 
     @property
     def dimension(self) -> int:
         """Width of the output vectors."""
-        return self.model.dimension
+        return self._model.dimension
 
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids the second stage knows."""
-        return int(self.model.second_stage.backbone.config.vocab_size)
+        return int(self._model.second_stage.backbone.config.vocab_size)
 
     @property
     def first_stage_width(self) -> int:
         """Width of the dataset embeddings that the second stage reads; 0 if it reads their number alone."""
-        first = self.model.first_stage.backbone.config
-        return int(first.hidden_size) if self.model.second_stage.reads_dataset_embeddings else 0
+        first = self._model.first_stage.backbone.config
+        return int(first.hidden_size) if self._model.second_stage.reads_dataset_embeddings else 0
 
     @torch.inference_mode()
     def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> State:
         """Return what the second stage makes of a context; see `Backend.prepare`."""
         embeddings = torch.tensor(dataset_embeddings, device=self.device, dtype=self.dtype)
         counts = None if frequencies is None else torch.tensor(frequencies, device=self.device)
-        return self.model.second_stage.prepare(embeddings, frequencies=counts)
+        return self.running.second_stage.prepare(embeddings, frequencies=counts)
 
     @torch.inference_mode()
     def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: State) -> NDArray[np.float32]:
         """Return unit vectors; see `Backend.embed`."""
-        return _array(self.model.second_stage(self._tensor(input_ids), self._tensor(mask), state))
+        return _array(self.running.second_stage(self._tensor(input_ids), self._tensor(mask), state))
 
     @torch.inference_mode()
     def embed_first_stage(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return first-stage vectors; see `Backend.embed_first_stage`."""
-        return _array(self.model.first_stage(self._tensor(input_ids), self._tensor(mask)))
+        return _array(self.running.first_stage(self._tensor(input_ids), self._tensor(mask)))
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
     def save(self, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype | None) -> Path:
         """Write a checkpoint; see `write_checkpoint`."""
-        return write_checkpoint(folder, self.model, tokenizer, dtype=dtype or self.stored_dtype)
+        return write_checkpoint(folder, self._model, tokenizer, dtype=dtype or self.stored_dtype)
 
 
 def _array(vectors: Tensor) -> NDArray[np.float32]:

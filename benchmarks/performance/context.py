@@ -31,7 +31,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     corpus, source = real_documents(options.eval_folder, options.context_size)
     encoders = {name: load_encoder(options.checkpoint, name) for name in BACKENDS}
     with tempfile.TemporaryDirectory() as folder:
-        write_plain_backbone(encoders["torch"], Path(folder))
+        write_plain_backbone(load_encoder(options.checkpoint), Path(folder))
         encoders["cached"] = untrained_layout(Path(folder), encoders["torch"], "cached")
         reference = sentence_transformer(Path(folder), encoders["torch"])
         subjects: dict[str, Callable[[], object]] = {}

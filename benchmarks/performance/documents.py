@@ -39,7 +39,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     documents, size = texts[: options.documents], options.batch_size
     encoders = {name: load_encoder(options.checkpoint, name) for name in BACKENDS}
     with tempfile.TemporaryDirectory() as folder:
-        reference, rival = build_rivals(encoders["torch"], Path(folder))
+        reference, rival = build_rivals(load_encoder(options.checkpoint), Path(folder))
         rivals = {REFERENCE: reference.encode, FASTEMBED: lambda found: embed_fast(rival, found, size)}
         difference = check_equal(encoders["torch"], documents[:64], rivals)
         for encoder in encoders.values():
@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def build_rivals(encoder: ContextualEncoder, folder: Path) -> tuple[Any, Any]:
-    """Return sentence-transformers and fastembed with the encoder's plain backbone."""
+    """Return sentence-transformers and fastembed with the plain backbone of an encoder that is not measured."""
     write_plain_backbone(encoder, folder)
     export_plain_backbone(folder)
     return sentence_transformer(folder, encoder), fastembed_model(folder, encoder, torch.get_num_threads())

@@ -85,6 +85,6 @@ def read_options(
 
 
 def settings_of(options: argparse.Namespace, reads: Sequence[str]) -> dict[str, Any]:
-    """Return the options on which a section's figures depend, as JSON holds them."""
+    """Return the options on which a section's figures depend, as JSON holds them; of a file, its name."""
     values = {name: getattr(options, name) for name in reads}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {name: value.name if isinstance(value, Path) else value for name, value in values.items()}

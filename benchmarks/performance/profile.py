@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.performance.rivals import load_encoder
 from benchmarks.performance.texts import real_documents
+from cde_retriever.torch_backend import TorchBackend
 
 READS = ("context_size", "batch_size", "repetitions")
 DOCUMENTS = 256
@@ -32,7 +33,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         return encoder.encode_documents(texts, batch_size=options.batch_size)
 
     embed()
-    rounds = [time_parts(embed, encoder.model.second_stage) for _ in range(options.repetitions)]
+    assert isinstance(encoder.backend, TorchBackend)
+    rounds = [time_parts(embed, encoder.backend.running.second_stage) for _ in range(options.repetitions)]
     tokenising, tokenizer = [], encoder.text_tokenizer(encoder.config.max_length)
     for _ in range(options.repetitions):
         start = time.perf_counter()

@@ -66,11 +66,10 @@ def build(
     """Return our encoders by name, sentence-transformers, and how far its plain vectors are from ours."""
     encoders = {name: load_encoder(options.checkpoint, name) for name in BACKENDS}
     plain = folder / "plain"
-    write_plain_backbone(encoders["torch"], plain)
+    write_plain_backbone(load_encoder(options.checkpoint), plain)
     for layout in ("cached", "joint"):
         encoders[layout] = untrained_layout(plain, encoders["torch"], layout)
-    encoders["joint"].save_pretrained(folder / "joint")
-    encoders["joint_onnx"] = load_encoder(folder / "joint", "onnx")
+    encoders["joint_onnx"] = load_encoder(plain / "joint", "onnx")
     reference = sentence_transformer(plain, encoders["torch"])
     return encoders, reference, check_equal(encoders["torch"], texts[:32], {REFERENCE: reference.encode})
 

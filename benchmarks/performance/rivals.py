@@ -35,7 +35,12 @@ def load_encoder(checkpoint: str | Path | None, backend: str = "torch") -> Conte
 
 
 def write_plain_backbone(encoder: ContextualEncoder, folder: Path) -> None:
-    """Write the encoder's first stage as a `transformers` folder; needs the PyTorch backend."""
+    """Write the encoder's first stage as a `transformers` folder.
+
+    Args:
+        encoder: One on PyTorch that is not measured: it runs more slowly once its model was asked for.
+        folder: Where to.
+    """
     encoder.model.first_stage.backbone.save_pretrained(folder)
     pad = encoder.tokenizer.id_to_token(int(encoder.config.first_stage.get("pad_token_id") or 0))
     tokenizer = PreTrainedTokenizerFast(
@@ -116,8 +121,9 @@ def fastembed_model(folder: Path, encoder: ContextualEncoder, threads: int) -> A
 
 
 def untrained_layout(folder: Path, encoder: ContextualEncoder, layout: str) -> ContextualEncoder:
-    """Build the plain backbone of a folder under another layout, ``"joint"`` or ``"cached"``, untrained."""
-    return start_from(folder, StartConfig(layout, context_attention=layout, max_length=encoder.config.max_length))
+    """Write the plain backbone of a folder under another layout, ``"joint"`` or ``"cached"``, below it, and load it."""
+    start = start_from(folder, StartConfig(layout, context_attention=layout, max_length=encoder.config.max_length))
+    return load_encoder(start.save_pretrained(folder / layout))
 
 
 def check_equal(

@@ -33,7 +33,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     documents, source = real_documents(options.eval_folder, most)
     encoders = {name: load_encoder(options.checkpoint, name) for name in BACKENDS}
     with tempfile.TemporaryDirectory() as folder:
-        write_plain_backbone(encoders["torch"], Path(folder))
+        write_plain_backbone(load_encoder(options.checkpoint), Path(folder))
         reference = sentence_transformer(Path(folder), encoders["torch"])
         cached = untrained_layout(Path(folder), encoders["torch"], "cached")
     corpus = documents[: options.context_size]

@@ -33,7 +33,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from benchmarks.many_contexts import encode_under
 from benchmarks.quality_table import write_table
 from cde_retriever.atomic_files import write_atomically
 from cde_retriever.context import Context
@@ -50,6 +49,7 @@ from cde_train.evaluation import (
     rank,
     read_retrieval_set,
 )
+from cde_train.many_contexts import encode_under
 
 FORMAT_VERSION = 1
 MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES)
@@ -162,7 +162,7 @@ class Bench:
         data, _ = self.data(folder)
         start = time.perf_counter()
         contexts = [self._context(folder, task) for task in work]
-        documents = encode_under(self.encoder, data.documents, "document", contexts, label=data.name)
+        documents = encode_under(self.encoder, data.documents, "document", contexts, show_progress=True)
         queries = encode_under(self.encoder, data.queries, "query", contexts)
         seconds = (time.perf_counter() - start) / len(work)
         for task, context, q, d in zip(work, contexts, queries, documents, strict=True):

@@ -9,12 +9,13 @@
 | ``start`` | the model training started from, under corpus context |
 | ``against`` | another checkpoint, such as one of the same training without context, under null context |
 
-Cost: every text is encoded once for the plain modes and once per context; the rest is seconds.
+Cost: every text is encoded once for the plain modes and once per context, or under the layout ``late`` once for all
+contexts of a model (`cde_train.many_contexts`); the rest is seconds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from cde_retriever.encoder import ContextualEncoder
 from cde_train.baselines import ADAPTATIONS, rank_bm25
 from cde_train.evaluation import Quality, Ranking, RetrievalSet, measure, rank
+from cde_train.many_contexts import encode_under
 
 PLAIN_MODES = ("plain", *ADAPTATIONS)
 CONTEXT_MODES = ("null", "foreign", "corpus")
@@ -51,6 +53,8 @@ Vectors = NDArray[np.float32]
 
 Encode = Callable[[Sequence[str]], Vectors]
 Rank = Callable[[], Ranking]
+Key = tuple[str, int | None]
+"""A mode, and the seed of the context's sample, None where there is none to draw."""
 
 
 def bootstrap(differences: Sequence[NDArray[np.float64]], *, resamples: int = RESAMPLES) -> tuple[float, float, float]:
@@ -275,34 +279,32 @@ def compare(
     results = []
     for i, data in enumerate(sets):
         other = foreign if foreign is not None else sets[(i + 1) % len(sets)].documents if len(sets) > 1 else None
-
-        def ranked(
-            model: ContextualEncoder | None, source: Sequence[str] | None, seed: int = 0, data: RetrievalSet = data
-        ) -> Rank | None:
-            if model is None:
-                return None
-            return lambda: rank_in_context(model, data, source, seed=seed, show_progress=show_progress)
-
-        wanted: list[tuple[str, int | None, Rank | None]] = [
-            *_without_context(data, embed),
-            ("null", None, ranked(encoder, None)),
-            ("foreign", seeds[0], ranked(encoder, other, seeds[0]) if other is not None else None),
-            *(("corpus", seed, ranked(encoder, data.documents, seed)) for seed in seeds),
-            ("start", seeds[0], ranked(start, data.documents, seeds[0])),
-            ("against", None, ranked(against, None)),
-        ]
-        for mode, seed, make in wanted:
-            if make is None:
-                continue
-            known = kept.get((data.name, mode, seed)) if kept else None
-            results.append(known or _result(data, mode, seed, measure(data, make())))
-            if kept and known is None:
-                kept.add(results[-1])
+        contexts: dict[Key, Sequence[str] | None] = {("null", None): None}
+        if other is not None:
+            contexts["foreign", seeds[0]] = other
+        contexts |= {("corpus", seed): data.documents for seed in seeds}
+        others: dict[Key, Rank] = {}
+        if start is not None:
+            others["start", seeds[0]] = partial(
+                rank_in_context, start, data, data.documents, seed=seeds[0], show_progress=show_progress
+            )
+        if against is not None:
+            others["against", None] = partial(rank_in_context, against, data, None, show_progress=show_progress)
+        plain_modes = _without_context(data, embed)
+        keys = [*plain_modes, *contexts, *others]
+        known = {key: result for key in keys if kept and (result := kept.get((data.name, *key)))}
+        missing = {key: source for key, source in contexts.items() if key not in known}
+        rankings = plain_modes | _in_contexts(encoder, data, missing, show_progress) | others
+        for key in keys:
+            result = known.get(key) or _result(data, *key, measure(data, rankings[key]()))
+            results.append(result)
+            if kept and key not in known:
+                kept.add(result)
     return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))
 
 
-def _without_context(data: RetrievalSet, embed: Encode) -> Iterator[tuple[str, None, Rank]]:
-    """Yield BM25 and the plain modes, which share one encoding of the texts, made when it is first needed."""
+def _without_context(data: RetrievalSet, embed: Encode) -> dict[Key, Rank]:
+    """Return BM25 and the plain modes, which share one encoding of the texts, made when it is first needed."""
 
     @cache
     def vectors() -> tuple[Vectors, Vectors]:
@@ -311,9 +313,29 @@ def _without_context(data: RetrievalSet, embed: Encode) -> Iterator[tuple[str, N
     def plain(mode: str) -> Rank:
         return lambda: rank_plain(mode, *vectors())
 
-    yield "bm25", None, lambda: rank_bm25(data.documents, data.queries)
-    for mode in PLAIN_MODES:
-        yield mode, None, plain(mode)
+    bm25: dict[Key, Rank] = {("bm25", None): lambda: rank_bm25(data.documents, data.queries)}
+    return bm25 | {(mode, None): plain(mode) for mode in PLAIN_MODES}
+
+
+def _in_contexts(
+    encoder: ContextualEncoder, data: RetrievalSet, contexts: Mapping[Key, Sequence[str] | None], show_progress: bool
+) -> dict[Key, Rank]:
+    """Return rankings under contexts of some documents, None for null; the texts are encoded when first needed."""
+
+    @cache
+    def vectors() -> dict[Key, tuple[Vectors, Vectors]]:
+        fitted = [
+            encoder.null_context() if source is None else encoder.fit_context(source, seed=seed or 0)
+            for (_, seed), source in contexts.items()
+        ]
+        queries = encode_under(encoder, data.queries, "query", fitted, show_progress=show_progress)
+        documents = encode_under(encoder, data.documents, "document", fitted, show_progress=show_progress)
+        return dict(zip(contexts, zip(queries, documents, strict=True), strict=True))
+
+    def ranked(key: Key) -> Rank:
+        return lambda: rank(*vectors()[key])
+
+    return {key: ranked(key) for key in contexts}
 
 
 def _result(data: RetrievalSet, mode: str, seed: int | None, quality: Quality) -> Result:

@@ -39,7 +39,7 @@ ORDER = [
     ("cde_retriever.llama_index_guard",),
     ("cde_retriever.llama_index",),
     ("cde_train.errors", "cde_train.train_config", "cde_train.file_hashes", "cde_train.processes"),
-    ("cde_train.evaluation", "cde_train.documents"),
+    ("cde_train.evaluation", "cde_train.documents", "cde_train.many_contexts"),
     ("cde_train.data",),
     ("cde_train.text_vectors", "cde_train.pair_vectors"),
     (

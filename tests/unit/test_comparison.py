@@ -90,26 +90,30 @@ def test_rows_are_results_without_their_queries(checkpoint, tmp_path):
 def test_an_interrupted_evaluation_measures_only_what_is_missing(checkpoint, tmp_path, monkeypatch, capsys):
     folder, output = write_sets(tmp_path / "sets"), tmp_path / "results.json"
     command = ["evaluate", str(checkpoint), str(folder), "--device", "cpu", "-o", str(output)]
-    ranked = []
-    original = comparison.rank_in_context
+    original, encoded = comparison.encode_under, []
 
-    def rank(model, data, source, **options):
-        if len(ranked) == 4:
+    def encode(model, texts, role, contexts, **options):
+        if len(encoded) == 3:
             raise KeyboardInterrupt
-        ranked.append(data.name)
-        return original(model, data, source, **options)
+        encoded.append(role)
+        return original(model, texts, role, contexts, **options)
 
-    monkeypatch.setattr(comparison, "rank_in_context", rank)
+    monkeypatch.setattr(comparison, "encode_under", encode)
     assert main(command) == INTERRUPTED
+    assert encoded == ["query", "document", "query"]
     kept = json.loads(output.read_text())["results"]
-    assert len([row for row in kept if row["mode"] in ("null", "foreign", "corpus")]) == 4
+    assert [row["mode"] for row in kept if row["mode"] in ("null", "foreign", "corpus")] == [
+        "null",
+        "foreign",
+        "corpus",
+    ]
     assert "corpus: nDCG@10" in capsys.readouterr().err
-    monkeypatch.setattr(comparison, "rank_in_context", original)
+    monkeypatch.setattr(comparison, "encode_under", original)
     assert main(command) == 0
     whole = json.loads(output.read_text())
     assert whole["results"][: len(kept)] == kept
     assert "results are in" in capsys.readouterr().err
-    monkeypatch.setattr(comparison, "rank_in_context", None)
+    monkeypatch.setattr(comparison, "encode_under", None)
     monkeypatch.setattr(comparison, "rank_bm25", None)
     assert main(command) == 0, "nothing is left to measure"
     assert json.loads(output.read_text()) == whole

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from benchmarks import quality
-from benchmarks.many_contexts import encode_under
 from benchmarks.quality_table import bootstrap, select, write_table
 from benchmarks.recipes.card import card
 from cde_retriever.encoder import ContextualEncoder
@@ -60,23 +59,6 @@ def test_plain_results_serve_other_checkpoints_with_the_same_first_stage(argumen
     modes = [row["mode"] for row in results(arguments)]
     assert (modes.count("plain"), modes.count("bm25"), modes.count("null")) == (3, 3, 6)
     assert quality.Path(arguments[3]).with_suffix(".md").read_text().count("| a | 20 | 5 |") == 2
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"context_attention": "late", "term_statistics": True, "sketch_width": 64}],
-    ids=["cached", "late"],
-)
-def test_many_contexts_at_once_give_what_each_gives_alone(settings):
-    encoder = tiny_encoder(**settings)
-    contexts = [encoder.fork().fit_context(documents(30, seed=seed)) for seed in (1, 2)] + [encoder.null_context()]
-    texts = documents(40, seed=7)
-    for role in ("document", "query"):
-        together = encode_under(encoder, texts, role, contexts)
-        for vectors, context in zip(together, contexts, strict=True):
-            encoder.set_context(context)
-            alone = encoder.encode_documents(texts) if role == "document" else encoder.encode_queries(texts)
-            np.testing.assert_allclose(vectors, alone, atol=1e-6, rtol=0)
 
 
 def test_sizes_and_distances_are_measured_and_drawn(tmp_path):

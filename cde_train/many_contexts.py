@@ -12,15 +12,21 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from cde_retriever.context import Context
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.encoder import DEFAULT_BATCH, ContextualEncoder
 from cde_retriever.model import LateSecondStage
+from cde_retriever.tokenization import batches_of
+from cde_retriever.torch_backend import TorchBackend
 
 Vectors = NDArray[np.float32]
-BATCH_SIZE = 32
 
 
 def encode_under(
-    encoder: ContextualEncoder, texts: Sequence[str], role: str, contexts: Sequence[Context], *, label: str = ""
+    encoder: ContextualEncoder,
+    texts: Sequence[str],
+    role: str,
+    contexts: Sequence[Context],
+    *,
+    show_progress: bool = False,
 ) -> list[Vectors]:
     """Embed texts under each context.
 
@@ -29,7 +35,7 @@ def encode_under(
         texts: The texts.
         role: ``"query"`` or ``"document"``.
         contexts: Contexts of this model.
-        label: What the progress bar calls it.
+        show_progress: Whether to show progress bars on stderr.
 
     Returns:
         Unit vectors, (n, d) float32, one array a context.
@@ -37,21 +43,22 @@ def encode_under(
     forks = [encoder.fork() for _ in contexts]
     for fork, context in zip(forks, contexts, strict=True):
         fork.set_context(context)
-    second = encoder.model.second_stage
-    if not isinstance(second, LateSecondStage):
-        return [getattr(fork, f"encode_{'queries' if role == 'query' else 'documents'}")(texts) for fork in forks]
+    backend = encoder.backend
+    second = backend.running.second_stage if isinstance(backend, TorchBackend) else None
+    if not isinstance(second, LateSecondStage) or encoder.truncate_dim is not None:
+        names = {"query": "encode_queries", "document": "encode_documents"}
+        return [getattr(fork, names[role])(texts, show_progress=show_progress) for fork in forks]
     tokenizer = encoder.text_tokenizer(encoder.config.max_length)
     ids = tokenizer.tokenize(texts, role).ids
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
     output = [np.zeros((len(texts), encoder.dimension), np.float32) for _ in contexts]
     states = [fork._require_active().state for fork in forks]
-    with torch.inference_mode():
-        for start in tqdm(range(0, len(order), BATCH_SIZE), desc=label, unit="batch", leave=False):
-            rows = order[start : start + BATCH_SIZE]
+    with torch.inference_mode(), tqdm(total=len(ids), desc="Embedding", unit="text", disable=not show_progress) as bar:
+        for rows in batches_of(ids, DEFAULT_BATCH):
             input_ids, mask = (
                 torch.as_tensor(array, device=encoder.device) for array in tokenizer.pad([ids[i] for i in rows])
             )
             hidden = second.hidden_states(input_ids, mask, states[0])
             for vectors, state in zip(output, states, strict=True):
                 vectors[rows] = second.contextualise(hidden, input_ids, mask, state).float().cpu().numpy()
+            bar.update(len(rows))
     return output

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from cde_retriever.backbone import build_backbone
 from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.packed_linear import PackedLinear, can_pack
-from tests.tiny import documents, tiny_encoder
+from cde_retriever.packed_linear import PackedLinear, can_pack, fused_activations
+from tests.tiny import documents, tiny_backbone, tiny_encoder
 
 needs_packing = pytest.mark.skipif(not can_pack(nn.Linear(2, 2)), reason="this build of PyTorch cannot pack")
 
@@ -36,6 +37,33 @@ def test_a_layer_gives_what_it_gave(shape, bias):
 
 
 @needs_packing
+@pytest.mark.parametrize("rows", [1, 7])
+def test_an_activation_is_that_of_the_function(rows):
+    linear = nn.Linear(5, 6)
+    inputs = 3 * torch.randn(rows, 5)
+    with torch.no_grad():
+        expected = nn.functional.gelu(linear(inputs))
+        torch.testing.assert_close(PackedLinear(linear, "gelu")(inputs), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "activation", "number"),
+    [
+        ("bert", "gelu", 3),
+        ("bert", "gelu_new", 0),
+        ("bert", "relu", 0),
+        ("modernbert", "gelu", 0),
+    ],
+)
+def test_only_exact_gelus_after_a_layer_are_fused(family, activation, number):
+    key = "hidden_activation" if family == "modernbert" else "hidden_act"
+    model = build_backbone({**tiny_backbone(family, 50), key: activation})
+    fused = fused_activations(model)
+    assert len(fused) == number
+    assert all(layer.out_features == model.config.intermediate_size for layer in fused)
+
+
+@needs_packing
 @pytest.mark.parametrize("family", ["bert", "nomic_bert", "modernbert"])
 @pytest.mark.parametrize("layout", ["cached", "joint", "late"])
 def test_a_loaded_encoder_runs_packed_and_gives_the_same_vectors(loaded, family, layout):
@@ -46,7 +74,8 @@ def test_a_loaded_encoder_runs_packed_and_gives_the_same_vectors(loaded, family,
     np.testing.assert_allclose(encoder.encode_first_stage(texts), start.encode_first_stage(texts), atol=2e-6, rtol=0)
     running = encoder.backend.running
     assert layers(running, PackedLinear) > 4
-    assert layers(running, nn.Linear) == 0
+    assert layers(running, nn.Linear) == layers(running, nn.Dropout) == 0
+    assert layers(encoder.backend._model, nn.Linear), "the model itself stays as it is"
     shared = dict(encoder.model.named_parameters())
     kept = dict(running.named_parameters())
     assert kept

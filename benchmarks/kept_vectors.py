@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.onnx_backend import OnnxBackend
 from cde_retriever.onnx_files import SECOND_STAGE
 from cde_train.evaluation import RetrievalSet
 
@@ -16,16 +17,17 @@ Vectors = NDArray[np.float32]
 
 
 def kept_vectors(encoder: ContextualEncoder, data: RetrievalSet, dtype: str, cache: Path) -> tuple[Vectors, Vectors]:
-    """Return vectors of documents and queries on ONNX Runtime, context fitted with seed 0; from the cache if there.
+    """Return vectors of documents and queries of an export, context fitted with seed 0; from the cache if there.
 
     Args:
-        encoder: On ONNX Runtime.
+        encoder: On ONNX Runtime or OpenVINO.
         data: The set.
         dtype: The export's precision.
         cache: Folder to keep them in.
     """
     size = encoder.backend.export.files[SECOND_STAGE]  # type: ignore[attr-defined] # another export has another
-    file = cache / f"{encoder.identity.sha256[:12]}-{dtype}-{size}-{data.name}.npz"
+    runtime = "onnx" if isinstance(encoder.backend, OnnxBackend) else "openvino"
+    file = cache / f"{encoder.identity.sha256[:12]}-{runtime}-{dtype}-{size}-{data.name}.npz"
     if not file.exists():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*tokens and were cut")

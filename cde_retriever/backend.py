@@ -1,4 +1,7 @@
-"""What runs a model's numbers: PyTorch, or ONNX Runtime. An encoder brings texts and context, a backend has neither."""
+"""What runs a model's numbers: PyTorch, ONNX Runtime or OpenVINO.
+
+An encoder brings texts and context, a backend has neither.
+"""
 
 from typing import Any, Protocol
 
@@ -7,7 +10,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.config import ModelConfig
 
-BACKENDS = ("torch", "onnx")
+BACKENDS = ("torch", "onnx", "openvino")
 
 
 class Backend(Protocol):

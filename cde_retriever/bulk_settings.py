@@ -15,8 +15,8 @@ class BulkSettings:
     Attributes:
         model: Checkpoint, a folder or Hub id; None for the bundled one.
         device: ``"cpu"``, ``"cuda"`` …; None takes the fastest there is.
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` with ``backend="onnx"``.
-        backend: ``"torch"`` or ``"onnx"``.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` with the other backends.
+        backend: ``"torch"``, ``"onnx"`` or ``"openvino"``.
         truncate_dim: How many numbers of a vector to keep (`cde_retriever.truncation`); None for all.
         columns: Which columns make a document.
         batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.

@@ -1,7 +1,7 @@
 """`cde`: contextual embeddings from the command line.
 
     cde embed CORPUS -o OUT      a corpus of any size to vectors on disk, resumable, on this machine or a Ray cluster
-    cde export [MODEL] -o OUT    a checkpoint as ONNX, for servers of queries that have no PyTorch
+    cde export [MODEL] -o OUT    a checkpoint as ONNX, for ONNX Runtime and OpenVINO, with no PyTorch
 
 The result goes to stdout as a JSON line, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130
 interrupted.
@@ -111,11 +111,15 @@ def _add_embed(commands: Any) -> None:
     embed.add_argument("--title-column", metavar="NAME", help="put before it; title, where there is one; '' for none")
     embed.add_argument("--id-column", default="id", metavar="NAME", help="what a vector is found by; id")
     embed.add_argument("--device", help="cpu, cuda, mps ...; by default the fastest there is")
-    embed.add_argument("--backend", default="torch", choices=("torch", "onnx"), help="torch (default) or onnx")
+    backends = ("torch", "onnx", "openvino")
+    embed.add_argument("--backend", default=backends[0], choices=backends, help="torch (default), onnx or openvino")
     embed.add_argument("--truncate-dim", type=int, metavar="N", help="numbers of a vector to keep; by default all")
     dtypes = ("float32", "bfloat16", "float16", "int8")
     embed.add_argument(
-        "--dtype", default=dtypes[0], choices=dtypes, help="precision; float32 by default, int8 with --backend onnx"
+        "--dtype",
+        default=dtypes[0],
+        choices=dtypes,
+        help="precision; float32 by default, int8 with --backend onnx, openvino",
     )
 
 

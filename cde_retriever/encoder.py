@@ -93,13 +93,15 @@ class ContextualEncoder:
         """Load a checkpoint.
 
         Args:
-            name: A folder or a Hub id; None for the bundled default. For ``"onnx"`` also the folder of an export
-                (``cde export``); a checkpoint is exported when it is first loaded, and kept in the user's cache folder.
+            name: A folder or a Hub id; None for the bundled default. For all backends but ``"torch"`` also the
+                folder of an export (``cde export``); a checkpoint is exported when it is first loaded, and kept in the
+                user's cache folder.
             revision: Branch, tag or commit on the Hub.
-            device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes CUDA, else MPS, else the CPU.
-            dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or their names; for ``"onnx"``
-                ``"float32"`` (default; that of the export, if `name` is one) or ``"int8"``.
-            backend: ``"torch"`` or ``"onnx"``. Vectors of both are the same, to rounding.
+            device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest that the backend has.
+            dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or their names; for the
+                other backends ``"float32"`` (default; that of the export, if `name` is one) or ``"int8"``.
+            backend: ``"torch"``; ``"onnx"``, faster for queries; ``"openvino"``, with ``dtype="int8"`` faster for
+                documents on a CPU. Vectors of all are the same, to rounding.
             truncate_dim: How many numbers of a vector to keep (`cde_retriever.truncation`); None for all.
 
         Raises:

@@ -56,8 +56,8 @@ class CDEEmbeddings(BaseModel, Embeddings):
         model_name: A checkpoint folder or a Hub id; None for the bundled default.
         revision: Branch, tag or commit on the Hub.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
-        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with ``backend="onnx"``.
-        backend: ``"torch"`` or ``"onnx"`` (`ContextualEncoder.from_pretrained`).
+        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
+        backend: ``"torch"``, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
         truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
         given_context: The argument ``context``: a `Context`, or the path of a saved one.
         context_size: Most context documents to sample; None for the model's own number.
@@ -72,7 +72,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
-    backend: Literal["torch", "onnx"] = "torch"
+    backend: Literal["torch", "onnx", "openvino"] = "torch"
     truncate_dim: int | None = Field(default=None, gt=0)
     given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
     context_size: int | None = Field(default=None, ge=1)

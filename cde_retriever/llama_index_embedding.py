@@ -48,8 +48,8 @@ class CDEEmbedding(BaseEmbedding):
     Attributes:
         revision: Branch, tag or commit on the Hub.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
-        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with ``backend="onnx"``.
-        backend: ``"torch"`` or ``"onnx"`` (`ContextualEncoder.from_pretrained`).
+        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
+        backend: ``"torch"``, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
         truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
         context_size: Most context documents; None for the model's own number.
         seed: Seed of the sample.
@@ -71,7 +71,7 @@ class CDEEmbedding(BaseEmbedding):
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
-    backend: Literal["torch", "onnx"] = "torch"
+    backend: Literal["torch", "onnx", "openvino"] = "torch"
     truncate_dim: int | None = Field(default=None, gt=0)
     context_size: int | None = Field(default=None, gt=0)
     seed: int = 0

@@ -17,6 +17,8 @@ from cde_retriever.tokenization import TextTokenizer
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
 
+    from cde_retriever.export_backend import ExportBackend
+
 Loaded = tuple[Backend, Tokenizer, ModelIdentity]
 
 
@@ -30,11 +32,11 @@ def load(
 ) -> Loaded:
     """Load what `ContextualEncoder.from_pretrained` describes; arguments and errors are those."""
     if backend not in BACKENDS:
-        raise ConfigError(f"backend is {backend!r}, expected {' or '.join(map(repr, BACKENDS))}")
+        raise ConfigError(f"backend is {backend!r}, expected {', '.join(map(repr, BACKENDS))}")
     folder, commit = find_checkpoint(name, revision)
-    if backend == "onnx":
+    if backend != "torch":
         precision = None if dtype is None else str(dtype).removeprefix("torch.")
-        return _load_onnx(folder, commit, None if device is None else str(device), precision)
+        return _load_export(backend, folder, commit, None if device is None else str(device), precision)
     from cde_retriever.checkpoint import read_checkpoint
     from cde_retriever.torch_backend import TorchBackend, as_dtype, default_device
 
@@ -43,10 +45,8 @@ def load(
     return TorchBackend(read.model, read.stored_dtype, sole_owner=True), read.tokenizer, identity
 
 
-def _load_onnx(folder: Path, commit: str | None, device: str | None, precision: str | None) -> Loaded:
+def _load_export(runtime: str, folder: Path, commit: str | None, device: str | None, precision: str | None) -> Loaded:
     """Load an export, or a checkpoint's, which is made and kept if it is not there yet."""
-    from cde_retriever.onnx_backend import OnnxBackend
-
     if not is_export(folder):
         wanted = precision or PRECISIONS[0]
         source, folder = folder, cached_export(hash_checkpoint(folder), wanted)
@@ -54,7 +54,7 @@ def _load_onnx(folder: Path, commit: str | None, device: str | None, precision: 
             from cde_retriever.onnx_export import export_onnx
 
             export_onnx(source, folder, wanted)
-    backend = OnnxBackend(folder, device)
+    backend = _run_export(runtime, folder, device)
     if precision not in (None, backend.export.dtype):
         raise ConfigError(
             f"{folder} is an export in {backend.export.dtype}, received dtype {precision!r}; leave dtype out, or "
@@ -62,6 +62,16 @@ def _load_onnx(folder: Path, commit: str | None, device: str | None, precision: 
         )
     identity = identify(backend.config, backend.export.checkpoint, commit)
     return backend, TextTokenizer.read(folder / TOKENIZER_NAME), identity
+
+
+def _run_export(runtime: str, folder: Path, device: str | None) -> "ExportBackend":
+    if runtime == "openvino":
+        from cde_retriever.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend(folder, device)
+    from cde_retriever.onnx_backend import OnnxBackend
+
+    return OnnxBackend(folder, device)
 
 
 def identify(config: ModelConfig, sha256: str, revision: str | None) -> ModelIdentity:

@@ -126,5 +126,5 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
         return dtype  # type: ignore[return-value]
     if dtype in known:
         return known[str(dtype)]
-    also = "; 'int8' needs backend='onnx'" if dtype == "int8" else ""
+    also = "; 'int8' needs backend='onnx' or 'openvino'" if dtype == "int8" else ""
     raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(known)}{also}")

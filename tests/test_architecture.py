@@ -24,7 +24,8 @@ ORDER = [
     ("cde_retriever.model",),
     ("cde_retriever.low_rank",),
     ("cde_retriever.checkpoint",),
-    ("cde_retriever.torch_backend", "cde_retriever.onnx_backend"),
+    ("cde_retriever.torch_backend", "cde_retriever.export_backend"),
+    ("cde_retriever.onnx_backend", "cde_retriever.openvino_backend"),
     ("cde_retriever.onnx_export",),
     ("cde_retriever.loading",),
     ("cde_retriever.encoder",),
@@ -81,6 +82,7 @@ OPTIONAL = {
     "pyarrow": ("cde_retriever.corpus_files", "cde_retriever.vector_parts", "cde_retriever.ray_engine"),
     "ray": "cde_retriever.ray_engine",
     "onnxruntime": ("cde_retriever.onnx_backend", "cde_retriever.onnx_export"),
+    "openvino": "cde_retriever.openvino_backend",
     "onnx": "cde_retriever.onnx_export",
     "onnxscript": "cde_retriever.onnx_export",
     "pydantic": ("cde_retriever.langchain", "cde_train.run_config"),
@@ -170,8 +172,9 @@ def test_loading_a_model_loads_no_framework():
     assert loaded & FRAMEWORKS == set()
 
 
-def test_queries_on_onnx_runtime_need_no_torch():
-    loaded = loaded_by("import cde_retriever.encoder, cde_retriever.onnx_backend, cde_retriever.sharing")
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_queries_on_an_export_need_no_torch(backend):
+    loaded = loaded_by(f"import cde_retriever.encoder, cde_retriever.{backend}_backend, cde_retriever.sharing")
     assert loaded & {"torch", "transformers", "safetensors", *FRAMEWORKS} == set()
     assert {"numpy", "tokenizers", "cde_retriever"} <= loaded
 

@@ -15,6 +15,7 @@ PACKAGES = (
     "tokenizers",
     "sentence-transformers",
     "onnxruntime",
+    "openvino",
     "fastembed",
     "huggingface-hub",
     "numpy",

@@ -21,6 +21,7 @@ BACKENDS: dict[str, dict[str, str]] = {
     "torch": {"device": "cpu"},
     "onnx": {"backend": "onnx", "device": "cpu"},
     "onnx_int8": {"backend": "onnx", "device": "cpu", "dtype": "int8"},
+    "openvino_int8": {"backend": "openvino", "device": "cpu", "dtype": "int8"},
 }
 """Name of a backend, as the figures call it, to what loads it."""
 TOLERANCE = 1e-4

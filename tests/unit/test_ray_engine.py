@@ -23,6 +23,7 @@ from cde_retriever.vector_parts import part_files
 from tests.tiny import documents
 from tests.unit.test_bulk import read_parts
 
+pytestmark = pytest.mark.timeout(900)  # a cluster that waits for itself does not say so
 WORKERS = 2
 
 

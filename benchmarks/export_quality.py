@@ -1,6 +1,7 @@
-"""What 8-bit weights cost in retrieval quality: an ONNX export of a checkpoint against what PyTorch gave.
+"""What 8-bit weights cost in retrieval quality: an export of a checkpoint against what PyTorch gave.
 
-    python -m benchmarks.onnx_quality ../shared/eval --dtype int8 --output docs/int8_quality.json
+    python -m benchmarks.export_quality ../shared/eval --dtype int8 --output docs/int8_quality.json
+    python -m benchmarks.export_quality ../shared/eval --backend openvino --output docs/int8_quality_openvino.json
 
 Every set of the folder is embedded whole under its own context (the checkpoint's context size, seed 0), documents and
 queries in the export's precision, and compared with the figures of the same checkpoint and seed in ``--reference``
@@ -23,6 +24,8 @@ from cde_retriever.atomic_files import write_atomically
 from cde_retriever.encoder import ContextualEncoder
 from cde_train.evaluation import RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
 
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 TARGET = 0.3
 """Most points of nDCG@10 x 100 that the mean may lose (issue 5)."""
 
@@ -56,8 +59,9 @@ def table(result: dict[str, Any]) -> str:
         f"# {result['dtype']} against {result['reference']['dtype']}",
         "",
         f"nDCG@10 x 100 of `{result['checkpoint']}` ({result['sha256'][:12]}) under each corpus's own context, seed "
-        f"{SEED}: ONNX Runtime {result['onnxruntime']} with {result['dtype']} weights, documents and queries, against "
-        f"PyTorch in {result['reference']['dtype']}. Written by `python -m benchmarks.onnx_quality`, do not edit.",
+        f"{SEED}: {RUNTIMES[result['backend']]} {result['version']} with {result['dtype']} weights, documents and "
+        f"queries, against PyTorch in {result['reference']['dtype']}. Written by "
+        "`python -m benchmarks.export_quality`, do not edit.",
         "",
         f"| set | {result['reference']['dtype']} | {result['dtype']} | difference |",
         "|---|--:|--:|--:|",
@@ -74,15 +78,16 @@ def table(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing; write figures and page once every set is there."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.onnx_quality", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.export_quality", description=__doc__.splitlines()[0])
     parser.add_argument("eval_folder", type=Path)
     parser.add_argument("--checkpoint", help="folder or Hub id; default: the bundled one")
+    parser.add_argument("--backend", default="onnx", choices=RUNTIMES)
     parser.add_argument("--dtype", default="int8", choices=("float32", "int8"))
     parser.add_argument("--reference", type=Path, default=Path("docs/quality.json"))
     parser.add_argument("--output", type=Path, default=Path("docs/int8_quality.json"))
     parser.add_argument("--cache", type=Path, default=Path("runs/onnx_cache"))
     options = parser.parse_args(arguments)
-    encoder = ContextualEncoder.from_pretrained(options.checkpoint, backend="onnx", dtype=options.dtype)
+    encoder = ContextualEncoder.from_pretrained(options.checkpoint, backend=options.backend, dtype=options.dtype)
     sha256 = encoder.identity.sha256
     reference = reference_figures(options.reference, sha256)
     sets: dict[str, dict[str, float]] = {}
@@ -99,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sha256": sha256,
         "dtype": options.dtype,
         "reference": {"file": str(options.reference), "dtype": "bfloat16"},
-        "onnxruntime": version("onnxruntime"),
+        "backend": options.backend,
+        "version": version(PACKAGES[options.backend]),
         "mean": mean,
         "sets": sets,
     }

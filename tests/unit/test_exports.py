@@ -1,4 +1,4 @@
-"""The ONNX backend gives what PyTorch gives, with no PyTorch; exports are whole, or not there."""
+"""ONNX Runtime and OpenVINO give what PyTorch gives, with no PyTorch; exports are whole, or not there."""
 
 import json
 import subprocess
@@ -24,6 +24,7 @@ TERMS = {
     "term_shrinkage": 0.3,
     "sketch_width": 32,
 }
+RUNTIMES = ("onnx", "openvino")
 LAYOUTS = {
     "cached": {"context_attention": "cached"},
     "joint": {"context_attention": "joint"},
@@ -50,11 +51,12 @@ def checkpoint(tmp_path):
     return tiny_checkpoint(tmp_path / "tiny", **LAYOUTS["terms"])
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_vectors_are_those_of_pytorch(layout, family, tmp_path):
+def test_vectors_are_those_of_pytorch(layout, family, runtime, tmp_path):
     folder = tiny_checkpoint(tmp_path / "tiny", family, **LAYOUTS[layout])
-    ours, theirs = (ContextualEncoder.from_pretrained(folder, backend=name, device="cpu") for name in ("onnx", "torch"))
+    ours, theirs = load_both(folder, runtime)
     assert ours.identity == theirs.identity
     for size in (1, 3, 16):  # graphs were traced with another number of documents
         context = theirs.fit_context(documents(40, seed=size), context_size=size)
@@ -66,6 +68,10 @@ def test_vectors_are_those_of_pytorch(layout, family, tmp_path):
     assert_same(ours, theirs)
 
 
+def load_both(folder, runtime):
+    return [ContextualEncoder.from_pretrained(folder, backend=name, device="cpu") for name in (runtime, "torch")]
+
+
 def assert_same(ours, theirs):
     texts = [*documents(9, seed=5, words=30), "", "one"]
     np.testing.assert_allclose(ours.encode_documents(texts), theirs.encode_documents(texts), atol=TOLERANCE)
@@ -73,19 +79,21 @@ def assert_same(ours, theirs):
         np.testing.assert_allclose(ours.encode_queries([query]), theirs.encode_queries([query]), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_context_fitted_on_onnx_is_that_of_pytorch(layout, tmp_path):
+def test_a_context_fitted_on_an_export_is_that_of_pytorch(layout, runtime, tmp_path):
     folder = tiny_checkpoint(tmp_path / "tiny", **LAYOUTS[layout])
-    ours, theirs = (ContextualEncoder.from_pretrained(folder, backend=name, device="cpu") for name in ("onnx", "torch"))
+    ours, theirs = load_both(folder, runtime)
     mine, other = (encoder.fit_context(documents(40), seed=3) for encoder in (ours, theirs))
     assert mine.fingerprint == other.fingerprint
     np.testing.assert_allclose(mine.vectors, other.vectors, atol=TOLERANCE)
     np.testing.assert_array_equal(mine.frequencies, other.frequencies)
 
 
-def test_eight_bits_are_near_and_smaller(tmp_path):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_eight_bits_are_near_and_smaller(runtime, tmp_path):
     folder = tiny_checkpoint(tmp_path / "tiny", **LAYOUTS["cached"])
-    exact, small = (ContextualEncoder.from_pretrained(folder, backend="onnx", dtype=d) for d in ("float32", "int8"))
+    exact, small = (ContextualEncoder.from_pretrained(folder, backend=runtime, dtype=d) for d in ("float32", "int8"))
     for encoder in (exact, small):
         encoder.fit_context(documents(40))
     queries = documents(9, seed=3, words=6)
@@ -123,12 +131,14 @@ def test_what_cannot_be_exported_says_why(tmp_path, checkpoint):
         ContextualEncoder.from_pretrained(moments, backend="onnx")
     with pytest.raises(ConfigError, match="dtype is 'bfloat16', ONNX exports are float32 or int8"):
         ContextualEncoder.from_pretrained(checkpoint, backend="onnx", dtype="bfloat16")
-    with pytest.raises(ConfigError, match="backend is 'onxx', expected 'torch' or 'onnx'"):
+    with pytest.raises(ConfigError, match="backend is 'onxx', expected 'torch', 'onnx', 'openvino'"):
         ContextualEncoder.from_pretrained(checkpoint, backend="onxx")
     with pytest.raises(
         ConfigError, match=r"device is 'tpu', but the installed ONNX Runtime has .*CPUExecutionProvider"
     ):
         ContextualEncoder.from_pretrained(checkpoint, backend="onnx", device="tpu")
+    with pytest.raises(ConfigError, match=r"device is 'cuda', but the installed OpenVINO has cpu.*; use 'cpu'"):
+        ContextualEncoder.from_pretrained(checkpoint, backend="openvino", device="cuda")
     with pytest.raises(ValueError, match="'int8' needs backend='onnx'"):
         ContextualEncoder.from_pretrained(checkpoint, dtype="int8")
 
@@ -143,19 +153,20 @@ def test_an_export_has_no_pytorch_model(checkpoint, tmp_path):
         encoder.encode_first_stage(["a text"])
 
 
-def test_a_damaged_export_is_refused_by_name(checkpoint, tmp_path):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_damaged_export_is_refused_by_name(checkpoint, runtime, tmp_path):
     folder = export_onnx(checkpoint, tmp_path / "export")
     graph = (folder / SECOND_STAGE).read_bytes()
     (folder / SECOND_STAGE).write_bytes(graph[:-1])
     with pytest.raises(CheckpointError, match=f"second_stage.onnx has {len(graph) - 1} bytes.*export it again"):
-        ContextualEncoder.from_pretrained(folder, backend="onnx")
+        ContextualEncoder.from_pretrained(folder, backend=runtime)
     (folder / SECOND_STAGE).write_bytes(b"\0" * len(graph))
     with pytest.raises(CheckpointError, match=r"cannot read .*second_stage.onnx.*export it again"):
-        ContextualEncoder.from_pretrained(folder, backend="onnx")
+        ContextualEncoder.from_pretrained(folder, backend=runtime)
     values = json.loads((folder / EXPORT_NAME).read_text())
     (folder / EXPORT_NAME).write_text(json.dumps(values | {"format_version": 99}))
     with pytest.raises(CheckpointError, match="export format 99"):
-        ContextualEncoder.from_pretrained(folder, backend="onnx")
+        ContextualEncoder.from_pretrained(folder, backend=runtime)
 
 
 def test_a_failed_export_leaves_nothing(checkpoint, cache, monkeypatch):
@@ -174,7 +185,8 @@ def test_an_export_says_its_own_precision(checkpoint, tmp_path):
         ContextualEncoder.from_pretrained(folder, backend="onnx", dtype="float32")
 
 
-def test_queries_need_neither_torch_nor_safetensors(checkpoint, tmp_path):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_queries_need_neither_torch_nor_safetensors(checkpoint, runtime, tmp_path):
     folder = export_onnx(checkpoint, tmp_path / "export")
     encoder = ContextualEncoder.from_pretrained(checkpoint)
     encoder.fit_context(documents(30)).save(tmp_path)
@@ -183,7 +195,7 @@ import sys
 for name in ("torch", "transformers", "safetensors", "sentence_transformers"):
     sys.modules[name] = None
 from cde_retriever import Context, ContextualEncoder
-encoder = ContextualEncoder.from_pretrained({str(folder)!r}, backend="onnx")
+encoder = ContextualEncoder.from_pretrained({str(folder)!r}, backend={runtime!r})
 encoder.set_context(Context.load({str(tmp_path)!r}))
 print(*encoder.encode_queries(["what turns the wheel?"])[0])
 """
@@ -193,10 +205,19 @@ print(*encoder.encode_queries(["what turns the wheel?"])[0])
     np.testing.assert_allclose(vector, encoder.encode_queries(["what turns the wheel?"])[0], atol=TOLERANCE)
 
 
-def test_a_missing_runtime_says_how_to_install_it(checkpoint, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r'pip install "cde-retriever\[onnx\]"'):
-        ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+@pytest.mark.parametrize(("runtime", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_a_missing_runtime_says_how_to_install_it(checkpoint, monkeypatch, runtime, package):
+    export_onnx(checkpoint, cached_export(hash_checkpoint(checkpoint), "float32"))
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf'pip install "cde-retriever\[{runtime}\]"'):
+        ContextualEncoder.from_pretrained(checkpoint, backend=runtime)
+
+
+def test_an_export_serves_every_runtime(checkpoint, cache):
+    one, other = (ContextualEncoder.from_pretrained(checkpoint, backend=name) for name in RUNTIMES)
+    assert len(list((cache / "onnx").iterdir())) == 1
+    assert one.identity == other.identity
+    assert one.backend is not other.backend
 
 
 def test_backends_share_no_session(checkpoint):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.performance.rivals import BACKENDS, load_encoder
+from benchmarks.performance.rivals import SERVING_BACKENDS, load_encoder
 from benchmarks.performance.texts import queries_of, real_documents, texts_of_length
 from benchmarks.performance.timing import interleave, medians, ratio
 from cde_retriever.encoder import ContextualEncoder
@@ -29,7 +29,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Time both ways of asking in turns, on each backend, and compare the vectors."""
     corpus, source = real_documents(options.eval_folder, max(4 * options.concurrent_queries, options.context_size))
     ratios, rates, seconds, differences = {}, {}, {}, {}
-    for backend in BACKENDS:
+    for backend in SERVING_BACKENDS:
         encoder = load_encoder(options.checkpoint, backend)
         encoder.fit_context(corpus[: options.context_size], context_size=options.context_size)
         for name, queries in {

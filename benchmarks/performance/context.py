@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.performance.rivals import (
-    BACKENDS,
+    SERVING_BACKENDS,
     load_encoder,
     sentence_transformer,
     untrained_layout,
@@ -29,7 +29,7 @@ REFERENCE = "sentence_transformers"
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Build both sides and time them in turns."""
     corpus, source = real_documents(options.eval_folder, options.context_size)
-    encoders = {name: load_encoder(options.checkpoint, name) for name in BACKENDS}
+    encoders = {name: load_encoder(options.checkpoint, name) for name in SERVING_BACKENDS}
     with tempfile.TemporaryDirectory() as folder:
         write_plain_backbone(load_encoder(options.checkpoint), Path(folder))
         encoders["cached"] = untrained_layout(Path(folder), encoders["torch"], "cached")

@@ -24,6 +24,8 @@ BACKENDS: dict[str, dict[str, str]] = {
     "openvino_int8": {"backend": "openvino", "device": "cpu", "dtype": "int8"},
 }
 """Name of a backend, as the figures call it, to what loads it."""
+SERVING_BACKENDS = ("torch", "onnx", "onnx_int8")
+"""Those that queries are served by; OpenVINO is for documents."""
 TOLERANCE = 1e-4
 OPSET = 20
 GRAPH = "model.onnx"

@@ -18,7 +18,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from benchmarks.performance.rivals import BACKENDS, load_encoder, sentence_transformer, write_plain_backbone
+from benchmarks.performance.rivals import (
+    BACKENDS,
+    SERVING_BACKENDS,
+    load_encoder,
+    sentence_transformer,
+    write_plain_backbone,
+)
 from benchmarks.performance.texts import real_documents
 from benchmarks.performance.timing import Timings, medians, ratio
 
@@ -37,7 +43,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         write_plain_backbone(load_encoder(options.checkpoint), plain)
         sentence_transformer(plain, load_encoder(options.checkpoint)).save(str(model))
         commands = {REFERENCE: [sys.executable, "-m", MODULE, "sentence-transformers", str(model)]}
-        for backend in BACKENDS:
+        for backend in SERVING_BACKENDS:
             commands[backend] = our_command(options, backend, corpus, folder / f"{backend}.safetensors")
         if options.serving_python:
             commands[SERVING] = [str(options.serving_python), *commands["onnx_int8"][1:]]

@@ -17,6 +17,7 @@ from benchmarks.performance.sections import Sections, pending
 from benchmarks.performance.targets import ROWS, Row, Target, judge
 from benchmarks.performance.texts import short_documents, texts_of_length, token_ids
 from benchmarks.performance.timing import fit_exponent, interleave, medians, per_text, ratio
+from cde_retriever.encoder import ContextualEncoder
 from tests.tiny import documents, tiny_encoder
 
 NAMES = list(performance.MODULES)
@@ -114,14 +115,15 @@ def test_an_exponent_survives_noise_and_needs_two_sizes():
         fit_exponent([8, 8], [1.0, 2.0])
 
 
-def test_flop_are_those_of_the_matrices_and_of_attention():
-    encoder = tiny_encoder()
+def test_flop_are_those_of_the_matrices_and_of_attention(tmp_path):
+    # Loaded, so that it runs from packed weights.
+    encoder = ContextualEncoder.from_pretrained(tiny_encoder().save_pretrained(tmp_path / "model"), device="cpu")
     encoder.set_context(encoder.null_context())
     text = documents(1, words=12)[0]
     tokens, layers, width, inner = len(token_ids(encoder, [text])[0]), 3, 32, 48
     linear = 2 * tokens * layers * (4 * width * width + 2 * width * inner)
     attention = layers * 2 * 2 * tokens * tokens * width
-    counted = count_flops(lambda: encoder.encode_first_stage([text]))
+    counted = count_flops(encoder, lambda: encoder.encode_first_stage([text]))
     assert counted == pytest.approx(linear + attention, rel=0.02)
     assert counted >= linear + attention
 

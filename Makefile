@@ -2,7 +2,7 @@
 # make test     run the tests
 # make check    lint, types, architecture
 # make bench    measure speed and memory against what people use today, write docs/performance.md; two hours or so,
-#               interrupted it goes on; BENCH_ARGS="--only queries startup", "--documents 10000", "--quick"
+#               interrupted it goes on; BENCH_ARGS="--only queries startup", "--quick"
 #
 # All need Python 3.11 or newer and make, nothing else; the first run installs into .venv (PYTHON=... chooses).
 

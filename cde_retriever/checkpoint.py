@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 
 from cde_retriever.checkpoint_files import (
@@ -170,7 +170,8 @@ def write_checkpoint(
     with replaced_folder(folder) as new:
         (new / LOW_RANK_NAME).unlink(missing_ok=True)
         state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in stored.items()}
-        save_file(state, new / WEIGHTS_NAME, metadata={"format": "pt"})
+        # safetensors 0.8's own save_file lets the owner alone read the file, whatever the umask.
+        (new / WEIGHTS_NAME).write_bytes(save(state, metadata={"format": "pt"}))
         tokenizer.save(str(new / TOKENIZER_NAME))
         config = json.dumps(model.config.to_dict(), indent=2, sort_keys=True)
         (new / CONFIG_NAME).write_text(config + "\n")

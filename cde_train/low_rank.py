@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from cde_retriever.checkpoint import read_checkpoint
@@ -130,7 +130,7 @@ def write_low_rank(
     with replaced_folder(folder) as new:
         for stale in (WEIGHTS_NAME, TOKENIZER_NAME):
             (new / stale).unlink(missing_ok=True)
-        save_file(state, new / LOW_RANK_NAME, metadata={"format": "pt"})
+        (new / LOW_RANK_NAME).write_bytes(save(state, metadata={"format": "pt"}))  # readable as the umask says
         if encoder.tokenizer.to_str() != read.tokenizer.to_str():
             encoder.tokenizer.save(str(new / TOKENIZER_NAME))
         (new / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -8,8 +8,8 @@
 Figures go into a JSON file section by section as each finishes; the same command goes on after an interruption. A
 section is kept while the checkpoint and the settings it depends on are the same. From the JSON file alone the Markdown
 page and the SVG plot beside it are written; `performance-notes.md` beside it, if there, says in somebody's words what
-was done about the slowest part. Takes about two hours on two cores, and more with as many documents as the targets say
-(`--documents 10000`). A machine that does other work spoils it: threads that wait for one another lose most.
+was done about the slowest part. Takes two hours on two cores. A machine that does other work spoils it: threads that
+wait for one another lose most.
 """
 
 import argparse

@@ -48,7 +48,7 @@ def make_parser(names: Sequence[str], description: str | None) -> argparse.Argum
     add("--repetitions", type=int, default=7)
     add("--context-size", type=int, default=512)
     add("--queries", type=int, default=40)
-    add("--documents", type=int, default=1024, help="documents to embed (the issue's table says 10000)")
+    add("--documents", type=int, default=10_000, help="documents to embed, a part of them each repetition")
     add("--batch-size", type=int, default=32)
     add("--callers", type=int, default=16)
     add("--concurrent-queries", type=int, default=320)

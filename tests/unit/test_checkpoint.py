@@ -1,6 +1,7 @@
 """Checkpoints: strict reading, atomic writing, the Hub's folder layout."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -42,6 +43,16 @@ def test_half_precision_is_half_the_size_and_keeps_its_identity(tmp_path) -> Non
     loaded = ContextualEncoder.from_pretrained(tmp_path / "half", device="cpu")
     assert next(loaded.model.parameters()).dtype == torch.float32
     assert hash_checkpoint(loaded.save_pretrained(tmp_path / "again")) == loaded.identity.sha256
+
+
+def test_files_are_readable_as_the_umask_lets(tmp_path) -> None:
+    before = os.umask(0o027)
+    try:
+        folder = tiny_encoder().save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert modes == {"config.json": 0o640, "model.safetensors": 0o640, "tokenizer.json": 0o640}
 
 
 def test_shared_word_embeddings_are_stored_once_and_stay_shared(tmp_path) -> None:
@@ -103,7 +114,7 @@ def test_overwriting_is_all_or_nothing_and_keeps_other_files(folder, monkeypatch
     def full(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("cde_retriever.checkpoint.save_file", full)
+    monkeypatch.setattr("cde_retriever.checkpoint.save", full)
     with pytest.raises(OSError, match="No space left"):
         other.save_pretrained(folder)
     assert hash_checkpoint(folder) == before

@@ -1,6 +1,7 @@
 """Low-rank updates: what trains, what is stored, what a reader without `peft` makes of it."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -118,6 +119,16 @@ def test_a_relative_base_moves_with_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     np.testing.assert_array_equal(vectors(ContextualEncoder.from_pretrained("b/out/updates", device="cpu")), expected)
+
+
+def test_files_are_readable_as_the_umask_lets(tmp_path, base):
+    updates = trained(base)
+    before = os.umask(0o027)
+    try:
+        folder = write_low_rank(tmp_path / "updates", updates, base)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o640}
 
 
 def test_a_base_may_be_updates_itself(tmp_path, folder):

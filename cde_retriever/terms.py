@@ -36,7 +36,7 @@ START_PRIOR = 1e-3
 START_POWER, START_POWER_BY_LENGTH = 0.7, -0.15
 START_SATURATION = 0.5
 START_MIX, START_MIX_BY_LENGTH = 0.7, -0.1
-"""Chosen on ten development sets and 52 other corpora (docs/log.md), with all-MiniLM-L6-v2: good before any training."""
+"""Chosen with all-MiniLM-L6-v2 on ten development sets and 52 other corpora (docs/log.md): good before any training."""
 TYPICAL_LENGTH = 32.0
 """Tokens; where the two numbers that turn with a text's length are those of the formulas with index 0."""
 LEAST_INFORMATION = 1e-6

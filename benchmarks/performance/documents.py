@@ -1,8 +1,9 @@
 """Documents of real lengths in batches: each backend against sentence-transformers and fastembed.
 
 Each repetition takes the next part of the documents, so that ten thousand are embedded once by every side and there are
-still ratios enough for a median. The plain vectors of all sides are compared first. fastembed takes documents in the order they come; it is timed in
-batches of our size, and in its own default of 256. It runs in this process, with as many threads as we have.
+still ratios enough for a median. The plain vectors of all sides are compared first. fastembed takes documents in the
+order they come; it is timed in batches of our size, and in its own default of 256. It runs in this process, with as
+many threads as we have.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks.performance import __main__ as performance
 from benchmarks.performance.concurrent import judged, largest_difference, mixed_queries
+from benchmarks.performance.documents import part_by_part, split
 from benchmarks.performance.embed_stream import note_peak, peak_megabytes, read_peaks
 from benchmarks.performance.flops import count_flops
 from benchmarks.performance.options import QUICK, QUICK_OUTPUT, read_options, settings_of
@@ -155,6 +157,19 @@ def test_peaks_of_all_processes_are_kept(tmp_path):
 
 
 # Texts
+
+
+def test_every_document_is_timed_once():
+    texts = documents(23)
+    parts = split(texts, 5)
+    assert list(chain(*parts)) == texts
+    assert {len(part) for part in parts} == {4, 5}
+    seen = []
+    interleave({"ours": part_by_part(seen.append, parts)}, repetitions=5, label="Documents")
+    assert seen[0] == seen[-1] == parts[0]  # the first is warm-up
+    assert sorted(chain(*seen[1:])) == sorted(texts)
+    with pytest.raises(ValueError, match="3 documents cannot be split into 5 parts"):
+        split(texts[:3], 5)
 
 
 def test_texts_have_the_length_asked_for():

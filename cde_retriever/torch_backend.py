@@ -12,7 +12,8 @@ from torch import Tensor
 from cde_retriever.checkpoint import write_checkpoint
 from cde_retriever.config import ModelConfig
 from cde_retriever.model import State, TwoStageModel
-from cde_retriever.packed_linear import can_pack, pack
+from cde_retriever.packed_linear import can_pack
+from cde_retriever.packed_model import pack
 
 
 class TorchBackend:

@@ -19,7 +19,7 @@ ORDER = [
     ("cde_retriever.config", "cde_retriever.checkpoint_files", "cde_retriever.onnx_files"),
     ("cde_retriever.tokenization", "cde_retriever.context", "cde_retriever.backend"),
     ("cde_retriever.pooling", "cde_retriever.packed_linear", "cde_retriever.shared_keys", "cde_retriever.late"),
-    ("cde_retriever.attention",),
+    ("cde_retriever.attention", "cde_retriever.packed_model"),
     ("cde_retriever.backbone", "cde_retriever.terms"),
     ("cde_retriever.model",),
     ("cde_retriever.low_rank",),

@@ -303,12 +303,13 @@ class LateSecondStage(SecondStage):
         if self.term_head is None:
             pooled = mean_pool(hidden, mask)
         else:
-            pooled = self.term_head.pool(hidden, input_ids, mask, state[-1])
+            terms = self.term_head.read(input_ids, mask, state[-1])
+            pooled = self.term_head.pool(hidden, terms)
         vectors = nn.functional.normalize(self.output_head(pooled), dim=-1)
         if self.moment_head is not None:
             vectors = self.moment_head(vectors, state[0], state[1])
         if self.term_head is not None:
-            vectors = self.term_head.join(vectors, hidden, input_ids, mask, state[-1])
+            vectors = self.term_head.join(vectors, hidden, terms)
         return vectors
 
 

@@ -24,6 +24,7 @@ Shapes: V tokens in the vocabulary, m sketch width, b texts, s tokens, d width.
 
 import hashlib
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -91,37 +92,63 @@ class TermHead(nn.Module):
             share = (frequencies.to(prior.dtype) + worth * prior) / (documents + worth)
             return torch.lerp(_information(share), _information(prior), self.shrinkage)
 
-    def pool(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, information: Tensor) -> Tensor:
+    def read(self, input_ids: Tensor, mask: Tensor, information: Tensor) -> "TextTerms":
+        """Return what a context says about texts, of token ids and mask, (b, s)."""
+        dtype = torch.promote_types(information.dtype, torch.float32)
+        lengths = mask.sum(dim=1, keepdim=True, dtype=dtype)
+        return TextTerms(input_ids, mask, information[input_ids], (lengths / TYPICAL_LENGTH).log())
+
+    def pool(self, hidden: Tensor, terms: "TextTerms") -> Tensor:
         """Return weighted means, (b, d), of texts' last hidden states, (b, s, d), in their dtype."""
         dtype = hidden.dtype
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = at_least_float32(hidden)
-            power = self._by_length(mask, self.power, self.power_by_length)
-            informative = torch.log1p(information[input_ids] / at_least_float32(self.log_offset).exp())
-            weights = _weights(power * informative + _project(hidden, self.token_direction), mask)
-            return torch.einsum("bs,bsd->bd", weights, hidden).to(dtype)
+            power = _line(self.power, self.power_by_length, terms.log_lengths)
+            informative = torch.log1p(terms.information / at_least_float32(self.log_offset).exp())
+            logits = torch.addcmul(_project(hidden, self.token_direction), power, informative)
+            weights = logits.masked_fill(terms.mask == 0, -math.inf).softmax(dim=-1)
+            return _mix(weights, hidden).to(dtype)
 
-    def join(self, pooled: Tensor, hidden: Tensor, input_ids: Tensor, mask: Tensor, information: Tensor) -> Tensor:
+    def join(self, pooled: Tensor, hidden: Tensor, terms: "TextTerms") -> Tensor:
         """Return unit vectors, (b, d + m), of pooled unit vectors, (b, d), and the terms of the same texts."""
         if not self.sketch_width:
             return pooled
         with torch.autocast(hidden.device.type, enabled=False):
-            hidden = at_least_float32(hidden)
-            words = information[input_ids].clamp_min(LEAST_INFORMATION) ** at_least_float32(self.term_power)
-            counts = ((input_ids[:, :, None] == input_ids[:, None, :]) & (mask[:, None, :] > 0)).sum(dim=-1)
-            saturation = at_least_float32(self.log_saturation).exp()
-            words = words * (1 + saturation) / (counts + saturation)
-            words = words * _project(hidden, self.term_direction).exp() * mask
-            sketch = torch.einsum("bs,bsm->bm", words, self.signs[input_ids].to(words.dtype))
-            mix = self._by_length(mask, self.mix, self.mix_by_length)
-            both = [at_least_float32(pooled), mix * nn.functional.normalize(sketch, dim=-1)]
-            return nn.functional.normalize(torch.cat(both, dim=-1), dim=-1)
+            ids, mask = terms.input_ids, terms.mask
+            words = terms.information.clamp_min(LEAST_INFORMATION) ** at_least_float32(self.term_power)
+            counts = ((ids[:, :, None] == ids[:, None, :]) * mask[:, None, :]).sum(dim=-1)
+            # 1 + k is the same for all, and the sketch is normalised.
+            words = words / (counts + at_least_float32(self.log_saturation).exp())
+            words = words * _project(at_least_float32(hidden), self.term_direction).exp() * mask
+            sketch = nn.functional.normalize(_mix(words, self.signs[ids].to(words.dtype)), dim=-1)
+            share = _line(self.mix, self.mix_by_length, terms.log_lengths)
+            return nn.functional.normalize(torch.cat([at_least_float32(pooled), share * sketch], dim=-1), dim=-1)
 
-    @staticmethod
-    def _by_length(mask: Tensor, level: Tensor, slope: Tensor) -> Tensor:
-        """Return a number a text, (b, 1), that turns with the logarithm of its length in tokens."""
-        lengths = mask.sum(dim=1, keepdim=True).to(torch.promote_types(level.dtype, torch.float32))
-        return at_least_float32(level) + at_least_float32(slope) * (lengths / TYPICAL_LENGTH).log()
+
+class TextTerms(NamedTuple):
+    """The tokens of texts, and what a context says about them.
+
+    Attributes:
+        input_ids: Token ids, (b, s).
+        mask: 1 where a token is, 0 where padding is, (b, s).
+        information: s of every token, (b, s).
+        log_lengths: log(T / 32), (b, 1).
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    information: Tensor
+    log_lengths: Tensor
+
+
+def _line(level: Tensor, slope: Tensor, log_lengths: Tensor) -> Tensor:
+    """Return a number a text, (b, 1), that turns with the logarithm of its length."""
+    return torch.addcmul(at_least_float32(level), at_least_float32(slope), log_lengths)
+
+
+def _mix(weights: Tensor, rows: Tensor) -> Tensor:
+    """Return weighted sums, (b, m), of each text's rows, (b, s, m)."""
+    return torch.bmm(weights[:, None], rows)[:, 0]
 
 
 def _information(share: Tensor) -> Tensor:
@@ -131,11 +158,6 @@ def _information(share: Tensor) -> Tensor:
 def _project(hidden: Tensor, direction: Tensor) -> Tensor:
     # Over √d, so that an optimiser's step moves a direction as far as it moves a single number.
     return hidden @ (at_least_float32(direction) / math.sqrt(len(direction)))
-
-
-def _weights(logits: Tensor, mask: Tensor) -> Tensor:
-    """Return weights, (b, s), that sum to 1 over the tokens of each text."""
-    return logits.masked_fill(mask == 0, -math.inf).softmax(dim=-1)
 
 
 def token_signs(vocabulary: int, width: int) -> Tensor:

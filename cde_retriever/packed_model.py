@@ -36,6 +36,8 @@ class PackedBert(nn.Module):
         super().__init__()
         self.config, self.dtype = backbone.config, backbone.dtype
         self.embeddings = embeddings
+        # Others count positions from the first token that is no padding.
+        self.embed = _embed_from_zero(embeddings) if type(backbone).__name__ == "BertModel" else None
         self.layers = nn.ModuleList(layers)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -52,7 +54,10 @@ class PackedBert(nn.Module):
         **settings: Any,
     ) -> BaseModelOutput:
         """Return the last hidden states, (b, s, d); arguments are those of `transformers`, the mask (b, s)."""
-        hidden = self.embeddings(input_ids=input_ids, position_ids=position_ids, inputs_embeds=inputs_embeds)
+        if self.embed is None or input_ids is None or position_ids is not None:
+            hidden = self.embeddings(input_ids=input_ids, position_ids=position_ids, inputs_embeds=inputs_embeds)
+        else:
+            hidden = self.embed(input_ids)
         mask = None
         if attention_mask is not None and not attention_mask.all():
             mask = (attention_mask != 0)[:, None, None, :]
@@ -115,6 +120,13 @@ def _attend(
 def _norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
     shape, weight, bias, eps = layer.normalized_shape, layer.weight.detach(), layer.bias.detach(), layer.eps
     return lambda hidden: torch.layer_norm(hidden, shape, weight, bias, eps)
+
+
+def _embed_from_zero(embeddings: Any) -> Callable[[Tensor], Tensor]:
+    """Return what embeds token ids, (b, s), at positions 0 to s - 1, as the first of two texts."""
+    words, norm = embeddings.word_embeddings, _norm(embeddings.LayerNorm)
+    offsets = embeddings.position_embeddings.weight.detach() + embeddings.token_type_embeddings.weight[0].detach()
+    return lambda input_ids: norm(words(input_ids) + offsets[: input_ids.shape[1]])
 
 
 def pack(model: Model) -> Model:

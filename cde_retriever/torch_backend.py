@@ -89,15 +89,16 @@ class TorchBackend:
     @torch.inference_mode()
     def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: State) -> NDArray[np.float32]:
         """Return unit vectors; see `Backend.embed`."""
-        return _array(self.running.second_stage(self._tensor(input_ids), self._tensor(mask), state))
+        return _array(self.running.second_stage(*self._tensors(input_ids, mask), state))
 
     @torch.inference_mode()
     def embed_first_stage(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return first-stage vectors; see `Backend.embed_first_stage`."""
-        return _array(self.running.first_stage(self._tensor(input_ids), self._tensor(mask)))
+        return _array(self.running.first_stage(*self._tensors(input_ids, mask)))
 
-    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+    def _tensors(self, *arrays: NDArray[np.int64]) -> list[Tensor]:
+        device = next(self._model.parameters()).device
+        return [torch.from_numpy(array).to(device) for array in arrays]
 
     def save(self, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype | None) -> Path:
         """Write a checkpoint; see `write_checkpoint`."""

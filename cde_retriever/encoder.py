@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -395,8 +395,18 @@ class ContextualEncoder:
     def _run(self, ids: list[Ids], embed: Embed, width: int, batch_size: int, show_progress: bool) -> Vectors:
         """Run token ids in batches of similar length, and put the rows back in input order."""
         output = np.zeros((len(ids), width), dtype=np.float32)
-        with self._lock, tqdm(total=len(ids), desc="Embedding", unit="text", disable=not show_progress) as bar:
-            for rows in batches_of(ids, batch_size):
+        batches: Iterable[list[int]] = batches_of(ids, batch_size)
+        if show_progress:
+            batches = _with_progress(batches, len(ids))
+        with self._lock:
+            for rows in batches:
                 output[rows] = embed(*self._texts.pad([ids[i] for i in rows]))
-                bar.update(len(rows))
         return output
+
+
+def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:
+    # Not tqdm(disable=...): making a bar that shows nothing takes one per cent of a query.
+    with tqdm(total=texts, desc="Embedding", unit="text") as bar:
+        for rows in batches:
+            yield rows
+            bar.update(len(rows))

@@ -125,8 +125,10 @@ def _norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
 def _embed_from_zero(embeddings: Any) -> Callable[[Tensor], Tensor]:
     """Return what embeds token ids, (b, s), at positions 0 to s - 1, as the first of two texts."""
     words, norm = embeddings.word_embeddings, _norm(embeddings.LayerNorm)
-    offsets = embeddings.position_embeddings.weight.detach() + embeddings.token_type_embeddings.weight[0].detach()
-    return lambda input_ids: norm(words(input_ids) + offsets[: input_ids.shape[1]])
+    first = embeddings.token_type_embeddings.weight[0].detach()
+    positions = embeddings.position_embeddings.weight.detach()
+    # Added in the order of `transformers`, so that vectors are equal to the last bit.
+    return lambda input_ids: norm(words(input_ids) + first + positions[: input_ids.shape[1]])
 
 
 def pack(model: Model) -> Model:

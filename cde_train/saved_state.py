@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from cde_retriever.atomic_files import write_atomically
 from cde_retriever.checkpoint import read_checkpoint, write_checkpoint
@@ -94,7 +94,7 @@ def write_model(folder: Path, encoder: ContextualEncoder, config: TrainConfig) -
     if config.lora_rank:
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in low_rank_state(encoder.model).items()}
-        save_file(state, folder / UPDATES_NAME)
+        (folder / UPDATES_NAME).write_bytes(save(state))  # readable as the umask says
     else:
         write_checkpoint(folder, encoder.model, encoder.tokenizer, dtype=torch.float32)
 

@@ -8,19 +8,23 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cde_retriever.encoder import ContextualEncoder
+from cde_train import trainer
 from cde_train.batches import BatchBuilder, TrainingSet
 from cde_train.data import TrainingPair
 from cde_train.errors import ArtifactError, TrainingDataError
-from cde_train.evaluation import RetrievalSet
+from cde_train.evaluation import RetrievalSet, evaluate
 from cde_train.gradient_caching import Chunking, direct_step
 from cde_train.saved_state import COMPLETE_NAME, claim, newest_whole_state
 from cde_train.train_config import TrainConfig
@@ -123,6 +127,81 @@ def test_the_first_step_is_a_step_of_adamw_along_the_plain_gradient(tmp_path):
         assert far.float().mean() < 0.01 or name.endswith("key.bias"), name
 
 
+def test_four_steps_are_those_of_adamw_with_warm_up_decay_clipping_and_weight_decay(tmp_path):
+    """By hand in float64: plain autograd's gradient, the norm, the rates and AdamW's formula written out."""
+    config = replace(
+        CONFIG, steps=4, warmup_steps=2, max_grad_norm=5.0, weight_decay=0.3, null_rate=0.0, train_first_stage=True
+    )
+    data, trained, by_hand = training_set(), tiny_encoder(), tiny_encoder()
+    trained.model.double()
+    result = train(trained, data, config, tmp_path / "run")
+    model, tokenizer = by_hand.model.double().requires_grad_(True), by_hand.text_tokenizer(config.train_length)
+    builder, moments, norms = BatchBuilder(data, config, tokenizer), {}, []
+    for step, factor in enumerate((0.0, 0.5, 1.0, 0.5)):  # two steps of warm-up, two of decay
+        model.zero_grad()
+        direct_step(model, builder.build(step), config.temperature, Chunking(tokenizer.pad, 100))
+        reached = {name: p for name, p in model.named_parameters() if p.grad is not None and p.numel()}
+        norms.append(torch.cat([p.grad.flatten() for p in reached.values()]).norm().item())
+        clip = min(1.0, config.max_grad_norm / (norms[-1] + 1e-6))
+        for name, parameter in reached.items():
+            rate, decay = peak_rate_and_decay(name, parameter, config)
+            adamw_by_hand(parameter, parameter.grad * clip, moments.setdefault(name, []), rate * factor, decay)
+    assert min(norms) > config.max_grad_norm, "nothing is clipped"
+    assert [row["grad_norm"] for row in result.log if "grad_norm" in row] == pytest.approx(norms)
+    for name, expected in weights(by_hand).items():
+        torch.testing.assert_close(
+            weights(trained)[name], expected, rtol=0, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def peak_rate_and_decay(name, parameter, config):
+    """Backbone weights at one rate, matrices among them with decay; the gate at its own; the rest is new."""
+    if ".backbone." in name:
+        return config.learning_rate, config.weight_decay if parameter.ndim == 2 else 0.0
+    return config.gate_learning_rate if name == "second_stage.gate" else config.new_learning_rate, 0.0
+
+
+def adamw_by_hand(parameter, gradient, moments, rate, decay):
+    """Algorithm 2 of Loshchilov & Hutter with betas 0.9 and 0.999; `moments` holds m, v and the number of steps."""
+    m, v, t = moments or (torch.zeros_like(parameter), torch.zeros_like(parameter), 0)
+    m, v, t = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2, t + 1
+    moments[:] = m, v, t
+    with torch.no_grad():
+        parameter -= rate * decay * parameter
+        parameter -= rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+
+
+@pytest.mark.parametrize("train_first_stage", [False, True])
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_the_products_and_weights_stay_fp32(tmp_path, precision, expected, train_first_stage):
+    """Seen at a layer of both stages, in steps, in measuring, and where a frozen first stage embeds its context."""
+    encoder, seen = tiny_encoder(), {"first_stage": Counter(), "second_stage": Counter()}
+    for stage, dtypes in seen.items():
+        layer = getattr(encoder.model, stage).backbone.encoder.layer[1].intermediate.dense
+        layer.register_forward_hook(lambda _, __, output, dtypes=dtypes: dtypes.update([output.dtype]))
+    config = replace(CONFIG, precision=precision, train_first_stage=train_first_stage, eval_steps=2, steps=2)
+    train(encoder, training_set(), config, tmp_path / "run", development=development())
+    assert [set(dtypes) for dtypes in seen.values()] == [{expected}, {expected}]
+    assert {tensor.dtype for tensor in weights(encoder).values() if tensor.is_floating_point()} == {torch.float32}
+
+
+def test_gradient_checkpointing_computes_every_layer_twice_and_changes_nothing(tmp_path):
+    """Counted inside the layers, since a hook of a layer itself does not see it being computed again."""
+    forwards, trained = {}, {}
+    for checkpointing in (False, True):
+        encoder, counted = tiny_encoder(), Counter()
+        for name, module in encoder.model.named_modules():
+            if name.endswith(".intermediate.dense"):
+                module.register_forward_pre_hook(lambda *_, n=name, c=counted: c.update([n] * torch.is_grad_enabled()))
+        config = replace(CONFIG, train_first_stage=True, gradient_checkpointing=checkpointing, steps=2)
+        train(encoder, training_set(), config, tmp_path / f"run-{checkpointing}")
+        forwards[checkpointing], trained[checkpointing] = counted, weights(encoder)
+    assert len(forwards[False]) == 6, "three layers of either stage"
+    assert forwards[True] == {name: 2 * count for name, count in forwards[False].items()}
+    for name, tensor in trained[False].items():
+        torch.testing.assert_close(trained[True][name], tensor, msg=name)
+
+
 def test_steps_see_the_same_whatever_ran_before():
     data = training_set(negatives=1)
     config = replace(CONFIG, hard_negatives=1)
@@ -172,19 +251,38 @@ def test_batches_of_other_data_are_an_error():
         TrainingSet(data.pairs, np.array([[0, 99]]))
 
 
-def test_best_weights_win_and_patience_ends_the_run(tmp_path):
-    config = replace(CONFIG, learning_rate=0.5, eval_steps=1, save_steps=1, patience=2, steps=6, max_grad_norm=0.0)
+def test_best_weights_win(tmp_path):
+    config = replace(CONFIG, learning_rate=0.5, eval_steps=1, save_steps=1, max_grad_norm=0.0)
     encoder = tiny_encoder()
     result = train(encoder, training_set(), config, tmp_path / "run", development=development())
     measured = [row["eval_ndcg@10"] for row in result.log if "eval_ndcg@10" in row]
-    assert result.best_ndcg_at_10 == max(measured)
-    assert len(measured) <= 6
+    assert len(measured) == 6
+    assert result.best_ndcg_at_10 == max(measured) > measured[-1], "the last weights are the best; nothing is shown"
+    assert result.best_step == 1 + measured.index(max(measured))
     kept = encoder.fork()
     kept.fit_context(development().documents)
-    from cde_train.evaluation import evaluate
-
     vectors = kept.encode_queries(development().queries), kept.encode_documents(development().documents)
     assert evaluate(development(), *vectors).means()["ndcg_at_10"] == pytest.approx(result.best_ndcg_at_10, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("patience", "measured", "last", "best"),
+    [
+        (0, (5, 6, 6, 5, 4, 5), 6, 2),
+        (1, (5, 6, 6, 5, 7, 5), 3, 2),  # as good is not better
+        (2, (5, 6, 6, 5, 7, 5), 4, 2),
+        (3, (5, 6, 6, 5, 7, 5), 6, 5),
+        (2, (5, 4, 6, 4, 5, 9), 5, 3),  # a better one starts the count anew
+    ],
+)
+def test_patience_ends_the_run_after_so_many_measurements_without_a_better_one(
+    tmp_path, monkeypatch, patience, measured, last, best
+):
+    means = iter([{"ndcg_at_10": tenths / 10, "recall_at_100": 1.0} for tenths in measured])
+    monkeypatch.setattr(trainer, "measure", lambda *_: SimpleNamespace(means=lambda: next(means)))
+    config = replace(CONFIG, eval_steps=1, save_steps=1, patience=patience)
+    result = train(tiny_encoder(), training_set(), config, tmp_path / "run", development=development())
+    assert (result.steps, result.best_step) == (last, best)
 
 
 def test_interpolation_stops_on_the_way(tmp_path):
@@ -304,10 +402,14 @@ def test_two_processes_train_the_weights_of_one(tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-def test_tensorboard_is_written_beside_the_states(tmp_path):
-    train(tiny_encoder(), training_set(), replace(CONFIG, report_to=("tensorboard",)), tmp_path / "run")
-    (events,) = (tmp_path / "run" / "tensorboard").rglob("events.*")
-    assert events.stat().st_size > 1000
+def test_tensorboard_holds_what_was_logged(tmp_path):
+    result = train(tiny_encoder(), training_set(), replace(CONFIG, report_to=("tensorboard",)), tmp_path / "run")
+    (file,) = (tmp_path / "run" / "tensorboard").rglob("events.*")
+    events = EventAccumulator(str(file)).Reload()
+    for name in ("loss", "accuracy", "context", "gate_mean", "grad_norm", "learning_rate"):
+        written = {event.step: event.value for event in events.Scalars(f"train/{name}")}
+        assert written == pytest.approx({row["step"]: row[name] for row in result.log if "loss" in row}), name
+        assert len(written) == 6
 
 
 @pytest.mark.parametrize(

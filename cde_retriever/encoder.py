@@ -299,7 +299,7 @@ class ContextualEncoder:
 
     def _check_model(self, context: Context) -> None:
         ours, theirs = self.identity, context.model
-        for name in ("sha256", "prompts", "max_length", "ordered"):
+        for name in ("prompts", "max_length", "ordered", "sha256"):  # the hash covers the others, but says less
             mine, other = getattr(ours, name), getattr(theirs, name)
             if mine != other:
                 raise ContextMismatchError(

@@ -178,8 +178,8 @@ def test_reload_with_another_context_is_refused(checkpoint, tmp_path) -> None:
     ("difference", "name"),
     [
         ({"seed": 5}, "sha256"),
-        ({"prompts": {"query": "q: ", "document": "d: "}}, "sha256"),
-        ({"max_length": 32}, "sha"),
+        ({"prompts": {"query": "q: ", "document": "d: "}}, "prompts"),
+        ({"max_length": 32}, "max_length"),
     ],
 )
 def test_reload_with_another_model_or_prompts_is_refused(checkpoint, tmp_path, difference, name) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,14 +147,28 @@ def test_context_moves_between_encoders_of_one_checkpoint(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("config", "what"),
-    [({"seed": 1}, "sha256"), ({"max_length": 32}, "sha256"), ({"prompts": {"query": "q", "document": ""}}, "sha256")],
+    [
+        ({"seed": 1}, "sha256 '[0-9a-f]{64}', this is 'tiny-bert' with sha256 '[0-9a-f]{64}'"),
+        ({"max_length": 32}, "max_length 32, this is 'tiny-bert' with max_length 64"),
+        ({"positions": "sequence"}, "ordered True, this is 'tiny-bert' with ordered False"),
+        (
+            {"prompts": {"query": "q", "document": ""}},
+            "prompts {'query': 'q', 'document': ''}, this is 'tiny-bert' with",
+        ),
+    ],
 )
-def test_context_of_another_model_is_refused(encoder, config: dict, what: str) -> None:
-    context = tiny_encoder(**config).fit_context(documents(40))
-    with pytest.raises(ContextMismatchError, match=f"{context.fingerprint[:12]} was made by .* with {what}"):
+def test_context_of_another_model_is_refused_and_the_difference_named(config: dict, what: str) -> None:
+    encoder = tiny_encoder(context_attention="joint")
+    context = tiny_encoder(context_attention="joint", **config).fit_context(documents(40))
+    with pytest.raises(ContextMismatchError, match=f"{context.fingerprint[:12]} was made by model .* with {what}"):
         encoder.set_context(context)
+    assert not encoder.has_context
+    assert context.model.sha256 != encoder.identity.sha256, "the hash covers configuration and weights"
+
+
+def test_what_is_no_context_is_refused(encoder) -> None:
     with pytest.raises(TypeError, match=r"received PosixPath; use Context\.load"):
-        encoder.set_context(__import__("pathlib").Path("x"))
+        encoder.set_context(Path("x"))
 
 
 def test_null_context_is_a_mode_with_a_fingerprint(encoder) -> None:

@@ -467,7 +467,7 @@ def test_query_bundle_used_on_one_index_does_not_carry_its_vector_to_another(che
     bundle = QueryBundle(QUERY)
     stock = VectorStoreIndex.from_documents(corpus(12), embed_model=first.embedding)
     stock.as_retriever().retrieve(bundle)
-    assert bundle.embedding is not None
+    assert bundle.embedding == first.embedding.get_query_embedding(QUERY)
     found = second.as_retriever(similarity_top_k=12).retrieve(bundle)
     Oracle(checkpoint).check(second.vector_store, found, QUERY, second.embedding.context)
     with pytest.raises(ContextMismatchError, match="vector without text"):

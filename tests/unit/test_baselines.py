@@ -13,6 +13,7 @@ from cde_train.baselines import (
     soft_whitening,
     whitening,
 )
+from cde_train.comparison import PLAIN_MODES, rank_plain
 
 
 def skewed(count=500, width=12, seed=0):
@@ -108,12 +109,15 @@ def test_all_but_the_top_removes_a_hundredth_of_the_width():
     assert np.linalg.matrix_rank(all_but_the_top(vectors).matrix, tol=1e-6) == 380
 
 
-def test_queries_do_not_influence_the_fit():
-    vectors = skewed()
-    adaptation = whitening(vectors)
-    before = adaptation(vectors[:2])
-    adaptation(100 * skewed(seed=1))
-    np.testing.assert_array_equal(adaptation(vectors[:2]), before)
+@pytest.mark.parametrize("mode", PLAIN_MODES)
+def test_queries_do_not_influence_the_fit(mode):
+    """A query finds the same whatever queries are ranked beside it, and what a fit on the documents alone finds."""
+    documents, others = skewed(count=40), 100 * skewed(count=40, seed=1)
+    fitted = ADAPTATIONS[mode](documents) if mode != "plain" else lambda vectors: vectors
+    query = skewed(count=41)[40:]
+    expected = np.argsort(-(fitted(query) @ fitted(documents).T)[0])
+    for queries in (query, np.concatenate([query, others])):
+        np.testing.assert_array_equal(rank_plain(mode, queries, documents)[0], expected)
 
 
 def test_a_vector_at_the_mean_stays_finite():

@@ -83,8 +83,11 @@ def test_rows_are_results_without_their_queries(checkpoint, tmp_path):
     found = compare(ContextualEncoder.from_pretrained(checkpoint, device="cpu"), sets[:1], foreign=sets[1].documents)
     assert found.sets == ["a"]
     rows = [json.loads(json.dumps(row)) for row in found.rows()]
-    assert len(rows) == len(found.modes)
-    assert json.loads(json.dumps(found.to_dict()))["results"][0]["ndcg_at_10"] == rows[0]["ndcg_at_10"]
+    columns = ("set", "mode", "seed", "documents", "queries", "ndcg_at_10", "recall_at_100", "mrr_at_10")
+    whole = json.loads(json.dumps(found.to_dict()))["results"]
+    assert rows == [{"model": "tiny-bert"} | {name: result[name] for name in columns} for result in whole]
+    assert [row["mode"] for row in rows] == found.modes
+    assert [len(result["ndcg_per_query"]) for result in whole] == [len(sets[0].queries)] * len(rows)
 
 
 def test_an_interrupted_evaluation_measures_only_what_is_missing(checkpoint, tmp_path, monkeypatch, capsys):

@@ -64,7 +64,11 @@ def test_whatever_is_packed(case, epoch):
     assert len(np.unique(batches)) == batches.size, "a pair comes twice"
     for row in batches:
         assert len(clusters.domains_of(row)) == 1
-    assert np.array_equal(batches, pack_epoch(clusters, config, epoch=epoch, difficulty=difficulty))
+    again = Packer(clusters, config, difficulty)
+    again.epoch(epoch + 1)
+    assert np.array_equal(again.epoch(epoch), batches), "an epoch depends on what was packed before"
+    whole_clusters = (np.bincount(clusters.labels[batches.ravel()]) // config.batch_size).sum()
+    assert sum(len(set(clusters.labels[row])) == 1 for row in batches) >= whole_clusters
     assert packer.report.batches == len(batches)
     assert packer.report.left_out == {d: n for d, n in counts.items() if 0 < n < config.batch_size}
     assert batches.size + packer.report.left_over + sum(packer.report.left_out.values()) == len(clusters.labels)
@@ -106,6 +110,22 @@ def test_clusters_of_exactly_one_batch_stay_whole():
     clusters = Clusters.of_sizes([8] * 10)
     for row in pack_epoch(clusters, PackingConfig(8), epoch=0):
         assert len(set(clusters.labels[row])) == 1
+
+
+def test_an_epoch_by_hand():
+    """On a line: five pairs, three, four. Batches of four: the hard ones of the first, the last, and what is left."""
+    clusters = Clusters(np.repeat([0, 1, 2], [5, 3, 4]), np.array([[0.0], [1], [2]], np.float32), ("a",) * 3)
+    difficulty = np.array([5.0, 1, 4, 3, 2, 9, 9, 9, 0, 0, 0, 0])
+    for config in (PackingConfig(4, seed=0), PackingConfig(4, seed=1)):
+        for packed in (
+            Packer(clusters, config, difficulty).epoch(3),
+            pack_epoch(clusters, config, epoch=3, difficulty=difficulty),
+        ):
+            assert {frozenset(row) for row in packed.tolist()} == {
+                frozenset({0, 2, 3, 4}),
+                frozenset({1, 5, 6, 7}),
+                frozenset({8, 9, 10, 11}),
+            }
 
 
 @pytest.mark.parametrize(("order", "neighbours"), [("greedy", True), ("random", False)])

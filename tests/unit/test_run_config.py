@@ -143,8 +143,7 @@ def test_a_fault_hides_no_other_and_invents_none():
     assert str(error.value).count("\n") == 1
 
 
-def test_late_context_stands_on_a_first_stage_that_stays(monkeypatch):
-    monkeypatch.setattr("cde_train.run_sections.CONTEXT_ATTENTIONS", ("cached", "joint", "late"))
+def test_late_context_stands_on_a_first_stage_that_stays():
     with pytest.raises(
         ConfigError, match=r"phase\.0\.train_first_stage is true, but model\.context_attention is 'late'"
     ):

@@ -60,12 +60,17 @@ def tiny_backbone(family: str, vocab_size: int, hidden_size: int = 32) -> dict[s
 
 
 def tiny_encoder(
-    family: str = "bert", *, seed: int = 0, first_stage: dict[str, Any] | None = None, **config: Any
+    family: str = "bert",
+    *,
+    seed: int = 0,
+    first_stage: dict[str, Any] | None = None,
+    second_stage: dict[str, Any] | None = None,
+    **config: Any,
 ) -> ContextualEncoder:
     """Build an encoder with random weights; what a plain encoder does not have is not at its start either."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
-    backbone = tiny_backbone(family, tokenizer.get_vocab_size())
+    backbone = second_stage or tiny_backbone(family, tokenizer.get_vocab_size())
     defaults = {"name": f"tiny-{family}", "context_size": 16, "max_length": 64, "prompt_tokens": 2}
     if config.get("context_attention") == "late":
         defaults |= {"prompt_tokens": 0, "context_projection": False}

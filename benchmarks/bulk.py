@@ -33,14 +33,14 @@ import pyarrow.parquet
 import torch
 
 from benchmarks.bulk_table import put_between_markers, tables
-from cde_retriever.atomic_files import write_atomically
-from cde_retriever.bulk import embed_corpus
-from cde_retriever.bulk_settings import BulkSettings
-from cde_retriever.context import Context
-from cde_retriever.corpus_files import Columns, Document, hash_corpus_file, read_documents
-from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.shards import PartReport
-from cde_retriever.vector_parts import part_files, write_part
+from cde_retriever.bulk.parts import part_files, write_part
+from cde_retriever.bulk.run import embed_corpus
+from cde_retriever.bulk.settings import BulkSettings
+from cde_retriever.bulk.shards import PartReport
+from cde_retriever.context.context import Context
+from cde_retriever.corpus.rows import Columns, Document, hash_corpus_file, read_documents
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.files.replacing import write_atomically
 
 
 def processor_seconds(run: Callable[[], object], at_least: float = 2.0) -> float:

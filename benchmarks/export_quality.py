@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.kept_vectors import SEED, kept_vectors
-from cde_retriever.atomic_files import write_atomically
-from cde_retriever.encoder import ContextualEncoder
-from cde_train.evaluation import RetrievalSet, find_retrieval_sets, measure, rank, read_retrieval_set
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.files.replacing import write_atomically
+from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
+from cde_train.evaluation.ranking import measure, rank
 
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.onnx_backend import OnnxBackend
-from cde_retriever.onnx_files import SECOND_STAGE
-from cde_train.evaluation import RetrievalSet
+from cde_retriever.backends.export_folder import SECOND_STAGE
+from cde_retriever.backends.onnx_runtime import OnnxBackend
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_train.data.retrieval_sets import RetrievalSet
 
 SEED = 0
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
-from cde_retriever.atomic_files import write_atomically
-from cde_train.evaluation import find_retrieval_sets, measure, rank, read_retrieval_set
+from cde_retriever.files.replacing import write_atomically
+from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
+from cde_train.evaluation.ranking import measure, rank
 
 BATCH_SIZE = 16
 

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from cde_retriever.atomic_files import write_atomically
-from cde_train.packing import Packer, PackingConfig
-from cde_train.tour import EXACT_LIMIT, greedy_tour, tour_length
+from cde_retriever.files.replacing import write_atomically
+from cde_train.batching.packing import Packer, PackingConfig
+from cde_train.batching.tour import EXACT_LIMIT, greedy_tour, tour_length
 
 WIDTH, SURFACE, LUMP = 768, 24, 100
 EXACT_UP_TO = 10_000

@@ -34,22 +34,15 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from benchmarks.quality_table import write_table
-from cde_retriever.atomic_files import write_atomically
-from cde_retriever.context import Context
-from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.model import LateSecondStage
-from cde_train.baselines import rank_bm25
-from cde_train.comparison import CONTEXT_MODES, PLAIN_MODES, rank_plain
-from cde_train.evaluation import (
-    Ranking,
-    RetrievalSet,
-    find_retrieval_sets,
-    hash_retrieval_set,
-    measure,
-    rank,
-    read_retrieval_set,
-)
-from cde_train.many_contexts import encode_under
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.many_contexts import encode_under
+from cde_retriever.files.replacing import write_atomically
+from cde_retriever.model.late import LateSecondStage
+from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, hash_retrieval_set, read_retrieval_set
+from cde_train.evaluation.baselines import rank_bm25
+from cde_train.evaluation.comparison import CONTEXT_MODES, PLAIN_MODES, rank_plain
+from cde_train.evaluation.ranking import Ranking, measure, rank
 
 FORMAT_VERSION = 1
 MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_train.comparison import LABELS, MEASURES, RESAMPLES, SEED, bootstrap
+from cde_train.evaluation.comparison import LABELS, MEASURES
+from cde_train.evaluation.statistics import RESAMPLES, SEED, bootstrap
 
 RIVALS = ("plain", "null", "foreign")
 

@@ -4,8 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cde_retriever.context import Context
-    from cde_retriever.encoder import ContextualEncoder
+    from cde_retriever.adapters.llama_index.index import CDEEmbedding as CDEEmbedding
+    from cde_retriever.context.context import Context
+    from cde_retriever.encoder.encoder import ContextualEncoder
     from cde_retriever.errors import (
         CDEError,
         CheckpointError,
@@ -17,13 +18,12 @@ if TYPE_CHECKING:
         CorpusError,
         OutputError,
     )
-    from cde_retriever.llama_index import CDEEmbedding as CDEEmbedding
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Context": "context",
-    "ContextualEncoder": "encoder",
+    "Context": "context.context",
+    "ContextualEncoder": "encoder.encoder",
     "CDEEmbedding": "llama_index",
     "CDEError": "errors",
     "CheckpointError": "errors",

@@ -21,8 +21,8 @@ from cde_retriever.errors import CDEError, ConfigError
 from cde_train.errors import ArtifactError
 
 try:
-    from cde_train.run_config import find_config, load_run_config, preset_names, to_toml
-    from cde_train.run_sections import RunConfig
+    from cde_train.run.config import find_config, load_run_config, preset_names, to_toml
+    from cde_train.run.sections import RunConfig
 except ModuleNotFoundError as missing:
     raise SystemExit(f'cde-train: {missing}; install it with: pip install "cde-retriever[train]"') from missing
 
@@ -197,8 +197,8 @@ def _fit(options: argparse.Namespace) -> None:
     config = _configuration(options, model__base=options.base)
     if not Path(options.data).exists():  # said before the seconds that importing torch takes
         raise FileNotFoundError(f"{options.data} does not exist; expected training pairs or documents there")
-    from cde_train.fit import fit
-    from cde_train.processes import is_first_process
+    from cde_train.run.fit import fit
+    from cde_train.training.processes import is_first_process
 
     report = fit(options.data, options.output, config, say=_say if is_first_process() else lambda _: None)
     if is_first_process():
@@ -207,7 +207,7 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _embed(options: argparse.Namespace) -> None:
     config = _configuration(options, surrogate__model=options.surrogate)
-    from cde_train.steps import embed_step, open_start, open_surrogate, read_step, texts_of
+    from cde_train.run.steps import embed_step, open_start, open_surrogate, read_step, texts_of
 
     pairs = read_step(options.data, say=_say)
     surrogate = open_surrogate(config.surrogate, lambda: open_start(config, "start"))
@@ -217,8 +217,8 @@ def _embed(options: argparse.Namespace) -> None:
 
 def _cluster(options: argparse.Namespace) -> None:
     config = _configuration(options)
-    from cde_train.steps import cluster_step, read_step
-    from cde_train.surrogate import TextVectors
+    from cde_train.run.steps import cluster_step, read_step
+    from cde_train.vectors.surrogate import TextVectors
 
     pairs = read_step(options.data, say=_say)
     clustering = cluster_step(pairs, TextVectors.open(options.vectors), config.clustering)
@@ -231,8 +231,8 @@ def _pack(options: argparse.Namespace) -> None:
     config = _configuration(options, phase__0__batch_size=options.batch_size, packing__order=options.order)
     from dataclasses import asdict
 
-    from cde_train.clustering import Clustering
-    from cde_train.packing import Packer, save_batches
+    from cde_train.batching.clustering import Clustering
+    from cde_train.batching.packing import Packer, save_batches
 
     packing = Packer(Clustering.load(options.clusters), config.packing_of(config.phase[0]))
     batches = packing.run(epochs=options.epochs)
@@ -247,11 +247,11 @@ def _filter(options: argparse.Namespace) -> None:
     config = _configuration(options)
     from dataclasses import asdict
 
-    from cde_retriever.atomic_files import write_atomically
-    from cde_train.false_negatives import report_batches
-    from cde_train.packing import load_batches
-    from cde_train.steps import read_step
-    from cde_train.surrogate import TextVectors
+    from cde_retriever.files.replacing import write_atomically
+    from cde_train.batching.false_negatives import report_batches
+    from cde_train.batching.packing import load_batches
+    from cde_train.run.steps import read_step
+    from cde_train.vectors.surrogate import TextVectors
 
     pairs = read_step(options.data, say=_say)
     vectors = TextVectors.open(options.vectors)
@@ -264,10 +264,10 @@ def _filter(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from cde_retriever.encoder import ContextualEncoder
-    from cde_train.comparison import compare
-    from cde_train.evaluation import find_retrieval_sets, hash_retrieval_set, read_retrieval_set
-    from cde_train.kept_results import KeptResults
+    from cde_retriever.encoder.encoder import ContextualEncoder
+    from cde_train.data.retrieval_sets import find_retrieval_sets, hash_retrieval_set, read_retrieval_set
+    from cde_train.evaluation.comparison import compare
+    from cde_train.evaluation.kept_results import KeptResults
 
     sets = [read_retrieval_set(path) for path in find_retrieval_sets(options.sets)]
 

@@ -19,7 +19,7 @@ from llama_index.core.schema import Document, MetadataMode
 from tokenizers import Tokenizer
 
 from cde_retriever import ContextualEncoder
-from cde_retriever.checkpoint_files import replace_folder
+from cde_retriever.checkpoint.folder import replace_folder
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from examples.plain_vectors import PlainVectors
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.encoder.encoder import ContextualEncoder
 from tests.tiny import tiny_checkpoint, tiny_encoder
 
 torch.set_num_threads(1)

@@ -13,83 +13,62 @@ import cde_retriever
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("cde_retriever", "cde_train")
 
-# Imports point up this list only; modules of one line do not see each other. A new module needs a place in it.
-ORDER = [
-    ("cde_retriever.errors", "cde_retriever.atomic_files", "cde_retriever.batching", "cde_retriever.truncation"),
-    ("cde_retriever.config", "cde_retriever.checkpoint_files", "cde_retriever.onnx_files"),
-    ("cde_retriever.tokenization", "cde_retriever.context", "cde_retriever.backend"),
-    ("cde_retriever.pooling", "cde_retriever.packed_linear", "cde_retriever.shared_keys", "cde_retriever.late"),
-    ("cde_retriever.attention", "cde_retriever.packed_model"),
-    ("cde_retriever.backbone", "cde_retriever.terms"),
-    ("cde_retriever.model",),
-    ("cde_retriever.low_rank",),
-    ("cde_retriever.checkpoint",),
-    ("cde_retriever.torch_backend", "cde_retriever.export_backend"),
-    ("cde_retriever.onnx_backend", "cde_retriever.openvino_backend"),
-    ("cde_retriever.onnx_export",),
-    ("cde_retriever.loading",),
-    ("cde_retriever.encoder",),
-    ("cde_retriever.sharing",),
-    ("cde_retriever.corpus_files", "cde_retriever.vector_parts", "cde_retriever.folder_lock"),
-    ("cde_retriever.bulk_settings", "cde_retriever.bulk_manifest", "cde_retriever.shards"),
-    ("cde_retriever.ray_engine",),
-    ("cde_retriever.bulk",),
-    ("cde_retriever.cli",),
-    ("cde_retriever.llama_index_storage", "cde_retriever.llama_index_first_batch", "cde_retriever.langchain_guard"),
-    ("cde_retriever.llama_index_embedding", "cde_retriever.langchain"),
-    ("cde_retriever.llama_index_guard",),
-    ("cde_retriever.llama_index",),
-    ("cde_train.errors", "cde_train.train_config", "cde_train.file_hashes", "cde_train.processes"),
-    ("cde_train.evaluation", "cde_train.documents", "cde_train.many_contexts"),
-    ("cde_train.data",),
-    ("cde_train.text_vectors", "cde_train.pair_vectors"),
-    (
-        "cde_train.losses",
-        "cde_train.initialization",
-        "cde_train.low_rank",
-        "cde_train.surrogate",
-        "cde_train.spherical_kmeans",
+# A room may import from those before it, never from those after it; inside a room no circle. docs/architecture.md
+# describes the same rooms.
+ROOMS = {
+    "cde_retriever": (
+        "errors",
+        "files",
+        "corpus",
+        "context",
+        "model",
+        "checkpoint",
+        "backends",
+        "encoder",
+        "bulk",
+        "adapters",
+        "cli",
+        "llama_index",
+        "langchain",
     ),
-    (
-        "cde_train.clustering",
-        "cde_train.false_negatives",
-        "cde_train.difficulty",
-        "cde_train.tour",
-        "cde_train.gradient_caching",
-        "cde_train.parameters",
-        "cde_train.saved_state",
-    ),
-    ("cde_train.packing", "cde_train.hard_negatives"),
-    ("cde_train.batches",),
-    ("cde_train.baselines", "cde_train.decontamination"),
-    ("cde_train.pseudo_queries", "cde_train.holdout"),
-    ("cde_train.comparison", "cde_train.term_prior"),
-    ("cde_train.trainer", "cde_train.kept_results"),
-    ("cde_train.model_card",),
-    ("cde_train.run_sections",),
-    ("cde_train.run_config",),
-    ("cde_train.run_folder", "cde_train.steps"),
-    ("cde_train.fit",),
-    ("cde_train.cli",),
-]
-ADAPTERS = ("cde_retriever.llama_index", "cde_retriever.langchain")
+    "cde_train": ("errors", "vectors", "data", "batching", "evaluation", "training", "run", "cli"),
+}
+# Rooms of which neither sees the other, though the order would allow it.
+APART = {("cde_train.evaluation", "cde_train.batching")}
+DOORS = ("cde_retriever.llama_index", "cde_retriever.langchain")
+FRAMEWORK_ROOMS = ("cde_retriever.adapters", *DOORS)
+TORCH_ROOMS = (
+    "cde_retriever.model",
+    "cde_retriever.checkpoint",
+    "cde_retriever.backends.pytorch",
+    "cde_retriever.backends.packed",
+    "cde_retriever.backends.export",
+    "cde_retriever.encoder.many_contexts",
+    "cde_train",
+)
+WITHOUT_TORCH = (
+    "cde_retriever.model.config",
+    "cde_retriever.checkpoint.folder",
+    "cde_retriever.backends.exported",
+    "cde_retriever.backends.export_folder",
+)
 
 # What the bare install brings, and who may import what it does not.
 REQUIRED = {"filelock", "huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "tqdm", "transformers"}
 OPTIONAL = {
-    "llama_index": "cde_retriever.llama_index",
-    "langchain_core": "cde_retriever.langchain",
-    "pyarrow": ("cde_retriever.corpus_files", "cde_retriever.vector_parts", "cde_retriever.ray_engine"),
-    "ray": "cde_retriever.ray_engine",
-    "onnxruntime": ("cde_retriever.onnx_backend", "cde_retriever.onnx_export"),
-    "openvino": "cde_retriever.openvino_backend",
-    "onnx": "cde_retriever.onnx_export",
-    "onnxscript": "cde_retriever.onnx_export",
-    "pydantic": ("cde_retriever.langchain", "cde_train.run_config"),
-    "tomli_w": "cde_train.run_config",
-    "bm25s": "cde_train.baselines",
-    "Stemmer": "cde_train.baselines",
-    "ir_measures": "cde_train.evaluation",
+    "llama_index": ("cde_retriever.adapters.llama_index.", "cde_retriever.llama_index"),
+    "langchain_core": ("cde_retriever.adapters.langchain.", "cde_retriever.langchain"),
+    "pyarrow": ("cde_retriever.corpus.rows", "cde_retriever.bulk.parts", "cde_retriever.bulk.ray_engine"),
+    "ray": "cde_retriever.bulk.ray_engine",
+    "onnxruntime": ("cde_retriever.backends.onnx_runtime", "cde_retriever.backends.export"),
+    "openvino": "cde_retriever.backends.openvino",
+    "onnx": "cde_retriever.backends.export",
+    "onnxscript": "cde_retriever.backends.export",
+    "pydantic": ("cde_retriever.adapters.langchain.", "cde_train.run.config"),
+    "tomli_w": "cde_train.run.config",
+    "bm25s": "cde_train.evaluation.baselines",
+    "Stemmer": "cde_train.evaluation.baselines",
+    "ir_measures": "cde_train.evaluation.ranking",
     "sentence_transformers": "cde_train.",
     "faiss": "cde_train.",
     "datasets": "cde_train.",
@@ -118,6 +97,17 @@ def imports(path):
     return names
 
 
+def top_level_imports(path):
+    """Return the names a file imports when it is imported itself."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module))
+    return names
+
+
 def loaded_by(statement):
     """Return the top-level modules in a fresh interpreter after a statement."""
     code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
@@ -126,18 +116,44 @@ def loaded_by(statement):
 
 
 ALL = modules(*PACKAGES)
-LEVELS = {name: level for level, names in enumerate(ORDER) for name in names}
 
 
-def test_every_module_has_a_place_in_the_order():
-    assert ALL.keys() - LEVELS.keys() == set(), "add these to ORDER, after what they import and before who imports them"
-    assert LEVELS.keys() - ALL.keys() == set(), "these are in ORDER and gone from the tree"
+def room_of(name):
+    """Return the package of a module or name, and the place of its room in that package's list."""
+    package, _, rest = name.partition(".")
+    return package, ROOMS[package].index(rest.partition(".")[0])
+
+
+def test_every_room_is_in_the_list():
+    for package, rooms in ROOMS.items():
+        there = {name.split(".")[1] for name in ALL if name.startswith(f"{package}.")}
+        assert there == set(rooms), f"{package}: add new rooms to ROOMS, after what they import"
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_imports_point_one_way(name):
-    for other in imports(ALL[name]) & LEVELS.keys():
-        assert LEVELS[other] < LEVELS.get(name, len(ORDER)), f"{name} imports {other}, which ORDER puts after it"
+    package, place = room_of(name)
+    for other in imports(ALL[name]) & ALL.keys():
+        theirs, before = room_of(other)
+        if theirs == package:
+            assert before <= place, f"{name} imports {other}, whose room comes after its own"
+            assert (".".join(name.split(".")[:2]), ".".join(other.split(".")[:2])) not in APART
+
+
+def test_no_circle():
+    seen, done = [], set()
+
+    def visit(name):
+        assert name not in seen, f"a circle: {' -> '.join([*seen[seen.index(name) :], name])}"
+        if name not in done:
+            seen.append(name)
+            for other in imports(ALL[name]) & ALL.keys():
+                visit(other)
+            done.add(seen.pop())
+
+    for name in ALL:
+        visit(name)
+    assert done == ALL.keys()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -149,9 +165,15 @@ def test_packages_keep_apart(name):
     assert not seen & set(PACKAGES), f"{name} imports from a package; import from the module"
     if name.startswith("cde_retriever."):
         assert "cde_train" not in roots, f"{name} imports the trainer"
-    for adapter in ADAPTERS:
-        if not name.startswith(adapter):
-            assert not [other for other in seen if other.startswith(adapter)], f"{name} imports an adapter"
+    if not name.startswith(FRAMEWORK_ROOMS):
+        assert not [other for other in seen if other.startswith(FRAMEWORK_ROOMS)], f"{name} imports an adapter"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_torch_stays_in_its_rooms(name):
+    loaded = {node.partition(".")[0] for node in top_level_imports(ALL[name])}
+    allowed = name.startswith(TORCH_ROOMS) and name not in WITHOUT_TORCH
+    assert allowed or not loaded & {"torch", "transformers"}, f"{name} imports PyTorch when it is imported"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -167,14 +189,14 @@ def test_importing_the_package_costs_nothing():
 
 
 def test_loading_a_model_loads_no_framework():
-    loaded = loaded_by("import cde_retriever.torch_backend")
+    loaded = loaded_by("import cde_retriever.backends.pytorch")
     assert "torch" in loaded
     assert loaded & FRAMEWORKS == set()
 
 
-@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("backend", ["onnx_runtime", "openvino"])
 def test_queries_on_an_export_need_no_torch(backend):
-    loaded = loaded_by(f"import cde_retriever.encoder, cde_retriever.{backend}_backend, cde_retriever.sharing")
+    loaded = loaded_by(f"import cde_retriever.encoder.shared_weights, cde_retriever.backends.{backend}")
     assert loaded & {"torch", "transformers", "safetensors", *FRAMEWORKS} == set()
     assert {"numpy", "tokenizers", "cde_retriever"} <= loaded
 

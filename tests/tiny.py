@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel
 
-from cde_retriever.backbone import build_backbone
-from cde_retriever.config import ModelConfig
-from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.model import TwoStageModel
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.model.backbone import build_backbone
+from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.two_stage import TwoStageModel
 
 WORDS = [
     a + b for a in ("ba", "ko", "mi", "lu", "ze", "ra", "ti", "no") for b in ("ron", "lak", "sim", "dor", "vex", "tul")

@@ -27,21 +27,22 @@ import torch
 
 from benchmarks.ablation.data import DataConfig, draw_pairs, embed_pairs, unseen_sets
 from benchmarks.ablation.table import write_tables
-from cde_retriever.atomic_files import write_atomically
-from cde_retriever.encoder import ContextualEncoder, Vectors
-from cde_train.batches import TrainingSet
-from cde_train.clustering import ClusteringConfig, cluster_pairs
-from cde_train.comparison import rank_in_context
-from cde_train.data import TrainingPair
-from cde_train.difficulty import batch_difficulty
-from cde_train.evaluation import RetrievalSet, evaluate, find_retrieval_sets, read_retrieval_set
-from cde_train.evaluation import measure as measure_ranking
-from cde_train.false_negatives import FilterConfig
-from cde_train.initialization import start_from
-from cde_train.packing import PackingConfig, pack_run
-from cde_train.surrogate import FirstStage, TextVectors, embed_texts
-from cde_train.train_config import StartConfig, TrainConfig
-from cde_train.trainer import train
+from cde_retriever.encoder.encoder import ContextualEncoder, Vectors
+from cde_retriever.files.replacing import write_atomically
+from cde_train.batching.clustering import ClusteringConfig, cluster_pairs
+from cde_train.batching.difficulty import batch_difficulty
+from cde_train.batching.false_negatives import FilterConfig
+from cde_train.batching.packing import PackingConfig, pack_run
+from cde_train.data.pairs import TrainingPair
+from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
+from cde_train.evaluation.comparison import rank_in_context
+from cde_train.evaluation.ranking import evaluate
+from cde_train.evaluation.ranking import measure as measure_ranking
+from cde_train.training.batches import TrainingSet
+from cde_train.training.config import StartConfig, TrainConfig
+from cde_train.training.start import start_from
+from cde_train.training.trainer import train
+from cde_train.vectors.surrogate import FirstStage, TextVectors, embed_texts
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from cde_train.data import TrainingPair, by_domain, read_pairs
-from cde_train.evaluation import RetrievalSet
-from cde_train.surrogate import TextVectors, embed_texts, load_surrogate, surrogate_identity
+from cde_train.data.pairs import TrainingPair, by_domain
+from cde_train.data.readers import read_pairs
+from cde_train.data.retrieval_sets import RetrievalSet
+from cde_train.vectors.surrogate import TextVectors, embed_texts, load_surrogate, surrogate_identity
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from cde_retriever.atomic_files import write_atomically
+from cde_retriever.files.replacing import write_atomically
 
 TITLES = {
     "neither": "no | no | ",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.performance.rivals import SERVING_BACKENDS, load_encoder
 from benchmarks.performance.texts import queries_of, real_documents, texts_of_length
 from benchmarks.performance.timing import interleave, medians, ratio
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.encoder.encoder import ContextualEncoder
 
 READS = ("context_size", "callers", "concurrent_queries", "repetitions")
 LARGEST_DIFFERENCE = 1e-5

@@ -19,8 +19,8 @@ from benchmarks.performance.rivals import (
 )
 from benchmarks.performance.texts import real_documents
 from benchmarks.performance.timing import Timings, interleave, medians, ratio
-from cde_retriever.context import Context
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
 
 READS = ("context_size", "batch_size", "repetitions")
 REFERENCE = "sentence_transformers"

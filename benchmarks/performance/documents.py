@@ -29,7 +29,7 @@ from benchmarks.performance.rivals import (
 )
 from benchmarks.performance.texts import real_documents, token_ids
 from benchmarks.performance.timing import interleave, ratio
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.encoder.encoder import ContextualEncoder
 
 READS = ("context_size", "documents", "batch_size", "repetitions")
 REFERENCE, FASTEMBED = "sentence_transformers", "fastembed"

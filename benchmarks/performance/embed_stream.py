@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cde_retriever.bulk import embed_corpus
-from cde_retriever.bulk_settings import BulkSettings
-from cde_retriever.shards import keep_few_kernels
+from cde_retriever.bulk.run import embed_corpus
+from cde_retriever.bulk.settings import BulkSettings
+from cde_retriever.bulk.shards import keep_few_kernels
 
 
 def peak_megabytes() -> float:

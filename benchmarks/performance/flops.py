@@ -15,7 +15,7 @@ from benchmarks.performance.machine import peak_flops
 from benchmarks.performance.rivals import load_encoder
 from benchmarks.performance.texts import queries_of, real_documents
 from benchmarks.performance.timing import interleave, medians
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.encoder.encoder import ContextualEncoder
 
 READS = ("context_size", "batch_size", "repetitions")
 BACKENDS = ("torch", "onnx")

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.performance.rivals import load_encoder
 from benchmarks.performance.texts import real_documents
-from cde_retriever.torch_backend import TorchBackend
+from cde_retriever.backends.pytorch import TorchBackend
 
 READS = ("context_size", "batch_size", "repetitions")
 DOCUMENTS = 256

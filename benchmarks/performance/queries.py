@@ -20,7 +20,7 @@ from benchmarks.performance.rivals import (
 )
 from benchmarks.performance.texts import queries_of, real_documents, token_ids
 from benchmarks.performance.timing import interleave, medians, per_text, ratio
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.encoder.encoder import ContextualEncoder
 
 READS = ("context_size", "queries", "repetitions")
 REFERENCE = "sentence_transformers"

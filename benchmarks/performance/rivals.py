@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from cde_retriever.encoder import ContextualEncoder
-from cde_train.initialization import start_from
-from cde_train.train_config import StartConfig
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_train.training.config import StartConfig
+from cde_train.training.start import start_from
 
 BACKENDS: dict[str, dict[str, str]] = {
     "torch": {"device": "cpu"},

@@ -14,8 +14,8 @@ from benchmarks.performance.context import fitting, setting
 from benchmarks.performance.rivals import load_encoder, sentence_transformer, untrained_layout, write_plain_backbone
 from benchmarks.performance.texts import real_documents, texts_of_length, token_ids
 from benchmarks.performance.timing import fit_exponent, interleave, medians
-from cde_retriever.context import Context
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
 
 READS = ("context_size", "batch_size", "scaling_repetitions", "token_sizes", "context_sizes", "corpus_sizes")
 BACKENDS = ("torch", "onnx")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.atomic_files import write_atomically
+from cde_retriever.files.replacing import write_atomically
 
 Section = dict[str, Any]
 

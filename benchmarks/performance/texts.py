@@ -7,8 +7,8 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cde_retriever.encoder import ContextualEncoder
-from cde_train.evaluation import find_retrieval_sets, read_retrieval_set
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
 
 QUERY_TOKENS = 16
 

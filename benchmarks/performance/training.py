@@ -23,11 +23,12 @@ from torch import Tensor
 from benchmarks.performance.rivals import load_encoder, sentence_transformer, untrained_layout, write_plain_backbone
 from benchmarks.performance.texts import docstrings
 from benchmarks.performance.timing import interleave, medians, ratio
-from cde_retriever.encoder import ContextualEncoder
-from cde_train.data import TrainingPair, read_pairs
-from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step
-from cde_train.parameters import prepare_parameters
-from cde_train.train_config import TrainConfig
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_train.data.pairs import TrainingPair
+from cde_train.data.readers import read_pairs
+from cde_train.training.config import TrainConfig
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
+from cde_train.training.parameters import prepare_parameters
 
 READS = (
     "training_batch",

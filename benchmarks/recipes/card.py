@@ -1,6 +1,6 @@
 """Write the bundled checkpoint's model card: prose from here, every figure from the results of `benchmarks.quality`.
 
-python -m benchmarks.recipes.card docs/quality.json cde_retriever/default_checkpoint
+python -m benchmarks.recipes.card docs/quality.json cde_retriever/checkpoint/default_checkpoint
 """
 
 import argparse
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality_table import section, select, value
-from cde_retriever.atomic_files import write_atomically
-from cde_retriever.checkpoint_files import CONFIG_NAME, hash_checkpoint
-from cde_train.comparison import bootstrap
+from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint
+from cde_retriever.files.replacing import write_atomically
+from cde_train.evaluation.statistics import bootstrap
 
 BEGINNING = """# {name}
 
@@ -38,8 +38,8 @@ public text (at most 1,000 each): documentation (Python, Rust, Node.js, PostgreS
 manual pages, textbooks (OpenStax), dictionaries (WordNet, GCIDE, FOLDOC, Jargon File), FAQs, MedQuAD, film summaries,
 recipes, package descriptions, paper summaries. Licences of the sources: public domain, permissive (MIT, BSD, Apache,
 PSF, PostgreSQL), CC BY and CC BY-SA, MPL, GFDL, GPL; no source text is in the checkpoint.
-`python -m cde_train.decontamination` found no query or document of the evaluation sets among the 230,165 pairs they
-come from.
+`python -m cde_train.data.decontamination` found no query or document of the evaluation sets among the 230,165 pairs
+they come from.
 
 The head's nine numbers (how much words weigh, how that turns with a text's length, how soon the corpus outweighs the
 prior, how far what tokens say is drawn back to it) were chosen among about 1,200 combinations on the ten development

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from cde_retriever import cli
-from cde_retriever.cli import EXAMPLES, main
-from cde_retriever.context import Context
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.cli import main as cli
+from cde_retriever.cli.main import EXAMPLES, main
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
 from tests.tiny import documents
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "bulk.md"
@@ -99,13 +99,13 @@ def test_debug_shows_where_an_error_came_from_and_an_interrupt_is_130(command, c
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cde_retriever.bulk.embed_corpus", interrupt)
+    monkeypatch.setattr("cde_retriever.bulk.run.embed_corpus", interrupt)
     assert main(command) == 130
     assert "run the same command again" in capsys.readouterr().err
 
 
 def test_the_command_starts_without_frameworks():
-    code = "import sys, cde_retriever.cli; cde_retriever.cli.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from cde_retriever.cli.main import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "pyarrow", "ray", "numpy"} & set(done.stderr.split())
 
@@ -119,7 +119,8 @@ def test_the_command_starts_without_frameworks():
 )
 def test_a_missing_package_is_named_with_how_to_install_it(package, arguments, message, command, tmp_path):
     code = (
-        f"import sys; sys.modules[{package!r}] = None; from cde_retriever.cli import main; sys.exit(main(sys.argv[1:]))"
+        f"import sys; sys.modules[{package!r}] = None; from cde_retriever.cli.main import main; "
+        "sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run([sys.executable, "-c", code, *command, *arguments], capture_output=True, text=True)
     assert done.returncode == 1

@@ -10,7 +10,7 @@ import pytest
 from cde_train import cli
 from cde_train.cli import EXAMPLES, main
 from cde_train.errors import TrainingDataError
-from cde_train.run_config import load_run_config, preset_names
+from cde_train.run.config import load_run_config, preset_names
 
 COMMANDS = ("fit", "embed", "cluster", "pack", "filter", "evaluate", "validate")
 
@@ -110,5 +110,5 @@ def test_the_command_starts_without_frameworks(command, code):
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == code
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "cde_train.run_config" in loaded
+    assert "cde_train.run.config" in loaded
     assert not {"torch", "transformers", "faiss", "datasets", "sentence_transformers"} & loaded

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cde_retriever.encoder import ContextualEncoder
-from cde_train import fit as fitting
+from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.cli import main
-from cde_train.data import read_pairs
+from cde_train.data.readers import read_pairs
+from cde_train.run import fit as fitting
 from tests.tiny import documents, plain_encoder
 
 SETTINGS = """

@@ -11,8 +11,8 @@ from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.vector_stores.chroma import ChromaVectorStore
 
-from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.llama_index_storage import embedded_text
+from cde_retriever.adapters.llama_index.storage import embedded_text
+from cde_retriever.encoder.encoder import ContextualEncoder
 from tests.tiny import documents
 
 SETTINGS = chromadb.Settings(anonymized_telemetry=False)

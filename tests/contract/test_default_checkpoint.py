@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cde_retriever import ContextualEncoder
-from cde_retriever.checkpoint_files import DEFAULT_CHECKPOINT
+from cde_retriever.checkpoint.folder import DEFAULT_CHECKPOINT
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.llama_index import CDEEmbedding
 

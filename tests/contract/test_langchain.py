@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import copy
-import importlib
 import os
 import pickle
 import subprocess
@@ -25,11 +24,11 @@ from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from cde_retriever import langchain as cde
-from cde_retriever.context import Context
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.adapters.langchain.guard import STAMP
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError, ContextError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, guard, stamp
-from cde_retriever.langchain_guard import STAMP
 from tests.tiny import documents as made_up
 from tests.tiny import tiny_checkpoint
 
@@ -150,11 +149,10 @@ def test_import_loads_no_store_and_no_other_framework():
 
 
 @pytest.mark.parametrize("missing", ["langchain_core.callbacks", "pydantic"])
-def test_missing_langchain_core_gives_the_install_line(monkeypatch, missing):
-    monkeypatch.delitem(sys.modules, "cde_retriever.langchain")
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=r'pip install "cde-retriever\[langchain\]"'):
-        importlib.import_module("cde_retriever.langchain")
+def test_missing_langchain_core_gives_the_install_line(missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; import cde_retriever.langchain"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'pip install "cde-retriever[langchain]"' in done.stderr.splitlines()[-1]
 
 
 def test_vectors_are_the_encoders_as_python_floats(make, checkpoint):

@@ -31,8 +31,8 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from cde_retriever import langchain as cde
-from cde_retriever.context import Context
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
 from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, guard, stamp
 from tests.tiny import documents as made_up
@@ -322,8 +322,8 @@ def test_no_result_is_computed_under_two_contexts(machine: type[Indexes]) -> Non
 
 
 def test_the_fuzz_test_would_notice_an_unguarded_store(machine: type[Indexes], monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("langchain", "langchain_guard"):
-        monkeypatch.setattr(f"cde_retriever.{module}.check_stamps", lambda results, _: results)
-    monkeypatch.setattr(cde, "_check_embedding", lambda *_: None)
+    for module in ("stores", "guard"):
+        monkeypatch.setattr(f"cde_retriever.adapters.langchain.{module}.check_stamps", lambda results, _: results)
+    monkeypatch.setattr("cde_retriever.adapters.langchain.stores._check_embedding", lambda *_: None)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=settings(SETTINGS, phases=[Phase.generate]))

@@ -29,9 +29,9 @@ from cde_retriever import (
     ContextNotFittedError,
     ContextualEncoder,
 )
-from cde_retriever.context import hash_text
+from cde_retriever.adapters.llama_index.storage import NAMESPACE, STAMP, embedded_text, stamped
+from cde_retriever.context.context import hash_text
 from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDEVectorStoreIndex
-from cde_retriever.llama_index_storage import NAMESPACE, STAMP, embedded_text, stamped
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, ranking, stored_vector, text_nodes
 from tests.tiny import documents, tiny_checkpoint
 
@@ -120,7 +120,7 @@ def test_missing_checkpoint_is_named(tmp_path, monkeypatch) -> None:
 
 
 def test_the_default_is_the_bundled_checkpoint(checkpoint, monkeypatch) -> None:
-    monkeypatch.setattr("cde_retriever.checkpoint_files.DEFAULT_CHECKPOINT", checkpoint)
+    monkeypatch.setattr("cde_retriever.checkpoint.folder.DEFAULT_CHECKPOINT", checkpoint)
     embedding = CDEEmbedding()
     assert embedding.model_name == "cde-retriever/default"
     assert embedding.to_payload()["checkpoint"] == "tiny-bert"
@@ -333,7 +333,7 @@ def test_stock_loading_gives_the_identical_ranking(checkpoint, tmp_path) -> None
 
 
 def test_index_opens_with_the_bundled_model_by_itself(checkpoint, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("cde_retriever.checkpoint_files.DEFAULT_CHECKPOINT", checkpoint)
+    monkeypatch.setattr("cde_retriever.checkpoint.folder.DEFAULT_CHECKPOINT", checkpoint)
     index = CDEVectorStoreIndex.from_documents(corpus(20), context_dir=tmp_path / "context")
     index.storage_context.persist(tmp_path)
     assert ranking(CDEVectorStoreIndex.from_storage(tmp_path)) == ranking(index)

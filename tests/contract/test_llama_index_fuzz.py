@@ -19,8 +19,8 @@ from llama_index.core import QueryBundle, StorageContext, VectorStoreIndex, load
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from cde_retriever import ContextError, ContextualEncoder
+from cde_retriever.adapters.llama_index.storage import STAMP, embedded_text
 from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDEVectorStoreIndex
-from cde_retriever.llama_index_storage import STAMP, embedded_text
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, stored_vector, text_nodes
 
 NUMBERS = itertools.count()

@@ -20,9 +20,9 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from cde_retriever import ConfigError, Context, ContextMismatchError, ContextNotFittedError, ContextualEncoder
-from cde_retriever.context import hash_text
+from cde_retriever.adapters.llama_index.storage import STAMP, embedded_text
+from cde_retriever.context.context import hash_text
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
-from cde_retriever.llama_index_storage import STAMP, embedded_text
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, ranking, text_nodes
 from tests.tiny import documents, tiny_checkpoint
 
@@ -214,7 +214,7 @@ def test_external_store_with_persist_dir_finds_the_context_in_the_folder(checkpo
 
 
 def test_external_store_opens_from_the_context_folder(checkpoint, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("cde_retriever.checkpoint_files.DEFAULT_CHECKPOINT", checkpoint)
+    monkeypatch.setattr("cde_retriever.checkpoint.folder.DEFAULT_CHECKPOINT", checkpoint)
     folder = tmp_path / "context"
     storage = StorageContext.from_defaults(vector_store=chroma(tmp_path / "chroma", "documents"))
     index = CDEVectorStoreIndex.from_documents(corpus(), storage_context=storage, context_dir=folder)

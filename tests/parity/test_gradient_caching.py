@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
 from tests.tiny import FAMILIES, documents, tiny_encoder
 
 QUERIES, CONTEXT = 7, 9
@@ -110,7 +110,7 @@ def test_gradients_are_added_to_those_already_there():
 
 def test_negative_control_losing_one_first_stage_chunk_is_seen(monkeypatch):
     """The defect of the reference under several processes: later context chunks get no gradient."""
-    from cde_train import gradient_caching
+    from cde_train.training import gradient_caching
 
     model, batch, pad = model_and_batch()
     direct = gradients(model, lambda: direct_step(model, batch, TEMPERATURE, Chunking(pad, 2)))

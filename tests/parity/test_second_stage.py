@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cde_retriever.backbone import build_backbone
-from cde_retriever.context import Context
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.model.backbone import build_backbone
 from tests.parity.reference import reference_vector
 from tests.tiny import FAMILIES, documents, plain_vectors, tiny_encoder
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cde_retriever.atomic_files import replacing, write_atomically
+from cde_retriever.files.replacing import replacing, write_atomically
 
 
 def test_a_written_file_is_readable_as_the_umask_lets(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cde_train.baselines import (
+from cde_train.evaluation.baselines import (
     ADAPTATIONS,
     all_but_the_top,
     centring,
@@ -13,7 +13,7 @@ from cde_train.baselines import (
     soft_whitening,
     whitening,
 )
-from cde_train.comparison import PLAIN_MODES, rank_plain
+from cde_train.evaluation.comparison import PLAIN_MODES, rank_plain
 
 
 def skewed(count=500, width=12, seed=0):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from cde_retriever.batching import SharedBatches
+from cde_retriever.encoder.shared_queries import SharedBatches
 from tests.tiny import documents, tiny_encoder
 
 

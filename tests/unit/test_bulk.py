@@ -12,11 +12,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cde_retriever.bulk import embed_corpus
-from cde_retriever.bulk_settings import BulkSettings
-from cde_retriever.context import Context
-from cde_retriever.corpus_files import Columns
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.bulk.parts import part_files
+from cde_retriever.bulk.run import embed_corpus
+from cde_retriever.bulk.settings import BulkSettings
+from cde_retriever.context.context import Context
+from cde_retriever.corpus.rows import Columns
+from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import (
     CheckpointError,
     ConfigError,
@@ -25,8 +26,7 @@ from cde_retriever.errors import (
     CorpusError,
     OutputError,
 )
-from cde_retriever.folder_lock import only_writer
-from cde_retriever.vector_parts import part_files
+from cde_retriever.files.locking import only_writer
 from tests.tiny import documents, tiny_checkpoint
 
 ROWS = [{"id": f"d{i}", "title": f"t{i}", "text": text} for i, text in enumerate(documents(50))]
@@ -96,8 +96,8 @@ def test_a_context_that_is_given_is_taken_and_kept(corpus, settings, checkpoint,
 
 KILLED = """
 import os, signal, sys
-from cde_retriever.bulk import embed_corpus
-from cde_retriever.bulk_settings import BulkSettings
+from cde_retriever.bulk.run import embed_corpus
+from cde_retriever.bulk.settings import BulkSettings
 
 def die(report):
     if report.number == 3:
@@ -149,7 +149,7 @@ def test_a_run_killed_while_it_reads_begins_again(corpus, settings, tmp_path, mo
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cde_retriever.bulk_manifest.Manifest.write", die)
+    monkeypatch.setattr("cde_retriever.bulk.manifest.Manifest.write", die)
     with pytest.raises(KeyboardInterrupt):
         embed_corpus(corpus, tmp_path / "out", settings)
     monkeypatch.undo()

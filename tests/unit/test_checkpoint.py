@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cde_retriever import CheckpointError, ContextualEncoder
-from cde_retriever.checkpoint_files import find_checkpoint, hash_checkpoint
-from cde_retriever.config import ModelConfig
+from cde_retriever.checkpoint.folder import find_checkpoint, hash_checkpoint
 from cde_retriever.errors import ConfigError
+from cde_retriever.model.config import ModelConfig
 from tests.tiny import FAMILIES, documents, tiny_encoder
 
 
@@ -114,7 +114,7 @@ def test_overwriting_is_all_or_nothing_and_keeps_other_files(folder, monkeypatch
     def full(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("cde_retriever.checkpoint.save", full)
+    monkeypatch.setattr("cde_retriever.checkpoint.checkpoint.save", full)
     with pytest.raises(OSError, match="No space left"):
         other.save_pretrained(folder)
     assert hash_checkpoint(folder) == before

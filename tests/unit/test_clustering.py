@@ -9,12 +9,12 @@ import pytest
 from safetensors.numpy import save
 
 from cde_retriever.errors import ConfigError
-from cde_train import pair_vectors, spherical_kmeans
-from cde_train.clustering import METADATA_KEY, Clustering, ClusteringConfig, cluster_pairs
+from cde_train.batching import pair_vectors, spherical_kmeans
+from cde_train.batching.clustering import METADATA_KEY, Clustering, ClusteringConfig, cluster_pairs
+from cde_train.batching.pair_vectors import PairVectors, kmeans_objective, paired_objective
+from cde_train.batching.spherical_kmeans import apportion, refine
 from cde_train.errors import ArtifactError, TrainingDataError
-from cde_train.pair_vectors import PairVectors, kmeans_objective, paired_objective
-from cde_train.spherical_kmeans import apportion, refine
-from cde_train.surrogate import embed_texts
+from cde_train.vectors.surrogate import embed_texts
 
 
 def unit(vectors):

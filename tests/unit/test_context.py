@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cde_retriever.context import (
-    Context,
-    ModelIdentity,
-    hash_text,
-    known_documents,
-    make_context,
-    sample_documents,
-)
+from cde_retriever.context.context import Context, ModelIdentity, hash_text, known_documents, make_context
+from cde_retriever.context.sampling import sample_documents
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 from tests.tiny import documents
 

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cde_retriever.corpus_files import (
+from cde_retriever.corpus.rows import (
     Columns,
     Corpus,
     CorpusFile,

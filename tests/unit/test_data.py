@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cde_train.data import read_data, read_pairs
-from cde_train.documents import split
+from cde_retriever.corpus.passages import split
+from cde_train.data.readers import read_data, read_pairs
 from cde_train.errors import TrainingDataError
 
 

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from cde_train.data import TrainingPair
-from cde_train.decontamination import Detector, Grams, check_pairs, main, normalise
-from cde_train.evaluation import RetrievalSet
+from cde_train.data.decontamination import Detector, check_pairs, main
+from cde_train.data.near_copies import Grams, normalise
+from cde_train.data.pairs import TrainingPair
+from cde_train.data.retrieval_sets import RetrievalSet
 
 ANSWER = " ".join(f"answer{i}" for i in range(30))
 OTHER = " ".join(f"other{i}" for i in range(30))

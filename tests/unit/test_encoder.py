@@ -17,8 +17,8 @@ from cde_retriever import (
     ContextNotFittedError,
     ContextualEncoder,
 )
-from cde_retriever.tokenization import batches_of
-from cde_retriever.torch_backend import as_dtype
+from cde_retriever.backends.pytorch import as_dtype
+from cde_retriever.encoder.batches import batches_of
 from tests.tiny import documents, tiny_encoder
 
 AWKWARD = ["", " ", "\n\t", "x", "😀", "日本語", "a\x00b", "baron " * 400, "normal text"]

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from cde_train.evaluation import RetrievalSet, best, evaluate, find_retrieval_sets, measure, rank, read_retrieval_set
+from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
+from cde_train.evaluation.ranking import best, evaluate, measure, rank
 
 DOCUMENTS = [
     {"id": "d1", "title": "Cats", "text": "purr"},

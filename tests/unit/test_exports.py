@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pytest
 
-from cde_retriever.checkpoint_files import hash_checkpoint
-from cde_retriever.context import Context
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.backends.export import export_onnx
+from cde_retriever.backends.export_folder import EXPORT_NAME, SECOND_STAGE, cached_export
+from cde_retriever.checkpoint.folder import hash_checkpoint
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import CheckpointError, ConfigError, ContextMismatchError
-from cde_retriever.onnx_export import export_onnx
-from cde_retriever.onnx_files import EXPORT_NAME, SECOND_STAGE, cached_export
-from cde_retriever.sharing import shared_encoder
 from tests.tiny import FAMILIES, documents, tiny_checkpoint
 
 TOLERANCE = 1e-5
@@ -170,7 +170,7 @@ def test_a_damaged_export_is_refused_by_name(checkpoint, runtime, tmp_path):
 
 
 def test_a_failed_export_leaves_nothing(checkpoint, cache, monkeypatch):
-    monkeypatch.setattr("cde_retriever.onnx_export._export", lambda *_: 1 / 0)
+    monkeypatch.setattr("cde_retriever.backends.export._export", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
     assert list((cache / "onnx").iterdir()) == []

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cde_train.data import TrainingPair
+from cde_train.batching.false_negatives import FilterConfig, duplicate_mask, false_negative_mask, report_batches
+from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
-from cde_train.false_negatives import FilterConfig, duplicate_mask, false_negative_mask, report_batches
 
 # Three queries, each an axis. Documents: three positives, then two hard negatives. Scores are the documents' numbers:
 #

@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from cde_train.data import TrainingPair
+from cde_train.batching.hard_negatives import EncodedTexts, MiningConfig, mine
+from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
-from cde_train.hard_negatives import EncodedTexts, MiningConfig, mine
 
 WIDTH = 12
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cde_train.data import TrainingPair
+from cde_train.data.holdout import HoldOutConfig, assert_disjoint, hold_out
+from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
-from cde_train.holdout import HoldOutConfig, assert_disjoint, hold_out
 
 LONG = " ".join(f"w{{0}}n{i}" for i in range(30))
 PAIRS = [TrainingPair(f"q{i}", LONG.format(i // 2), "x") for i in range(200)]

@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from cde_retriever import CheckpointError
-from cde_train.initialization import start_from
-from cde_train.train_config import StartConfig
+from cde_train.training.config import StartConfig
+from cde_train.training.start import start_from
 from tests.tiny import FAMILIES, documents, plain_encoder
 
 

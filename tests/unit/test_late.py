@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from cde_retriever import ConfigError, ContextualEncoder
-from cde_retriever.late import MomentHead, PowerLessOne
-from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
-from cde_train.initialization import start_from
-from cde_train.train_config import StartConfig
+from cde_retriever.model.moments import MomentHead, PowerLessOne
+from cde_train.training.config import StartConfig
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from cde_train.training.start import start_from
 from tests.tiny import FAMILIES, documents, plain_vectors, tiny_backbone, tiny_encoder, tiny_tokenizer
 
 
@@ -17,7 +17,7 @@ def late_encoder(family="bert", **config):
 
 
 def formula(plain, context, head):
-    """Apply the head in float64, after the module docstring of `cde_retriever.late`."""
+    """Apply the head in float64, after the module docstring of `cde_retriever.model.moments`."""
     amount, power, mean_prior, prior = (
         p.item() for p in (head.amount, head.power, head.log_mean_prior.exp(), head.log_covariance_prior.exp())
     )

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cde_train.losses import contrastive_loss
+from cde_train.training.loss import contrastive_loss
 
 
 def test_loss_by_hand() -> None:

@@ -11,10 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cde_retriever import CheckpointError, ContextualEncoder
-from cde_retriever.checkpoint_files import hash_checkpoint
-from cde_retriever.sharing import shared_encoder
-from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step
-from cde_train.low_rank import add_low_rank, load_low_rank_state, low_rank_state, merge_low_rank, write_low_rank
+from cde_retriever.checkpoint.folder import hash_checkpoint
+from cde_retriever.encoder.shared_weights import shared_encoder
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
+from cde_train.training.low_rank import (
+    add_low_rank,
+    load_low_rank_state,
+    low_rank_state,
+    merge_low_rank,
+    write_low_rank,
+)
 from tests.tiny import FAMILIES, documents, tiny_encoder
 
 RANK, ALPHA = 2, 6.0

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cde_retriever.encoder import ContextualEncoder
-from cde_train.many_contexts import encode_under
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.many_contexts import encode_under
 from tests.tiny import documents, tiny_encoder
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from cde_retriever.backbone import build_backbone
-from cde_retriever.encoder import ContextualEncoder
-from cde_retriever.packed_linear import PackedLinear, can_pack
-from cde_retriever.packed_model import PackedBert, PackedBertLayer, pack
+from cde_retriever.backends.packed import PackedBert, PackedBertLayer, pack
+from cde_retriever.backends.packed_linear import PackedLinear, can_pack
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.model.backbone import build_backbone
 from tests.tiny import documents, tiny_backbone, tiny_encoder
 
 needs_packing = pytest.mark.skipif(not can_pack(nn.Linear(2, 2)), reason="this build of PyTorch cannot pack")

@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cde_train.difficulty import batch_difficulty, pair_difficulty
+from cde_train.batching.difficulty import batch_difficulty, pair_difficulty
+from cde_train.batching.packing import (
+    Packer,
+    PackingConfig,
+    load_batches,
+    pack_epoch,
+    pack_run,
+    rank_share,
+    save_batches,
+)
+from cde_train.batching.tour import greedy_tour, tour_length
 from cde_train.errors import ArtifactError, TrainingDataError
-from cde_train.packing import Packer, PackingConfig, load_batches, pack_epoch, pack_run, rank_share, save_batches
-from cde_train.tour import greedy_tour, tour_length
 
 
 @dataclass
@@ -261,7 +269,7 @@ def test_the_tour_is_the_exact_one_or_nearly():
 
 def test_the_tour_leaves_dead_ends(monkeypatch):
     """With one neighbour each, the point itself, every step must search among those left."""
-    monkeypatch.setattr("cde_train.tour.NEIGHBOURS", 1)
+    monkeypatch.setattr("cde_train.batching.tour.NEIGHBOURS", 1)
     points = np.random.default_rng(1).normal(size=(400, 6)).astype(np.float32)
     tour = greedy_tour(points, exact_limit=20)
     assert sorted(tour) == list(range(400))

@@ -19,7 +19,7 @@ from benchmarks.performance.sections import Sections, pending
 from benchmarks.performance.targets import ROWS, Row, Target, judge
 from benchmarks.performance.texts import short_documents, texts_of_length, token_ids
 from benchmarks.performance.timing import fit_exponent, interleave, medians, per_text, ratio
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.encoder.encoder import ContextualEncoder
 from tests.tiny import documents, tiny_encoder
 
 NAMES = list(performance.MODULES)

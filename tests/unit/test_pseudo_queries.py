@@ -5,9 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from cde_train.data import TrainingPair
-from cde_train.errors import TrainingDataError
-from cde_train.pseudo_queries import (
+from cde_train.data.pairs import TrainingPair
+from cde_train.data.pseudo_queries import (
     Heading,
     Keywords,
     Lead,
@@ -16,6 +15,7 @@ from cde_train.pseudo_queries import (
     make_pairs,
     round_trip_filter,
 )
+from cde_train.errors import TrainingDataError
 
 TEXTS = [f"Title {i}\n\nThe sentence number {i} stands here. " + f"word{i % 7}x rest of text " * 9 for i in range(20)]
 

@@ -9,7 +9,7 @@ import torch
 from benchmarks import quality
 from benchmarks.quality_table import bootstrap, select, write_table
 from benchmarks.recipes.card import card
-from cde_retriever.encoder import ContextualEncoder
+from cde_retriever.encoder.encoder import ContextualEncoder
 from tests.tiny import documents, tiny_encoder
 
 

@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("ray", reason='Ray is not installed: pip install "cde-retriever[ray]"')
 import ray
 
-from cde_retriever.bulk import embed_corpus
-from cde_retriever.bulk_settings import BulkSettings
-from cde_retriever.context import Context
-from cde_retriever.corpus_files import Columns, Corpus, CorpusFile
+from cde_retriever.bulk.parts import part_files
+from cde_retriever.bulk.ray_engine import _by_file, embed_on_ray
+from cde_retriever.bulk.run import embed_corpus
+from cde_retriever.bulk.settings import BulkSettings
+from cde_retriever.context.context import Context
+from cde_retriever.corpus.rows import Columns, Corpus, CorpusFile
 from cde_retriever.errors import ConfigError, CorpusError
-from cde_retriever.ray_engine import _by_file, embed_on_ray
-from cde_retriever.vector_parts import part_files
 from tests.tiny import documents
 from tests.unit.test_bulk import read_parts
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from cde_retriever.errors import ConfigError
-from cde_train.run_config import differences, find_config, load_run_config, parse_run_config, preset_names, to_toml
-from cde_train.run_sections import OF_THE_PHASE, SECTIONS, PhaseConfig, RunConfig
-from cde_train.train_config import TrainConfig
+from cde_train.run.config import differences, find_config, load_run_config, parse_run_config, preset_names, to_toml
+from cde_train.run.sections import OF_THE_PHASE, SECTIONS, PhaseConfig, RunConfig
+from cde_train.training.config import TrainConfig
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -6,8 +6,8 @@ import pytest
 
 from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
-from cde_train.run_config import load_run_config
-from cde_train.run_folder import RunFolder, hash_files
+from cde_train.run.config import load_run_config
+from cde_train.run.folder import RunFolder, hash_files
 
 
 @pytest.fixture

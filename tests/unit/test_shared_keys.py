@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from cde_retriever import attention, shared_keys
-from cde_retriever.attention import ContextReader
+from cde_retriever.model import attention, shared_keys
+from cde_retriever.model.attention import ContextReader
 
 HEADS, WIDTH, CONTEXT = 4, 8, 7
 NAMES = ("query", "key", "value", "context key", "context value", "bias")

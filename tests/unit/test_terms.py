@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from cde_retriever import Context, ContextualEncoder
-from cde_retriever.context import make_context, sample_documents
+from cde_retriever.context.context import make_context
+from cde_retriever.context.sampling import sample_documents
 from cde_retriever.errors import ConfigError, ContextError, ContextFormatError
-from cde_retriever.terms import TermHead, token_signs
-from cde_train.batches import BatchBuilder, TrainingSet, documents_by_domain
-from cde_train.data import TrainingPair
-from cde_train.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
-from cde_train.initialization import start_from
-from cde_train.low_rank import write_low_rank
-from cde_train.term_prior import LEAST_SHARE, estimate_prior
-from cde_train.train_config import StartConfig, TrainConfig
-from cde_train.trainer import train
+from cde_retriever.model.terms import TermHead, token_signs
+from cde_train.data.pairs import TrainingPair
+from cde_train.training.batches import BatchBuilder, TrainingSet, documents_by_domain
+from cde_train.training.config import StartConfig, TrainConfig
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from cde_train.training.low_rank import write_low_rank
+from cde_train.training.start import start_from
+from cde_train.training.term_prior import LEAST_SHARE, estimate_prior
+from cde_train.training.trainer import train
 from tests.tiny import FAMILIES, documents, plain_encoder, plain_vectors, tiny_encoder
 
 SKETCH = 64
@@ -36,7 +37,7 @@ def term_encoder(family="bert", *, sketch_width=SKETCH, **config):
 
 
 def by_hand(encoder, texts, context):
-    """Embed texts one by one after the module docstring of `cde_retriever.terms`, token by token in float64."""
+    """Embed texts one by one after the module docstring of `cde_retriever.model.terms`, token by token in float64."""
     second = encoder.model.second_stage
     head = second.term_head
     prior = head.log_prior.exp().tolist()

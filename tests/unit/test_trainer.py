@@ -19,16 +19,17 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cde_retriever.encoder import ContextualEncoder
-from cde_train import trainer
-from cde_train.batches import BatchBuilder, TrainingSet
-from cde_train.data import TrainingPair
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_train.data.pairs import TrainingPair
+from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.errors import ArtifactError, TrainingDataError
-from cde_train.evaluation import RetrievalSet, evaluate
-from cde_train.gradient_caching import Chunking, direct_step
-from cde_train.saved_state import COMPLETE_NAME, claim, newest_whole_state
-from cde_train.train_config import TrainConfig
-from cde_train.trainer import train
+from cde_train.evaluation.ranking import evaluate
+from cde_train.training import trainer
+from cde_train.training.batches import BatchBuilder, TrainingSet
+from cde_train.training.config import TrainConfig
+from cde_train.training.gradient_caching import Chunking, direct_step
+from cde_train.training.saved_state import COMPLETE_NAME, claim, newest_whole_state
+from cde_train.training.trainer import train
 from tests.tiny import documents, tiny_encoder
 
 CONFIG = TrainConfig(

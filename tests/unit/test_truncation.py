@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cde_retriever import ContextualEncoder
+from cde_retriever.encoder.truncation import truncate
 from cde_retriever.errors import ConfigError
-from cde_retriever.truncation import truncate
 from tests.tiny import documents, tiny_encoder
 
 TERMS = {"context_attention": "late", "context_moments": False, "term_statistics": True, "sketch_width": 64}

@@ -1,0 +1,225 @@
+"""`CDEEmbeddings`: a contextual encoder as a LangChain embedding."""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
+
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.shared_weights import shared_encoder
+from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
+
+PathLike = str | os.PathLike[str]
+
+
+class CDEEmbeddings(BaseModel, Embeddings):
+    """Contextual document embeddings as a LangChain embedding.
+
+    It embeds nothing before it has a context, and keeps its first context for life: stores share embeddings, so a
+    change would leave one of them with queries under a context its documents never saw. A copy shares model and
+    context with its original; a pickled one carries the context. Embeddings of one checkpoint share its weights, so a
+    new one for a new context costs little.
+
+    Attributes:
+        model_name: A checkpoint folder or a Hub id; None for the bundled default.
+        revision: Branch, tag or commit on the Hub.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
+        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
+        backend: ``"torch"``, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
+        truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
+        given_context: The argument ``context``: a `Context`, or the path of a saved one.
+        context_size: Most context documents to sample; None for the model's own number.
+        seed: Seed of the sample.
+        batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
+        show_progress: Whether to show progress bars on stderr.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_name: str | Path | None = None
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    backend: Literal["torch", "onnx", "openvino"] = "torch"
+    truncate_dim: int | None = Field(default=None, gt=0)
+    given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
+    context_size: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    batch_size: int = Field(default=32, ge=1)
+    show_progress: bool = False
+
+    _encoder: ContextualEncoder = PrivateAttr()
+    _lock: Any = PrivateAttr()
+
+    def model_post_init(self, _: Any, /) -> None:
+        """Load the model, and the context if one was given.
+
+        Raises:
+            CheckpointError: if there is no such model.
+            ContextMismatchError: if another model made the context.
+            FileNotFoundError: if there is no context at the path.
+        """
+        self._lock = threading.Lock()
+        name = None if self.model_name is None else str(self.model_name)
+        self._encoder = shared_encoder(
+            name,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
+            truncate_dim=self.truncate_dim,
+        )
+        if self.given_context is not None:
+            self.load_context(self.given_context)
+
+    # The context
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there is a context."""
+        return self._encoder.has_context
+
+    @property
+    def context(self) -> Context:
+        """The context.
+
+        Raises:
+            ContextNotFittedError: if there is none yet.
+        """
+        if not self.is_fitted:
+            raise ContextNotFittedError(
+                "this CDEEmbeddings has no context, and fitting on what happens to be embedded first would be wrong; "
+                "use from_documents(StoreClass, documents, embedding), call fit(documents) with the whole corpus, "
+                "give CDEEmbeddings(context=path), or call use_null_context() to embed without a corpus"
+            )
+        return self._encoder.context
+
+    @property
+    def context_fingerprint(self) -> str:
+        """What tells this context from others; see `context`."""
+        return self.context.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors; needs no context."""
+        return self._encoder.dimension
+
+    @property
+    def cache_namespace(self) -> str:
+        """Namespace for `CacheBackedEmbeddings`, which keys on text alone; give queries a byte store of their own.
+
+        Raises:
+            ContextNotFittedError: if there is no context yet.
+        """
+        name = re.sub(r"[^\w.-]", "-", self._encoder.identity.name, flags=re.ASCII)
+        return f"cde/{name}/{self.context_fingerprint}"
+
+    def record_namespace(self, base: str) -> str:
+        """Return a namespace for a `RecordManager`, which keys on documents alone; new context, new namespace.
+
+        Use a new collection with it too: what was stored under the old context stays where it is.
+
+        Raises:
+            ContextNotFittedError: if there is no context yet.
+        """
+        return f"{base}/{self.context_fingerprint}"
+
+    def fit(self, documents: Iterable[str | Document]) -> Context:
+        """Sample the whole corpus and embed under that sample from now on.
+
+        Raises:
+            ContextMismatchError: if there is a context already and this corpus gives another.
+            ContextError: if no document has any text.
+            TypeError: if an item is neither a string nor a `Document`; names its index.
+        """
+        texts: Any = documents  # one string goes through as it is, and is refused
+        if not isinstance(documents, str | bytes):
+            texts = (item.page_content if isinstance(item, Document) else item for item in documents)
+        context = self._encoder.fork().fit_context(
+            texts,
+            seed=self.seed,
+            context_size=self.context_size,
+            batch_size=self.batch_size,
+            show_progress=self.show_progress,
+        )
+        self._bind(context)
+        return self.context
+
+    def load_context(self, context: Context | PathLike) -> None:
+        """Embed under a saved context from now on.
+
+        Raises:
+            ContextMismatchError: if there is another context already, or another model made this one.
+            FileNotFoundError: if there is no context at the path.
+        """
+        self._bind(context if isinstance(context, Context) else Context.load(context))
+
+    def use_null_context(self) -> None:
+        """Embed without a corpus from now on.
+
+        Raises:
+            ContextMismatchError: if there is another context already.
+        """
+        self._bind(self._encoder.null_context())
+
+    def save_context(self, path: PathLike) -> Path:
+        """Write the context to a folder or a ``.safetensors`` file.
+
+        Raises:
+            ContextNotFittedError: if there is no context yet.
+            ContextMismatchError: if another context is already there.
+        """
+        return self.context.save(path)
+
+    def _bind(self, context: Context) -> None:
+        with self._lock:
+            if not self.is_fitted:
+                self._encoder.set_context(context)
+            elif context.fingerprint != self.context_fingerprint:
+                raise ContextMismatchError(
+                    f"this CDEEmbeddings has context {self.context_fingerprint[:12]} for life and was given "
+                    f"{context.fingerprint[:12]}; make a new CDEEmbeddings, and a new store for its vectors"
+                )
+
+    # Texts to vectors; the asynchronous twins of the base class run these in an executor
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents, given to the model as they are.
+
+        Raises:
+            ContextNotFittedError: if there is no context yet.
+            TypeError: if a text is not a string; names its index.
+        """
+        return self._embed(self._encoder.encode_documents, texts)
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed a query; raises as `embed_documents` does."""
+        return self._embed(self._encoder.encode_queries, [text])[0]
+
+    def _embed(self, encode: Callable[..., Any], texts: list[str]) -> list[list[float]]:
+        _ = self.context
+        vectors = encode(texts, batch_size=self.batch_size, show_progress=self.show_progress)
+        return cast(list[list[float]], vectors.tolist())
+
+    # Copies
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = dict(super().__getstate__())
+        state["__pydantic_private__"] = {"context": self.context.to_bytes() if self.is_fitted else None}
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        context = state["__pydantic_private__"]["context"]
+        fields = state["__dict__"] | {"given_context": None if context is None else Context.from_bytes(context)}
+        super().__setstate__(state | {"__dict__": fields, "__pydantic_private__": {}})
+        self.model_post_init(None)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "CDEEmbeddings":
+        return self.model_copy()

@@ -1,0 +1,367 @@
+"""`CDEEmbedding`: a contextual encoder as a LlamaIndex embedding.
+
+LlamaIndex shows an embedding slices of a corpus (2,048 texts at a time, one text, a sentence splitter's groups), caches
+vectors by text, and persists nothing of it. So an object keeps the first context it gets for life, fits by itself on
+batches of documents only and says on how many, and puts its context's fingerprint into every cache key and stamp.
+"""
+
+import asyncio
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.schema import BaseNode
+from llama_index.core.storage.storage_context import StorageContext
+
+from cde_retriever.adapters.llama_index.first_batch import (
+    WAYS_OUT,
+    refuse_automatic_fit,
+    warn_of_full_slice,
+    warn_of_more_texts,
+)
+from cde_retriever.adapters.llama_index.storage import PathLike, attach_context, embedded_text, read_context, stamped
+from cde_retriever.context.context import Context, make_context
+from cde_retriever.context.sampling import sample_documents
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.shared_weights import shared_encoder
+from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
+
+DEFAULT_MODEL = "cde-retriever/default"
+
+
+class CDEEmbedding(BaseEmbedding):
+    """Contextual document embeddings for LlamaIndex.
+
+    The weights are shared with every other `CDEEmbedding` of the same checkpoint, device and dtype; the context is its
+    own, and stays: an index under another context needs another object, so no object ever serves two.
+
+    Args:
+        model_name: A checkpoint folder or a Hub id; None for the bundled default.
+        context: A `Context`, or where one is saved; by default there is none yet.
+        settings: The fields below, and those of `BaseEmbedding`.
+
+    Attributes:
+        revision: Branch, tag or commit on the Hub.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
+        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
+        backend: ``"torch"``, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
+        truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
+        context_size: Most context documents; None for the model's own number.
+        seed: Seed of the sample.
+        on_missing_context: ``"fit"``: the first batch of documents becomes the context; ``"error"``: it raises.
+            Copies that travel to another process without a context raise. Queries and single texts always do.
+        min_context_documents: Fewest distinct texts of such a batch; `fit` takes any number.
+        embed_batch_size: Texts through the model at once; does not change the result.
+
+    Raises:
+        CheckpointError: if there is no such model.
+        ConfigError: for an ``embeddings_cache``.
+        ContextMismatchError: if another model made the context.
+        ContextNotFittedError: if there is no context where one should be.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model_name: str = DEFAULT_MODEL
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    backend: Literal["torch", "onnx", "openvino"] = "torch"
+    truncate_dim: int | None = Field(default=None, gt=0)
+    context_size: int | None = Field(default=None, gt=0)
+    seed: int = 0
+    on_missing_context: Literal["fit", "error"] = "fit"
+    min_context_documents: int = Field(default=2, gt=0)
+    embed_batch_size: int = Field(default=32, gt=0, le=2048)
+
+    _encoder: ContextualEncoder = PrivateAttr()
+    _lock: Any = PrivateAttr(default_factory=threading.RLock)
+    _slice: int | None = PrivateAttr(default=None)
+
+    def __init__(
+        self, model_name: PathLike | None = None, *, context: Context | PathLike | None = None, **settings: Any
+    ) -> None:
+        _refuse_cache(settings.get("embeddings_cache"))
+        name = DEFAULT_MODEL if model_name is None else os.fspath(model_name)
+        super().__init__(model_name=name, **settings)
+        self._encoder = shared_encoder(
+            None if name == DEFAULT_MODEL else name,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
+            truncate_dim=self.truncate_dim,
+        )
+        if context is not None:
+            self.load_context(context)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field; an ``embeddings_cache`` is refused here too."""
+        if name == "embeddings_cache":
+            _refuse_cache(value)
+        super().__setattr__(name, value)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name LlamaIndex serialises the class under."""
+        return "CDEEmbedding"
+
+    # The context
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there is a context."""
+        return self._encoder.has_context
+
+    @property
+    def context(self) -> Context:
+        """The context.
+
+        Raises:
+            ContextNotFittedError: if there is none yet.
+        """
+        return self._fitted_encoder().context
+
+    @property
+    def context_fingerprint(self) -> str:
+        """What tells this context from others; see `context`."""
+        return self.context.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors; needs no context."""
+        return self._encoder.dimension
+
+    def fit(self, texts: Iterable[str], *, show_progress: bool = False) -> Context:
+        """Sample the whole corpus and embed under that sample from now on.
+
+        Args:
+            texts: The corpus as it will be embedded (``node.get_content(MetadataMode.EMBED)``); any iterable.
+            show_progress: Whether to show a progress bar on stderr.
+
+        Raises:
+            ContextMismatchError: if there is another context already; fitting the same one again does nothing.
+            ContextError: if no text has any content.
+        """
+        with self._lock:
+            encoder = self._encoder
+            if encoder.has_context:
+                self._require_own(self._fingerprint_of(texts))
+            else:
+                encoder.fit_context(
+                    texts,
+                    seed=self.seed,
+                    context_size=self.context_size,
+                    batch_size=self.embed_batch_size,
+                    show_progress=show_progress,
+                )
+            return encoder.context
+
+    def fit_if_missing(self, texts: Sequence[str], *, whole: bool = True, show_progress: bool = False) -> None:
+        """Fit on these documents if there is no context yet and `on_missing_context` allows it; none never fit.
+
+        Args:
+            texts: Documents about to be embedded.
+            whole: Whether they are known to be the whole corpus; if not, say what was seen, now and when more come.
+            show_progress: Whether to show a progress bar on stderr.
+
+        Raises:
+            ContextNotFittedError: if fitting is not allowed, or on fewer than `min_context_documents` texts.
+        """
+        if not texts:
+            return
+        with self._lock:
+            if not self.is_fitted:
+                refuse_automatic_fit(texts, allowed=self.on_missing_context == "fit", fewest=self.min_context_documents)
+                self.fit(texts, show_progress=show_progress)
+                if not whole:
+                    self._slice = len(texts)
+                    warn_of_full_slice(len(texts))
+            elif self._slice is not None:
+                warn_of_more_texts(len(texts), seen=self._slice)
+                self._slice = None
+
+    def load_context(self, source: Context | PathLike) -> None:
+        """Embed under this context from now on: a `Context`, or the file or folder of a saved one.
+
+        Raises:
+            ContextMismatchError: if there is another context already, or another model made this one.
+            ContextNotFittedError: if there is none at that path.
+        """
+        context = source if isinstance(source, Context) else read_context(source)
+        with self._lock:
+            if self.is_fitted:
+                self._require_own(context.fingerprint)
+            else:
+                self._encoder.set_context(context)
+
+    def use_null_context(self) -> None:
+        """Embed without a corpus from now on; a context like any other, with a fingerprint of its own."""
+        self.load_context(self._encoder.null_context())
+
+    def save_context(self, path: PathLike) -> Path:
+        """Write the context to a file, or into a folder; see `Context.save`."""
+        return self.context.save(path)
+
+    def attach_to(self, storage_context: StorageContext) -> None:
+        """Put the context into a storage context, so that ``persist()`` keeps it; `CDEVectorStoreIndex` does so itself.
+
+        Raises:
+            ContextNotFittedError: if there is no context.
+            ContextMismatchError: if the storage context has another one.
+        """
+        attach_context(storage_context, self.context)
+
+    @classmethod
+    def from_storage(
+        cls, source: StorageContext | PathLike, model_name: PathLike | None = None, **settings: Any
+    ) -> Self:
+        """Return an embedding under the context of a stored index.
+
+        Args:
+            source: A storage context, the folder it was persisted to, or a context folder.
+            model_name: The checkpoint the index was built with; None for the bundled default.
+            settings: As for the constructor.
+
+        Raises:
+            ContextNotFittedError: if no context is stored there.
+            ContextMismatchError: if another model made it; names both.
+            ContextFormatError: if it is damaged.
+        """
+        return cls(model_name, context=read_context(source), **settings)
+
+    def _fitted_encoder(self) -> ContextualEncoder:
+        if not self.is_fitted:
+            raise ContextNotFittedError(
+                f"this CDEEmbedding has no context, so a query or a single text cannot be embedded; {WAYS_OUT} "
+                "(the width of the vectors is known without: .dimension)"
+            )
+        return self._encoder
+
+    def _fingerprint_of(self, texts: Iterable[str]) -> str:
+        """Return the fingerprint that fitting on these texts would give; it does not depend on the vectors."""
+        encoder = self._encoder
+        sample = sample_documents(texts, self.context_size or encoder.config.context_size, self.seed)
+        vectors = np.zeros((len(sample.texts), 1), np.float32)
+        return make_context(sample, vectors, encoder.identity, store_texts=False, needs=None).fingerprint
+
+    def _require_own(self, fingerprint: str) -> None:
+        own = self.context_fingerprint
+        if fingerprint != own:
+            raise ContextMismatchError(
+                f"this CDEEmbedding has context {own[:12]} and keeps it, received {fingerprint[:12]}: an index may "
+                "already depend on it; make a new CDEEmbedding for the other corpus, and to change the context of an "
+                "index, re-embed its documents into a new one"
+            )
+
+    # Texts to vectors
+
+    def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **kwargs: Any) -> list[Embedding]:
+        """Embed documents; the first ones become the context if there is none (`on_missing_context`)."""
+        self.fit_if_missing(texts, whole=False, show_progress=show_progress)
+        # Longest first: LlamaIndex cuts batches in the order given, and neighbours of one length need no padding.
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        embedded = super().get_text_embedding_batch([texts[i] for i in order], show_progress=show_progress, **kwargs)
+        places = {i: place for place, i in enumerate(order)}
+        return [embedded[places[i]] for i in range(len(texts))]
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Embedding]:
+        """Embed documents in a thread, one batch after the other, so that memory does not grow with their number."""
+        return await asyncio.to_thread(self.get_text_embedding_batch, texts, show_progress, **kwargs)
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Return embedded and stamped copies of the nodes; fit on all of them if there is no context."""
+        texts = [embedded_text(node) for node in nodes]
+        show_progress = bool(kwargs.get("show_progress"))
+        self.fit_if_missing(texts, show_progress=show_progress)
+        embeddings = self.get_text_embedding_batch(texts, show_progress=show_progress)
+        embedded = []
+        for node, embedding in zip(nodes, embeddings, strict=True):
+            copy = stamped(node, self.context_fingerprint)
+            copy.embedding = embedding
+            embedded.append(copy)
+        return embedded
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Do the same in a thread."""
+        return await asyncio.to_thread(self.__call__, nodes, **kwargs)
+
+    def _get_query_embedding(self, query: str) -> Embedding:
+        vector: Embedding = self._fitted_encoder().encode_queries([query])[0].tolist()
+        return vector
+
+    def _get_text_embedding(self, text: str) -> Embedding:
+        return self._get_text_embeddings([text])[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        encoder = self._fitted_encoder()
+        vectors: list[Embedding] = encoder.encode_documents(texts, batch_size=self.embed_batch_size).tolist()
+        return vectors
+
+    async def _aget_query_embedding(self, query: str) -> Embedding:
+        return await asyncio.to_thread(self._get_query_embedding, query)
+
+    async def _aget_text_embedding(self, text: str) -> Embedding:
+        return await asyncio.to_thread(self._get_text_embedding, text)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+    # Copies, cache keys and events
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the settings and the fingerprint, from which `IngestionPipeline` makes cache keys.
+
+        Without a context the value is never the same twice: whatever was cached before is not taken for ours.
+        """
+        key = self.context_fingerprint if self.is_fitted else f"unfitted-{uuid.uuid4()}"
+        return {**super().to_dict(**kwargs), "context_fingerprint": key}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Return an object with these settings; if it had a context, that has to be loaded, and none is fitted."""
+        settings = {**data, **kwargs}
+        fingerprint = settings.pop("context_fingerprint", "unfitted-")
+        if not fingerprint.startswith("unfitted-"):
+            settings["on_missing_context"] = "error"
+        return super().from_dict(settings)
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return what events tell about the embedding."""
+        fingerprint = self.context_fingerprint if self.is_fitted else None
+        name = self._encoder.identity.name
+        return {**super().to_payload(), "checkpoint": name, "context_fingerprint": fingerprint}
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name, field in type(self).model_fields.items() if not field.exclude}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return settings and context; the weights are read again where it is unpickled."""
+        return {"settings": self._settings(), "context": self.context.to_bytes() if self.is_fitted else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore settings and context; without one, never fit: a worker process sees a shard of the corpus."""
+        settings, data = dict(state["settings"]), state["context"]
+        if data is None:
+            settings["on_missing_context"] = "error"
+        self.__init__(**settings, context=None if data is None else Context.from_bytes(data))  # type: ignore[misc]
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return an object of its own with the same settings and context."""
+        return type(self)(**self._settings(), context=self.context if self.is_fitted else None)
+
+
+def _refuse_cache(cache: Any) -> None:
+    if cache is not None:
+        raise ConfigError(
+            f"embeddings_cache is {type(cache).__name__}, but LlamaIndex keys it on text alone: it would give vectors "
+            "of another context, and documents' vectors for queries; leave it out, or use the pipeline's own cache"
+        )

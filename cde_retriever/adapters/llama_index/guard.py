@@ -1,0 +1,100 @@
+"""Nothing retrieved under one context leaves here with vectors of another: a retriever and a node postprocessor.
+
+LlamaIndex compares nothing: a query under the wrong context has the right width and gives some ranking.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from llama_index.core import VectorStoreIndex
+from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import NodeWithScore, QueryBundle
+
+from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
+from cde_retriever.adapters.llama_index.storage import check_stamps
+from cde_retriever.errors import ContextMismatchError
+
+
+class CDERetriever(VectorIndexRetriever):
+    """Retrieves from a vector index and refuses nodes that were embedded under another context than the query."""
+
+    def __init__(self, index: VectorStoreIndex, **kwargs: Any) -> None:
+        super().__init__(index, **kwargs)
+        require_cde(self._embed_model)
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return self._checked(super()._retrieve(_unembedded(query_bundle)))
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return self._checked(await super()._aretrieve(_unembedded(query_bundle)))
+
+    def _checked(self, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
+        check_stamps((node.node for node in nodes), require_cde(self._embed_model).context_fingerprint)
+        return nodes
+
+
+class CDEContextGuard(BaseNodePostprocessor):
+    """Makes the check of `CDERetriever` for nodes retrieved by a stock index class.
+
+    Nodes are stamped by `CDEVectorStoreIndex` and by `CDEEmbedding` as a transformation
+    (``transformations=[splitter, embed]``); a stock index that embeds them itself does not stamp them.
+
+    Attributes:
+        embed_model: The embedding queries are embedded with.
+    """
+
+    embed_model: CDEEmbedding
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name LlamaIndex serialises the class under."""
+        return "CDEContextGuard"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        check_stamps((node.node for node in nodes), self.embed_model.context_fingerprint)
+        if query_bundle is not None and query_bundle.embedding is not None:
+            self._check_query(query_bundle)
+        return nodes
+
+    def _check_query(self, bundle: QueryBundle) -> None:
+        """Refuse a query embedded by another retriever: each writes its vector into the bundle it is given."""
+        if bundle.embedding_strs:
+            own = self.embed_model.get_agg_embedding_from_queries(bundle.embedding_strs)
+            if len(own) == len(bundle.embedding or []) and np.allclose(own, bundle.embedding or [], rtol=0, atol=1e-4):
+                return
+        fingerprint = self.embed_model.context_fingerprint
+        raise ContextMismatchError(
+            f"the query {bundle.query_str!r:.80} brings a vector that context {fingerprint[:12]} does not give; pass "
+            "each retriever a QueryBundle of its own, without an embedding"
+        )
+
+
+def _unembedded(bundle: QueryBundle) -> QueryBundle:
+    """Return the query without a vector: who embedded it, and under which context, is unknown.
+
+    Raises:
+        ContextMismatchError: if there is nothing else.
+    """
+    if bundle.embedding is not None and not bundle.embedding_strs:
+        raise ContextMismatchError(
+            "the query is a vector without text, so its context is unknown; pass the text and it is embedded here"
+        )
+    return replace(bundle, embedding=None)
+
+
+def require_cde(embed_model: object) -> CDEEmbedding:
+    """Return a `CDEEmbedding`.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if not isinstance(embed_model, CDEEmbedding):
+        raise TypeError(
+            f"embed_model is {type(embed_model).__name__}, expected a CDEEmbedding, which knows its context; use the "
+            "stock VectorStoreIndex for other embeddings"
+        )
+    return embed_model

@@ -1,0 +1,244 @@
+"""LlamaIndex: `CDEVectorStoreIndex`, which sees the whole corpus and guards what it returns, and `CDEEmbedding`.
+
+    index = CDEVectorStoreIndex.from_documents(documents)
+    index.as_retriever().retrieve("a question")
+    index.storage_context.persist("folder")
+    index = CDEVectorStoreIndex.from_storage("folder")
+
+The index fits the context on all nodes before it embeds the first, keeps it with the storage context, stamps every node
+with its fingerprint, and checks the stamp of every node it retrieves. With the stock index classes `CDEEmbedding` works
+too, and `CDEContextGuard` makes the same check as a node postprocessor.
+"""
+
+import asyncio
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any, Self
+
+from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.data_structs.data_structs import IndexDict
+from llama_index.core.embeddings.utils import EmbedType
+from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
+
+from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
+from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
+from cde_retriever.adapters.llama_index.storage import (
+    STAMP,
+    PathLike,
+    attached_context,
+    check_stamps,
+    embedded_text,
+    some_nodes,
+    stamped,
+)
+from cde_retriever.context.context import Context, context_file, known_documents
+from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
+
+__all__ = ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"]
+
+
+class CDEVectorStoreIndex(VectorStoreIndex):
+    """A vector store index that embeds documents and queries under one context of its corpus.
+
+    ``from_documents``, ``insert`` and the rest are those of `VectorStoreIndex`. Documents inserted later are embedded
+    under the same context; vectors that are there never change.
+
+    Args:
+        nodes: Nodes to index; with an embedding only if `embed_model` made it.
+        embed_model: A `CDEEmbedding`; None for ``CDEEmbedding()``. Without a context yet it is fitted on all nodes.
+        context_dir: Folder or ``.safetensors`` file to which the context is saved before the first vector is stored.
+            Give it with an external vector store, unless you persist the storage context yourself.
+        kwargs: As for `VectorStoreIndex`.
+
+    Raises:
+        TypeError: if `embed_model` is something else.
+        ContextMismatchError: if the storage context, the vector store, `context_dir` or a node has another context.
+        ContextNotFittedError: if the vector store holds vectors and `embed_model` has no context.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[BaseNode] | None = None,
+        *,
+        embed_model: EmbedType | None = None,
+        context_dir: PathLike | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._context_dir = context_dir
+        self._prepared = False
+        embed_model = CDEEmbedding() if embed_model is None else embed_model
+        super().__init__(nodes=nodes, embed_model=require_cde(embed_model), **kwargs)
+        if not self._prepared:  # nothing was built: an index that is opened
+            self._check_storage()
+
+    @property
+    def embedding(self) -> CDEEmbedding:
+        """The embedding the index was built or opened with."""
+        return require_cde(self._embed_model)
+
+    @classmethod
+    def from_vector_store(
+        cls,
+        vector_store: BasePydanticVectorStore,
+        embed_model: EmbedType | None = None,
+        *,
+        context_dir: PathLike | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Open an index whose vectors are in an external store.
+
+        Args:
+            vector_store: The store.
+            embed_model: A `CDEEmbedding` under the store's context; None for the one saved in `context_dir`.
+            context_dir: Where the context was saved, or is to be if the store is empty.
+            kwargs: As for the constructor.
+
+        Raises:
+            ContextMismatchError: if the store's vectors were made under another context.
+            ContextNotFittedError: if there are vectors and no context.
+        """
+        if embed_model is None and context_dir is not None and context_file(context_dir).exists():
+            embed_model = CDEEmbedding.from_storage(context_dir)
+        index = super().from_vector_store(vector_store, embed_model, context_dir=context_dir, **kwargs)
+        return index  # type: ignore[return-value] # the base class makes a cls
+
+    @classmethod
+    def from_storage(
+        cls,
+        source: StorageContext | PathLike,
+        embed_model: CDEEmbedding | None = None,
+        *,
+        index_id: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Open a persisted index.
+
+        Args:
+            source: A storage context, or the folder it was persisted to.
+            embed_model: A `CDEEmbedding` under the index's context; None for the bundled model under it.
+            index_id: Which index, if there are several.
+            kwargs: As for the constructor.
+
+        Raises:
+            ContextMismatchError: if the index belongs to another context or model.
+            ContextNotFittedError: if no context was stored.
+            ValueError: if there is no such index, several and no `index_id`, or the vectors are elsewhere.
+        """
+        embed_model = embed_model or CDEEmbedding.from_storage(source)
+        if not isinstance(source, StorageContext):
+            source = StorageContext.from_defaults(persist_dir=os.fspath(source))
+        if DEFAULT_VECTOR_STORE not in source.vector_stores:
+            raise ValueError(
+                "the storage holds no vectors, so they are in an external store; pass both: source="
+                "StorageContext.from_defaults(vector_store=..., persist_dir=...)"
+            )
+        structs = {struct.index_id: struct for struct in source.index_store.index_structs()}
+        wanted = index_id or (next(iter(structs)) if len(structs) == 1 else None)
+        if wanted not in structs:
+            raise ValueError(f"index_id is {index_id!r}, the storage context has {sorted(structs)}; name one of them")
+        return cls(index_struct=structs[wanted], storage_context=source, embed_model=embed_model, **kwargs)
+
+    def as_retriever(self, **kwargs: Any) -> BaseRetriever:
+        """Return a retriever that refuses nodes of another context; query and chat engines use it too."""
+        return CDERetriever(
+            self,
+            node_ids=list(self.index_struct.nodes_dict.values()),
+            callback_manager=self._callback_manager,
+            object_map=self._object_map,
+            **kwargs,
+        )
+
+    def build_index_from_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> IndexDict:
+        """Build the index; warn if the context it is to have was fitted on another corpus."""
+        texts = [text for text in map(embedded_text, nodes) if text]
+        if texts and self.embedding.is_fitted:
+            context = self.embedding.context
+            if context.size and not known_documents(context, texts):
+                warnings.warn(
+                    f"none of the documents of context {context.fingerprint[:12]} is among the {len(texts)} texts to "
+                    "index: it was fitted on another corpus, or on texts split or labelled otherwise; pass a new "
+                    "CDEEmbedding() to fit this corpus",
+                    stacklevel=3,
+                )
+        return super().build_index_from_nodes(nodes, **insert_kwargs)
+
+    def _add_nodes_to_index(
+        self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
+    ) -> None:
+        ready = self._ready(nodes, show_progress)
+        super()._add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
+
+    async def _async_add_nodes_to_index(
+        self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
+    ) -> None:
+        ready = await asyncio.to_thread(self._ready, nodes, show_progress)
+        await super()._async_add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
+
+    def _ready(self, nodes: Sequence[BaseNode], show_progress: bool) -> list[BaseNode]:
+        """Return stamped nodes for a storage that knows their context, which exists from here on."""
+        if not nodes:
+            return []
+        embedded = [node for node in nodes if node.embedding is not None]
+        if embedded and not self.embedding.is_fitted:
+            raise ContextNotFittedError(
+                f"{len(embedded)} nodes come with embeddings, and the index's embed_model has no context; pass the "
+                "CDEEmbedding that made them as embed_model="
+            )
+        first = not self._prepared
+        if first:
+            holds_vectors = self._check_storage()
+            self.embedding.fit_if_missing([embedded_text(node) for node in nodes], show_progress=show_progress)
+        fingerprint = self.embedding.context_fingerprint
+        check_stamps(embedded, fingerprint)
+        if first:
+            self._keep_context(holds_vectors)
+            self._prepared = True
+        return [stamped(node, fingerprint) for node in nodes]
+
+    def _check_storage(self) -> bool:
+        """Refuse a storage that belongs to another context than the embedding's; return whether it shows vectors."""
+        recorded = attached_context(self._storage_context)
+        folder = None if self._context_dir is None else context_file(self._context_dir)
+        if recorded is None and folder is not None and folder.exists() and self.embedding.is_fitted:
+            recorded = Context.load(folder)
+        nodes = self._some_nodes()
+        if not self.embedding.is_fitted and (recorded is not None or nodes):
+            stamp = recorded.fingerprint if recorded is not None else nodes[0].metadata.get(STAMP)
+            owner = f"context {stamp[:12]}" if stamp else "an unknown context"
+            raise ContextNotFittedError(
+                f"the index to open or add to belongs to {owner}, and embed_model has none; pass "
+                "CDEEmbedding.from_storage(storage_context, persist folder or context_dir)"
+            )
+        if recorded is not None and recorded.fingerprint != self.embedding.context_fingerprint:
+            raise ContextMismatchError(
+                f"the index to open or add to belongs to context {recorded.fingerprint[:12]}, and embed_model has "
+                f"context {self.embedding.context_fingerprint[:12]}; pass CDEEmbedding.from_storage(storage_context, "
+                "persist folder or context_dir), or build a new index elsewhere"
+            )
+        if nodes:
+            check_stamps(nodes, self.embedding.context_fingerprint)
+        return bool(nodes)
+
+    def _some_nodes(self) -> Sequence[BaseNode]:
+        """Return a few of the nodes that are stored already, from wherever they can be had."""
+        nodes = some_nodes(self._vector_store, self.embedding.dimension)
+        struct: IndexDict | None = getattr(self, "_index_struct", None)  # not there while the index is built
+        if nodes or struct is None:
+            return nodes
+        return self._docstore.get_nodes(list(struct.nodes_dict.values())[:4], raise_error=False)
+
+    def _keep_context(self, holds_vectors: bool) -> None:
+        """Store the context before the first vector that needs it."""
+        if self._context_dir is not None:
+            self.embedding.save_context(self._context_dir)
+        elif self._vector_store.stores_text and not holds_vectors and attached_context(self._storage_context) is None:
+            warnings.warn(
+                f"the vectors go to {type(self._vector_store).__name__} and their context is nowhere on disk; without "
+                "it they cannot be searched again: pass context_dir=, or call storage_context.persist(folder)",
+                stacklevel=4,
+            )
+        self.embedding.attach_to(self._storage_context)

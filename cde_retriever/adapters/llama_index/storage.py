@@ -1,0 +1,158 @@
+"""Where LlamaIndex keeps a context: its fingerprint in every node's metadata, its bytes in the `StorageContext`.
+
+The stamp ``metadata["cde_context"]`` is excluded from the embedded text and from what an LLM reads. The bytes stand,
+in base64, in the metadata of an otherwise empty `SimpleVectorStore` under the namespace ``cde_context``:
+``storage_context.persist()`` writes and ``StorageContext.from_defaults(persist_dir=...)`` reads it like any other.
+"""
+
+import base64
+import binascii
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.storage.storage_context import StorageContext
+from llama_index.core.vector_stores.simple import NAMESPACE_SEP, SimpleVectorStore
+from llama_index.core.vector_stores.simple import SimpleVectorStoreData as StoreData
+from llama_index.core.vector_stores.types import DEFAULT_PERSIST_FNAME, BasePydanticVectorStore, VectorStoreQuery
+
+from cde_retriever.context.context import Context, context_file
+from cde_retriever.errors import ContextFormatError, ContextMismatchError, ContextNotFittedError
+
+STAMP = "cde_context"
+NAMESPACE = "cde_context"
+PathLike = str | os.PathLike[str]
+
+logger = logging.getLogger(__name__)
+
+
+def embedded_text(node: BaseNode) -> str:
+    """Return the text LlamaIndex embeds for a node, metadata included."""
+    return node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def stamped(node: BaseNode, fingerprint: str) -> BaseNode:
+    """Return a copy of the node that says under which context it is embedded.
+
+    A copy, because the stamp changes the node's hash, by which a docstore tells whether a document is new.
+    """
+    changes: dict[str, Any] = {"metadata": {**node.metadata, STAMP: fingerprint}}
+    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
+        keys = getattr(node, name)
+        changes[name] = keys if STAMP in keys else [*keys, STAMP]
+    return node.model_copy(update=changes)
+
+
+def check_stamps(nodes: Iterable[BaseNode], fingerprint: str) -> None:
+    """Refuse vectors that were made under another context, or under who knows which.
+
+    Raises:
+        ContextMismatchError: if a node's stamp is missing or is not this fingerprint; names both.
+    """
+    for node in nodes:
+        stamp = node.metadata.get(STAMP)
+        if stamp != fingerprint:
+            made = f"under context {stamp[:12]}" if isinstance(stamp, str) else "without a recorded context"
+            raise ContextMismatchError(
+                f"node {node.node_id} was embedded {made}, the embedding in use has context {fingerprint[:12]}, and "
+                "their vectors are not comparable; use the index's own context (CDEEmbedding.from_storage(...)), or "
+                "re-embed the documents under this one into a new index"
+            )
+
+
+def attach_context(storage_context: StorageContext, context: Context) -> None:
+    """Put a context into a storage context, which persists and loads it with everything else.
+
+    Raises:
+        ContextMismatchError: if another one is there.
+    """
+    there = attached_context(storage_context)
+    if there is not None:
+        if there.fingerprint != context.fingerprint:
+            raise ContextMismatchError(
+                f"the storage context belongs to context {there.fingerprint[:12]}, not {context.fingerprint[:12]}; "
+                "add to it with CDEEmbedding.from_storage(storage_context), or build a new index in a new one"
+            )
+        return
+    content = base64.b64encode(context.to_bytes()).decode("ascii")
+    store = SimpleVectorStore(data=StoreData(metadata_dict={"context": content}))
+    storage_context.add_vector_store(store, namespace=NAMESPACE)
+
+
+def attached_context(storage_context: StorageContext) -> Context | None:
+    """Return the context of a storage context, None if it has none.
+
+    Raises:
+        ContextFormatError: if it is damaged.
+    """
+    store = storage_context.vector_stores.get(NAMESPACE)
+    return None if store is None else _context_of(store, "the storage context")
+
+
+def _context_of(store: BasePydanticVectorStore, source: str) -> Context:
+    content = store.data.metadata_dict.get("context") if isinstance(store, SimpleVectorStore) else None
+    try:
+        return Context.from_bytes(base64.b64decode(content or "", validate=True), source=source)
+    except (binascii.Error, TypeError) as error:
+        raise ContextFormatError(f"the context in {source} is damaged ({error}); restore it or re-index") from error
+
+
+def read_context(source: StorageContext | PathLike) -> Context:
+    """Read a context from a storage context, a folder it was persisted to, or a context folder or file.
+
+    Raises:
+        ContextNotFittedError: if there is none.
+        ContextMismatchError: if a folder holds two that differ.
+        ContextFormatError: if it is damaged.
+    """
+    if isinstance(source, StorageContext):
+        found = attached_context(source)
+        where = "the storage context"
+    else:
+        found = _read_folder(Path(source))
+        where = str(source)
+    if found is None:
+        raise ContextNotFittedError(
+            f"{where} holds no context: was the index built with a stock class? Then attach it, where it is built, "
+            "with embed.attach_to(storage_context) before persist(), or use CDEVectorStoreIndex. If vectors live in "
+            "an external store, pass the persist folder or context_dir instead of the storage context"
+        )
+    return found
+
+
+def _read_folder(folder: Path) -> Context | None:
+    """Read the context file, the persisted namespace, or both if they agree."""
+    file = context_file(folder)
+    persisted = folder / f"{NAMESPACE}{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}"
+    found = [Context.load(file)] if file.is_file() else []
+    if persisted.is_file():
+        found.append(_context_of(SimpleVectorStore.from_persist_path(str(persisted)), str(persisted)))
+    if len({context.fingerprint for context in found}) > 1:
+        first, second = (context.fingerprint[:12] for context in found)
+        raise ContextMismatchError(
+            f"{folder} holds context {first} in {file.name} and {second} in {persisted.name}; name the one the "
+            "vectors were made under by passing its file, or delete the other"
+        )
+    return found[0] if found else None
+
+
+def probe(dimension: int) -> VectorStoreQuery:
+    """Return a query that makes a vector store show some of its nodes."""
+    return VectorStoreQuery(query_embedding=[1.0] + [0.0] * (dimension - 1), similarity_top_k=4)
+
+
+def some_nodes(store: BasePydanticVectorStore, dimension: int) -> Sequence[BaseNode]:
+    """Return a few nodes of a vector store that keeps them, none if it is empty or not yet there.
+
+    Only a check ahead of time: what it misses, the check of every retrieved node finds.
+    """
+    if not store.stores_text:
+        return []
+    try:
+        return store.query(probe(dimension)).nodes or []
+    except Exception as error:  # stores say "no such collection" before the first vector, each with its own class
+        logger.debug("%s shows no nodes yet: %r", type(store).__name__, error)
+        return []

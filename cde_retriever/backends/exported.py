@@ -1,0 +1,118 @@
+"""A two-stage model that was exported as graphs; the runtimes that compute them need no PyTorch.
+
+A server of queries can do without it, and documents are embedded faster by a runtime that was made for the machine.
+"""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.backends.export_folder import FIRST_STAGE, NULL_STATE, PREPARE, SECOND_STAGE, Export
+from cde_retriever.checkpoint.folder import CONFIG_NAME
+from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.model.config import ModelConfig
+
+Arrays = Mapping[str, NDArray[Any]]
+Graph = Callable[[Arrays], Arrays]
+"""What computes a graph's outputs of its inputs, both by name."""
+State = tuple[NDArray[Any], ...]
+
+
+class ExportBackend(ABC):
+    """Runs an export; a subclass for each runtime knows how to open a graph (`_open`).
+
+    Args:
+        folder: The export's folder.
+        device: Where to run it, in the runtime's words.
+
+    Raises:
+        CheckpointError: if the export is incomplete or damaged.
+        ConfigError: if the runtime cannot use the device.
+        ImportError: if the runtime is not installed.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.export = Export.read(folder)
+        self._folder, self._device = folder, device
+        self._second_stage = self._graph(SECOND_STAGE)
+        self._others: dict[str, Graph] = {}  # needed for new contexts only, loaded when they are
+        try:
+            self.config = ModelConfig.from_dict(json.loads((folder / CONFIG_NAME).read_text()))
+        except (ConfigError, ValueError) as error:
+            raise CheckpointError(f"cannot read {folder / CONFIG_NAME} ({error}); export it again") from error
+
+    @abstractmethod
+    def _open(self, file: Path) -> Graph:
+        """Return what runs a graph, on `self._device`; whatever goes wrong is the file's fault."""
+
+    @property
+    def device(self) -> str:
+        """Where the model runs."""
+        return self._device
+
+    @property
+    def dimension(self) -> int:
+        """Width of the output vectors."""
+        return self.export.dimension
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids the second stage knows."""
+        return self.export.vocabulary_size
+
+    @property
+    def first_stage_width(self) -> int:
+        """Width of the dataset embeddings that the second stage reads; 0 if it reads their number alone."""
+        return self.export.first_stage_width
+
+    def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> State:
+        """Return what the second stage makes of a context; see `Backend.prepare`."""
+        names = [f"state_{i}" for i in range(self.export.states)]
+        if len(dataset_embeddings) == 0:
+            with np.load(self._folder / NULL_STATE, allow_pickle=False) as stored:
+                return tuple(stored[name] for name in names)
+        if self.first_stage_width:
+            known = {"dataset_embeddings": dataset_embeddings}
+        else:
+            assert frequencies is not None
+            known = {"frequencies": frequencies, "documents": np.array(len(dataset_embeddings), np.float32)}
+        made = self._other(PREPARE)(known)
+        return tuple(made[name] for name in names)
+
+    def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: State) -> NDArray[np.float32]:
+        """Return unit vectors; see `Backend.embed`."""
+        states = {f"state_{i}": tensor for i, tensor in enumerate(state)}
+        return self._second_stage({"input_ids": input_ids, "mask": mask, **states})["vectors"]
+
+    def embed_first_stage(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return first-stage vectors; see `Backend.embed_first_stage`.
+
+        Raises:
+            ConfigError: if the second stage does not read them, so that they were not exported.
+        """
+        if not self.first_stage_width:
+            raise ConfigError(f"{self.config.name} has no use for first-stage vectors, so its export makes none")
+        return self._other(FIRST_STAGE)({"input_ids": input_ids, "mask": mask})["vectors"]
+
+    def _other(self, name: str) -> Graph:
+        if name not in self._others:
+            self._others[name] = self._graph(name)
+        return self._others[name]
+
+    def _graph(self, name: str) -> Graph:
+        try:
+            return self._open(self._folder / name)
+        except Exception as error:  # each library raises classes of its own, some of them Exception itself
+            reason = " ".join(str(error).split())  # OpenVINO's has many lines
+            raise CheckpointError(f"cannot read {self._folder / name} ({reason}); export it again") from error
+
+
+def wanted_threads() -> int:
+    """Return how many threads a runtime should use: what ``OMP_NUM_THREADS`` says; 0, its own choice, if nothing."""
+    return int(os.environ.get("OMP_NUM_THREADS") or 0)

@@ -1,0 +1,133 @@
+"""A two-stage model on PyTorch: any device, any floating dtype, and the only backend that trains and writes weights."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from cde_retriever.backends.packed import pack
+from cde_retriever.backends.packed_linear import can_pack
+from cde_retriever.checkpoint.checkpoint import write_checkpoint
+from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.stages import State
+from cde_retriever.model.two_stage import TwoStageModel
+
+
+class TorchBackend:
+    """Runs a `TwoStageModel`.
+
+    Args:
+        model: The model, where it should run.
+        stored_dtype: Dtype in which `save` writes the weights.
+        sole_owner: Whether nobody else holds the model. It then runs from packed weights, where this machine has them,
+            until somebody asks for it (`model`).
+    """
+
+    def __init__(
+        self, model: TwoStageModel, stored_dtype: torch.dtype = torch.float32, *, sole_owner: bool = False
+    ) -> None:
+        self._model = model.eval()
+        self.stored_dtype = stored_dtype
+        self._sole_owner = sole_owner
+
+    @property
+    def model(self) -> TwoStageModel:
+        """The model; whoever asks for it may change it, so from then on it runs as it is."""
+        self._sole_owner = False
+        return self._model
+
+    @cached_property
+    def _packed(self) -> TwoStageModel:
+        return pack(self._model) if can_pack(self._model) else self._model
+
+    @property
+    def running(self) -> TwoStageModel:
+        """What embeds texts: the model, or its packed copy; not to be changed."""
+        return self._packed if self._sole_owner else self._model
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self._model.config
+
+    @property
+    def device(self) -> str:
+        """Where the model is."""
+        return str(next(self._model.parameters()).device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision the model runs in."""
+        return next(self._model.parameters()).dtype
+
+    @property
+    def dimension(self) -> int:
+        """Width of the output vectors."""
+        return self._model.dimension
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids the second stage knows."""
+        return int(self._model.second_stage.backbone.config.vocab_size)
+
+    @property
+    def first_stage_width(self) -> int:
+        """Width of the dataset embeddings that the second stage reads; 0 if it reads their number alone."""
+        first = self._model.first_stage.backbone.config
+        return int(first.hidden_size) if self._model.second_stage.reads_dataset_embeddings else 0
+
+    @torch.inference_mode()
+    def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> State:
+        """Return what the second stage makes of a context; see `Backend.prepare`."""
+        embeddings = torch.tensor(dataset_embeddings, device=self.device, dtype=self.dtype)
+        counts = None if frequencies is None else torch.tensor(frequencies, device=self.device)
+        return self.running.second_stage.prepare(embeddings, frequencies=counts)
+
+    @torch.inference_mode()
+    def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: State) -> NDArray[np.float32]:
+        """Return unit vectors; see `Backend.embed`."""
+        return _array(self.running.second_stage(*self._tensors(input_ids, mask), state))
+
+    @torch.inference_mode()
+    def embed_first_stage(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return first-stage vectors; see `Backend.embed_first_stage`."""
+        return _array(self.running.first_stage(*self._tensors(input_ids, mask)))
+
+    def _tensors(self, *arrays: NDArray[np.int64]) -> list[Tensor]:
+        device = next(self._model.parameters()).device
+        return [torch.from_numpy(array).to(device) for array in arrays]
+
+    def save(self, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype | None) -> Path:
+        """Write a checkpoint; see `write_checkpoint`."""
+        return write_checkpoint(folder, self._model, tokenizer, dtype=dtype or self.stored_dtype)
+
+
+def _array(vectors: Tensor) -> NDArray[np.float32]:
+    output: NDArray[np.float32] = vectors.float().cpu().numpy()
+    return output
+
+
+def default_device() -> str:
+    """Return the fastest device of this machine: ``"cuda"``, ``"mps"`` or ``"cpu"``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return a floating dtype from itself or its name, such as ``"bfloat16"``.
+
+    Raises:
+        ValueError: if it is none of float32, bfloat16, float16.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is None or dtype in known.values():
+        return dtype  # type: ignore[return-value]
+    if dtype in known:
+        return known[str(dtype)]
+    also = "; 'int8' needs backend='onnx' or 'openvino'" if dtype == "int8" else ""
+    raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(known)}{also}")

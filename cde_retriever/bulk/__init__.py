@@ -1,0 +1,1 @@
+"""Embed a corpus of any size into Parquet files, resumably."""

@@ -1,0 +1,237 @@
+"""A whole corpus to vectors on disk, under one context, in as many runs as it takes.
+
+    OUT/context.safetensors    the context; fitted to the corpus in one pass, if none is given
+    OUT/manifest.json          what the vectors are of: model, context, files of the corpus, size of a shard
+    OUT/part-000000.parquet    ids and vectors of the first shard, and so on (`cde_retriever.bulk.parts`)
+
+1. The files of the corpus are hashed. On the first run all rows are read once: checked, counted, and sampled for the
+   context.
+2. Context and manifest are written; on later runs they are compared instead, and anything else is refused.
+3. Shards without a whole part are embedded, here or on a Ray cluster, and each part is written whole or not at all.
+
+Memory is the model and a shard with its vectors, whatever the size of the corpus, and some hundred bytes a part.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from cde_retriever.bulk.manifest import MANIFEST, Manifest
+from cde_retriever.bulk.parts import missing_parts, part_files, remove_leftovers
+from cde_retriever.bulk.settings import BulkSettings
+from cde_retriever.bulk.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows
+from cde_retriever.context.context import Context, context_file
+from cde_retriever.corpus.rows import Corpus, CorpusFile, find_files, hash_corpus_file, read_documents
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError, ContextMismatchError, CorpusError, OutputError
+from cde_retriever.files.locking import only_writer
+
+
+@dataclass(frozen=True)
+class BulkSummary:
+    """What a run did.
+
+    Attributes:
+        output: Folder of the parts.
+        context: Fingerprint of the context.
+        documents: Documents in the corpus.
+        embedded: Documents embedded by this run.
+        skipped: Documents that had their vectors already.
+        empty: Of those embedded, documents without text.
+        cut: Whether a text was longer than the model reads.
+        seconds: Time of reading, embedding and writing shards; what comes before is left out.
+        core_seconds: Processor time of embedding and writing them, of all workers.
+    """
+
+    output: str
+    context: str
+    documents: int
+    embedded: int
+    skipped: int
+    empty: int
+    cut: bool
+    seconds: float
+    core_seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Documents embedded a second."""
+        return self.embedded / self.seconds
+
+
+def embed_corpus(
+    corpus: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    settings: BulkSettings | None = None,
+    *,
+    context: Context | None = None,
+    show_progress: bool = False,
+    on_part: Callable[[PartReport], object] = lambda _: None,
+) -> BulkSummary:
+    """Embed every document of a corpus that has no vector in the output yet.
+
+    Args:
+        corpus: A ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or a folder of such.
+        output: Folder for context, manifest and parts; one that was begun is gone on with.
+        settings: How; None for the defaults.
+        context: The context; None for the output's own, or else one fitted to the corpus.
+        show_progress: Whether to show progress bars on stderr.
+        on_part: Called after each part, in this process.
+
+    Raises:
+        FileNotFoundError: if there is no corpus.
+        CorpusError: if a file is damaged or a row is no document; names it.
+        OutputError: if the output belongs to another corpus, model, shard size or precision, or is damaged.
+        ContextMismatchError: if it belongs to another context, or the context to another model.
+        ConfigError: if the cluster cannot hold the workers.
+        ImportError: if the engine is not installed.
+        OSError: if another process writes to the output.
+    """
+    settings = settings or BulkSettings()
+    if settings.engine == "ray":
+        import cde_retriever.bulk.ray_engine  # noqa: F401 - what is missing is said now, not after hours of reading
+    root, names = find_files(corpus)
+    folder = Path(output).expanduser()
+    if Path(corpus).expanduser().is_dir() and folder.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(f"the output {folder} is inside the corpus {root}; choose another place")
+    encoder = ContextualEncoder.from_pretrained(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        backend=settings.backend,
+        truncate_dim=settings.truncate_dim,
+    )
+    run = _Run(root, names, folder, settings, encoder, show_progress)
+    with only_writer(folder):
+        manifest = Manifest.read(folder)
+        if manifest is None:
+            manifest = run.begin(context)
+        else:
+            run.go_on(manifest, context)
+        return run.embed(manifest, on_part)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of `embed_corpus`; `names` are the corpus's files, below `root`."""
+
+    root: Path
+    names: list[str]
+    folder: Path
+    settings: BulkSettings
+    encoder: ContextualEncoder
+    show_progress: bool
+
+    def begin(self, context: Context | None) -> Manifest:
+        """Read the corpus once, set the context, and write down both."""
+        if part_files(self.folder):
+            raise OutputError(
+                f"{self.folder} holds parts but no {MANIFEST}, which says of what; restore it, or choose another output"
+            )
+        if context is not None:
+            self.encoder.set_context(context)
+        hashes = self._hash_files()
+        rows: list[int] = []
+        with tqdm(self._texts(rows), desc="Reading", unit="doc", disable=not self.show_progress) as texts:
+            if context is None:
+                context = self.encoder.fit_context(texts, batch_size=self.settings.batch_size)
+            else:
+                deque(texts, maxlen=0)
+        manifest = Manifest(
+            model=self.encoder.identity.sha256,
+            model_name=self.encoder.identity.name,
+            context=context.fingerprint,
+            width=self.encoder.dimension,
+            dtype=self.settings.dtype,
+            shard_size=self.settings.shard_size,
+            columns=self.settings.columns,
+            files=tuple(CorpusFile(name, hashes[name], count) for name, count in zip(self.names, rows, strict=True)),
+        )
+        context.save(self.folder)
+        manifest.write(self.folder)
+        return manifest
+
+    def go_on(self, manifest: Manifest, context: Context | None) -> None:
+        """Set the output's context; refuse to go on with anything else than what it was begun with."""
+        manifest.refuse_setting("model", self.encoder.identity.sha256, self.folder)
+        context = context or Context.load(self.folder)
+        if context.fingerprint != manifest.context:
+            raise ContextMismatchError(
+                f"{self.folder} holds vectors under context {manifest.context[:12]}, received "
+                f"{context.fingerprint[:12]}; choose another output, or go on without --context"
+            )
+        for name in ("dtype", "shard_size", "columns"):
+            manifest.refuse_setting(name, getattr(self.settings, name), self.folder)
+        manifest.refuse_setting("width", self.encoder.dimension, self.folder)
+        manifest.refuse_files(self._hash_files(), self.folder)
+        self.encoder.set_context(context)
+        if not context_file(self.folder).is_file():
+            context.save(self.folder)
+
+    def embed(self, manifest: Manifest, on_part: Callable[[PartReport], object]) -> BulkSummary:
+        """Embed what is missing."""
+        corpus = Corpus(self.root, manifest.files, self.settings.columns)
+        rows = shard_rows(corpus.rows, manifest.shard_size)
+        pending = missing_parts(self.folder, rows, part_metadata(self.encoder))
+        left = sum(rows[i] for i in pending)
+        done, empty, cut, core_seconds, start = set(), 0, False, 0.0, time.perf_counter()
+        bar = tqdm(total=corpus.rows, initial=corpus.rows - left, unit="doc", disable=not self.show_progress)
+        with bar, closing(self._embed(corpus, pending, bar.update)) as reports:
+            bar.set_description("Embedding")
+            for report in reports:
+                done.add(report.number)
+                empty, cut, core_seconds = empty + report.empty, cut or report.cut, core_seconds + report.core_seconds
+                on_part(report)
+        seconds = time.perf_counter() - start
+        lost = [number for number in pending if number not in done]
+        if lost:
+            raise OutputError(f"{self.folder} lacks {len(lost)} parts, the first is {lost[0]}; run the same again")
+        remove_leftovers(self.folder)
+        return BulkSummary(
+            output=str(self.folder),
+            context=manifest.context,
+            documents=corpus.rows,
+            embedded=left,
+            skipped=corpus.rows - left,
+            empty=empty,
+            cut=cut,
+            seconds=seconds,
+            core_seconds=core_seconds,
+        )
+
+    def _embed(
+        self, corpus: Corpus, pending: list[int], advance: Callable[[int], object]
+    ) -> Generator[PartReport, None, None]:
+        if self.settings.engine == "local":
+            for shard in read_shards(corpus, self.settings.shard_size, pending):
+                yield embed_shard(self.encoder, shard, self.folder, self.settings.batch_size, advance)
+        elif pending:
+            from cde_retriever.bulk.ray_engine import embed_on_ray
+
+            for report in embed_on_ray(corpus, pending, self.folder.resolve(), self.encoder.context, self.settings):
+                advance(report.documents)
+                yield report
+
+    def _texts(self, rows: list[int]) -> Iterator[str]:
+        """Yield every text; put into `rows` how many each file has, once it has been read."""
+        for name in self.names:
+            rows.append(0)
+            for document in read_documents(self.root / name, self.settings.columns):
+                rows[-1] += 1
+                yield document.text
+        if not sum(rows):
+            raise CorpusError(
+                f"{self.root} has no document in {', '.join(self.names)}; give a corpus with at least one"
+            )
+
+    def _hash_files(self) -> dict[str, str]:
+        with ThreadPoolExecutor() as pool:
+            hashes = pool.map(hash_corpus_file, [self.root / name for name in self.names])
+            return dict(zip(self.names, hashes, strict=True))

@@ -1,0 +1,51 @@
+"""How a corpus is embedded in bulk."""
+
+from dataclasses import dataclass, field
+
+from cde_retriever.corpus.rows import Columns
+from cde_retriever.errors import ConfigError
+
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class BulkSettings:
+    """How a corpus is embedded.
+
+    Attributes:
+        model: Checkpoint, a folder or Hub id; None for the bundled one.
+        device: ``"cpu"``, ``"cuda"`` …; None takes the fastest there is.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` with the other backends.
+        backend: ``"torch"``, ``"onnx"`` or ``"openvino"``.
+        truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.truncation`); None for all.
+        columns: Which columns make a document.
+        batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
+        shard_size: Documents a part; what a killed worker has to do again.
+        engine: ``"local"``, this process, or ``"ray"``, a cluster.
+        workers: Actors of the ray engine; None for as many as the cluster has GPUs, or else cores.
+
+    Raises:
+        ConfigError: if a value cannot be.
+    """
+
+    model: str | None = None
+    device: str | None = None
+    dtype: str = "float32"
+    backend: str = "torch"
+    truncate_dim: int | None = None
+    columns: Columns = field(default_factory=Columns)
+    batch_size: int = 32
+    shard_size: int = 8192
+    engine: str = "local"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, in the words of the command line."""
+        if self.engine not in ENGINES:
+            raise ConfigError(f"--engine is {self.engine!r}, expected {' or '.join(ENGINES)}")
+        if self.workers is not None and self.engine == "local":
+            raise ConfigError(f"--workers is {self.workers}, but the local engine is one process; add --engine ray")
+        for name in ("batch_size", "shard_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least 1")

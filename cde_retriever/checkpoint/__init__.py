@@ -1,0 +1,1 @@
+"""Read and write a model as a folder."""

@@ -1,0 +1,178 @@
+"""Read and write checkpoints: a folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
+
+A checkpoint of low-rank updates (`cde_retriever.checkpoint.low_rank`) has ``low_rank.safetensors`` instead of the
+weights, names its base, and has a ``tokenizer.json`` only if the base's is another.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from tokenizers import Tokenizer
+
+from cde_retriever.checkpoint.folder import (
+    CONFIG_NAME,
+    LOW_RANK_KEY,
+    LOW_RANK_NAME,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+    find_checkpoint,
+    hash_checkpoint,
+    read_tokenizer,
+    replaced_folder,
+)
+from cde_retriever.checkpoint.low_rank import LowRankSettings, apply_updates, refuse_misfits
+from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.two_stage import TwoStageModel
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model read from a folder.
+
+    Attributes:
+        model: The model, in the dtype asked for.
+        tokenizer: Its tokenizer, without prompts.
+        sha256: Hash of configuration, weights and tokenizer as stored.
+        stored_dtype: Dtype of the stored weights.
+    """
+
+    model: TwoStageModel
+    tokenizer: Tokenizer
+    sha256: str
+    stored_dtype: torch.dtype
+
+
+def read_checkpoint(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Checkpoint:
+    """Read a checkpoint strictly.
+
+    Args:
+        folder: The folder.
+        device: Where the model goes.
+        dtype: Dtype of the model; None means float32.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged, tensors are missing, unexpected or of another shape (each is
+            named), or the base of low-rank updates cannot be found or is another.
+    """
+    lineage = _lineage(folder)
+    try:
+        model = TwoStageModel(_read_config(folder)[0])
+        for place, update in reversed(lineage):  # the base before what changes it
+            weights = load_file(place / (LOW_RANK_NAME if update else WEIGHTS_NAME))
+            if update:
+                apply_updates(model, weights, update, source=str(place))
+            else:
+                _load_strictly(model, weights, place)
+    except (ConfigError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+    first = next((tensor.dtype for tensor in weights.values()), torch.float32)
+    texts = next(place for place, _ in lineage if (place / TOKENIZER_NAME).is_file())
+    return Checkpoint(
+        model=model.to(device=device, dtype=dtype or torch.float32).eval(),
+        tokenizer=read_tokenizer(texts / TOKENIZER_NAME),
+        sha256=hash_checkpoint(folder),
+        stored_dtype=first,
+    )
+
+
+def _lineage(folder: Path) -> list[tuple[Path, LowRankSettings | None]]:
+    """Return a folder and, if it holds low-rank updates, their base, that one's base and so on, all verified."""
+    update = _read_config(folder)[1]
+    needed = (LOW_RANK_NAME,) if update else (WEIGHTS_NAME, TOKENIZER_NAME)
+    for name in needed:
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} has no {name}; a checkpoint holds config.json, model.safetensors, tokenizer.json, one of "
+                f"low-rank updates config.json, {LOW_RANK_NAME}"
+            )
+    if update is None:
+        return [(folder, None)]
+    base = _find_base(folder, update)
+    lineage = _lineage(base)
+    found = hash_checkpoint(base)
+    if found != update.base["sha256"]:
+        raise CheckpointError(
+            f"{folder} holds updates of a checkpoint with sha256 {update.base['sha256']}, the one found under "
+            f"{update.base['name']!r} has {found}; put the right one there, or write where it is into "
+            f"{LOW_RANK_KEY}.base of {folder / CONFIG_NAME}"
+        )
+    return [(folder, update), *lineage]
+
+
+def _find_base(folder: Path, update: LowRankSettings) -> Path:
+    name = update.base["name"]
+    if name is not None and (folder / name).is_dir():
+        return folder / name
+    try:
+        return find_checkpoint(name, update.base["revision"])[0]
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"cannot find the base of the low-rank updates in {folder}: {error}; write where it is into "
+            f"{LOW_RANK_KEY}.base of {folder / CONFIG_NAME}"
+        ) from error
+
+
+def _read_config(folder: Path) -> tuple[ModelConfig, LowRankSettings | None]:
+    """Return a folder's configuration, and what it says about low-rank updates."""
+    if not (folder / CONFIG_NAME).is_file():
+        raise CheckpointError(f"{folder} has no {CONFIG_NAME}; is it a CDE checkpoint?")
+    try:
+        values = json.loads((folder / CONFIG_NAME).read_text())
+        update = values.pop(LOW_RANK_KEY, None)
+        return ModelConfig.from_dict(values), None if update is None else LowRankSettings.from_dict(update)
+    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+
+
+def _load_strictly(model: TwoStageModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Copy weights into the model; every tensor of each must be in the other, with its shape."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.stored_state().items()}
+    refuse_misfits(weights, shapes, source=str(folder))
+    model.load_state_dict(weights, strict=False)  # strictness is above, and knows of the shared embeddings
+
+
+def hash_model(model: TwoStageModel, tokenizer: Tokenizer, dtype: torch.dtype) -> str:
+    """Return the `hash_checkpoint` of the folder this model would be written to."""
+    with tempfile.TemporaryDirectory() as folder:
+        return hash_checkpoint(write_checkpoint(Path(folder) / "model", model, tokenizer, dtype=dtype))
+
+
+def write_checkpoint(
+    folder: str | os.PathLike[str], model: TwoStageModel, tokenizer: Tokenizer, *, dtype: torch.dtype
+) -> Path:
+    """Write a checkpoint; a killed process leaves the old folder or the new one.
+
+    Args:
+        folder: Where to; other files that stand there, such as a model card, stay.
+        model: The model.
+        tokenizer: Its tokenizer.
+        dtype: Dtype of the stored weights.
+
+    Raises:
+        CheckpointError: if the model holds low-rank updates beside its weights.
+    """
+    folder = Path(folder)
+    stored = model.stored_state()
+    if any(".lora_" in name for name in stored):
+        raise CheckpointError(
+            "the model holds low-rank updates beside its weights; write them with write_low_rank, or add them to the "
+            "weights with merge_low_rank first (both in cde_train.training.low_rank)"
+        )
+    with replaced_folder(folder) as new:
+        (new / LOW_RANK_NAME).unlink(missing_ok=True)
+        state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in stored.items()}
+        # safetensors 0.8's own save_file lets the owner alone read the file, whatever the umask.
+        (new / WEIGHTS_NAME).write_bytes(save(state, metadata={"format": "pt"}))
+        tokenizer.save(str(new / TOKENIZER_NAME))
+        config = json.dumps(model.config.to_dict(), indent=2, sort_keys=True)
+        (new / CONFIG_NAME).write_text(config + "\n")
+    return folder

@@ -1,0 +1,254 @@
+"""The context: a sample of the user's corpus as the model sees it, an artifact with an identity.
+
+Documents embedded under one context and queries under another still give numbers of the right shape. A context
+therefore carries a fingerprint of what made it (model and texts, not floats), and whatever stores vectors stores the
+fingerprint with them.
+
+A context is stored as one safetensors file: the vectors as a tensor, everything else as JSON in its metadata.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.context.sampling import Sample
+from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
+from cde_retriever.files.replacing import write_atomically
+
+FORMAT_VERSION = 1
+FILE_NAME = "context.safetensors"
+METADATA_KEY = "cde_context"
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What makes two models give the same vectors.
+
+    Attributes:
+        name: The checkpoint's name; for people, not part of the fingerprint.
+        revision: Hub commit, if it came from there; for people likewise.
+        sha256: Hash of weights, architecture and tokenizer.
+        prompts: Text put before queries and documents.
+        max_length: Longest text in tokens.
+        ordered: Whether the order of context documents changes the output.
+    """
+
+    name: str
+    revision: str | None
+    sha256: str
+    prompts: dict[str, str]
+    max_length: int
+    ordered: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """An immutable sample of a corpus, embedded by a model's first stage.
+
+    Attributes:
+        vectors: Dataset embeddings, (J, d) float32, read-only; J = 0 for the null context.
+        model: The model that made them.
+        text_hashes: sha256 of each sampled text.
+        texts: The sampled texts, or None if only their hashes are kept.
+        method: ``"sample"`` or ``"null"``.
+        seed: Seed of the sample, None for the null context.
+        documents_seen: How many documents the sample was drawn from, empty ones and duplicates included.
+        oversampled_to: Size to which a model that needs exactly that many repeats the documents, else None.
+        frequencies: Token ids and in how many of the documents each occurs, (k, 2) int64, read-only, ids ascending; no
+            rows for a model without term statistics.
+    """
+
+    vectors: NDArray[np.float32]
+    model: ModelIdentity
+    text_hashes: tuple[str, ...] = ()
+    texts: tuple[str, ...] | None = ()
+    method: str = "null"
+    seed: int | None = None
+    documents_seen: int = 0
+    oversampled_to: int | None = None
+    frequencies: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+
+    def __post_init__(self) -> None:
+        """Freeze the arrays and check that the parts belong together."""
+        for name, dtype in (("vectors", np.float32), ("frequencies", np.int64)):
+            array = np.array(getattr(self, name), dtype=dtype)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        vectors, frequencies = self.vectors, self.frequencies
+        if vectors.ndim != 2 or len(vectors) != len(self.text_hashes):
+            raise ContextError(
+                f"a context needs one vector a text, received {vectors.shape} and {len(self.text_hashes)} texts"
+            )
+        if frequencies.ndim != 2 or frequencies.shape[1] != 2 or (frequencies < 0).any():
+            raise ContextError(f"frequencies must be pairs of token id and count, received {frequencies.shape}")
+        if len(frequencies) and frequencies[:, 1].max() > len(vectors):
+            raise ContextError(
+                f"a token is said to occur in {frequencies[:, 1].max()} documents, but the context has {len(vectors)}"
+            )
+        if self.texts is not None and tuple(map(hash_text, self.texts)) != self.text_hashes:
+            raise ContextError("the texts of the context do not have the hashes it lists; fit it again")
+
+    @property
+    def size(self) -> int:
+        """Number of context documents, J."""
+        return len(self.vectors)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over model and texts, in hexadecimal; equal fingerprints mean comparable vectors."""
+        hashes = self.text_hashes if self.model.ordered else sorted(self.text_hashes)
+        identity = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model.sha256,
+            "prompts": self.model.prompts,
+            "max_length": self.model.max_length,
+            "texts": list(hashes),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        """Name what tells contexts apart."""
+        return f"Context({self.fingerprint[:12]}, {self.size} of {self.documents_seen} documents, {self.model.name})"
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a context file."""
+        from safetensors.numpy import save  # here, because a server of queries reads contexts with NumPy alone
+
+        header = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "vectors_sha256": self._digest(),
+            "model": asdict(self.model),
+            **{name: getattr(self, name) for name in _HEADER_FIELDS},
+        }
+        arrays: dict[str, NDArray[Any]] = {"vectors": self.vectors}
+        if len(self.frequencies):
+            arrays["frequencies"] = self.frequencies
+        return save(arrays, metadata={METADATA_KEY: json.dumps(header)})
+
+    def _digest(self) -> str:
+        """Return the sha256 of what was computed from the texts."""
+        return hashlib.sha256(self.vectors.tobytes() + self.frequencies.tobytes()).hexdigest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str = "bytes") -> "Context":
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            ContextFormatError: if the data are damaged, of another format version, or not a context.
+        """
+        try:
+            arrays, metadata = _read_tensors(data)
+            vectors, frequencies = arrays["vectors"], arrays.get("frequencies", np.zeros((0, 2), np.int64))
+            header = json.loads(metadata[METADATA_KEY])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ContextFormatError(f"{source} is not a context ({error!r}); restore it or fit again") from error
+        if header.get("format_version") != FORMAT_VERSION:
+            raise ContextFormatError(
+                f"{source} has context format {header.get('format_version')!r}, this version reads {FORMAT_VERSION}"
+            )
+        try:
+            values = {name: header[name] for name in _HEADER_FIELDS}
+            for name in ("text_hashes", "texts"):
+                values[name] = None if values[name] is None else tuple(values[name])
+            context = cls(vectors=vectors, frequencies=frequencies, model=ModelIdentity(**header["model"]), **values)
+            stated = (header["fingerprint"], header["vectors_sha256"])
+        except (KeyError, TypeError, ContextError) as error:
+            raise ContextFormatError(f"{source} is a damaged context ({error!r}); restore it or fit again") from error
+        if stated != (context.fingerprint, context._digest()):
+            raise ContextFormatError(f"{source} does not match its own fingerprint; restore it or fit again")
+        return context
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the context to a file, or into a folder as ``context.safetensors``; all or nothing.
+
+        Raises:
+            ContextMismatchError: if a context with another fingerprint is already there.
+        """
+        file = context_file(path)
+        if file.exists():
+            there = Context.load(file)
+            if there.fingerprint != self.fingerprint:
+                raise ContextMismatchError(
+                    f"{file} holds context {there.fingerprint[:12]}, not {self.fingerprint[:12]}; vectors may depend "
+                    "on it, so it is not overwritten: choose another path, or delete the file first"
+                )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, self.to_bytes())
+        return file
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Context":
+        """Read a context from a file, or from the folder it was saved in.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ContextFormatError: if it is damaged or of another format version.
+        """
+        file = context_file(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"no context at {file}; fit one and save it there")
+        return cls.from_bytes(file.read_bytes(), source=str(file))
+
+
+def _read_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return tensors and metadata of a safetensors file: a length of 8 bytes, a JSON header, the tensors' bytes."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    metadata = header.pop("__metadata__")
+    arrays = {}
+    for name, info in header.items():
+        first, last = info["data_offsets"]
+        array = np.frombuffer(data[start + first : start + last], _DTYPES[info["dtype"]])
+        arrays[name] = array.reshape(info["shape"])
+    return arrays, metadata
+
+
+_DTYPES = {"F32": "<f4", "I64": "<i8"}
+_HEADER_FIELDS = ("text_hashes", "texts", "method", "seed", "documents_seen", "oversampled_to")
+
+
+def hash_text(text: str) -> str:
+    """Return the sha256 of a text in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def context_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file a path stands for: itself if it names a ``.safetensors`` file, else one in that folder."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path / FILE_NAME
+
+
+def make_context(
+    sample: Sample,
+    vectors: NDArray[np.float32],
+    model: ModelIdentity,
+    *,
+    store_texts: bool,
+    needs: int | None,
+    frequencies: NDArray[np.int64] | None = None,
+) -> Context:
+    """Put a sample, its dataset embeddings, (J, d), and its term statistics, (k, 2), together."""
+    return Context(
+        vectors=vectors,
+        model=model,
+        text_hashes=tuple(map(hash_text, sample.texts)),
+        texts=sample.texts if store_texts else None,
+        method="sample",
+        seed=sample.seed,
+        documents_seen=sample.documents_seen,
+        oversampled_to=needs if needs is not None and needs > len(sample.texts) else None,
+        frequencies=np.zeros((0, 2), np.int64) if frequencies is None else frequencies,
+    )
+
+
+def known_documents(context: Context, documents: Sequence[str]) -> int:
+    """Count how many of the context's documents are among these; none means a foreign context."""
+    return len(set(context.text_hashes) & {hash_text(text) for text in documents})

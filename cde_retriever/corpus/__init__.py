@@ -1,0 +1,1 @@
+"""Read documents from JSONL, Parquet and folders of text files."""

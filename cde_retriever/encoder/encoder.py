@@ -1,0 +1,414 @@
+"""`ContextualEncoder`: a model, a context, and texts to vectors. Everything a framework adapter needs."""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tqdm.auto import tqdm
+
+from cde_retriever.backends.backend import Backend
+from cde_retriever.backends.loading import identify, load
+from cde_retriever.context.context import Context, ModelIdentity, make_context
+from cde_retriever.context.sampling import sample_documents
+from cde_retriever.encoder.batches import batches_of
+from cde_retriever.encoder.shared_queries import SharedBatches
+from cde_retriever.encoder.tokens import TextTokenizer, check_texts, count_documents
+from cde_retriever.encoder.truncation import truncate
+from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
+from cde_retriever.model.config import ModelConfig
+
+if TYPE_CHECKING:  # a server of queries runs without PyTorch
+    import torch
+
+    from cde_retriever.model.two_stage import TwoStageModel
+
+Vectors = NDArray[np.float32]
+Ids = list[int]
+Embed = Callable[[NDArray[np.int64], NDArray[np.int64]], Vectors]
+
+DEFAULT_BATCH = 32
+"""Texts of 128 tokens a batch; on two cores larger batches are no faster (docs/log.md)."""
+QUERIES_AT_ONCE = 64
+"""Most queries of several callers that run as one batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Active:
+    """The context in force and what the second stage made of it, replaced together."""
+
+    context: Context
+    state: Any
+
+
+class ContextualEncoder:
+    """Embed documents and queries given a context.
+
+    Safe to use from several threads: each call works under one context throughout, and queries that several threads
+    ask for at once run as one batch.
+
+    Args:
+        backend: The two-stage model and what runs it.
+        tokenizer: Its tokenizer, without prompts.
+        identity: What tells this model from others.
+        truncate_dim: How many numbers of a vector to keep; None for all.
+
+    Raises:
+        ConfigError: if the vectors have fewer numbers than `truncate_dim`, or it is below 1.
+    """
+
+    def __init__(
+        self, backend: Backend, tokenizer: Tokenizer, identity: ModelIdentity, *, truncate_dim: int | None = None
+    ) -> None:
+        if truncate_dim is not None and not 1 <= truncate_dim <= backend.dimension:
+            raise ConfigError(
+                f"truncate_dim is {truncate_dim}, but vectors of {identity.name} have {backend.dimension} numbers; "
+                f"expected 1 to {backend.dimension}, or None for all"
+            )
+        self.backend = backend
+        self.tokenizer = tokenizer
+        self.identity = identity
+        self.truncate_dim = truncate_dim
+        self._active: _Active | None = None
+        self._origin: ContextualEncoder | None = None
+        self._lock = threading.RLock()
+        self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, QUERIES_AT_ONCE)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] | None = None,
+        *,
+        revision: str | None = None,
+        device: "torch.device | str | None" = None,
+        dtype: "torch.dtype | str | None" = None,
+        backend: str = "torch",
+        truncate_dim: int | None = None,
+    ) -> "ContextualEncoder":
+        """Load a checkpoint.
+
+        Args:
+            name: A folder or a Hub id; None for the bundled default. For all backends but ``"torch"`` also the
+                folder of an export (``cde export``); a checkpoint is exported when it is first loaded, and kept in the
+                user's cache folder.
+            revision: Branch, tag or commit on the Hub.
+            device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest that the backend has.
+            dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or their names; for the
+                other backends ``"float32"`` (default; that of the export, if `name` is one) or ``"int8"``.
+            backend: ``"torch"``; ``"onnx"``, faster for queries; ``"openvino"``, with ``dtype="int8"`` faster for
+                documents on a CPU. Vectors of all are the same, to rounding.
+            truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.truncation`); None for all.
+
+        Raises:
+            CheckpointError: if it cannot be found, or is incomplete or damaged.
+            ConfigError: for an unknown backend, a device or dtype it does not have, or a `truncate_dim` out of range.
+            ValueError: for an unknown dtype.
+            ImportError: if the backend is not installed.
+        """
+        return cls(*load(name, revision, device=device, dtype=dtype, backend=backend), truncate_dim=truncate_dim)
+
+    @classmethod
+    def from_model(
+        cls, model: "TwoStageModel", tokenizer: Tokenizer, *, stored_dtype: "torch.dtype | None" = None
+    ) -> "ContextualEncoder":
+        """Wrap a PyTorch model.
+
+        Args:
+            model: The two-stage model.
+            tokenizer: Its tokenizer, without prompts.
+            stored_dtype: Dtype in which `save_pretrained` writes the weights, and which the identity is hashed in; None
+                for float32.
+        """
+        from cde_retriever.backends.pytorch import TorchBackend
+        from cde_retriever.checkpoint.checkpoint import hash_model
+
+        backend = TorchBackend(model) if stored_dtype is None else TorchBackend(model, stored_dtype)
+        sha256 = hash_model(model, tokenizer, backend.stored_dtype)
+        return cls(backend, tokenizer, identify(model.config, sha256, None))
+
+    def fork(self, *, truncate_dim: int | None = None) -> "ContextualEncoder":
+        """Return an encoder over the same weights, without a context yet; one call at a time runs over all forks.
+
+        Args:
+            truncate_dim: The fork's; None for the original's.
+        """
+        size = self.truncate_dim if truncate_dim is None else truncate_dim
+        twin = type(self)(self.backend, self.tokenizer, self.identity, truncate_dim=size)
+        twin._lock = self._lock
+        twin._origin = self  # lives as long as its forks, so that `sharing` finds it
+        return twin
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: "torch.dtype | None" = None) -> Path:
+        """Write the checkpoint to a folder; all or nothing.
+
+        Args:
+            folder: Where to.
+            dtype: Dtype of the stored weights; by default the one they were stored in.
+
+        Raises:
+            ConfigError: if the model runs on ONNX Runtime, which has no weights to write.
+        """
+        written: Path = self._torch().save(Path(folder), self.tokenizer, dtype)
+        return written
+
+    @property
+    def model(self) -> "TwoStageModel":
+        """The PyTorch model. On a CPU texts are embedded more slowly once somebody has it, because it may be changed.
+
+        Raises:
+            ConfigError: if the model runs on ONNX Runtime.
+        """
+        model: TwoStageModel = self._torch().model
+        return model
+
+    def _torch(self) -> Any:
+        if not hasattr(type(self.backend), "model"):
+            raise ConfigError(
+                "this encoder runs on ONNX Runtime and has no PyTorch model; load it with backend='torch'"
+            )
+        return self.backend
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self.backend.config
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors; needs no context."""
+        return self.truncate_dim or self.backend.dimension
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids the second stage knows."""
+        return self.backend.vocabulary_size
+
+    @property
+    def device(self) -> str:
+        """Where the model is, such as ``"cpu"`` or ``"cuda:0"``."""
+        return self.backend.device
+
+    @cached_property
+    def _texts(self) -> TextTokenizer:
+        return self.text_tokenizer(self.config.max_length)
+
+    def text_tokenizer(self, max_length: int) -> TextTokenizer:
+        """Return what turns texts into this model's token ids, cut at a length in tokens, at most the model's own."""
+        return TextTokenizer(
+            self.tokenizer,
+            prompts=self.config.prompts,
+            max_length=min(max_length, self.config.max_length),
+            pad_token_id=int(self.config.second_stage.get("pad_token_id") or 0),
+        )
+
+    # The context
+
+    @property
+    def context(self) -> Context:
+        """The context in force.
+
+        Raises:
+            ContextNotFittedError: if none was set.
+        """
+        return self._require_active().context
+
+    @property
+    def has_context(self) -> bool:
+        """Whether a context was set."""
+        return self._active is not None
+
+    def fit_context(
+        self,
+        documents: Iterable[str],
+        *,
+        seed: int = 0,
+        context_size: int | None = None,
+        store_texts: bool = True,
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+    ) -> Context:
+        """Sample a corpus, look at the sample as the model does, and set the result as context.
+
+        The first stage embeds the sample, where the second stage reads its vectors. One pass over the documents; memory
+        grows with the context, not with the corpus.
+
+        Args:
+            documents: The corpus, as texts; any iterable.
+            seed: Seed of the sample.
+            context_size: Most context documents; None for the model's own number.
+            store_texts: Whether the context keeps the sampled texts, or only their hashes.
+            batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
+            show_progress: Whether to show a progress bar on stderr.
+
+        Raises:
+            TypeError: if an item is not a string; names its index.
+            ContextError: if no document has any text.
+        """
+        sample = sample_documents(documents, context_size or self.config.context_size, seed)
+        vectors = np.zeros((len(sample.texts), 0), np.float32)
+        if self.backend.first_stage_width:
+            # No warning: a context document is meant to be cut.
+            ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
+            vectors = self._first_stage(ids, batch_size, show_progress)
+        needs = None if self.config.positions == "text" else self.config.context_size
+        context = make_context(
+            sample,
+            vectors,
+            self.identity,
+            store_texts=store_texts,
+            needs=needs,
+            frequencies=self._count_terms(sample.texts) if self.config.term_statistics else None,
+        )
+        self.set_context(context)
+        return context
+
+    def set_context(self, context: Context) -> None:
+        """Embed under this context from now on.
+
+        Raises:
+            TypeError: if it is not a `Context`.
+            ContextMismatchError: if another model made it; names both.
+        """
+        if not isinstance(context, Context):
+            raise TypeError(f"expected a Context, received {type(context).__name__}; use Context.load(path)")
+        self._check_model(context)
+        rows = context.vectors
+        if context.oversampled_to is not None:
+            rows = rows[np.arange(context.oversampled_to) % len(rows)]
+        frequencies = None
+        if self.config.term_statistics:
+            frequencies = np.zeros(self.vocabulary_size, np.float32)
+            frequencies[context.frequencies[:, 0]] = context.frequencies[:, 1]
+        with self._lock:
+            self._active = _Active(context, self.backend.prepare(rows, frequencies))
+
+    def _count_terms(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return token ids and in how many of the documents each occurs, (k, 2)."""
+        counts = count_documents(self._texts.tokenize(texts, "document").ids, self.vocabulary_size)
+        found = np.flatnonzero(counts)
+        return np.stack([found, counts[found]], axis=1)
+
+    def null_context(self) -> Context:
+        """Return the context that stands for "no corpus"; setting it is a mode of its own, with a fingerprint."""
+        return Context(vectors=np.zeros((0, self.backend.first_stage_width), np.float32), model=self.identity)
+
+    def _check_model(self, context: Context) -> None:
+        ours, theirs = self.identity, context.model
+        for name in ("prompts", "max_length", "ordered", "sha256"):  # the hash covers the others, but says less
+            mine, other = getattr(ours, name), getattr(theirs, name)
+            if mine != other:
+                raise ContextMismatchError(
+                    f"context {context.fingerprint[:12]} was made by model {theirs.name!r} with {name} {other!r}, "
+                    f"this is {ours.name!r} with {name} {mine!r}; load that model, or fit a context with this one"
+                )
+
+    def _require_active(self) -> _Active:
+        active = self._active
+        if active is None:
+            raise ContextNotFittedError(
+                "no context is set; call fit_context(documents), or set_context(Context.load(path)), or "
+                "set_context(encoder.null_context()) to embed without a corpus"
+            )
+        return active
+
+    # Texts to vectors
+
+    def encode_documents(
+        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
+    ) -> Vectors:
+        """Embed documents under the context in force.
+
+        Args:
+            texts: The documents, given to the model as they are.
+            batch_size: Texts of 128 tokens through the model at once, of shorter ones more, of longer ones fewer; does
+                not change the result beyond the model's precision.
+            show_progress: Whether to show a progress bar on stderr.
+
+        Returns:
+            Unit vectors, (n, d) float32, in input order.
+
+        Raises:
+            ContextNotFittedError: if no context is set.
+            TypeError: if a text is not a string; names its index.
+        """
+        active = self._require_active()
+        ids = self._tokenize(texts, "document", batch_size)
+        return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
+
+    def encode_queries(
+        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
+    ) -> Vectors:
+        """Embed queries under the context in force; otherwise as `encode_documents`.
+
+        Few queries at a time (at most `QUERIES_AT_ONCE`) run together with those of other threads that wait, so that
+        many callers do not queue up one after the other; a vector does not depend on its company.
+        """
+        active = self._require_active()
+        ids = self._tokenize(texts, "query", batch_size)
+        if 0 < len(ids) <= QUERIES_AT_ONCE:
+            return np.stack(self._queries(active, ids))
+        return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
+
+    def encode_first_stage(
+        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
+    ) -> Vectors:
+        """Embed documents with the first stage alone, (n, d) float32; needs no context.
+
+        These are a context's vectors. They are not comparable with those of `encode_documents`.
+        """
+        return self._first_stage(self._tokenize(texts, "document", batch_size), batch_size, show_progress)
+
+    def _first_stage(self, ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors:
+        width = int(self.config.first_stage["hidden_size"])
+        return self._run(ids, self.backend.embed_first_stage, width, batch_size, show_progress)
+
+    def _tokenize(self, texts: Sequence[str], role: str, batch_size: int, *, warn: bool = True) -> list[Ids]:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        tokenized = self._texts.tokenize(check_texts(texts), role)
+        if warn and tokenized.truncated:
+            warnings.warn(
+                f"{len(tokenized.truncated)} of {len(texts)} texts are longer than {self.config.max_length} tokens and "
+                f"were cut (the first is text {tokenized.truncated[0]}); split them to use them whole",
+                stacklevel=3,
+            )
+        return tokenized.ids
+
+    def _under(self, active: _Active) -> Embed:
+        def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
+            vectors = self.backend.embed(input_ids, mask, active.state)
+            if self.truncate_dim is None:
+                return vectors
+            return truncate(vectors, self.truncate_dim, self.config.sketch_width)
+
+        return embed
+
+    def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
+        assert isinstance(active, _Active)
+        return list(self._run(ids, self._under(active), self.dimension, DEFAULT_BATCH, show_progress=False))
+
+    def _run(self, ids: list[Ids], embed: Embed, width: int, batch_size: int, show_progress: bool) -> Vectors:
+        """Run token ids in batches of similar length, and put the rows back in input order."""
+        output = np.zeros((len(ids), width), dtype=np.float32)
+        batches: Iterable[list[int]] = batches_of(ids, batch_size)
+        if show_progress:
+            batches = _with_progress(batches, len(ids))
+        with self._lock:
+            for rows in batches:
+                output[rows] = embed(*self._texts.pad([ids[i] for i in rows]))
+        return output
+
+
+def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:
+    # Not tqdm(disable=...): making a bar that shows nothing takes one per cent of a query.
+    with tqdm(total=texts, desc="Embedding", unit="text") as bar:
+        for rows in batches:
+            yield rows
+            bar.update(len(rows))

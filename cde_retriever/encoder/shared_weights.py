@@ -1,0 +1,59 @@
+"""One copy of a checkpoint's weights for all encoders of a process that want it run in the same way.
+
+Contexts are many (one a corpus), weights are few: a second encoder of a checkpoint costs no memory and no reading. The
+weights go when the last encoder that uses them goes. A checkpoint written anew is read anew.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from cde_retriever.backends.export_folder import EXPORT_NAME
+from cde_retriever.checkpoint.folder import CONFIG_NAME, LOW_RANK_NAME, TOKENIZER_NAME, WEIGHTS_NAME, find_checkpoint
+from cde_retriever.encoder.encoder import ContextualEncoder
+
+_loaded: WeakValueDictionary[tuple[Any, ...], ContextualEncoder] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def shared_encoder(
+    name: str | None = None,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    backend: str = "torch",
+    truncate_dim: int | None = None,
+) -> ContextualEncoder:
+    """Return an encoder with a context of its own over weights that others may use as well.
+
+    Arguments and errors are those of `ContextualEncoder.from_pretrained`.
+    """
+    folder, commit = find_checkpoint(name, revision)
+    key = (folder.resolve(), _state_of(folder), commit, backend, *_run_as(backend, device, dtype))
+    with _lock:
+        encoder = _loaded.get(key)
+        if encoder is None:
+            encoder = ContextualEncoder.from_pretrained(
+                name, revision=commit or revision, device=device, dtype=dtype, backend=backend
+            )
+            _loaded[key] = encoder
+        return encoder.fork(truncate_dim=truncate_dim)
+
+
+def _run_as(backend: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
+    """Return device and dtype in the one form of all that stand for the same."""
+    if backend != "torch":
+        return device, dtype
+    import torch
+
+    from cde_retriever.backends.pytorch import as_dtype, default_device
+
+    return torch.device(device or default_device()), as_dtype(dtype) or torch.float32
+
+
+def _state_of(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Return what changes when a checkpoint is written anew: time in nanoseconds and size in bytes of each file."""
+    files = [folder / name for name in (CONFIG_NAME, WEIGHTS_NAME, LOW_RANK_NAME, TOKENIZER_NAME, EXPORT_NAME)]
+    return tuple((stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in files if file.is_file()))

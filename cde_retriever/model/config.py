@@ -1,0 +1,160 @@
+"""What a two-stage model is built from: the frozen, validated content of a checkpoint's ``config.json``."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from cde_retriever.errors import ConfigError
+
+FORMAT_VERSION = 1
+CONTEXT_ATTENTIONS = ("cached", "joint", "late")
+POSITIONS = ("text", "prompt_and_text", "sequence")
+OUTPUT_HEADS = ("none", "mlp", "residual_mlp")
+ROLES = ("query", "document")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture and text handling of a two-stage model.
+
+    Attributes:
+        name: The model's name; recorded in every context it makes.
+        second_stage: Configuration of the second stage's backbone, as `transformers` writes it
+            (``model_type`` and sizes).
+        first_stage: The same for the first stage's backbone.
+        context_attention: ``"cached"``: context tokens attend to the context, text tokens to context and text, so
+            that the context's keys and values are computed once. ``"joint"``: every token attends to every token,
+            as in the paper (section 4.2). ``"late"``: a plain encoder, whose output alone meets the
+            context; needs unit dataset embeddings of its own width, no projection, no prompt tokens.
+        context_moments: Whether under ``"late"`` the pooled vector is moved by the context's mean and covariance.
+        term_statistics: Whether the context also counts in how many of its documents each token occurs, which decides
+            what the tokens of a text weigh (`cde_retriever.model.terms`); needs ``"late"``.
+        term_shrinkage: How far, in [0, 1), what tokens say in a context is drawn back to what they say in general; 0
+            for not at all; needs `term_statistics`.
+        sketch_width: Dimensions that term weights are projected to and stand beside the pooled vector; a multiple of 8,
+            0 for none; needs `term_statistics`.
+        context_size: How many context documents a corpus is sampled to (J). Under ``"joint"`` the trained number.
+        prompt_tokens: Learned soft-prompt tokens between context and text.
+        positions: Which tokens carry positions. ``"text"``: context and prompt stand at position 0, the text counts
+            from 0, so the context is a set. ``"prompt_and_text"``: context at 0, prompt and text count on from J
+            (released v1). ``"sequence"``: everything counts from 0, context order matters (released v2).
+            The last two need ``context_attention="joint"``.
+        context_projection: Whether a linear map leads from the first stage's vectors to the second stage's inputs;
+            needed where the widths differ.
+        output_head: What follows pooling: nothing, an MLP, or an MLP added to the pooled vector.
+        normalize_first_stage: Whether dataset embeddings have unit length.
+        share_word_embeddings: Whether both stages use one word-embedding matrix, stored once.
+        share_backbone: Whether both stages are one encoder, stored once; needs ``"late"`` and equal settings.
+        max_length: Longest text in tokens, prompt and special tokens included; the rest is cut off.
+        prompts: Text put before a query and before a document.
+    """
+
+    name: str
+    second_stage: Mapping[str, Any]
+    first_stage: Mapping[str, Any]
+    context_attention: str = "cached"
+    context_moments: bool = True
+    term_statistics: bool = False
+    term_shrinkage: float = 0.0
+    sketch_width: int = 0
+    context_size: int = 512
+    prompt_tokens: int = 0
+    positions: str = "text"
+    context_projection: bool = True
+    output_head: str = "none"
+    normalize_first_stage: bool = True
+    share_word_embeddings: bool = False
+    share_backbone: bool = False
+    max_length: int = 512
+    prompts: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself, all faults in one message."""
+        faults = list(self._faults())
+        if faults:
+            raise ConfigError("invalid model configuration: " + "; ".join(faults))
+
+    def _faults(self) -> Iterator[str]:
+        for name, allowed in (
+            ("context_attention", CONTEXT_ATTENTIONS),
+            ("positions", POSITIONS),
+            ("output_head", OUTPUT_HEADS),
+        ):
+            if getattr(self, name) not in allowed:
+                yield f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
+        for name, least in (("context_size", 1), ("prompt_tokens", 0), ("max_length", 3)):
+            if getattr(self, name) < least:
+                yield f"{name} is {getattr(self, name)}, expected at least {least}"
+        for name in ("first_stage", "second_stage"):
+            if "model_type" not in getattr(self, name):
+                yield f"{name} has no model_type"
+        if set(self.prompts) != set(ROLES):
+            yield f"prompts has the keys {sorted(self.prompts)}, expected {sorted(ROLES)}"
+        yield from self._misfits()
+
+    def _misfits(self) -> Iterator[str]:
+        """Say which settings do not go with the layout."""
+        late = self.context_attention == "late"
+        if self.positions != "text" and self.context_attention != "joint":
+            yield f"positions is {self.positions!r}, which needs context_attention 'joint'"
+        for name, value in (("context_projection", False), ("prompt_tokens", 0), ("normalize_first_stage", True)):
+            if late and getattr(self, name) != value:
+                yield f"{name} is {getattr(self, name)}, which context_attention 'late' needs to be {value}"
+        yield from self._misfits_of_terms()
+        widths = [stage.get("hidden_size") for stage in (self.first_stage, self.second_stage)]
+        if widths[0] != widths[1] and (late or not self.context_projection):
+            needs = "context_attention 'late' needs equal widths" if late else "that needs context_projection"
+            yield f"the stages are {widths[0]} and {widths[1]} wide; {needs}"
+
+    def _misfits_of_terms(self) -> Iterator[str]:
+        """Say which settings of what only `late` has contradict each other."""
+        late = self.context_attention == "late"
+        for name in ("term_statistics", "share_backbone"):
+            if getattr(self, name) and not late:
+                yield f"{name} is true, which needs context_attention 'late'"
+        if late and not self.context_moments and not self.term_statistics:
+            yield "context_moments and term_statistics are both false, which leaves 'late' without a context"
+        if not 0 <= self.term_shrinkage < 1:
+            yield f"term_shrinkage is {self.term_shrinkage}, expected at least 0 and less than 1"
+        elif self.term_shrinkage and not self.term_statistics:
+            yield f"term_shrinkage is {self.term_shrinkage}, which needs term_statistics"
+        if self.sketch_width < 0 or self.sketch_width % 8:
+            yield f"sketch_width is {self.sketch_width}, expected a multiple of 8, or 0 for none"
+        elif self.sketch_width and not self.term_statistics:
+            yield f"sketch_width is {self.sketch_width}, which needs term_statistics"
+        if self.share_backbone and dict(self.first_stage) != dict(self.second_stage):
+            yield "share_backbone is true, but first_stage and second_stage differ"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ConfigError: for an unknown format version or key, or contradicting values.
+        """
+        values = dict(values)
+        version = values.pop("cde_format_version", None)
+        if version != FORMAT_VERSION:
+            raise ConfigError(
+                f"cde_format_version is {version!r}, this version reads {FORMAT_VERSION}; is this a CDE checkpoint?"
+            )
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                nearest = difflib.get_close_matches(key, known, n=1)
+                hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+                raise ConfigError(f"unknown key {key!r} in the model configuration{hint}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"incomplete model configuration: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `from_dict` and JSON take."""
+        return {"cde_format_version": FORMAT_VERSION, **asdict(self)}
+
+    @property
+    def order_matters(self) -> bool:
+        """Whether permuting the context changes the output, so that its order belongs to its identity."""
+        return self.positions == "sequence"

@@ -1,0 +1,44 @@
+"""Show the backbone context documents, or a learned vector for none, before a text."""
+
+import torch
+from torch import Tensor, nn
+
+from cde_retriever.model.backbone import input_offset
+from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.stages import SecondStage
+
+
+class PrefixSecondStage(SecondStage):
+    """Shows the backbone context documents, or a learned vector for none, and prompt tokens, before a text."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        width = self.backbone.config.hidden_size
+        self.null_context = nn.Parameter(torch.zeros(1, width))
+        self.prompt = nn.Parameter(0.02 * torch.randn(config.prompt_tokens, width))
+        self.context_projection = None
+        if config.context_projection:
+            self.context_projection = nn.Linear(config.first_stage["hidden_size"], width)
+            nn.init.eye_(self.context_projection.weight)
+            nn.init.zeros_(self.context_projection.bias)
+
+    def enter_like_words(self) -> None:
+        """Start the projection so that a context document enters the untrained backbone as a word would."""
+        if self.context_projection is not None:
+            self.context_projection.bias.data.copy_(-input_offset(self.backbone))
+
+    def prefix(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> Tensor:
+        """Return the tokens that stand before a text, (c + prompt tokens, d); no documents mean the null context.
+
+        Args:
+            dataset_embeddings: First-stage vectors, (c, d).
+            dropped: True for documents which the null context's vector replaces (context dropout), (c,).
+        """
+        context = dataset_embeddings
+        if len(dataset_embeddings) == 0:
+            context = self.null_context
+        elif self.context_projection is not None:
+            context = self.context_projection(dataset_embeddings)
+        if dropped is not None and len(dropped):
+            context = torch.where(dropped[:, None], self.null_context.to(context.dtype), context)
+        return torch.cat([context, self.prompt])

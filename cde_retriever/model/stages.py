@@ -1,0 +1,98 @@
+"""Embed context documents by themselves (M1), and define what every second stage (M2) does."""
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cde_retriever.model.backbone import build_backbone
+from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.pooling import mean_pool
+
+State = tuple[Tensor, ...]
+"""What a layout makes of a context; a function of the dataset embeddings and the second stage's parameters alone."""
+
+
+class FirstStage(nn.Module):
+    """M1: embeds each context document by itself.
+
+    Args:
+        config: Architecture.
+        backbone: The second stage's, if both stages are to be one encoder.
+    """
+
+    def __init__(self, config: ModelConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__()
+        self.backbone = build_backbone(config.first_stage) if backbone is None else backbone
+        self.normalize = config.normalize_first_stage
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return dataset embeddings, (c, d), of tokenised context documents, (c, s)."""
+        hidden = self.backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        pooled = mean_pool(hidden, mask)
+        return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
+
+
+class OutputHead(nn.Module):
+    """What follows pooling: nothing, an MLP, or an MLP added to its input (which starts as the identity)."""
+
+    def __init__(self, kind: str, width: int) -> None:
+        super().__init__()
+        self.residual = kind == "residual_mlp"
+        self.mlp = None
+        if kind != "none":
+            last = nn.Linear(width, width)
+            if self.residual:
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+            self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), last)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled vectors, (b, d), to output vectors, (b, d)."""
+        if self.mlp is None:
+            return pooled
+        output: Tensor = self.mlp(pooled)
+        return pooled + output if self.residual else output
+
+
+class SecondStage(nn.Module):
+    """M2: embeds texts given a context.
+
+    Every layout prepares the dataset embeddings into a state (`prepare`) and embeds texts under it (`forward`).
+    """
+
+    attention = "sdpa"
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.second_stage, self.attention)
+        self.output_head = OutputHead(config.output_head, self.backbone.config.hidden_size)
+
+    @property
+    def reads_dataset_embeddings(self) -> bool:
+        """Whether the first stage's vectors of the context play a part, or their number alone does."""
+        return True
+
+    def enter_like_words(self) -> None:
+        """Start what leads context documents into an untrained backbone so that they enter as words would."""
+
+    def prepare(
+        self, dataset_embeddings: Tensor, dropped: Tensor | None = None, frequencies: Tensor | None = None
+    ) -> State:
+        """Turn what is known of a context into what `forward` needs of it.
+
+        Args:
+            dataset_embeddings: First-stage vectors, (c, d); c = 0 for the null context.
+            dropped: True for documents that count as the null context does, (c,) (context dropout; training only).
+            frequencies: How many of the documents that are not dropped hold each token, (V,); only for models with
+                `term_statistics`. None stands for no document.
+        """
+        raise NotImplementedError
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
+        """Return the text tokens' last hidden states, (b, s, d)."""
+        raise NotImplementedError
+
+    def forward(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
+        """Return unit vectors, (b, d), of tokenised texts, (b, s), given a prepared context."""
+        pooled = mean_pool(self.hidden_states(input_ids, mask, state), mask)
+        return nn.functional.normalize(self.output_head(pooled), dim=-1)

@@ -1,0 +1,1 @@
+"""Group pairs into batches in which every document is a hard negative for the others."""

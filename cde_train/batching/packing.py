@@ -1,0 +1,300 @@
+"""Clusters to batches of one exact size, each from one domain, fixed by (seed, epoch) (paper, section 3.2).
+
+In each domain, every epoch:
+
+1. the pairs that fill no batch (fewer than one batch a domain) are left out, others in every epoch, until all had their
+   turn;
+2. a cluster gives as many whole batches as it has, its pairs put in by difficulty (hard ones together), or at random;
+3. what remains of the clusters is strung together along a tour and cut: small clusters merge with their neighbours.
+
+The batches of all domains are then shuffled. Time is O(N log N) in pairs and, for the tour, O(k ** 1.5) in clusters
+(`cde_train.batching.tour`), once for all epochs.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.files.replacing import write_atomically
+from cde_train.batching.tour import greedy_tour
+from cde_train.errors import ArtifactError, TrainingDataError
+
+ORDERS = ("random", "greedy")
+
+Floats = NDArray[np.float32]
+Numbers = NDArray[np.floating]
+Indices = NDArray[np.int64]
+
+
+class Clustered(Protocol):
+    """What packing needs of a `cde_train.batching.clustering.Clustering`."""
+
+    @property
+    def labels(self) -> Indices:
+        """Cluster of each pair, (N,)."""
+
+    @property
+    def centroids(self) -> Floats:
+        """Middle of each cluster, (k, w)."""
+
+    @property
+    def cluster_domains(self) -> Sequence[str]:
+        """Domain of each cluster, k of them."""
+
+
+@dataclass(frozen=True)
+class PackingConfig:
+    """How clusters become batches.
+
+    Attributes:
+        batch_size: Pairs a batch, over all devices.
+        order: Which clusters are neighbours: ``"greedy"``, along a tour from each centroid to the nearest one not yet
+            visited, the same in every epoch; ``"random"``, drawn anew in each.
+        seed: Seed of everything random.
+    """
+
+    batch_size: int = 128
+    order: str = "greedy"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size is {self.batch_size}, expected at least 2: a query needs another's document")
+        if self.order not in ORDERS:
+            raise ValueError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class PackingReport:
+    """What becomes of the pairs.
+
+    Attributes:
+        pairs: Pairs given.
+        clusters: Clusters they are in.
+        batches: Batches an epoch.
+        left_over: Pairs left out of an epoch because they fill no batch; others in every epoch.
+        left_out: Domains with fewer pairs than a batch, which are never used, to their numbers of pairs.
+    """
+
+    pairs: int
+    clusters: int
+    batches: int
+    left_over: int
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """Pairs of one domain, grouped by cluster, at random inside; and the place of each cluster in the tour."""
+
+    number: int
+    pairs: Indices
+    places: Indices
+
+
+class Packer:
+    """Makes the batches of any epoch.
+
+    Args:
+        clustering: Which pair is in which cluster, and where clusters and domains lie.
+        config: Size, order and seed.
+        difficulty: How hard each pair is, (N,), larger is harder; without it large clusters are split at random, anew
+            in every epoch. `cde_train.batching.difficulty` gives one.
+
+    Raises:
+        TrainingDataError: if no domain has as many pairs as a batch, or numbers are missing or not finite.
+    """
+
+    def __init__(self, clustering: Clustered, config: PackingConfig, difficulty: Numbers | None = None) -> None:
+        self.config = config
+        self.labels = _checked_labels(clustering)
+        self.difficulty = _checked_difficulty(difficulty, len(self.labels))
+        self._domains, left_out = self._gather(clustering)
+        sizes = [len(domain.pairs) for domain in self._domains]
+        if not sizes:
+            _refuse(left_out, config.batch_size)
+        self.report = PackingReport(
+            pairs=len(self.labels),
+            clusters=len(np.unique(self.labels)),
+            batches=sum(size // config.batch_size for size in sizes),
+            left_over=sum(size % config.batch_size for size in sizes),
+            left_out=left_out,
+        )
+
+    def _gather(self, clustering: Clustered) -> tuple[list[_Domain], dict[str, int]]:
+        names, of_cluster = np.unique(np.asarray(clustering.cluster_domains), return_inverse=True)
+        counts = np.bincount(of_cluster[self.labels], minlength=len(names))
+        shuffled = np.random.default_rng(self.config.seed).permutation(len(self.labels))
+        shuffled = shuffled[np.argsort(self.labels[shuffled], kind="stable")]
+        by_domain = shuffled[np.argsort(of_cluster[self.labels[shuffled]], kind="stable")]
+        domains, left_out = [], {}
+        for number, pairs in enumerate(np.split(by_domain, np.cumsum(counts)[:-1])):
+            if len(pairs) >= self.config.batch_size:
+                domains.append(_Domain(number, pairs, self._places(clustering.centroids, pairs)))
+            elif len(pairs):
+                left_out[str(names[number])] = len(pairs)
+        return domains, left_out
+
+    def _places(self, centroids: Floats, pairs: Indices) -> Indices:
+        """Return the place in the tour of each cluster of one domain, clusters in ascending order."""
+        clusters = np.unique(self.labels[pairs])
+        if self.config.order == "random":
+            return np.arange(len(clusters))
+        places = np.empty(len(clusters), np.int64)
+        places[greedy_tour(np.asarray(centroids)[clusters])] = np.arange(len(clusters))
+        return places
+
+    def epoch(self, epoch: int) -> Indices:
+        """Return the batches of an epoch, (m, batch_size): rows of pair numbers, in the order to train on them."""
+        if epoch < 0:
+            raise ValueError(f"epoch is {epoch}, expected 0 or more")
+        batches = np.concatenate([self._pack(domain, epoch) for domain in self._domains])
+        rng = np.random.default_rng([self.config.seed, epoch])
+        return rng.permuted(rng.permutation(batches), axis=1)
+
+    def run(self, *, steps: int = 0, epochs: int = 0) -> Indices:
+        """Return the batches of a whole run, epoch after epoch: row s is the batch of step s.
+
+        A run that goes on at step s takes the rows from s.
+
+        Args:
+            steps: Number of batches; the last epoch may be cut short.
+            epochs: Number of epochs, where `steps` is 0.
+        """
+        if min(steps, epochs) < 0 or max(steps, epochs) < 1:
+            raise ValueError(f"got {steps} steps and {epochs} epochs; set one of them to at least 1")
+        wanted = steps or epochs * self.report.batches
+        needed = -(-wanted // self.report.batches)
+        return np.concatenate([self.epoch(number) for number in range(needed)])[:wanted]
+
+    def _pack(self, domain: _Domain, epoch: int) -> Indices:
+        size = self.config.batch_size
+        rng = np.random.default_rng([self.config.seed, epoch, domain.number])
+        pairs = _without_left_over(domain.pairs, size, epoch)
+        places = domain.places if self.config.order == "greedy" else rng.permutation(domain.places)
+        clusters = np.searchsorted(np.unique(self.labels[domain.pairs]), self.labels[pairs])
+        keys = [rng.random(len(pairs))]
+        if self.difficulty is not None:
+            keys.append(-self.difficulty[pairs])
+        order = np.lexsort((*keys, places[clusters]))
+        pairs, places = pairs[order], places[clusters][order]
+        starts = np.flatnonzero(np.diff(places, prepend=-1))
+        sizes = np.diff(starts, append=len(pairs))
+        position = np.arange(len(pairs)) - np.repeat(starts, sizes)
+        whole = position < np.repeat(sizes // size * size, sizes)
+        return np.concatenate([pairs[whole], pairs[~whole]]).reshape(-1, size)
+
+
+def pack_epoch(
+    clustering: Clustered, config: PackingConfig, *, epoch: int, difficulty: Numbers | None = None
+) -> Indices:
+    """Return the batches of one epoch, (m, batch_size); for several epochs, `Packer` makes the tour only once."""
+    return Packer(clustering, config, difficulty).epoch(epoch)
+
+
+def pack_run(
+    clustering: Clustered,
+    config: PackingConfig,
+    *,
+    steps: int = 0,
+    epochs: int = 0,
+    difficulty: Numbers | None = None,
+) -> Indices:
+    """Return the batches of a run of so many steps or epochs, (steps, batch_size), as `Packer.run`."""
+    return Packer(clustering, config, difficulty).run(steps=steps, epochs=epochs)
+
+
+def rank_share(batches: Indices, rank: int, world_size: int) -> Indices:
+    """Return one device's part of a batch or of rows of batches: disjoint, of one size, together the whole.
+
+    Parts are contiguous, so that parts gathered in the order of ranks give the batch.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank} of {world_size} devices, expected 0 to {world_size - 1}")
+    size, rest = divmod(batches.shape[-1], world_size)
+    if rest:
+        raise ValueError(
+            f"a batch of {batches.shape[-1]} pairs cannot be shared equally among {world_size} devices; "
+            f"set batch_size to a multiple of {world_size}"
+        )
+    return batches[..., rank * size : (rank + 1) * size]
+
+
+def save_batches(path: str | os.PathLike[str], batches: Indices) -> None:
+    """Write batches as one ``.npy`` file, whole or not at all."""
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(batches, np.int64), allow_pickle=False)
+    write_atomically(Path(path), stream.getvalue())
+
+
+def load_batches(path: str | os.PathLike[str], *, pairs: int) -> Indices:
+    """Read batches of so many pairs.
+
+    Raises:
+        ArtifactError: if the file is damaged or belongs to other pairs.
+    """
+    try:
+        batches = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); pack again") from error
+    if not isinstance(batches, np.ndarray) or batches.dtype != np.int64 or batches.ndim != 2 or not batches.size:
+        raise ArtifactError(f"{path} holds no batches (int64 numbers in two dimensions); pack again")
+    if batches.min() < 0 or batches.max() >= pairs:
+        raise ArtifactError(
+            f"{path} names pairs from {batches.min()} to {batches.max()}, but there are {pairs} pairs; "
+            "it belongs to other data: pack again"
+        )
+    return batches
+
+
+def _without_left_over(pairs: Indices, size: int, epoch: int) -> Indices:
+    """Leave out the pairs that fill no batch: a window that moves on by its own length every epoch, round and round.
+
+    It cuts into few clusters, because pairs lie by cluster.
+    """
+    left_over = len(pairs) % size
+    return np.roll(pairs, -left_over * epoch)[left_over:]
+
+
+def _checked_labels(clustering: Clustered) -> Indices:
+    labels, clusters = np.asarray(clustering.labels), len(clustering.cluster_domains)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"expected whole numbers (N,) as labels, got {labels.dtype} of shape {labels.shape}")
+    if len(clustering.centroids) != clusters:
+        raise ValueError(
+            f"got {len(clustering.centroids)} centroids, but {clusters} clusters with a domain; cluster again"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < clusters:
+        raise ValueError(f"labels go from {labels.min()} to {labels.max()}, but there are {clusters} clusters")
+    return labels.astype(np.int64, copy=False)
+
+
+def _checked_difficulty(difficulty: Numbers | None, pairs: int) -> NDArray[np.float64] | None:
+    if difficulty is None:
+        return None
+    if difficulty.shape != (pairs,):
+        raise ValueError(f"expected a difficulty for each of {pairs} pairs, got shape {difficulty.shape}")
+    if not np.isfinite(difficulty).all():
+        bad = int(np.flatnonzero(~np.isfinite(difficulty))[0])
+        raise TrainingDataError(f"the difficulty of pair {bad} is {difficulty[bad]}; embed again")
+    return difficulty.astype(np.float64, copy=False)
+
+
+def _refuse(left_out: dict[str, int], batch_size: int) -> None:
+    if not left_out:
+        raise TrainingDataError("there are no pairs to pack; give at least a batch of them")
+    largest = sorted(left_out, key=lambda name: (-left_out[name], name))
+    counts = ", ".join(f"{name}: {left_out[name]}" for name in largest[:5]) + (", …" if len(largest) > 5 else "")
+    raise TrainingDataError(
+        f"no domain has the {batch_size} pairs of one batch (pairs by domain: {counts}); "
+        f"lower batch_size to at most {left_out[largest[0]]}, or give more pairs"
+    )

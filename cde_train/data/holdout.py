@@ -1,0 +1,179 @@
+"""A part of the data set aside to judge on: its documents, near-copies of them and its queries are not trained on.
+
+The retrieval set's corpus is every document of the data: the held-out ones are relevant, the others, training documents
+among them, are distractors. Whether a document is held out follows from its text and the seed, so that more data leave
+the split as it was. Near-copies share half of their 13-grams with a held-out document.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_train.data.near_copies import Grams, normalise
+from cde_train.data.pairs import TrainingPair
+from cde_train.data.retrieval_sets import RetrievalSet
+from cde_train.errors import TrainingDataError
+
+NEAR = 0.5
+
+
+@dataclass(frozen=True)
+class HoldOutConfig:
+    """Settings.
+
+    Attributes:
+        share: Share of the documents held out.
+        queries: Most held-out queries; documents of the others are held out all the same.
+        least: Fewest held-out queries, below which figures mean nothing.
+        seed: Seed of the split.
+    """
+
+    share: float = 0.05
+    queries: int = 1000
+    least: int = 5
+    seed: int = 0
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with the settings."""
+        found = [] if 0 < self.share < 1 else [f"share is {self.share}, expected a number between 0 and 1"]
+        if self.least < 1:
+            found.append(f"least is {self.least}, expected at least 1")
+        if self.queries < self.least:
+            found.append(f"queries is {self.queries}, fewer than least, which is {self.least}")
+        return found
+
+
+def hold_out(
+    pairs: Sequence[TrainingPair],
+    documents: Sequence[str],
+    config: HoldOutConfig,
+    *,
+    sources: Sequence[str] | None = None,
+) -> tuple[list[TrainingPair], RetrievalSet]:
+    """Split pairs into training pairs and a retrieval set.
+
+    Args:
+        pairs: All pairs.
+        documents: Further documents of the corpus; near-copies of held-out ones are left out.
+        config: Settings.
+        sources: Text each pair was made of, for pseudo-queries: pairs of one source stay together, and all held-out
+            documents of a source are relevant to its queries. By default the pair's document.
+
+    Raises:
+        TrainingDataError: if too few queries are held out, or nothing is left to train on.
+    """
+    keys = [_key(text) for text in (sources or [pair.document for pair in pairs])]
+    drawn = {key for key in set(keys) if _draw(key, config.seed) < config.share}
+    held = [i for i, key in enumerate(keys) if key in drawn]
+    if len(held) < config.least:
+        raise TrainingDataError(
+            f"{len(held)} of {len(pairs)} pairs would be held out, expected at least {config.least}; "
+            "give more pairs, or raise held_out.share"
+        )
+    copies = _Copies(text for i in held for text in (pairs[i].document, sources[i] if sources else ""))
+    asked = {_key(pairs[i].query) for i in held}
+    train = [
+        pair
+        for pair, key in zip(pairs, keys, strict=True)
+        if key not in drawn
+        and _key(pair.query) not in asked
+        and not any(map(copies.near, (pair.document, *pair.negatives)))
+    ]
+    if not train:
+        raise TrainingDataError(f"no pair of {len(pairs)} is left to train on; lower held_out.share")
+    held.sort(key=lambda i: (_draw(keys[i], config.seed), _key(pairs[i].query), pairs[i].document))
+    corpus = dict.fromkeys(pairs[i].document for i in held)
+    corpus.update(dict.fromkeys(pair.document for pair in train))
+    corpus.update(dict.fromkeys(text for text in documents if not copies.near(text)))
+    development = _retrieval_set(pairs, keys, held, list(corpus), config.queries)
+    assert_disjoint(train, development)
+    return train, development
+
+
+def _retrieval_set(
+    pairs: Sequence[TrainingPair], keys: Sequence[str], held: Sequence[int], corpus: list[str], most: int
+) -> RetrievalSet:
+    numbers = {text: f"d{i}" for i, text in enumerate(corpus)}
+    answers: dict[str, dict[str, int]] = {}
+    for i in held:
+        answers.setdefault(keys[i], {})[numbers[pairs[i].document]] = 1
+    relevant: dict[str, dict[str, int]] = {}
+    for i in held:
+        relevant.setdefault(pairs[i].query, {}).update(answers[keys[i]])
+    queries = list(relevant)[:most]
+    return RetrievalSet(
+        name="held_out",
+        document_ids=tuple(numbers.values()),
+        documents=tuple(corpus),
+        query_ids=tuple(f"q{i}" for i in range(len(queries))),
+        queries=tuple(queries),
+        relevant={f"q{i}": relevant[text] for i, text in enumerate(queries)},
+    )
+
+
+def leave_out_copies(pairs: Sequence[TrainingPair], held_out: Sequence[RetrievalSet]) -> list[TrainingPair]:
+    """Return the pairs that share no query and no document, nor a near-copy of one, with what was held out."""
+    known = [_HeldOut(data) for data in held_out]
+    return [pair for pair in pairs if not any(data.holds(pair) for data in known)]
+
+
+def assert_disjoint(pairs: Iterable[TrainingPair], development: RetrievalSet) -> None:
+    """Refuse training pairs that hold a relevant document, or a query, of the retrieval set.
+
+    Raises:
+        TrainingDataError: naming the first such pair.
+    """
+    held_out = _HeldOut(development)
+    for number, pair in enumerate(pairs):
+        if held_out.holds(pair):
+            raise TrainingDataError(
+                f"training pair {number} ({pair.query[:80]!r}) holds a held-out query or document; split the data again"
+            )
+
+
+class _HeldOut:
+    """Queries and relevant documents of a retrieval set."""
+
+    def __init__(self, data: RetrievalSet) -> None:
+        answers = {key for gains in data.relevant.values() for key in gains}
+        texts = zip(data.document_ids, data.documents, strict=True)
+        self._copies = _Copies(text for key, text in texts if key in answers)
+        self._asked = set(map(_key, data.queries))
+
+    def holds(self, pair: TrainingPair) -> bool:
+        """Whether a pair has a query of the set, or a near-copy of a relevant document."""
+        return _key(pair.query) in self._asked or any(map(self._copies.near, (pair.document, *pair.negatives)))
+
+
+class _Copies:
+    """Held-out texts, to find copies of."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._grams = Grams()
+        distinct = list(dict.fromkeys(text for text in texts if text))
+        self._keys = set(map(_key, distinct))
+        grams = [self._grams(normalise(text)) for text in distinct]
+        self._known: NDArray[np.uint64] = np.unique(np.concatenate([np.zeros(0, np.uint64), *grams]))
+
+    def near(self, text: str) -> bool:
+        """Whether a text is one of them, or shares half of its 13-grams with them."""
+        if _key(text) in self._keys:
+            return True
+        grams = self._grams(normalise(text))
+        if not len(grams) or not len(self._known):
+            return False
+        at = np.searchsorted(self._known, grams).clip(max=len(self._known) - 1)
+        return bool((self._known[at] == grams).mean() >= NEAR)
+
+
+def _key(text: str) -> str:
+    """Return a text's words, or the text itself if it has none."""
+    return " ".join(normalise(text)) or text.strip()
+
+
+def _draw(key: str, seed: int) -> float:
+    """Return a number from 0 to 1 that follows from a text and the seed."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest(), "big") / 2**64

@@ -1,0 +1,256 @@
+"""Queries for documents that have none, kept where retrieval finds the document again.
+
+A heading, sentence or span that becomes the query is taken out of the pair's document, except in a tenth of the pairs
+(as in the inverse cloze task, Lee et al. 2019): otherwise training learns to copy. Keywords stay in the document.
+Time is linear in the documents: the round trip ranks against a sample of at most `PseudoQueryConfig.distractors`.
+"""
+
+import hashlib
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Protocol
+
+import numpy as np
+
+from cde_train.data.pairs import TrainingPair
+from cde_train.errors import TrainingDataError
+from cde_train.vectors.text_vectors import TextLookup
+
+GENERATORS = ("heading", "lead", "keywords", "crop")
+LEAST_WORDS = 5
+"""Fewest words a document keeps once its query is taken out."""
+_WORD = re.compile(r"[^\W\d_][\w-]{2,}")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_CHUNK = 1024
+
+
+class PseudoQueryGenerator(Protocol):
+    """Anything that makes queries for a document; a query that is a span of it verbatim is taken out of it."""
+
+    def generate(self, document: str, rng: random.Random) -> Iterable[str]:
+        """Return queries the document answers; none if it finds none."""
+        ...
+
+
+@dataclass(frozen=True)
+class PseudoQueryConfig:
+    """Settings.
+
+    Attributes:
+        generators: Which of the built-in generators to use.
+        per_document: Most queries of one document.
+        keep_text: Share of pairs whose document keeps the text that became the query.
+        keep_rank: A pair is kept if fewer than this many other documents are closer to its query.
+        distractors: Most other documents the round trip ranks against, drawn at random.
+        seed: Seed of every draw.
+    """
+
+    generators: tuple[str, ...] = GENERATORS
+    per_document: int = 2
+    keep_text: float = 0.1
+    keep_rank: int = 10
+    distractors: int = 20_000
+    seed: int = 0
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with the settings."""
+        found = [
+            f"generators names {name!r}, expected one of {GENERATORS}"
+            for name in self.generators
+            if name not in GENERATORS
+        ]
+        if not self.generators:
+            found.append(f"generators is empty, expected some of {GENERATORS}")
+        for name in ("per_document", "keep_rank", "distractors"):
+            if getattr(self, name) < 1:
+                found.append(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.keep_text <= 1:
+            found.append(f"keep_text is {self.keep_text}, expected a number from 0 to 1")
+        return found
+
+
+@dataclass(frozen=True)
+class PseudoPairs:
+    """Pairs made of documents.
+
+    Attributes:
+        pairs: The pairs.
+        generators: Name of the generator of each.
+        sources: The whole document each was made of; `hold_out` keeps pairs of one source together.
+    """
+
+    pairs: list[TrainingPair]
+    generators: list[str]
+    sources: list[str]
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """What the round trip kept, and by generator how many it kept and dropped."""
+
+    made: PseudoPairs
+    kept: dict[str, int]
+    dropped: dict[str, int]
+
+
+class Heading:
+    """The first line, if it is short and text follows."""
+
+    def generate(self, document: str, rng: random.Random) -> list[str]:  # noqa: ARG002 - nothing to draw
+        """Return the heading, if there is one."""
+        first, _, rest = document.partition("\n")
+        return [first.strip()] if rest.strip() and 1 <= len(first.split()) <= 15 else []
+
+
+class Lead:
+    """The first sentence below the heading."""
+
+    def generate(self, document: str, rng: random.Random) -> list[str]:
+        """Return the sentence, if it has 4 to 40 words."""
+        body = document.partition("\n")[2] if Heading().generate(document, rng) else document
+        first = _SENTENCE.split(body.strip(), maxsplit=1)[0]
+        return [first] if 4 <= len(first.split()) <= 40 else []
+
+
+class Crop:
+    """A span of 5 to 15 words from anywhere in the body."""
+
+    def generate(self, document: str, rng: random.Random) -> list[str]:
+        """Return one span as it stands in the document."""
+        words = list(re.finditer(r"\S+", document))
+        length = rng.randint(5, 15)
+        if len(words) < 3 * length:
+            return []
+        start = rng.randrange(len(words) - length + 1)
+        return [document[words[start].start() : words[start + length - 1].end()]]
+
+
+class Keywords:
+    """Three to six of the words that set a document apart from its corpus, by term and document frequency."""
+
+    def __init__(self, documents: Sequence[str]) -> None:
+        self._count = len(documents)
+        self._frequency = Counter(word for text in documents for word in set(_words(text)))
+
+    def generate(self, document: str, rng: random.Random) -> list[str]:
+        """Return the words, joined, in the order of the document; words of no other document are left out."""
+        counts = Counter(_words(document))
+        weights = {
+            word: (1 + log(n)) * log(self._count / self._frequency[word])
+            for word, n in counts.items()
+            if 2 <= self._frequency[word] <= self._count / 4
+        }
+        best = sorted(weights, key=lambda word: (-weights[word], word))[: rng.randint(3, 6)]
+        return [" ".join(word for word in counts if word in best)] if len(best) >= 3 else []
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def built_in(names: Sequence[str], documents: Sequence[str]) -> dict[str, PseudoQueryGenerator]:
+    """Return built-in generators by name; keywords are fitted on the documents."""
+    found: dict[str, PseudoQueryGenerator] = {}
+    for name in names:
+        match name:
+            case "heading":
+                found[name] = Heading()
+            case "lead":
+                found[name] = Lead()
+            case "crop":
+                found[name] = Crop()
+            case "keywords":
+                found[name] = Keywords(documents)
+            case _:
+                raise ValueError(f"generators names {name!r}, expected one of {GENERATORS}")
+    return found
+
+
+def make_pairs(
+    documents: Iterable[str],
+    domain: str,
+    config: PseudoQueryConfig | None = None,
+    *,
+    generators: dict[str, PseudoQueryGenerator] | None = None,
+) -> PseudoPairs:
+    """Make pairs; what a document gives follows from its text, the corpus and the seed, not from the order.
+
+    Args:
+        documents: The documents; repeated ones count once.
+        domain: Domain of the pairs.
+        config: Settings.
+        generators: Generators by name, in place of the built-in ones.
+
+    Raises:
+        TrainingDataError: if no document gives a pair.
+    """
+    config = config or PseudoQueryConfig()
+    texts = list(dict.fromkeys(documents))
+    chosen = generators or built_in(config.generators, texts)
+    made = PseudoPairs([], [], [])
+    for text in texts:
+        rng = random.Random(hashlib.blake2b(f"{config.seed}\0{text}".encode(), digest_size=16).digest())
+        found: dict[str, tuple[str, str]] = {}
+        for name, generator in chosen.items():
+            for query in generator.generate(text, rng):
+                rest = text if rng.random() < config.keep_text else _without(text, query)
+                if query.strip() and len(rest.split()) >= LEAST_WORDS and rest.strip() != query.strip():
+                    found.setdefault(query.strip(), (name, rest))
+        for query in rng.sample(list(found), min(config.per_document, len(found))):
+            name, rest = found[query]
+            made.pairs.append(TrainingPair(query, rest, domain))
+            made.generators.append(name)
+            made.sources.append(text)
+    if not made.pairs:
+        raise TrainingDataError(f"none of {len(texts)} documents gives a query; they may be too short")
+    return made
+
+
+def _without(text: str, query: str) -> str:
+    """Return a text without the first occurrence of a query that stands in it verbatim."""
+    before, found, after = text.partition(query)
+    return f"{before.rstrip()} {after.lstrip()}".strip() if found else text
+
+
+def round_trip_filter(made: PseudoPairs, vectors: TextLookup, config: PseudoQueryConfig | None = None) -> RoundTrip:
+    """Keep the pairs whose query finds its document under the surrogate.
+
+    The query must be nearer to the pair's document, in which its own words are missing, than to all but
+    ``keep_rank - 1`` of the other whole documents; the document it was made of does not compete.
+
+    Args:
+        made: The pairs.
+        vectors: Vectors of queries, documents and sources.
+        config: Settings.
+
+    Raises:
+        TrainingDataError: if no pair is left, or a vector is not finite.
+    """
+    config = config or PseudoQueryConfig()
+    sources = sorted(set(made.sources))
+    if len(sources) > config.distractors:
+        sources = sorted(random.Random(config.seed).sample(sources, config.distractors))
+    corpus, row = vectors.take(sources), {text: i for i, text in enumerate(sources)}
+    keep: list[int] = []
+    for start in range(0, len(made.pairs), _CHUNK):
+        chunk = made.pairs[start : start + _CHUNK]
+        queries = vectors.take([pair.query for pair in chunk])
+        own = (queries * vectors.take([pair.document for pair in chunk])).sum(axis=1)
+        scores = queries @ corpus.T
+        if not (np.isfinite(scores).all() and np.isfinite(own).all()):
+            raise TrainingDataError("a surrogate vector is not finite; embed the texts again")
+        for i, source in enumerate(made.sources[start : start + _CHUNK]):
+            if source in row:
+                scores[i, row[source]] = -np.inf
+        better = (scores > own[:, None]).sum(axis=1)
+        keep += (start + np.flatnonzero(better < config.keep_rank)).tolist()
+    if not keep:
+        raise TrainingDataError(f"none of {len(made.pairs)} pseudo-queries finds its document; raise keep_rank")
+    kept = Counter(made.generators[i] for i in keep)
+    dropped = Counter(made.generators) - kept
+    left = PseudoPairs(*([values[i] for i in keep] for values in (made.pairs, made.generators, made.sources)))  # type: ignore[arg-type]
+    return RoundTrip(left, dict(kept), dict(dropped))

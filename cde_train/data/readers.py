@@ -1,0 +1,253 @@
+"""Training pairs: a query and the document that answers it, by domain; and what they are read from.
+
+Pairs are held in memory, about 1 kB each: up to a million are fine.
+"""
+
+import gzip
+import json
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cde_retriever.corpus.passages import is_text_file, read_passages
+from cde_train.data.pairs import TrainingPair
+from cde_train.data.retrieval_sets import read_retrieval_set
+from cde_train.errors import TrainingDataError
+
+QUERY_COLUMNS = ("query", "anchor", "question")
+DOCUMENT_COLUMNS = ("document", "positive", "answer", "passage")
+_NEGATIVE = re.compile(r"negative(_\d+)?")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What was found at a path.
+
+    Attributes:
+        pairs: The usable pairs; none if there are only documents.
+        documents: Documents without queries, or the whole corpus of a BEIR folder; distinct.
+        skipped: Reason to how many pairs, documents or negatives were left out for it.
+        kind: ``"pairs"``, ``"dataset"``, ``"beir"`` or ``"documents"``.
+        domain: Name of the source, which is the domain of its documents.
+    """
+
+    pairs: list[TrainingPair]
+    documents: list[str]
+    skipped: dict[str, int]
+    kind: str
+    domain: str
+
+
+def read_data(path: str | os.PathLike[str]) -> TrainingData:
+    """Read pairs, or documents without queries.
+
+    Recognised, in this order: a Hugging Face dataset on disk (its ``train`` split); a BEIR folder (its train split);
+    JSONL files of pairs, ``{"query", "document", "negatives"?, "domain"?}``, or of documents, ``{"text"}``, plain or
+    gzipped, alone or in a folder (other files beside them are not read); text files (.txt .md .rst .html), alone or
+    in a folder and below, split into passages.
+
+    Empty texts, queries equal to their document and exact duplicates are left out and counted.
+
+    Raises:
+        FileNotFoundError: if there is nothing, or nothing of a known form.
+        TrainingDataError: for a malformed line (file and line are named), missing or ambiguous columns, a BEIR folder
+            without a train split, or if nothing usable is left.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected training pairs or documents there")
+    found = _Collector(_name(path.resolve()))
+    if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
+        kind = "dataset"
+        _read_dataset(path, found)
+    elif path.is_dir() and any(path.glob("corpus.jsonl*")):
+        kind = "beir"
+        _read_beir(path, found)
+    elif files := _files(path):
+        for file in files:
+            _read_jsonl(file, found)
+        kind = "pairs" if found.pairs else "documents"
+    else:
+        kind = "documents"
+        _read_texts(path, found)
+    if not found.pairs and (kind != "documents" or not found.documents):
+        raise TrainingDataError(f"{path} holds nothing to train on; left out: {dict(found.skipped) or 'nothing'}")
+    return TrainingData(list(found.pairs), list(found.documents), dict(found.skipped), kind, found.domain)
+
+
+def read_pairs(path: str | os.PathLike[str]) -> list[TrainingPair]:
+    """Read pairs as `read_data` does, and warn of what was skipped.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        TrainingDataError: as `read_data`, or if there are only documents.
+    """
+    found = read_data(path)
+    if not found.pairs:
+        raise TrainingDataError(f"{path} holds documents without queries, expected pairs of query and document")
+    if found.skipped:
+        warnings.warn(f"{path}: left out {found.skipped}", stacklevel=2)
+    return found.pairs
+
+
+@dataclass
+class _Collector:
+    """Distinct pairs and documents in the order they came, and a count of what was left out."""
+
+    domain: str
+    pairs: dict[TrainingPair, None] = field(default_factory=dict)
+    documents: dict[str, None] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+    _seen: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def add(self, row: Mapping[str, Any], domain: str) -> None:
+        """Add one row with the columns of a pair.
+
+        Raises:
+            KeyError: if query or document is missing.
+            TypeError: if a value is of another type.
+        """
+        query, document = _text(row, "query"), _text(row, "document")
+        domain = _text(row, "domain") if row.get("domain") is not None else domain
+        given = row.get("negatives")
+        given = [] if given is None else given
+        if not isinstance(given, list | tuple) or not all(isinstance(text, str) for text in given):
+            raise TypeError(f"negatives is {given!r}, expected a list of texts")
+        if not query.strip() or not document.strip():
+            self.skipped["empty query" if not query.strip() else "empty document"] += 1
+        elif _plain(query) == _plain(document):
+            self.skipped["query equal to document"] += 1
+        elif (query, document, domain) in self._seen:
+            self.skipped["duplicate pair"] += 1
+        else:
+            self._seen.add((query, document, domain))
+            kept = tuple(text for text in given if text.strip() and _plain(text) != _plain(document))
+            if len(kept) < len(given):
+                self.skipped["negative empty or equal to document"] += len(given) - len(kept)
+            self.pairs[TrainingPair(query, document, domain or self.domain, kept)] = None
+
+    def add_document(self, text: str) -> None:
+        """Add a document without a query."""
+        if not text.strip():
+            self.skipped["empty document"] += 1
+        elif text in self.documents:
+            self.skipped["duplicate document"] += 1
+        else:
+            self.documents[text] = None
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    if not isinstance(row[name], str):
+        raise TypeError(f"{name} is {row[name]!r}, expected text")
+    return str(row[name])
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _name(path: Path) -> str:
+    return path.name.split(".")[0] or path.name
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for end in ("*.jsonl", "*.jsonl.gz") for file in path.glob(end))
+    return [path] if path.name.endswith((".jsonl", ".jsonl.gz")) else []
+
+
+def _read_jsonl(file: Path, found: _Collector) -> None:
+    for number, line in _lines(file):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise TypeError(f"found {type(row).__name__}, expected an object")
+            if "text" in row and not {"query", "document"} & row.keys():
+                found.add_document(_text(row, "text"))
+            else:
+                found.add(row, _name(file))
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingDataError(
+                f"{file}, line {number}: not a pair ({error!r}); expected query and document"
+            ) from error
+    if found.pairs and found.documents:
+        raise TrainingDataError(f"{file}: pairs and documents without queries are mixed; put them in folders apart")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield number, line
+    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise TrainingDataError(f"{file}, after line {number}: the file is damaged ({error})") from error
+
+
+def _read_dataset(path: Path, found: _Collector) -> None:
+    from datasets import Dataset, load_from_disk  # type: ignore[import-untyped]
+
+    data = load_from_disk(str(path))
+    if not isinstance(data, Dataset):
+        if "train" not in data:
+            raise TrainingDataError(f"{path} has no split 'train'; there are {sorted(data)}")
+        data = data["train"]
+    columns = list(data.column_names)
+    query, document = _column(path, columns, QUERY_COLUMNS), _column(path, columns, DOCUMENT_COLUMNS)
+    single = [name for name in columns if _NEGATIVE.fullmatch(name)]
+    for number, row in enumerate(data):
+        try:
+            negatives = [*(row.get("negatives") or ()), *(row[name] for name in single if row[name] is not None)]
+            pair = {"query": row[query], "document": row[document], "domain": row.get("domain"), "negatives": negatives}
+            found.add(pair, found.domain)
+        except TypeError as error:
+            raise TrainingDataError(f"{path}, row {number}: not a pair ({error})") from error
+
+
+def _column(path: Path, columns: list[str], names: tuple[str, ...]) -> str:
+    there = [name for name in names if name in columns]
+    if names[0] not in there and len(there) != 1:
+        raise TrainingDataError(f"{path} has the columns {columns}; expected {names[0]!r}, or one of {names[1:]}")
+    return there[0]
+
+
+def _read_beir(path: Path, found: _Collector) -> None:
+    if (path / "qrels.tsv").is_file() or not (path / "qrels" / "train.tsv").is_file():
+        raise TrainingDataError(
+            f"{path} has no train split: expected qrels/train.tsv, and no qrels.tsv, which is for evaluation"
+        )
+    with warnings.catch_warnings():  # what it warns of is counted below
+        warnings.simplefilter("ignore")
+        try:
+            data = read_retrieval_set(path, "train")
+        except ValueError as error:
+            raise TrainingDataError(str(error)) from error
+    texts = dict(zip(data.document_ids, data.documents, strict=True))
+    for text in data.documents:
+        found.add_document(text)
+    for key, query in zip(data.query_ids, data.queries, strict=True):
+        for document in data.relevant[key]:
+            found.add({"query": query, "document": texts[document]}, found.domain)
+    if data.unknown_judgements:
+        found.skipped["judgement of an unknown query or document"] = data.unknown_judgements
+
+
+def _read_texts(path: Path, found: _Collector) -> None:
+    files = sorted(file for file in path.rglob("*") if is_text_file(file)) if path.is_dir() else [path]
+    if not files or not is_text_file(files[0]):
+        raise FileNotFoundError(f"{path} holds no .jsonl or .jsonl.gz file, and no .txt, .md, .rst or .html file")
+    for file in files:
+        try:
+            passages = read_passages(file)
+        except UnicodeDecodeError:
+            found.skipped["file not in UTF-8"] += 1
+            continue
+        if not passages:
+            found.skipped["file without text"] += 1
+        for passage in passages:
+            found.add_document(passage)

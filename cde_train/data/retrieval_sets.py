@@ -1,0 +1,154 @@
+"""Read judged corpora: documents, queries, and which documents answer them."""
+
+import gzip
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """A corpus, queries, and which documents answer them.
+
+    Attributes:
+        name: The folder's name.
+        document_ids: Ids of the documents, in file order.
+        documents: ``title + " " + text`` of each, stripped.
+        query_ids: Ids of the queries that have a relevant document.
+        queries: Their texts.
+        relevant: Query id to document id to gain, all above 0.
+        unjudged_queries: Queries left out because no document is relevant to them.
+        unknown_judgements: Judgements left out because they name a document or query that is not there.
+    """
+
+    name: str
+    document_ids: tuple[str, ...]
+    documents: tuple[str, ...]
+    query_ids: tuple[str, ...]
+    queries: tuple[str, ...]
+    relevant: dict[str, dict[str, int]] = field(repr=False)
+    unjudged_queries: int = 0
+    unknown_judgements: int = 0
+
+
+def read_retrieval_set(folder: str | os.PathLike[str], split: str = "test") -> RetrievalSet:
+    """Read a retrieval set.
+
+    Two layouts: ``corpus.jsonl`` and ``queries.jsonl`` with ``qrels.tsv`` in TREC form (query, 0, document, gain), or
+    with ``qrels/SPLIT.tsv`` in BEIR form (header line; query, document, gain). The JSONL files may end in ``.gz``
+    and name ids ``id`` or ``_id``.
+
+    Args:
+        folder: The folder; its name becomes the set's.
+        split: Which BEIR judgements to read.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: for a malformed line (file and line are named), a repeated id, or a set without any usable query.
+    """
+    folder = Path(folder).resolve()
+    documents = dict(_read_texts(_find(folder, "corpus.jsonl")))
+    queries = dict(_read_texts(_find(folder, "queries.jsonl")))
+    trec, beir = folder / "qrels.tsv", folder / "qrels" / f"{split}.tsv"
+    if not trec.is_file() and not beir.is_file():
+        raise FileNotFoundError(f"{folder} has no judgements; expected qrels.tsv or qrels/{split}.tsv")
+    judged = _read_trec(trec) if trec.is_file() else _read_beir(beir)
+    relevant: dict[str, dict[str, int]] = {}
+    unknown = []
+    for query, document, gain in judged:
+        if query not in queries or document not in documents:
+            unknown.append(f"{query} {document}")
+        elif gain > 0:
+            relevant.setdefault(query, {})[document] = gain
+    if unknown:
+        warnings.warn(
+            f"{folder.name}: {len(unknown)} judgements name a query or document that is not there and were left out, "
+            f"for example {unknown[0]!r}",
+            stacklevel=2,
+        )
+    if not relevant:
+        raise ValueError(f"{folder} has no query with a relevant document ({len(queries)} queries)")
+    return RetrievalSet(
+        name=folder.name,
+        document_ids=tuple(documents),
+        documents=tuple(documents.values()),
+        query_ids=tuple(query for query in queries if query in relevant),
+        queries=tuple(text for query, text in queries.items() if query in relevant),
+        relevant=relevant,
+        unjudged_queries=len(queries) - len(relevant),
+        unknown_judgements=len(unknown),
+    )
+
+
+def hash_retrieval_set(data: RetrievalSet) -> str:
+    """Return the sha256 of a set's ids, texts and judgements."""
+    content = json.dumps([data.document_ids, data.documents, data.query_ids, data.queries, data.relevant])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def find_retrieval_sets(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the set folders in a folder, or the folder itself if it is one, in alphabetical order.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    folder = Path(folder)
+    candidates = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
+    found = [path for path in candidates if any(path.glob("corpus.jsonl*"))]
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no retrieval set, that is a folder with corpus.jsonl[.gz]")
+    return found
+
+
+def _find(folder: Path, name: str) -> Path:
+    for file in (folder / name, folder / f"{name}.gz"):
+        if file.is_file():
+            return file
+    raise FileNotFoundError(f"{folder} has neither {name} nor {name}.gz")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, line.rstrip("\n")
+
+
+def _read_texts(file: Path) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for number, line in _lines(file):
+        try:
+            row: dict[str, Any] = json.loads(line)
+            key = str(row["_id"] if "_id" in row else row["id"])
+            text = f"{row.get('title') or ''} {row['text']}".strip()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file}, line {number}: expected id and text ({error!r})") from error
+        if key in seen:
+            raise ValueError(f"{file}, line {number}: id {key!r} is there twice")
+        seen.add(key)
+        yield key, text
+
+
+def _read_trec(file: Path) -> Iterator[tuple[str, str, int]]:
+    for number, line in _lines(file):
+        try:
+            query, _, document, gain = line.split("\t") if line.count("\t") == 3 else line.split()
+            yield query, document, int(gain)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: expected query, 0, document, gain; received {line!r}") from error
+
+
+def _read_beir(file: Path) -> Iterator[tuple[str, str, int]]:
+    for number, line in _lines(file):
+        if number == 1:  # the header
+            continue
+        try:
+            query, document, gain = line.split("\t")
+            yield query, document, int(gain)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: expected query, document, gain; received {line!r}") from error

@@ -1,0 +1,1 @@
+"""Rank judged corpora and compare a checkpoint with its baselines."""

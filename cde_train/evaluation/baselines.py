@@ -1,0 +1,171 @@
+"""What a contextual model must be compared with: BM25, and corpus statistics applied to plain vectors.
+
+The adaptations are fitted on a corpus's document vectors alone, never on queries, and applied to both sides:
+
+    x  ->  normalise((x - mean) @ matrix)
+
+| name | matrix | source |
+| --- | --- | --- |
+| centring | identity | |
+| whitening | textbook PCA whitening, power 0.5, all spanned directions | Su et al., arXiv 2103.15316 |
+| shrunk whitening | the same of the covariance shrunk towards a sphere by OAS, no free parameter | Chen et al. 2010 |
+| soft whitening | shrunk whitening of power 0.25 | power near the 0.26 a head learned (design, section 7) |
+| all but the top | removes the D = d / 100 strongest directions | Mu & Viswanath 2018, ICLR, section 2 |
+
+A corpus of fewer documents than dimensions spans fewer directions than d. Textbook whitening then puts all
+documents at equal distances and projects queries onto their span; the shrunk ones do not.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_train.evaluation.ranking import DEPTH, Ranking, best
+
+Vectors = NDArray[np.float32]
+RELATIVE_RANK = 1e-6
+"""Directions with less than this share of the largest variance count as not spanned."""
+
+
+def rank_bm25(documents: Sequence[str], queries: Sequence[str], *, depth: int = DEPTH) -> Ranking:
+    """Rank by BM25: bm25s with its defaults, Snowball's English stemmer, English stop words.
+
+    Documents that share no word with the query are not retrieved, so a row may be shorter than `depth`.
+    """
+    import bm25s
+    import Stemmer
+
+    def words(texts: Sequence[str]) -> list[list[str]]:
+        stemmer = Stemmer.Stemmer("english")
+        tokens: list[list[str]] = bm25s.tokenize(
+            list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
+        )
+        return tokens
+
+    index = bm25s.BM25()
+    index.index(words(documents), show_progress=False)
+    ranking: Ranking = []
+    for tokens in words(queries):
+        scores = index.get_scores(tokens) if tokens else np.zeros(len(documents), np.float32)
+        row = best(scores, depth)
+        ranking.append(row[scores[row] > 0])
+    return ranking
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """A linear map fitted on a corpus.
+
+    Attributes:
+        mean: Subtracted first, (d,).
+        matrix: Multiplied from the right, (d, e).
+    """
+
+    mean: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+
+    def __call__(self, vectors: Vectors) -> Vectors:
+        """Map vectors, (n, d), to unit vectors, (n, e)."""
+        mapped = self.project(vectors)
+        length = np.linalg.norm(mapped, axis=1, keepdims=True)
+        return np.asarray(mapped / np.maximum(length, np.finfo(np.float64).tiny), dtype=np.float32)
+
+    def project(self, vectors: Vectors) -> NDArray[np.float64]:
+        """Map vectors, (n, d), without normalising them."""
+        return np.asarray((vectors.astype(np.float64) - self.mean) @ self.matrix)
+
+
+def centring(documents: Vectors) -> Adaptation:
+    """Subtract the mean document."""
+    _check(documents)
+    return Adaptation(_mean(documents), np.eye(documents.shape[1]))
+
+
+def whitening(documents: Vectors) -> Adaptation:
+    """Give the documents identity covariance: project onto their principal axes, divide by the standard deviation."""
+    _check(documents)
+    return _whiten(_mean(documents), _covariance(documents))
+
+
+def shrunk_whitening(documents: Vectors, power: float = 0.5) -> Adaptation:
+    """Whiten with the covariance shrunk towards a multiple of the identity, as much as OAS says.
+
+    Args:
+        documents: Document vectors, (n, d).
+        power: Each axis is divided by its variance to this power: 0.5 whitens, 0 rotates only.
+    """
+    _check(documents)
+    covariance = _covariance(documents)
+    amount = oas_shrinkage(covariance, len(documents))
+    sphere = np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    return _whiten(_mean(documents), (1 - amount) * covariance + amount * sphere, power)
+
+
+def soft_whitening(documents: Vectors) -> Adaptation:
+    """Go half the way to `shrunk_whitening`: power 0.25."""
+    return shrunk_whitening(documents, 0.25)
+
+
+def all_but_the_top(documents: Vectors, components: int | None = None) -> Adaptation:
+    """Subtract the mean and remove the strongest directions.
+
+    Args:
+        documents: Document vectors, (n, d).
+        components: How many directions; None for the authors' d / 100, rounded, at least one.
+    """
+    _check(documents)
+    width = documents.shape[1]
+    count = max(1, round(width / 100)) if components is None else components
+    if not 0 <= count < width:
+        raise ValueError(f"components is {count}, expected from 0 to {width - 1}")
+    _, axes = np.linalg.eigh(_covariance(documents))
+    top = axes[:, width - count :]
+    return Adaptation(_mean(documents), np.eye(width) - top @ top.T)
+
+
+ADAPTATIONS: dict[str, Callable[[Vectors], Adaptation]] = {
+    "centring": centring,
+    "whitening": whitening,
+    "shrunk_whitening": shrunk_whitening,
+    "soft_whitening": soft_whitening,
+    "all_but_the_top": all_but_the_top,
+}
+
+
+def oas_shrinkage(covariance: NDArray[np.float64], samples: int) -> float:
+    """Return the oracle-approximating shrinkage of a covariance, from 0 to 1.
+
+    Chen, Wiesel, Eldar & Hero, "Shrinkage Algorithms for MMSE Covariance Estimation", 2010, equation 23, in the
+    form scikit-learn uses (the 2 / d terms left out).
+
+    Args:
+        covariance: Empirical covariance, (d, d).
+        samples: How many vectors it was computed from.
+    """
+    width = len(covariance)
+    mean_variance = np.trace(covariance) / width
+    mean_square = np.mean(covariance**2)
+    spread = (samples + 1) * (mean_square - mean_variance**2 / width)
+    return 1.0 if spread <= 0 else float(min((mean_square + mean_variance**2) / spread, 1.0))
+
+
+def _whiten(mean: NDArray[np.float64], covariance: NDArray[np.float64], power: float = 0.5) -> Adaptation:
+    variances, axes = np.linalg.eigh(covariance)
+    spanned = variances > RELATIVE_RANK * variances[-1]
+    return Adaptation(mean, axes[:, spanned] / variances[spanned] ** power)
+
+
+def _mean(documents: Vectors) -> NDArray[np.float64]:
+    return np.asarray(documents.mean(axis=0, dtype=np.float64))
+
+
+def _covariance(documents: Vectors) -> NDArray[np.float64]:
+    centred = documents.astype(np.float64) - _mean(documents)
+    return np.asarray(centred.T @ centred / len(documents))
+
+
+def _check(documents: Vectors) -> None:
+    if documents.ndim != 2 or len(documents) < 2:
+        raise ValueError(f"an adaptation needs at least two document vectors, (n, d), received {documents.shape}")

@@ -1,0 +1,115 @@
+"""The README.md of a trained checkpoint, and report.json beside it: what was done, and what came of it.
+
+Nothing is claimed beyond the figures of the comparison, and the same input gives the same bytes.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cde_retriever.files.replacing import write_atomically
+from cde_train.evaluation.comparison import LABELS, Comparison
+
+RIVALS = ("start", "bm25", "whitening")
+CARD, REPORT = "README.md", "report.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a card says.
+
+    Attributes:
+        name: The model's name.
+        comparison: Held-out figures.
+        base_model: What training started from.
+        licence: As the Hub spells it.
+        languages: Language codes, if known.
+        data: Source, pairs, domains, skipped counts, filter report: label to value.
+        compute: Seconds, device, steps: label to value.
+        settings: The resolved configuration, as TOML.
+    """
+
+    name: str
+    comparison: Comparison
+    base_model: str = ""
+    licence: str = "other"
+    languages: tuple[str, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    compute: Mapping[str, Any] = field(default_factory=dict)
+    settings: str = ""
+
+    def markdown(self) -> str:
+        """Return the README."""
+        fence = "```"
+        queries = {r.set: r.queries for r in self.comparison.results}
+        parts = [
+            self._front_matter(),
+            f"# {self.name}\n\nA two-stage contextual document encoder, made with `cde-train`.",
+            f"## Use\n\n{fence}python\nfrom cde_retriever.llama_index import CDEEmbedding  # LlamaIndex\n"
+            f"from cde_retriever.langchain import CDEEmbeddings  # LangChain\n\n"
+            f'embedding = CDEEmbedding("path/to/{self.name}")\n'
+            f'embeddings = CDEEmbeddings(model_name="path/to/{self.name}")\n{fence}',
+            "## Held-out report\n\n" + "\n".join(f"- {line}" for line in verdicts(self.comparison)),
+            "100 times each measure over the full corpus; "
+            + ", ".join(f"{name}: {count} queries" for name, count in queries.items())
+            + ". Intervals: 95 %, over queries, not over training seeds.",
+            self.comparison.markdown().strip(),
+            "## Training data\n\n" + _table(self.data),
+            "## Training\n\n" + _table(self.compute),
+            f"<details><summary>Resolved configuration</summary>\n\n{fence}toml\n{self.settings.strip()}\n{fence}\n\n"
+            "</details>",
+            f"## Limits\n\nTexts beyond {self.comparison.max_length} tokens are cut. Languages: "
+            f"{', '.join(self.languages) or 'unknown, those of the training data'}. "
+            "Nothing was measured beyond the sets above.",
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def _front_matter(self) -> str:
+        lines = ["---", "library_name: cde-retriever", f"license: {json.dumps(self.licence)}"]
+        lines += ["tags:", *(f"- {tag}" for tag in ("sentence-similarity", "retrieval", "contextual-embeddings"))]
+        if self.languages:
+            lines += ["language:", *(f"- {json.dumps(code)}" for code in self.languages)]
+        if self.base_model:
+            lines.append(f"base_model: {json.dumps(self.base_model)}")
+        return "\n".join([*lines, "---"])
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """Return a sentence a rival: better, worse, or no difference that this many queries can show."""
+    found = {d.rival: d for d in comparison.differences()}
+    lines = []
+    for rival in RIVALS:
+        label = LABELS[rival].removeprefix("+ ")
+        if rival not in found:
+            lines.append(f"Against {label}: not measured.")
+            continue
+        d = found[rival]
+        figures = f"{100 * d.mean:+.2f} nDCG@10 ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
+        says = {"beats": "It beats", "loses to": "It does not beat", "level with": "It does not beat"}[d.verdict]
+        level = "; no difference that this many queries can show" if d.verdict == "level with" else ""
+        losses = f"; it loses on {', '.join(d.loses_on)}" if d.loses_on else ""
+        lines.append(f"{says} {label}: {figures}{level}{losses}.")
+    return lines
+
+
+def write_model_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
+    """Write README.md and report.json into a folder, each all or nothing, and return the card's path."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / REPORT, (json.dumps(card.comparison.to_dict(), indent=1) + "\n").encode())
+    write_atomically(folder / CARD, card.markdown().encode())
+    return folder / CARD
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = [f"| {key} | {_cell(value)} |" for key, value in values.items()]
+    return "\n".join(["| | |", "|---|---|", *rows]) if rows else "Not recorded."
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(one)}" for key, one in value.items()) or "none"
+    return str(value).replace("|", "\\|").replace("\n", " ")

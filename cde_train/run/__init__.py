@@ -1,0 +1,1 @@
+"""Turn data into a checkpoint, step by step and resumably."""

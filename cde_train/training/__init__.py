@@ -1,0 +1,1 @@
+"""Train a two-stage model with two-stage gradient caching."""

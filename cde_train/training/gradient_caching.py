@@ -1,0 +1,288 @@
+"""Two-stage gradient caching (paper, section 4.3): the memory of one chunk, the gradient of the whole batch.
+
+The loss of a contrastive batch needs all its vectors, but not all its activations at once (GradCache, arXiv
+2101.06983). With a first stage before the second there are two such borders, the dataset embeddings and the output
+vectors, and the state a layout makes of its context (keys and values under `cached`) is a third between them:
+
+    1. M1 over the context in chunks, no graph            -> dataset embeddings C, a leaf
+    2. the second stage's state of C, with graph; its tensors become leaves.
+       M2 over the texts in chunks, no graph              -> output vectors, a leaf
+    3. the loss of the output vectors                     -> gradient at the output vectors
+    4. M2 again, chunk by chunk, with that gradient       -> gradient at M2's parameters and at the state
+    5. the state's graph, then M1 chunk by chunk          -> gradient at C and at all other parameters
+
+Steps 2 and 5 hold the activations of one sequence of c context tokens, whatever the batch. The gradient equals that of
+`direct_step`, plain autograd over the same computation, up to rounding. Cost: one more forward than `direct_step`.
+
+Over several processes each one runs its share of the context and of the texts. Every process computes the whole loss
+from the gathered vectors and takes the gradient of its own rows, so the sum of the processes' parameter gradients is
+the gradient of the whole batch; no wrapper around the model takes part.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cde_retriever.model.stages import State
+from cde_retriever.model.two_stage import TwoStageModel
+from cde_train.training.loss import contrastive_loss
+
+Ids = Sequence[Sequence[int]]
+"""Token ids of texts, one sequence a text."""
+
+
+@dataclass(frozen=True)
+class TwoStageBatch:
+    """One process's part of a step; the context and the mask are the whole step's.
+
+    Attributes:
+        queries: Token ids, q of them.
+        documents: Token ids, n = q (1 + h) of them: positives in query order, then hard negatives.
+        context: Token ids of the context documents, for a first stage that is trained, or their dataset embeddings,
+            (c, d), for a frozen one. Empty for the null context.
+        false_negatives: True where a document is left out of a query's denominator, over all processes: queries and
+            positives process after process, then hard negatives process after process.
+        dropped: Context documents that the null context's vector replaces, (c,).
+        frequencies: How many of the other context documents hold each token, (V,), for a model with term statistics.
+    """
+
+    queries: Ids
+    documents: Ids
+    context: Ids | Tensor
+    false_negatives: Tensor
+    dropped: Tensor | None = None
+    frequencies: Tensor | None = None
+
+    def to(self, device: torch.device) -> "TwoStageBatch":
+        """Return the batch with its tensors on a device."""
+        return replace(
+            self,
+            context=self.context.to(device) if isinstance(self.context, Tensor) else self.context,
+            false_negatives=self.false_negatives.to(device),
+            dropped=None if self.dropped is None else self.dropped.to(device),
+            frequencies=None if self.frequencies is None else self.frequencies.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How a step runs through the model.
+
+    Attributes:
+        pad: Turns token ids into ids and mask, (b, s), arrays or tensors.
+        size: Texts, and context documents, through a model at once; never changes the result.
+        autocast: Makes the context manager to compute under; made anew for every chunk, because autocast remembers
+            weights it has cast, and one cast without a graph would get no gradient later.
+    """
+
+    pad: Callable[[Ids], tuple[Any, Any]]
+    size: int
+    autocast: Callable[[], contextlib.AbstractContextManager[object]] = field(default=contextlib.nullcontext)
+
+    def chunks(self, ids: Ids) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield rows, token ids and mask, the longest texts first, so that a chunk needs little padding."""
+        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+        for start in range(0, len(order), self.size):
+            rows = order[start : start + self.size]
+            yield rows, *self.padded([ids[row] for row in rows])
+
+    def padded(self, ids: Ids) -> tuple[Tensor, Tensor]:
+        """Return token ids and mask, (b, s)."""
+        input_ids, mask = self.pad(ids)
+        return torch.as_tensor(input_ids), torch.as_tensor(mask)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The loss of the whole batch, and the share of queries whose positive comes first."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, how: Chunking) -> StepResult:
+    """Add the gradient of a batch's loss to the parameters, holding one chunk's activations at a time.
+
+    Args:
+        model: The model; its parameters' ``grad`` are added to, over all processes.
+        batch: This process's part of the batch.
+        temperature: Divides the cosine scores.
+        how: Chunk size, padding and precision.
+
+    Raises:
+        ValueError: if processes hold unequal numbers of texts.
+    """
+    second = model.second_stage
+    texts = [*batch.queries, *batch.documents]
+    before = _set_aside_gradients(model)
+
+    # 1. Dataset embeddings, without a graph.
+    embeddings = _dataset_embeddings(model, batch.context, how)
+    context = [] if isinstance(batch.context, Tensor) else batch.context
+    trained = bool(context) and any(p.requires_grad for p in model.first_stage.parameters())
+    embeddings.requires_grad_(trained)
+
+    # 2. The state with its graph, cut off from the texts; output vectors without a graph.
+    with how.autocast():
+        state = second.prepare(embeddings, batch.dropped, batch.frequencies)
+    leaves: State = tuple(tensor.detach().requires_grad_(tensor.requires_grad) for tensor in state)
+    with torch.no_grad():
+        rows = [(r, _embed(second, ids, mask, leaves, how)) for r, ids, mask in how.chunks(texts)]
+    outputs = torch.cat([vectors for _, vectors in rows])[_inverse([i for r, _ in rows for i in r])]
+
+    # 3. The loss of all processes' vectors, and its gradient at this process's.
+    outputs.requires_grad_()
+    result = _loss(outputs, batch, temperature)
+    result.loss.backward()  # type: ignore[no-untyped-call]
+    gradient = outputs.grad
+    assert gradient is not None  # of a leaf that the loss was made of
+
+    # 4. The texts again, each chunk with the gradient at its vectors.
+    for r, ids, mask in how.chunks(texts):
+        vectors = _embed(second, ids, mask, leaves, how)
+        if vectors.requires_grad:
+            vectors.backward(gradient[r].to(vectors.dtype))  # type: ignore[no-untyped-call]
+
+    # 5. The state's graph, then the first stage again. Every process now adds up what all of them found at C.
+    reached = [(t, leaf.grad) for t, leaf in zip(state, leaves, strict=True) if leaf.grad is not None]
+    if reached:
+        torch.autograd.backward([t for t, _ in reached], [g for _, g in reached])
+    if trained:
+        at_context = torch.zeros_like(embeddings) if embeddings.grad is None else embeddings.grad
+        at_context = _sum_over_processes(at_context)
+        for r, vectors in _first_stage_share(model, context, how):
+            vectors.backward(at_context[r].to(vectors.dtype))  # type: ignore[no-untyped-call]
+    _add_over_processes(before)
+    return StepResult(result.loss.detach(), result.accuracy)
+
+
+def direct_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, how: Chunking) -> StepResult:
+    """Do as `cached_step` by plain autograd, in one process: memory grows with the batch; `how.size` plays no part."""
+    whole = Chunking(how.pad, max(len(batch.queries) + len(batch.documents), len(batch.context), 1), how.autocast)
+    with how.autocast():
+        embeddings = batch.context
+        if not isinstance(embeddings, Tensor):
+            embeddings = (
+                model.first_stage(*how.padded(embeddings)) if embeddings else _dataset_embeddings(model, [], how)
+            )
+        state = model.second_stage.prepare(embeddings, batch.dropped, batch.frequencies)
+        (rows, ids, mask), *_ = whole.chunks([*batch.queries, *batch.documents])
+        outputs = model.second_stage(ids, mask, state)[_inverse(rows)]
+    result = _loss(outputs, batch, temperature)
+    result.loss.backward()  # type: ignore[no-untyped-call]
+    return StepResult(result.loss.detach(), result.accuracy)
+
+
+def _embed(second: nn.Module, ids: Tensor, mask: Tensor, state: State, how: Chunking) -> Tensor:
+    with how.autocast():
+        vectors: Tensor = second(ids, mask, state)
+    return vectors
+
+
+def _loss(outputs: Tensor, batch: TwoStageBatch, temperature: float) -> StepResult:
+    """Return the loss of the whole batch; its gradient reaches this process's output vectors, (q + n, d)."""
+    count = len(batch.queries)
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    parts = [outputs[:count], outputs[count : 2 * count], outputs[2 * count :]]
+    queries, positives, negatives = (_gather(part) for part in parts)
+    scores = queries @ torch.cat([positives, negatives]).T
+    loss = contrastive_loss(scores, batch.false_negatives, temperature)
+    best = scores.detach().masked_fill(_negatives_only(batch.false_negatives), -torch.inf).argmax(dim=1)
+    return StepResult(loss, (best == torch.arange(len(best), device=best.device)).float().mean())
+
+
+def _negatives_only(mask: Tensor) -> Tensor:
+    mask = mask.clone()
+    mask.fill_diagonal_(False)
+    return mask
+
+
+def _inverse(order: Sequence[int]) -> Tensor:
+    """Return the permutation that undoes an order."""
+    return torch.argsort(torch.tensor(order, dtype=torch.long))
+
+
+def _dataset_embeddings(model: TwoStageModel, context: Ids | Tensor, how: Chunking) -> Tensor:
+    """Return the whole context's dataset embeddings, (c, d), without a graph, each process having run its share."""
+    if isinstance(context, Tensor):
+        return context.detach()
+    width = int(model.first_stage.backbone.config.hidden_size)
+    parameter = next(model.first_stage.parameters())
+    embeddings = torch.zeros(len(context), width, device=parameter.device, dtype=parameter.dtype)
+    with torch.no_grad():
+        for rows, vectors in _first_stage_share(model, context, how):
+            embeddings[rows] = vectors.to(embeddings.dtype)
+    return _sum_over_processes(embeddings)  # every row comes from one process and is zero in the others
+
+
+def _first_stage_share(model: TwoStageModel, context: Ids, how: Chunking) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield rows of the context and their first-stage vectors, (rows, d), chunk by chunk, of this process's share."""
+    rank, world = _processes()
+    share = range(rank, len(context), world)
+    for rows, ids, mask in how.chunks([context[i] for i in share]):
+        with how.autocast():
+            vectors = model.first_stage(ids, mask)
+        yield [share[row] for row in rows], vectors
+
+
+# Several processes. One process passes through unchanged.
+
+
+def _processes() -> tuple[int, int]:
+    """Return this process's rank and the number of processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _gather(rows: Tensor) -> Tensor:
+    """Return all processes' rows, process after process; only this process's own carry a gradient."""
+    rank, world = _processes()
+    if world == 1:
+        return rows
+    sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world)]
+    torch.distributed.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+    if len({int(size) for size in sizes}) != 1:
+        raise ValueError(f"processes hold {[int(s) for s in sizes]} texts; a batch must divide evenly among them")
+    parts = [torch.empty_like(rows) for _ in range(world)]
+    torch.distributed.all_gather(parts, rows.detach().contiguous())
+    parts[rank] = rows
+    return torch.cat(parts)
+
+
+def _sum_over_processes(tensor: Tensor) -> Tensor:
+    if _processes()[1] > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def _set_aside_gradients(model: nn.Module) -> dict[nn.Parameter, Tensor | None]:
+    """Take the gradients that earlier batches left, so that only this batch's are added up over the processes."""
+    before: dict[nn.Parameter, Tensor | None] = {}
+    if _processes()[1] > 1:
+        for parameter in model.parameters():
+            before[parameter], parameter.grad = parameter.grad, None
+    return before
+
+
+def _add_over_processes(before: dict[nn.Parameter, Tensor | None]) -> None:
+    """Sum the parameters' gradients over the processes, and put back what was set aside.
+
+    A parameter may be reached in one process only, and a sum needs all of them; one that none has reached keeps no
+    gradient, as in one process, so that the optimiser passes over it.
+    """
+    if not before:
+        return
+    parameters = [parameter for parameter in before if parameter.requires_grad]
+    reached = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device, dtype=torch.long)
+    for parameter, count in zip(parameters, _sum_over_processes(reached).tolist(), strict=True):
+        if count:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = _sum_over_processes(gradient)
+    for parameter, earlier in before.items():
+        if earlier is not None:
+            parameter.grad = earlier if parameter.grad is None else parameter.grad + earlier

@@ -1,0 +1,56 @@
+"""Which parameters are trained, and at what rate."""
+
+from typing import Any
+
+from torch import nn
+
+from cde_retriever.model.two_stage import TwoStageModel
+from cde_train.training.config import TrainConfig
+from cde_train.training.low_rank import add_low_rank
+
+
+def prepare_parameters(model: TwoStageModel, config: TrainConfig) -> None:
+    """Freeze what is not trained, and put in low-rank updates if they are asked for.
+
+    Under a frozen first stage, word embeddings that both stages share are frozen too: its vectors were computed once
+    and have to stay right. Where both stages are one encoder, `train_backbone` is about that one.
+
+    Raises:
+        ValueError: if the first stage would change under a head that stands on its vectors as they are.
+    """
+    settings = model.config
+    changes_first_stage = config.train_first_stage
+    if settings.share_backbone:
+        changes_first_stage = config.train_backbone
+    if changes_first_stage and settings.context_attention == "late" and settings.context_moments:
+        raise ValueError(
+            f"{settings.name} reads its context as moments of the first stage's vectors, which therefore stays as it "
+            f"is; set {'train_backbone' if settings.share_backbone else 'train_first_stage'} to false"
+        )
+    model.requires_grad_(True)
+    if config.lora_rank:
+        add_low_rank(model, config.lora_rank, config.lora_alpha)  # freezes what it does not train
+    if not config.train_backbone:
+        model.second_stage.backbone.requires_grad_(False)
+    if not changes_first_stage:
+        model.first_stage.requires_grad_(False)
+
+
+def parameter_groups(model: TwoStageModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return what is trained in groups of one rate and one weight decay.
+
+    Backbone weights and low-rank updates move at `learning_rate`; what a plain encoder does not have at
+    `new_learning_rate`; the gate, and the few numbers of a `late` head, at `gate_learning_rate`. Weight decay is on
+    matrices of the first kind alone: pulled to zero, a gate would open and a projection would close.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or not parameter.numel():
+            continue
+        rate, decay = config.gate_learning_rate, 0.0
+        if ".backbone." in name:
+            rate, decay = config.learning_rate, config.weight_decay if parameter.ndim > 1 else 0.0
+        elif any(part in name for part in (".context_projection", ".prompt", ".null_context", ".output_head")):
+            rate = config.new_learning_rate
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]

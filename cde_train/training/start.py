@@ -1,0 +1,86 @@
+"""A two-stage model that starts as a plain, pretrained encoder."""
+
+import os
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, PreTrainedModel
+
+from cde_retriever.checkpoint.folder import TOKENIZER_NAME, read_tokenizer
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import CheckpointError
+from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.two_stage import TwoStageModel
+from cde_train.training.config import StartConfig
+
+
+def read_plain_encoder(folder: str | os.PathLike[str]) -> PreTrainedModel:
+    """Read an encoder strictly: `transformers` fills missing weights with random numbers and only reports it.
+
+    Masked language models name their weights ``bert.…`` (nomic-bert-2048 among them); both ways are read.
+
+    Raises:
+        CheckpointError: if weights are missing or of another shape; names some.
+    """
+    plain: PreTrainedModel
+    try:
+        plain, info = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, key_mapping={r"^bert\.": ""}, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"cannot read the plain encoder {folder}: {error!s:.300}") from error
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} weights of its {plain.config.model_type} encoder, such as {missing[0]}; "
+            "is it the whole checkpoint, under the names transformers uses?"
+        )
+    return plain
+
+
+def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0) -> ContextualEncoder:
+    """Build a two-stage model whose stages both are the plain encoder in a folder.
+
+    The stages share their word embeddings, or the whole encoder. What a plain encoder does not have (gate, projection,
+    prompt, null context, heads) starts as `SecondStage` says, so that the model begins near the plain encoder.
+
+    Args:
+        folder: A `transformers` or sentence-transformers folder with mean pooling.
+        start: What to build.
+        seed: Seed of what starts random.
+
+    Raises:
+        CheckpointError: if the folder does not hold every weight of the encoder, or no tokenizer.
+    """
+    torch.manual_seed(seed)
+    plain = read_plain_encoder(folder)
+    settings = {
+        k: v
+        for k, v in plain.config.to_diff_dict().items()
+        if k not in ("architectures", "dtype", "transformers_version")
+    }
+    settings |= {"model_type": plain.config.model_type, "hidden_size": plain.config.hidden_size}
+    config = ModelConfig(
+        name=start.name,
+        first_stage=settings,
+        second_stage=settings,
+        context_attention=start.context_attention,
+        context_moments=start.context_moments,
+        term_statistics=start.term_statistics,
+        term_shrinkage=start.term_shrinkage,
+        sketch_width=start.sketch_width,
+        context_size=start.context_size,
+        prompt_tokens=start.prompt_tokens,
+        context_projection=start.context_attention != "late",
+        output_head=start.output_head,
+        share_word_embeddings=not start.share_backbone,
+        share_backbone=start.share_backbone,
+        max_length=start.max_length,
+        prompts=start.prompts,
+    )
+    model = TwoStageModel(config)
+    weights = {k: v for k, v in plain.state_dict().items() if not k.startswith("pooler.")}
+    model.first_stage.backbone.load_state_dict(weights)
+    model.second_stage.backbone.load_state_dict(weights)
+    model.second_stage.enter_like_words()
+    return ContextualEncoder.from_model(model, read_tokenizer(Path(folder) / TOKENIZER_NAME))

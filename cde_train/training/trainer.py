@@ -1,0 +1,280 @@
+"""Two-stage contrastive training on the Hugging Face `Trainer`: from a model and packed batches to a better model.
+
+The `Trainer` brings devices, mixed precision, several processes (``torchrun``), AdamW's schedule, clipping, loggers,
+checkpoints, early stopping. What is ours is the step (`cde_train.training.gradient_caching`) and what a step sees
+(`cde_train.training.batches`).
+
+A saved state counts once it is whole (`cde_train.training.saved_state`); a killed run goes on from the newest one and
+ends with the same weights.
+"""
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArguments
+from transformers import Trainer as HuggingFaceTrainer
+
+from cde_retriever.backends.pytorch import default_device
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_train.data.retrieval_sets import RetrievalSet
+from cde_train.evaluation.comparison import rank_in_context
+from cde_train.evaluation.ranking import measure
+from cde_train.training.batches import BatchBuilder, TrainingSet
+from cde_train.training.config import TrainConfig
+from cde_train.training.gradient_caching import Chunking, cached_step
+from cde_train.training.parameters import parameter_groups, prepare_parameters
+from cde_train.training.saved_state import claim, load_model, newest_whole_state, seal, write_model
+from cde_train.training.term_prior import estimate_prior
+from cde_train.vectors.surrogate import FirstStage, TextVectors, embed_texts
+
+METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run did.
+
+    Attributes:
+        steps: Steps taken in all, over all starts.
+        best_step: Step of the weights kept, where there was a development set.
+        best_ndcg_at_10: Their nDCG@10 on it, from 0 to 1.
+        log: What was logged, oldest first: step, loss, accuracy, gradient norm, measurements.
+    """
+
+    steps: int
+    best_step: int | None
+    best_ndcg_at_10: float | None
+    log: list[dict[str, Any]]
+
+
+def train(
+    encoder: ContextualEncoder,
+    data: TrainingSet,
+    config: TrainConfig,
+    output: Path,
+    *,
+    development: RetrievalSet | None = None,
+) -> TrainResult:
+    """Train an encoder's model in place; goes on from the newest whole state in the output folder.
+
+    Args:
+        encoder: The model to start from. Afterwards it holds the best weights, or the last ones without a development
+            set, `config.interpolation` of the way from the start; its `identity` is that of the start.
+        data: Pairs and packed batches; `config.steps` of them are used, or all.
+        config: Settings of the run.
+        output: Where states and loggers write.
+        development: What to measure every `config.eval_steps` on; full-corpus retrieval, context fitted on its corpus.
+
+    Raises:
+        TrainingDataError: for data that do not fit the settings.
+        ArtifactError: if the folder belongs to a run with other settings.
+        FloatingPointError: if the loss is not a finite number.
+    """
+    start = {}
+    if config.interpolation != 1:
+        start = {name: tensor.detach().clone() for name, tensor in encoder.model.state_dict().items()}
+    output.mkdir(parents=True, exist_ok=True)
+    claim(output, config, data.batches, encoder.identity.sha256)
+    if encoder.config.term_statistics:
+        estimate_prior(encoder, data.documents_by_domain)
+    trainer = TwoStageTrainer(encoder, data, config, output, development)
+    state = newest_whole_state(output)
+    trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    with torch.no_grad():
+        for name, weight in encoder.model.state_dict().items():
+            if name in start:
+                weight.lerp_(start[name].to(weight), 1 - config.interpolation)
+    encoder.model.requires_grad_(False).eval()
+    best = trainer.state.best_global_step if development is not None and config.eval_steps else None
+    return TrainResult(trainer.state.global_step, best, trainer.state.best_metric if best else None, trainer.history)
+
+
+class TwoStageTrainer(HuggingFaceTrainer):
+    """The `Trainer` around two-stage gradient caching; use `train`."""
+
+    def __init__(
+        self,
+        encoder: ContextualEncoder,
+        data: TrainingSet,
+        config: TrainConfig,
+        output: Path,
+        development: RetrievalSet | None,
+    ) -> None:
+        self.encoder = encoder
+        self.config = config
+        self.development = development
+        self.measured = development is not None and config.eval_steps > 0
+        self._sums: dict[str, float] = {}
+        prepare_parameters(encoder.model, config)
+        steps = len(data.batches) if config.steps == 0 else min(config.steps, len(data.batches))
+        super().__init__(
+            model=nn.ModuleList([encoder.model]),  # the `Trainer` would write into the model's own frozen `config`
+            args=_arguments(config, output, steps, self.measured),
+            train_dataset=[{"step": step} for step in range(steps)],
+            eval_dataset=[] if self.measured else None,  # `evaluate` has its own
+            callbacks=[EarlyStoppingCallback(config.patience)] if config.patience and self.measured else None,
+        )
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(ProgressBar)
+        if config.gradient_checkpointing:
+            for stage in (encoder.model.first_stage, encoder.model.second_stage):
+                stage.backbone.activation_checkpointing_enable({"use_reentrant": False})
+        self.tokenizer = encoder.text_tokenizer(config.train_length)
+        self.builder = BatchBuilder(
+            data,
+            config,
+            self.tokenizer,
+            first_stage=self._first_stage_vectors(data, output),
+            reads_vectors=encoder.model.second_stage.reads_dataset_embeddings,
+            vocabulary=encoder.vocabulary_size if encoder.config.term_statistics else 0,
+            rank=self.args.process_index,
+            processes=self.args.world_size,
+        )
+
+    def _first_stage_vectors(self, data: TrainingSet, output: Path) -> TextVectors | None:
+        """Return a frozen first stage's vectors of what may become context; None if it trains or is not read."""
+        if not self.encoder.model.second_stage.reads_dataset_embeddings:
+            return None
+        if self.config.train_first_stage or not self.encoder.config.normalize_first_stage:
+            return None
+        if data.dataset_embeddings is not None:
+            return data.dataset_embeddings
+        documents = data.context_candidates(self.config, self.args.max_steps)
+        folder, surrogate = output / "dataset_embeddings", FirstStage(self.encoder)
+        with self.args.main_process_first(desc="embedding context documents"):
+            if self.args.process_index == 0:
+                with self.accelerator.autocast():
+                    embed_texts(documents, surrogate, folder, identity=self.encoder.identity.sha256)
+        return TextVectors.open(folder)
+
+    # The step
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the numbers of the steps; every process gets all of them and builds its own part."""
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda rows: rows[0])  # type: ignore[arg-type]
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:  # noqa: ARG002
+        """Take one cached step; the wrapper around the model, if there is one, takes no part in it."""
+        device = self.args.device
+        batch = self.builder.build(inputs["step"]).to(device)
+        self.encoder.model.train()  # for gradient checkpointing; neither stage has dropout
+        how = Chunking(lambda ids: self._pad(ids, device), self.config.chunk_size, self.accelerator.autocast)
+        result = cached_step(self.encoder.model, batch, self.config.temperature, how)
+        if not torch.isfinite(result.loss):
+            raise FloatingPointError(
+                f"the loss of step {inputs['step']} is {result.loss.item()}; lower the learning rate, or use fp32"
+            )
+        self._count(accuracy=result.accuracy, context=float(len(batch.context)))
+        return result.loss
+
+    def _pad(self, ids: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+        input_ids, mask = self.tokenizer.pad(ids)
+        return torch.as_tensor(input_ids, device=device), torch.as_tensor(mask, device=device)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:  # noqa: ARG002
+        """Return AdamW over the groups of `parameter_groups`."""
+        if self.optimizer is None:
+            self.optimizer = torch.optim.AdamW(parameter_groups(self.encoder.model, self.config))
+        return self.optimizer
+
+    # Measuring and logging
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure full-corpus retrieval on the development set, context fitted on its corpus."""
+        assert self.development is not None  # eval_strategy is "no" otherwise
+        self.encoder.model.eval()
+        measured = self.encoder.fork()
+        with self.accelerator.autocast(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*longer than.*")  # the same texts are cut in every measurement
+            ranking = rank_in_context(measured, self.development, self.development.documents, seed=self.config.seed)
+        means = measure(self.development, ranking).means()
+        metrics = {f"eval_{METRIC}": means["ndcg_at_10"], "eval_recall@100": means["recall_at_100"]}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _count(self, **values: Any) -> None:
+        for name, value in {**values, "steps": 1.0}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; beside a loss, also the accuracy, the mean context size and the gate."""
+        if "loss" in logs and self._sums:
+            steps = self._sums.pop("steps")
+            logs |= {name: value / steps for name, value in self._sums.items()}
+            self._sums = {}
+            gate = getattr(self.encoder.model.second_stage, "gate", None)
+            if isinstance(gate, Tensor):
+                logs |= {"gate_mean": gate.mean().item(), "gate_max": gate.max().item()}
+        super().log(logs, start_time)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Everything logged, oldest first."""
+        return list(self.state.log_history)
+
+    # Saved states
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Write the model as a checkpoint of ours."""
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            write_model(folder, self.encoder, self.config)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
+        load_model(Path(resume_from_checkpoint), self.encoder, self.config)
+
+    def _load_best_model(self) -> None:
+        load_model(Path(str(self.state.best_model_checkpoint)), self.encoder, self.config)
+
+
+def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) -> TrainingArguments:
+    """Return the settings in the words of the `Trainer`; a short run measures and saves at its end."""
+    evaluating, saving = min(config.eval_steps, steps), min(config.save_steps, steps)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(output / "tensorboard")  # read when the logger starts
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=steps,
+        lr_scheduler_type="linear",
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        use_cpu=default_device() == "cpu",
+        bf16=config.precision == "bf16",
+        eval_strategy="steps" if measured else "no",
+        eval_steps=evaluating if measured else None,
+        save_strategy="steps",
+        save_steps=saving // evaluating * evaluating if measured else saving,
+        save_total_limit=3,
+        load_best_model_at_end=measured,
+        metric_for_best_model=METRIC if measured else None,
+        greater_is_better=True if measured else None,
+        restore_callback_states_from_checkpoint=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=list(config.report_to) or "none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        seed=config.seed,
+    )
+
+
+class ProgressBar(ProgressCallback):
+    """The bar of the `Trainer`, with the last figures beside it; the `Trainer`'s own prints them to stdout."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Show loss, accuracy and measurements."""
+        if state.is_world_process_zero and self.training_bar is not None:
+            shown = {k: f"{v:.4g}" for k, v in logs.items() if k in ("loss", "accuracy", f"eval_{METRIC}")}
+            self.training_bar.set_postfix(shown)

@@ -1,0 +1,1 @@
+"""Embed every training text once and keep the vectors on disk."""

@@ -33,6 +33,7 @@ import pyarrow.parquet
 import torch
 
 from benchmarks.bulk_table import put_between_markers, tables
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.parts import part_files, write_part
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
@@ -122,8 +123,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     stages = time_reading(documents, folder) | time_rest(encoder, sample, folder)
     context = encoder.fit_context([document.text for document in documents], show_progress=True)
     corpus, _ = write_corpora(folder, sample)
-    names = ("device", "dtype", "batch_size", "shard_size")
-    settings = BulkSettings(model=options.checkpoint, **{name: getattr(options, name) for name in names})
+    model = ModelSpec(options.checkpoint, device=options.device, dtype=options.dtype)
+    settings = BulkSettings(model, batch_size=options.batch_size, shard_size=options.shard_size)
     load = os.getloadavg()[0]
     engines = {"local": time_engine(corpus, folder / "local", settings, context)}
     if options.workers:

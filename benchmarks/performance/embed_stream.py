@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.bulk.shards import keep_few_kernels
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint")
     options = parser.parse_args(arguments)
     keep_few_kernels()
-    settings = BulkSettings(model=options.checkpoint, device="cpu")
+    settings = BulkSettings(ModelSpec(options.checkpoint, device="cpu"))
     embed_corpus(
         options.corpus, options.output, settings, show_progress=True, on_part=lambda _: note_peak(options.peaks)
     )

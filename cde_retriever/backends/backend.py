@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from cde_retriever.model.config import ModelConfig
 
-BACKENDS = ("torch", "onnx", "openvino")
-
 
 class Backend(Protocol):
     """A two-stage model that takes and gives arrays.
@@ -27,6 +25,10 @@ class Backend(Protocol):
     @property
     def device(self) -> str:
         """Where the model runs, such as ``"cpu"`` or ``"cuda:0"``."""
+
+    @property
+    def precision(self) -> str:
+        """Precision the model runs in, such as ``"float32"`` or ``"int8"``."""
 
     @property
     def dimension(self) -> int:

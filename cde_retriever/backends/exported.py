@@ -57,6 +57,11 @@ class ExportBackend(ABC):
         return self._device
 
     @property
+    def precision(self) -> str:
+        """Precision the model runs in."""
+        return self.export.dtype
+
+    @property
     def dimension(self) -> int:
         """Width of the output vectors."""
         return self.export.dimension

@@ -65,6 +65,11 @@ class TorchBackend:
         return next(self._model.parameters()).dtype
 
     @property
+    def precision(self) -> str:
+        """The name of `dtype`."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def dimension(self) -> int:
         """Width of the output vectors."""
         return self._model.dimension

@@ -13,7 +13,7 @@ All machines need this package, the checkpoint, and the folders of corpus and ou
 
 import bisect
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def _pipeline(corpus: Corpus, pending: Sequence[int], output: Path, context: Any
 def _placement(settings: BulkSettings) -> tuple[str, int]:
     """Return the device of a worker and the number of workers."""
     there = ray.cluster_resources()
-    device = settings.device or ("cuda" if there.get("GPU", 0) >= 1 else "cpu")
+    device = settings.model.device or ("cuda" if there.get("GPU", 0) >= 1 else "cpu")
     unit = "GPU" if device == "cuda" else "CPU"
     most = int(there.get(unit, 0))
     workers = settings.workers or most
@@ -150,13 +150,7 @@ class _Worker:
         from cde_retriever.encoder.encoder import ContextualEncoder  # here, because readers have no use for torch
 
         keep_few_kernels()
-        self.encoder = ContextualEncoder.from_pretrained(
-            settings.model,
-            device=device,
-            dtype=settings.dtype,
-            backend=settings.backend,
-            truncate_dim=settings.truncate_dim,
-        )
+        self.encoder = ContextualEncoder.from_spec(replace(settings.model, device=device))
         self.encoder.set_context(Context.from_bytes(ray.get(context)))
         self.output, self.batch_size = output, settings.batch_size
 

@@ -101,13 +101,7 @@ def embed_corpus(
     folder = Path(output).expanduser()
     if Path(corpus).expanduser().is_dir() and folder.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"the output {folder} is inside the corpus {root}; choose another place")
-    encoder = ContextualEncoder.from_pretrained(
-        settings.model,
-        device=settings.device,
-        dtype=settings.dtype,
-        backend=settings.backend,
-        truncate_dim=settings.truncate_dim,
-    )
+    encoder = ContextualEncoder.from_spec(settings.model)
     run = _Run(root, names, folder, settings, encoder, show_progress)
     with only_writer(folder):
         manifest = Manifest.read(folder)
@@ -149,7 +143,7 @@ class _Run:
             model_name=self.encoder.identity.name,
             context=context.fingerprint,
             width=self.encoder.dimension,
-            dtype=self.settings.dtype,
+            dtype=self.encoder.backend.precision,
             shard_size=self.settings.shard_size,
             columns=self.settings.columns,
             files=tuple(CorpusFile(name, hashes[name], count) for name, count in zip(self.names, rows, strict=True)),
@@ -167,7 +161,8 @@ class _Run:
                 f"{self.folder} holds vectors under context {manifest.context[:12]}, received "
                 f"{context.fingerprint[:12]}; choose another output, or go on without --context"
             )
-        for name in ("dtype", "shard_size", "columns"):
+        manifest.refuse_setting("dtype", self.encoder.backend.precision, self.folder)
+        for name in ("shard_size", "columns"):
             manifest.refuse_setting(name, getattr(self.settings, name), self.folder)
         manifest.refuse_setting("width", self.encoder.dimension, self.folder)
         manifest.refuse_files(self._hash_files(), self.folder)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.corpus.rows import Columns
 from cde_retriever.errors import ConfigError
 
@@ -13,11 +14,7 @@ class BulkSettings:
     """How a corpus is embedded.
 
     Attributes:
-        model: Checkpoint, a folder or Hub id; None for the bundled one.
-        device: ``"cpu"``, ``"cuda"`` …; None takes the fastest there is.
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` with the other backends.
-        backend: ``"torch"``, ``"onnx"`` or ``"openvino"``.
-        truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.truncation`); None for all.
+        model: The model, and how to run it.
         columns: Which columns make a document.
         batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
         shard_size: Documents a part; what a killed worker has to do again.
@@ -28,11 +25,7 @@ class BulkSettings:
         ConfigError: if a value cannot be.
     """
 
-    model: str | None = None
-    device: str | None = None
-    dtype: str = "float32"
-    backend: str = "torch"
-    truncate_dim: int | None = None
+    model: ModelSpec = field(default_factory=ModelSpec)
     columns: Columns = field(default_factory=Columns)
     batch_size: int = 32
     shard_size: int = 8192

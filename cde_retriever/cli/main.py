@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cde_retriever.backends.export_folder import PRECISIONS
+from cde_retriever.backends.model_spec import BACKENDS
 from cde_retriever.errors import CDEError, ConfigError
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -90,9 +91,16 @@ def _add(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentP
 def _add_export(commands: Any) -> None:
     export = _add(commands, "export", "Write a checkpoint as ONNX graphs that need no PyTorch.", _export)
     export.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id; by default the bundled checkpoint")
+    _add_revision(export)
     export.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the graphs")
     export.add_argument(
         "--dtype", default=PRECISIONS[0], choices=PRECISIONS, help="precision of the weights; float32 by default"
+    )
+
+
+def _add_revision(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub; default: main"
     )
 
 
@@ -102,6 +110,7 @@ def _add_embed(commands: Any) -> None:
     embed.add_argument("corpus", metavar="CORPUS", help=".jsonl, .jsonl.gz or .parquet file, or a folder of such")
     embed.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the context and the vectors")
     embed.add_argument("--model", metavar="CHECKPOINT", help="folder or Hub id; by default the bundled checkpoint")
+    _add_revision(embed)
     embed.add_argument("--context", metavar="FILE", help="context to embed under; by default fitted to the corpus")
     embed.add_argument("--engine", default="local", choices=("local", "ray"), help="local (default) or ray")
     embed.add_argument("--workers", type=int, metavar="N", help="ray: actors; by default one a GPU, or else one a core")
@@ -111,15 +120,12 @@ def _add_embed(commands: Any) -> None:
     embed.add_argument("--title-column", metavar="NAME", help="put before it; title, where there is one; '' for none")
     embed.add_argument("--id-column", default="id", metavar="NAME", help="what a vector is found by; id")
     embed.add_argument("--device", help="cpu, cuda, mps ...; by default the fastest there is")
-    backends = ("torch", "onnx", "openvino")
-    embed.add_argument("--backend", default=backends[0], choices=backends, help="torch (default), onnx or openvino")
+    embed.add_argument("--backend", choices=BACKENDS, help="torch (default), onnx or openvino")
     embed.add_argument("--truncate-dim", type=int, metavar="N", help="numbers of a vector to keep; by default all")
-    dtypes = ("float32", "bfloat16", "float16", "int8")
     embed.add_argument(
         "--dtype",
-        default=dtypes[0],
-        choices=dtypes,
-        help="precision; float32 by default, int8 with --backend onnx, openvino",
+        choices=("float32", "bfloat16", "float16", "int8"),
+        help="precision (default: float32, or that of an export); int8 with --backend onnx or openvino",
     )
 
 
@@ -127,7 +133,8 @@ def _export(options: argparse.Namespace) -> None:
     from cde_retriever.backends.export import export_onnx
     from cde_retriever.checkpoint.folder import find_checkpoint
 
-    folder = export_onnx(find_checkpoint(options.model)[0], Path(options.output).expanduser(), options.dtype)
+    source, _ = find_checkpoint(options.model, options.revision)
+    folder = export_onnx(source, Path(options.output).expanduser(), options.dtype)
     size = sum(path.stat().st_size for path in folder.iterdir())
     _say(f'{folder} holds the model in {options.dtype}, {size / 1e6:.0f} MB; load it with backend="onnx"')
     sys.stdout.write(json.dumps({"output": str(folder), "dtype": options.dtype, "bytes": size}) + "\n")
@@ -136,6 +143,7 @@ def _export(options: argparse.Namespace) -> None:
 def _embed(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
+    from cde_retriever.backends.model_spec import ModelSpec
     from cde_retriever.bulk.run import embed_corpus
     from cde_retriever.bulk.settings import BulkSettings
     from cde_retriever.bulk.shards import keep_few_kernels
@@ -144,11 +152,9 @@ def _embed(options: argparse.Namespace) -> None:
 
     keep_few_kernels()
     settings = BulkSettings(
-        model=options.model,
-        device=options.device,
-        dtype=options.dtype,
-        backend=options.backend,
-        truncate_dim=options.truncate_dim,
+        model=ModelSpec(
+            options.model, options.revision, options.device, options.dtype, options.backend, options.truncate_dim
+        ),
         columns=Columns(options.text_column, options.id_column, options.title_column),
         batch_size=options.batch_size,
         shard_size=options.shard_size,

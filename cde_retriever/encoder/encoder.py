@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
 from cde_retriever.backends.backend import Backend
-from cde_retriever.backends.loading import identify, load
+from cde_retriever.backends.loading import FoundModel, identify, load
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, ModelIdentity, make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.batches import batches_of
@@ -89,10 +90,10 @@ class ContextualEncoder:
         revision: str | None = None,
         device: "torch.device | str | None" = None,
         dtype: "torch.dtype | str | None" = None,
-        backend: str = "torch",
+        backend: str | None = None,
         truncate_dim: int | None = None,
     ) -> "ContextualEncoder":
-        """Load a checkpoint.
+        """Load a model; `from_spec` does the same with all arguments in one value.
 
         Args:
             name: A folder or a Hub id; None for the bundled default. For all backends but ``"torch"`` also the
@@ -102,8 +103,8 @@ class ContextualEncoder:
             device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest that the backend has.
             dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or their names; for the
                 other backends ``"float32"`` (default; that of the export, if `name` is one) or ``"int8"``.
-            backend: ``"torch"``; ``"onnx"``, faster for queries; ``"openvino"``, with ``dtype="int8"`` faster for
-                documents on a CPU. Vectors of all are the same, to rounding.
+            backend: ``"torch"``, the default; ``"onnx"``, faster for queries; ``"openvino"``, with ``dtype="int8"``
+                faster for documents on a CPU. Vectors of all are the same, to rounding.
             truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.truncation`); None for all.
 
         Raises:
@@ -112,7 +113,21 @@ class ContextualEncoder:
             ValueError: for an unknown dtype.
             ImportError: if the backend is not installed.
         """
-        return cls(*load(name, revision, device=device, dtype=dtype, backend=backend), truncate_dim=truncate_dim)
+        return cls.from_spec(
+            ModelSpec.of(
+                name, revision=revision, device=device, dtype=dtype, backend=backend, truncate_dim=truncate_dim
+            )
+        )
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec, found: FoundModel | None = None) -> "ContextualEncoder":
+        """Load the model that a spec names; see `from_pretrained`.
+
+        Args:
+            spec: The model, and how to run it.
+            found: What `find_model` returned for the spec, if it was asked before.
+        """
+        return cls(*load(spec, found), truncate_dim=spec.truncate_dim)
 
     @classmethod
     def from_model(

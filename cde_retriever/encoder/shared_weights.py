@@ -5,52 +5,45 @@ weights go when the last encoder that uses them goes. A checkpoint written anew 
 """
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from cde_retriever.backends.export_folder import EXPORT_NAME
-from cde_retriever.checkpoint.folder import CONFIG_NAME, LOW_RANK_NAME, TOKENIZER_NAME, WEIGHTS_NAME, find_checkpoint
+from cde_retriever.backends.loading import find_model
+from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.checkpoint.folder import CONFIG_NAME, LOW_RANK_NAME, TOKENIZER_NAME, WEIGHTS_NAME
 from cde_retriever.encoder.encoder import ContextualEncoder
 
 _loaded: WeakValueDictionary[tuple[Any, ...], ContextualEncoder] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
-def shared_encoder(
-    name: str | None = None,
-    *,
-    revision: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    backend: str = "torch",
-    truncate_dim: int | None = None,
-) -> ContextualEncoder:
+def shared_encoder(spec: ModelSpec) -> ContextualEncoder:
     """Return an encoder with a context of its own over weights that others may use as well.
 
-    Arguments and errors are those of `ContextualEncoder.from_pretrained`.
+    Raises what `ContextualEncoder.from_pretrained` says.
     """
-    folder, commit = find_checkpoint(name, revision)
-    key = (folder.resolve(), _state_of(folder), commit, backend, *_run_as(backend, device, dtype))
+    found = find_model(spec)
+    key = (found.folder.resolve(), _state_of(found.folder), found.commit, found.backend, *_run_as(found.backend, spec))
     with _lock:
         encoder = _loaded.get(key)
         if encoder is None:
-            encoder = ContextualEncoder.from_pretrained(
-                name, revision=commit or revision, device=device, dtype=dtype, backend=backend
-            )
+            encoder = ContextualEncoder.from_spec(replace(spec, truncate_dim=None), found)
             _loaded[key] = encoder
-        return encoder.fork(truncate_dim=truncate_dim)
+        return encoder.fork(truncate_dim=spec.truncate_dim)
 
 
-def _run_as(backend: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
+def _run_as(backend: str, spec: ModelSpec) -> tuple[Any, Any]:
     """Return device and dtype in the one form of all that stand for the same."""
     if backend != "torch":
-        return device, dtype
+        return spec.device, spec.dtype
     import torch
 
     from cde_retriever.backends.pytorch import as_dtype, default_device
 
-    return torch.device(device or default_device()), as_dtype(dtype) or torch.float32
+    return torch.device(spec.device or default_device()), as_dtype(spec.dtype) or torch.float32
 
 
 def _state_of(folder: Path) -> tuple[tuple[int, int], ...]:

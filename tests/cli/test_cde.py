@@ -170,3 +170,20 @@ def test_an_export_embeds_a_corpus_as_torch_does(command, tmp_path, monkeypatch)
         found.append(np.array(table["vector"].to_pylist()))
     for other in found[1:]:
         np.testing.assert_allclose(found[0], other, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["embed", "corpus.jsonl", "-o", "out", "--model"], ["export", "-o", "out"]], ids=["embed", "export"]
+)
+def test_a_model_of_the_hub_is_pinned_to_a_revision(arguments, corpus, monkeypatch, capsys):
+    asked = []
+
+    def refuse(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        raise OSError("no network here")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.chdir(corpus.parent)
+    assert main([*arguments, "organisation/model", "--revision", "v1.2"]) == 1
+    assert asked == [("organisation/model", "v1.2")]
+    assert "no network here" in capsys.readouterr().err

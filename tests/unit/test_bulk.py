@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.parts import part_files
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
@@ -48,7 +49,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def settings(checkpoint):
-    return BulkSettings(model=str(checkpoint), device="cpu", batch_size=4, shard_size=8)
+    return BulkSettings(ModelSpec(str(checkpoint), device="cpu"), batch_size=4, shard_size=8)
 
 
 def read_parts(folder):
@@ -96,6 +97,7 @@ def test_a_context_that_is_given_is_taken_and_kept(corpus, settings, checkpoint,
 
 KILLED = """
 import os, signal, sys
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
 
@@ -104,7 +106,7 @@ def die(report):
         os.kill(os.getpid(), signal.SIGKILL)
 
 model, corpus, output = sys.argv[1:]
-embed_corpus(corpus, output, BulkSettings(model=model, device="cpu", batch_size=4, shard_size=8), on_part=die)
+embed_corpus(corpus, output, BulkSettings(ModelSpec(model, device="cpu"), batch_size=4, shard_size=8), on_part=die)
 """
 
 
@@ -166,16 +168,16 @@ def test_another_context_model_or_setting_is_refused_and_nothing_changes(corpus,
     embed_corpus(corpus, output, settings)
     (output / "part-000002.parquet").unlink()
     before = content(output)
-    other_model = str(tiny_checkpoint(tmp_path / "other", seed=1))
+    other_model = replace(settings.model, name=str(tiny_checkpoint(tmp_path / "other", seed=1)))
     with pytest.raises(
         ContextMismatchError, match=r"holds vectors under context \w{12}, received \w{12}; choose another"
     ):
         embed_corpus(corpus, output, settings, context=other_context(checkpoint))
-    same = {"model": str(checkpoint), "device": "cpu", "batch_size": 4, "shard_size": 8}
+    same = {"model": settings.model, "batch_size": 4, "shard_size": 8}
     for changed, message in (
         ({"model": other_model}, r"holds vectors with model \w+, received \w+; choose another output"),
         ({"shard_size": 9}, "holds vectors with shard_size 8, received 9"),
-        ({"dtype": "bfloat16"}, "holds vectors with dtype float32, received bfloat16"),
+        ({"model": replace(settings.model, dtype="bfloat16")}, "holds vectors with dtype float32, received bfloat16"),
         ({"columns": Columns(title="")}, r"holds vectors with columns Columns\(.*title=None\), received .*title=''"),
     ):
         with pytest.raises(OutputError, match=message):
@@ -232,7 +234,7 @@ def test_a_damaged_output_is_refused_by_name(corpus, settings, tmp_path):
 
 
 def test_shorter_vectors(corpus, settings, checkpoint, tmp_path):
-    short = replace(settings, truncate_dim=12)
+    short = replace(settings, model=replace(settings.model, truncate_dim=12))
     embed_corpus(corpus, tmp_path / "out", short)
     encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu", truncate_dim=12)
     encoder.set_context(Context.load(tmp_path / "out"))
@@ -279,7 +281,7 @@ def test_wrong_places_and_settings_are_refused(corpus, settings, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
         embed_corpus(tmp_path / "nowhere", tmp_path / "out", settings)
     with pytest.raises(CheckpointError):
-        embed_corpus(corpus, tmp_path / "out", BulkSettings(model=str(tmp_path)))
+        embed_corpus(corpus, tmp_path / "out", BulkSettings(ModelSpec(str(tmp_path))))
     for values, message in (
         ({"engine": "spark"}, "--engine is 'spark', expected local or ray"),
         ({"workers": 2}, "--workers is 2, but the local engine is one process"),
@@ -301,7 +303,7 @@ def test_memory_does_not_grow_with_the_corpus(settings, checkpoint, tmp_path, mo
         lines = (json.dumps({"id": i, "text": f"{i} " + "x" * 2000}) + "\n" for i in range(rows))
         (tmp_path / f"{rows}.jsonl").write_text("".join(lines))
         tracemalloc.start()
-        wide = BulkSettings(model=settings.model, device="cpu", shard_size=100)
+        wide = BulkSettings(settings.model, shard_size=100)
         assert embed_corpus(tmp_path / f"{rows}.jsonl", tmp_path / f"{rows}", wide, context=context).embedded == rows
         result = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

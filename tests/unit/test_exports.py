@@ -9,6 +9,7 @@ import pytest
 
 from cde_retriever.backends.export import export_onnx
 from cde_retriever.backends.export_folder import EXPORT_NAME, SECOND_STAGE, cached_export
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.checkpoint.folder import hash_checkpoint
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -221,10 +222,10 @@ def test_an_export_serves_every_runtime(checkpoint, cache):
 
 
 def test_backends_share_no_session(checkpoint):
-    one, other = (shared_encoder(str(checkpoint), backend="onnx") for _ in range(2))
+    one, other = (shared_encoder(ModelSpec(str(checkpoint), backend="onnx")) for _ in range(2))
     assert one.backend is other.backend
-    assert shared_encoder(str(checkpoint)).backend is not one.backend
-    small = shared_encoder(str(checkpoint), backend="onnx", dtype="int8")
+    assert shared_encoder(ModelSpec(str(checkpoint))).backend is not one.backend
+    small = shared_encoder(ModelSpec(str(checkpoint), backend="onnx", dtype="int8"))
     assert small.backend is not one.backend
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cde_retriever import CheckpointError, ContextualEncoder
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.checkpoint.folder import hash_checkpoint
 from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
@@ -276,13 +277,13 @@ def test_a_half_precision_base_is_read_in_full_and_stays_so(tmp_path):
 
 
 def test_shared_weights_are_read_anew_when_the_updates_are_written_anew(folder, base):
-    first = shared_encoder(str(folder), device="cpu")
-    assert shared_encoder(str(folder), device="cpu").model is first.model
+    first = shared_encoder(ModelSpec(str(folder), device="cpu"))
+    assert shared_encoder(ModelSpec(str(folder), device="cpu")).model is first.model
     encoder = trained(base)
     with torch.no_grad():
         encoder.model.second_stage.gate.add_(1)
     write_low_rank(folder, encoder, base)
-    assert shared_encoder(str(folder), device="cpu").identity.sha256 != first.identity.sha256
+    assert shared_encoder(ModelSpec(str(folder), device="cpu")).identity.sha256 != first.identity.sha256
 
 
 def test_a_base_on_the_hub_is_pinned_to_its_commit(base, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("ray", reason='Ray is not installed: pip install "cde-retriever[ray]"')
 import ray
 
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.parts import part_files
 from cde_retriever.bulk.ray_engine import _by_file, embed_on_ray
 from cde_retriever.bulk.run import embed_corpus
@@ -61,7 +62,7 @@ def corpus(tmp_path_factory):
 
 
 def settings(checkpoint, **values):
-    return BulkSettings(model=str(checkpoint), device="cpu", batch_size=8, shard_size=25, **values)
+    return BulkSettings(ModelSpec(str(checkpoint), device="cpu"), batch_size=8, shard_size=25, **values)
 
 
 @pytest.fixture(scope="module")

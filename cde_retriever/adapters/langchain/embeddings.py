@@ -11,6 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
 
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.shared_weights import shared_encoder
@@ -32,7 +33,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
         revision: Branch, tag or commit on the Hub.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
-        backend: ``"torch"``, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
+        backend: ``"torch"``, the default, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
         truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
         given_context: The argument ``context``: a `Context`, or the path of a saved one.
         context_size: Most context documents to sample; None for the model's own number.
@@ -47,7 +48,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
-    backend: Literal["torch", "onnx", "openvino"] = "torch"
+    backend: Literal["torch", "onnx", "openvino"] | None = None
     truncate_dim: int | None = Field(default=None, gt=0)
     given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
     context_size: int | None = Field(default=None, ge=1)
@@ -68,14 +69,8 @@ class CDEEmbeddings(BaseModel, Embeddings):
         """
         self._lock = threading.Lock()
         name = None if self.model_name is None else str(self.model_name)
-        self._encoder = shared_encoder(
-            name,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            backend=self.backend,
-            truncate_dim=self.truncate_dim,
-        )
+        spec = ModelSpec(name, self.revision, self.device, self.dtype, self.backend, self.truncate_dim)
+        self._encoder = shared_encoder(spec)
         if self.given_context is not None:
             self.load_context(self.given_context)
 

@@ -26,6 +26,7 @@ from cde_retriever.adapters.llama_index.first_batch import (
     warn_of_more_texts,
 )
 from cde_retriever.adapters.llama_index.storage import PathLike, attach_context, embedded_text, read_context, stamped
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -50,7 +51,7 @@ class CDEEmbedding(BaseEmbedding):
         revision: Branch, tag or commit on the Hub.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
-        backend: ``"torch"``, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
+        backend: ``"torch"``, the default, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
         truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
         context_size: Most context documents; None for the model's own number.
         seed: Seed of the sample.
@@ -72,7 +73,7 @@ class CDEEmbedding(BaseEmbedding):
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
-    backend: Literal["torch", "onnx", "openvino"] = "torch"
+    backend: Literal["torch", "onnx", "openvino"] | None = None
     truncate_dim: int | None = Field(default=None, gt=0)
     context_size: int | None = Field(default=None, gt=0)
     seed: int = 0
@@ -90,14 +91,9 @@ class CDEEmbedding(BaseEmbedding):
         _refuse_cache(settings.get("embeddings_cache"))
         name = DEFAULT_MODEL if model_name is None else os.fspath(model_name)
         super().__init__(model_name=name, **settings)
-        self._encoder = shared_encoder(
-            None if name == DEFAULT_MODEL else name,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            backend=self.backend,
-            truncate_dim=self.truncate_dim,
-        )
+        named = None if name == DEFAULT_MODEL else name
+        spec = ModelSpec(named, self.revision, self.device, self.dtype, self.backend, self.truncate_dim)
+        self._encoder = shared_encoder(spec)
         if context is not None:
             self.load_context(context)
 

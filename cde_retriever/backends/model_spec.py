@@ -1,0 +1,65 @@
+"""Say which model to load and how to run it, in one value that is passed on as it is."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cde_retriever.errors import ConfigError
+
+if TYPE_CHECKING:  # a server of queries runs without PyTorch
+    import torch
+
+BACKENDS = ("torch", "onnx", "openvino")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model and how to run it; `ContextualEncoder.from_spec` loads it.
+
+    Attributes:
+        name: A checkpoint's folder, an export's folder, or a Hub id; None for the bundled model.
+        revision: Branch, tag or commit on the Hub.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest that the backend has.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` on ONNX Runtime and OpenVINO; None for the
+            export's own, float32 otherwise.
+        backend: ``"torch"``, ``"onnx"`` or ``"openvino"``; None for ``"torch"``, and ``"onnx"`` for an export's folder.
+        truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.truncation`); None for all.
+
+    Raises:
+        ConfigError: for an unknown backend, or a `truncate_dim` below 1.
+    """
+
+    name: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    backend: str | None = None
+    truncate_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        """Validate what does not depend on the model."""
+        if self.backend not in (None, *BACKENDS):
+            raise ConfigError(f"backend is {self.backend!r}, expected {', '.join(map(repr, BACKENDS))}")
+        if self.truncate_dim is not None and self.truncate_dim < 1:
+            raise ConfigError(f"truncate_dim is {self.truncate_dim}, expected at least 1, or None for all numbers")
+
+    @classmethod
+    def of(
+        cls,
+        name: str | os.PathLike[str] | None = None,
+        *,
+        revision: str | None = None,
+        device: "torch.device | str | None" = None,
+        dtype: "torch.dtype | str | None" = None,
+        backend: str | None = None,
+        truncate_dim: int | None = None,
+    ) -> "ModelSpec":
+        """Make a spec of what users pass: paths, and PyTorch's own devices and dtypes, become their names."""
+        return cls(
+            name=None if name is None else os.fspath(name),
+            revision=revision,
+            device=None if device is None else str(device),
+            dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+            backend=backend,
+            truncate_dim=truncate_dim,
+        )

@@ -207,21 +207,36 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _embed(options: argparse.Namespace) -> None:
     config = _configuration(options, surrogate__model=options.surrogate)
-    from cde_train.run.steps import embed_step, open_start, open_surrogate, read_step, texts_of
+    from cde_train.data.pairs import texts_of
+    from cde_train.data.readers import read_pairs
+    from cde_train.training.start import open_start
+    from cde_train.vectors.surrogate import embed_texts, open_surrogate
 
-    pairs = read_step(options.data, say=_say)
-    surrogate = open_surrogate(config.surrogate, lambda: open_start(config, "start"))
-    vectors = embed_step(texts_of(pairs), surrogate, config.surrogate, Path(options.output))
-    _result({"vectors": options.output, "texts": len(vectors), "width": vectors.width, "surrogate": surrogate[1]})
+    texts, settings = texts_of(read_pairs(options.data, _say)), config.surrogate
+    surrogate, identity = open_surrogate(
+        settings, lambda: open_start(config.model.base or None, config.start_of("start"))
+    )
+    vectors = embed_texts(
+        texts,
+        surrogate,
+        options.output,
+        identity=identity,
+        prompt=settings.prompt,
+        batch_size=settings.batch_size,
+    )
+    _result({"vectors": options.output, "texts": len(vectors), "width": vectors.width, "surrogate": identity})
 
 
 def _cluster(options: argparse.Namespace) -> None:
     config = _configuration(options)
-    from cde_train.run.steps import cluster_step, read_step
-    from cde_train.vectors.surrogate import TextVectors
+    from cde_train.batching.clustering import cluster_pairs
+    from cde_train.batching.pair_vectors import views
+    from cde_train.data.readers import read_pairs
+    from cde_train.vectors.text_vectors import TextVectors
 
-    pairs = read_step(options.data, say=_say)
-    clustering = cluster_step(pairs, TextVectors.open(options.vectors), config.clustering)
+    pairs = read_pairs(options.data, _say)
+    domains = [pair.domain for pair in pairs]
+    clustering = cluster_pairs(*views(pairs, TextVectors.open(options.vectors)), domains, config.clustering)
     clustering.save(options.output)
     sizes = clustering.sizes
     _result({"clusters": options.output, "pairs": len(pairs), "count": len(sizes), "largest": int(sizes.max())})
@@ -250,10 +265,10 @@ def _filter(options: argparse.Namespace) -> None:
     from cde_retriever.files.replacing import write_atomically
     from cde_train.batching.false_negatives import report_batches
     from cde_train.batching.packing import load_batches
-    from cde_train.run.steps import read_step
-    from cde_train.vectors.surrogate import TextVectors
+    from cde_train.data.readers import read_pairs
+    from cde_train.vectors.text_vectors import TextVectors
 
-    pairs = read_step(options.data, say=_say)
+    pairs = read_pairs(options.data, _say)
     vectors = TextVectors.open(options.vectors)
     batches = load_batches(options.batches, pairs=len(pairs))
     report = report_batches(pairs, batches, config.filtering, queries=vectors, documents=vectors)

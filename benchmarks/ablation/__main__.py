@@ -42,7 +42,8 @@ from cde_train.training.batches import TrainingSet
 from cde_train.training.config import StartConfig, TrainConfig
 from cde_train.training.start import start_from
 from cde_train.training.trainer import train
-from cde_train.vectors.surrogate import FirstStage, TextVectors, embed_texts
+from cde_train.vectors.surrogate import FirstStage, embed_texts
+from cde_train.vectors.text_vectors import TextVectors
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 from cde_train.data.pairs import TrainingPair, by_domain
 from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import RetrievalSet
-from cde_train.vectors.surrogate import TextVectors, embed_texts, load_surrogate, surrogate_identity
+from cde_train.vectors.surrogate import embed_texts, load_surrogate, surrogate_identity
+from cde_train.vectors.text_vectors import TextVectors
 
 
 @dataclass(frozen=True)

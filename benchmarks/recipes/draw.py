@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.ablation.data import DataConfig, draw_pairs
-from cde_train.data.pairs import by_domain
+from cde_train.data.pairs import by_domain, write_pairs
 from cde_train.data.readers import read_pairs
-from cde_train.run.steps import write_pairs
 
 NOISY = ("software vulnerabilities", "website privacy policies")
 """Full of false negatives, says the pairs' README."""

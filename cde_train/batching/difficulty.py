@@ -8,10 +8,12 @@ vectors, in time linear in the number of pairs; memory beside the vectors: one g
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_train.batching.pair_vectors import Rows
+
 Floats = NDArray[np.float32]
 
 
-def pair_difficulty(queries: Floats, documents: Floats, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def pair_difficulty(queries: Rows, documents: Rows, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the difficulty of each pair in its group, (N,); 0 for a pair alone.
 
     Args:

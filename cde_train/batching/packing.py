@@ -22,8 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.files.replacing import write_atomically
+from cde_train.batching.clustering import Clustering
+from cde_train.batching.difficulty import pair_difficulty
+from cde_train.batching.pair_vectors import views
 from cde_train.batching.tour import greedy_tour
+from cde_train.data.pairs import TrainingPair
 from cde_train.errors import ArtifactError, TrainingDataError
+from cde_train.vectors.text_vectors import TextVectors
 
 ORDERS = ("random", "greedy")
 
@@ -298,3 +303,11 @@ def _refuse(left_out: dict[str, int], batch_size: int) -> None:
         f"no domain has the {batch_size} pairs of one batch (pairs by domain: {counts}); "
         f"lower batch_size to at most {left_out[largest[0]]}, or give more pairs"
     )
+
+
+def packer(
+    pairs: Sequence[TrainingPair], vectors: TextVectors, clustering: Clustering, config: PackingConfig
+) -> Packer:
+    """Return what packs the clusters, large ones split by difficulty."""
+    difficulty = pair_difficulty(*views(pairs, vectors), clustering.labels)
+    return Packer(clustering, config, difficulty.astype(np.float32))

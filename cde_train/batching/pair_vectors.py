@@ -3,13 +3,15 @@
 No function holds all vectors in memory: they are read in chunks from where they lie, such as a memory-mapped file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
+from cde_train.vectors.text_vectors import TextVectors, VectorRows
 
 CHUNK = 8192
 """Pairs read at once."""
@@ -63,6 +65,11 @@ class PairVectors:
         """Yield these pairs' vectors chunk by chunk."""
         for start in range(0, len(members), CHUNK):
             yield slice(start, start + CHUNK), self[members[start : start + CHUNK]]
+
+
+def views(pairs: Sequence[TrainingPair], vectors: TextVectors) -> tuple[VectorRows, VectorRows]:
+    """Return the vectors of queries and of documents, (N, d) each, left on disk until they are read."""
+    return vectors.view([pair.query for pair in pairs]), vectors.view([pair.document for pair in pairs])
 
 
 def unit_rows(vectors: Any, pairs: NDArray[np.int64], side: str) -> NDArray[np.float32]:

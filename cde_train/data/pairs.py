@@ -1,8 +1,12 @@
 """Hold training pairs: a query, the document that answers it, and their domain."""
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cde_retriever.files.replacing import write_atomically
 
 
 @dataclass(frozen=True)
@@ -21,3 +25,23 @@ def by_domain(pairs: Iterable[TrainingPair]) -> dict[str, list[TrainingPair]]:
     for pair in pairs:
         groups[pair.domain].append(pair)
     return dict(sorted(groups.items()))
+
+
+def documents_by_domain(pairs: Sequence[TrainingPair]) -> dict[str, list[str]]:
+    """Return the distinct documents of each domain, in the order of the pairs."""
+    found: dict[str, dict[str, None]] = {}
+    for pair in pairs:
+        found.setdefault(pair.domain, {})[pair.document] = None
+    return {domain: list(documents) for domain, documents in found.items()}
+
+
+def texts_of(pairs: Sequence[TrainingPair]) -> list[str]:
+    """Return every text of the pairs: queries, documents, hard negatives."""
+    texts = [pair.query for pair in pairs] + [pair.document for pair in pairs]
+    return texts + [text for pair in pairs for text in pair.negatives]
+
+
+def write_pairs(pairs: Iterable[TrainingPair], file: Path) -> None:
+    """Write pairs as JSONL that `cde_train.data.readers.read_pairs` reads."""
+    lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
+    write_atomically(file, "".join(lines).encode())

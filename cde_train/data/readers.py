@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,18 +80,25 @@ def read_data(path: str | os.PathLike[str]) -> TrainingData:
     return TrainingData(list(found.pairs), list(found.documents), dict(found.skipped), kind, found.domain)
 
 
-def read_pairs(path: str | os.PathLike[str]) -> list[TrainingPair]:
-    """Read pairs as `read_data` does, and warn of what was skipped.
+def read_pairs(path: str | os.PathLike[str], say: Callable[[str], None] = warnings.warn) -> list[TrainingPair]:
+    """Read pairs as `read_data` does.
+
+    Args:
+        path: Where they are.
+        say: Told what was left out; by default it becomes a warning.
 
     Raises:
         FileNotFoundError: if there is no such file.
         TrainingDataError: as `read_data`, or if there are only documents.
     """
     found = read_data(path)
-    if not found.pairs:
-        raise TrainingDataError(f"{path} holds documents without queries, expected pairs of query and document")
     if found.skipped:
-        warnings.warn(f"{path}: left out {found.skipped}", stacklevel=2)
+        say(f"{path}: left out " + ", ".join(f"{count} ({reason})" for reason, count in found.skipped.items()))
+    if not found.pairs:
+        raise TrainingDataError(
+            f"{path} holds documents without queries, expected pairs of query and document; cde-train fit makes pairs "
+            "of them, in OUT/work/data/pairs.jsonl"
+        )
     return found.pairs
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cde_retriever.files.replacing import write_atomically
+
 
 @dataclass(frozen=True)
 class RetrievalSet:
@@ -83,6 +85,22 @@ def read_retrieval_set(folder: str | os.PathLike[str], split: str = "test") -> R
         unjudged_queries=len(queries) - len(relevant),
         unknown_judgements=len(unknown),
     )
+
+
+def write_retrieval_set(data: RetrievalSet, folder: Path) -> None:
+    """Write a retrieval set that `read_retrieval_set` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, ids, texts in (
+        ("corpus.jsonl", data.document_ids, data.documents),
+        ("queries.jsonl", data.query_ids, data.queries),
+    ):
+        rows = (
+            json.dumps({"_id": key, "text": text}, ensure_ascii=False) for key, text in zip(ids, texts, strict=True)
+        )
+        write_atomically(folder / name, "".join(row + "\n" for row in rows).encode())
+    judged = ((query, document, gain) for query, gains in data.relevant.items() for document, gain in gains.items())
+    lines = (f"{query}\t0\t{document}\t{gain}\n" for query, document, gain in judged)
+    write_atomically(folder / "qrels.tsv", "".join(lines).encode())
 
 
 def hash_retrieval_set(data: RetrievalSet) -> str:

@@ -19,53 +19,44 @@ training, and the others wait.
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from cde_retriever.backends.pytorch import as_dtype, default_device
+from cde_retriever.backends.pytorch import as_dtype
 from cde_retriever.checkpoint.folder import CONFIG_NAME, find_checkpoint
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
-from cde_train.batching.clustering import Clustering
+from cde_train.batching.clustering import Clustering, cluster_pairs
 from cde_train.batching.false_negatives import report_batches
 from cde_train.batching.hard_negatives import mine
-from cde_train.batching.packing import load_batches, save_batches
+from cde_train.batching.packing import load_batches, packer, save_batches
+from cde_train.batching.pair_vectors import views
 from cde_train.data.holdout import hold_out as hold_out_pairs
 from cde_train.data.holdout import leave_out_copies
-from cde_train.data.pairs import TrainingPair
+from cde_train.data.pairs import TrainingPair, documents_by_domain, texts_of, write_pairs
 from cde_train.data.pseudo_queries import RoundTrip, make_pairs, round_trip_filter
 from cde_train.data.readers import TrainingData, read_data, read_pairs
-from cde_train.data.retrieval_sets import RetrievalSet, read_retrieval_set
+from cde_train.data.retrieval_sets import RetrievalSet, read_retrieval_set, write_retrieval_set
 from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
 from cde_train.run.config import to_toml
 from cde_train.run.folder import Report, RunFolder
 from cde_train.run.sections import PhaseConfig, RunConfig
-from cde_train.run.steps import (
-    PAIRS,
-    Say,
-    cluster_step,
-    embed_step,
-    is_cde_checkpoint,
-    open_start,
-    open_surrogate,
-    packer,
-    texts_of,
-    write_pairs,
-    write_retrieval_set,
-)
-from cde_train.training.batches import TrainingSet, documents_by_domain
+from cde_train.training.batches import TrainingSet
 from cde_train.training.config import TrainConfig
 from cde_train.training.low_rank import merge_low_rank, write_low_rank
-from cde_train.training.processes import is_first_process
+from cde_train.training.processes import is_first_process, one_at_a_time
+from cde_train.training.start import is_cde_checkpoint, open_start
 from cde_train.training.term_prior import estimate_prior
 from cde_train.training.trainer import train
-from cde_train.vectors.surrogate import Surrogate, TextVectors
+from cde_train.vectors.surrogate import Surrogate, embed_texts, open_surrogate
+from cde_train.vectors.text_vectors import TextVectors
 
+Say = Callable[[str], None]
+PAIRS = "pairs.jsonl"
 START, VECTORS, HELD_OUT, DEVELOPMENT = "start", "vectors", "held_out", "development"
 MODEL, STATES, REPORT_FOLDER = "model", "states", "report"
 CLUSTERS, BATCHES, FILTER = "clusters.safetensors", "batches.npy", "filter.json"
@@ -118,7 +109,9 @@ class _Fit:
     # The start
 
     def _write_start(self) -> Report:
-        encoder = open_start(self.config, self.config.model.name or self.output.resolve().name)
+        name = self.config.model.name or self.output.resolve().name
+        seed = self.config.phase[0].seed if self.config.phase else 0
+        encoder = open_start(self.config.model.base or None, self.config.start_of(name), seed)
         encoder.save_pretrained(self.work / START, dtype=torch.float32)
         config = encoder.config
         return {
@@ -155,7 +148,16 @@ class _Fit:
         return read_pairs(place / PAIRS)
 
     def _embed(self, texts: Sequence[str]) -> TextVectors:
-        return embed_step(texts, self._surrogate, self.config.surrogate, self.work / VECTORS)
+        encoder, identity = self._surrogate
+        settings = self.config.surrogate
+        return embed_texts(
+            texts,
+            encoder,
+            self.work / VECTORS,
+            identity=identity,
+            prompt=settings.prompt,
+            batch_size=settings.batch_size,
+        )
 
     def _read(self, source: Path, place: Path, hold_out: bool) -> Report:
         """Read or make pairs, set a part of them aside, and write both down."""
@@ -195,7 +197,8 @@ class _Fit:
         return round_trip_filter(made, self._embed([*texts_of(made.pairs), *made.sources]), settings)
 
     def _cluster(self, pairs: list[TrainingPair], vectors: TextVectors, file: Path) -> Report:
-        clustering = cluster_step(pairs, vectors, self.config.clustering)
+        domains = [pair.domain for pair in pairs]
+        clustering = cluster_pairs(*views(pairs, vectors), domains, self.config.clustering)
         clustering.save(file)
         return {"clusters": len(clustering.sizes), "largest": int(clustering.sizes.max())}
 
@@ -351,16 +354,3 @@ def _copy(file: Path, target: Path) -> None:
 
 def _config_last(folder: Path) -> list[Path]:
     return sorted(folder.iterdir(), key=lambda path: (path.name == CONFIG_NAME, path.name))
-
-
-def one_at_a_time() -> Callable[[], AbstractContextManager[None]]:
-    """Return what lets the first process go first, where ``torchrun`` started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return nullcontext
-    from datetime import timedelta
-
-    from accelerate import PartialState  # type: ignore[import-untyped]
-
-    alone: Callable[[], AbstractContextManager[None]]
-    alone = PartialState(cpu=default_device() != "cuda", timeout=timedelta(days=7)).main_process_first
-    return alone

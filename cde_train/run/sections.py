@@ -18,6 +18,7 @@ from cde_train.batching.packing import PackingConfig
 from cde_train.data.holdout import HoldOutConfig
 from cde_train.data.pseudo_queries import PseudoQueryConfig
 from cde_train.training.config import StartConfig, TrainConfig
+from cde_train.vectors.surrogate import SurrogateConfig
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -53,25 +54,6 @@ class ModelSection(StartConfig):
         if set(self.prompts) != set(ROLES):
             found.append(f"prompts has the keys {sorted(self.prompts)}, expected {sorted(ROLES)}")
         return found
-
-
-@dataclass(frozen=True)
-class SurrogateConfig:
-    """The encoder that embeds every text once, for clustering, filtering and mining.
-
-    Attributes:
-        model: A sentence-transformers model, as folder or Hub id; empty for the start's own first stage.
-        prompt: Text put before every text, query or document.
-        batch_size: Texts through it at once.
-    """
-
-    model: str = ""
-    prompt: str = ""
-    batch_size: int = 64
-
-    def faults(self) -> list[str]:
-        """Return what is wrong with the values, a sentence each."""
-        return [f"batch_size is {self.batch_size}, expected at least 1"] if self.batch_size < 1 else []
 
 
 @dataclass(frozen=True)
@@ -128,6 +110,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse contradictions inside and between sections."""
         refuse(list(section_faults(vars(self))) + list(contradictions(vars(self))))
+
+    def start_of(self, name: str) -> StartConfig:
+        """Return the settings of the start, under a name."""
+        return StartConfig(**{f.name: getattr(self.model, f.name) for f in fields(StartConfig)} | {"name": name})
 
     def packing_of(self, phase: PhaseConfig) -> PackingConfig:
         """Return the packing settings with a phase's batch size."""

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from cde_retriever.encoder.tokens import TextTokenizer, count_documents
 from cde_train.batching.false_negatives import FilterConfig, duplicate_mask, false_negative_mask
 from cde_train.batching.packing import rank_share
-from cde_train.data.pairs import TrainingPair
+from cde_train.data.pairs import TrainingPair, documents_by_domain
 from cde_train.errors import TrainingDataError
 from cde_train.training.config import TrainConfig
 from cde_train.training.gradient_caching import Ids, TwoStageBatch
-from cde_train.vectors.surrogate import TextVectors
+from cde_train.vectors.text_vectors import TextVectors
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,6 @@ class TrainingSet:
             domains = {self.pairs[row[0]].domain for row in self.batches[:steps]}
             return [text for domain in sorted(domains) for text in self.documents_by_domain[domain]]
         return list(dict.fromkeys(self.pairs[i].document for i in self.batches[:steps].ravel().tolist()))
-
-
-def documents_by_domain(pairs: Sequence[TrainingPair]) -> dict[str, list[str]]:
-    """Return the distinct documents of each domain, in the order of the pairs."""
-    found: dict[str, dict[str, None]] = {}
-    for pair in pairs:
-        found.setdefault(pair.domain, {})[pair.document] = None
-    return {domain: list(documents) for domain, documents in found.items()}
 
 
 class BatchBuilder:

@@ -1,14 +1,16 @@
-"""A two-stage model that starts as a plain, pretrained encoder."""
+"""Build the model that training starts from: two stages of one plain encoder, or a CDE checkpoint."""
 
+import json
 import os
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from cde_retriever.checkpoint.folder import TOKENIZER_NAME, read_tokenizer
+from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME, find_checkpoint, read_tokenizer
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import CheckpointError
+from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.two_stage import TwoStageModel
 from cde_train.training.config import StartConfig
@@ -84,3 +86,36 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
     model.second_stage.backbone.load_state_dict(weights)
     model.second_stage.enter_like_words()
     return ContextualEncoder.from_model(model, read_tokenizer(Path(folder) / TOKENIZER_NAME))
+
+
+def open_start(base: str | None, start: StartConfig, seed: int = 0) -> ContextualEncoder:
+    """Return the model to start from, under the start's name.
+
+    Args:
+        base: A plain encoder or a CDE checkpoint, as folder or Hub id; None for the bundled checkpoint.
+        start: What to build of a plain encoder; may differ from a CDE checkpoint only where it stands at its default.
+        seed: Seed of what starts random.
+
+    Raises:
+        CheckpointError: if the base cannot be found or read.
+        ConfigError: if settings differ from those of a CDE checkpoint; names each.
+    """
+    folder, _ = find_checkpoint(base)
+    if not is_cde_checkpoint(folder):
+        return start_from(folder, start, seed)
+    encoder = ContextualEncoder.from_pretrained(folder, device="cpu")
+    faults = []
+    for f in fields(StartConfig):
+        asked, there, default = (getattr(of, f.name) for of in (start, encoder.config, StartConfig("x")))
+        if f.name != "name" and asked not in (there, default):
+            faults.append(f"model.{f.name} is {asked!r}, but the checkpoint {folder.name} has {there!r}")
+    if faults:
+        raise ConfigError("; ".join(faults) + "; leave it out, or start from a plain encoder")
+    encoder.model.config = replace(encoder.config, name=start.name)
+    return encoder
+
+
+def is_cde_checkpoint(folder: Path) -> bool:
+    """Tell a CDE checkpoint from a plain encoder."""
+    file = folder / CONFIG_NAME
+    return file.is_file() and "cde_format_version" in json.loads(file.read_text(encoding="utf-8"))

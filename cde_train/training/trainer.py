@@ -31,7 +31,8 @@ from cde_train.training.gradient_caching import Chunking, cached_step
 from cde_train.training.parameters import parameter_groups, prepare_parameters
 from cde_train.training.saved_state import claim, load_model, newest_whole_state, seal, write_model
 from cde_train.training.term_prior import estimate_prior
-from cde_train.vectors.surrogate import FirstStage, TextVectors, embed_texts
+from cde_train.vectors.surrogate import FirstStage, embed_texts
+from cde_train.vectors.text_vectors import TextVectors
 
 METRIC = "ndcg@10"
 

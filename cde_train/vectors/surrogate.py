@@ -8,7 +8,8 @@ import hashlib
 import inspect
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -23,10 +24,27 @@ from cde_train.vectors.text_vectors import Manifest, TextVectors, append_rows, r
 if TYPE_CHECKING:
     from cde_retriever.encoder.encoder import ContextualEncoder
 
-__all__ = ["FirstStage", "Surrogate", "TextVectors", "embed_texts", "load_surrogate", "surrogate_identity"]
-
 BATCHES_A_CHUNK = 32
 """Batches sorted by length together and written together; a kill loses the work of one chunk at most."""
+
+
+@dataclass(frozen=True)
+class SurrogateConfig:
+    """The encoder that embeds every text once, for clustering, filtering and mining.
+
+    Attributes:
+        model: A sentence-transformers model, as folder or Hub id; empty for the start's own first stage.
+        prompt: Text put before every text, query or document.
+        batch_size: Texts through it at once.
+    """
+
+    model: str = ""
+    prompt: str = ""
+    batch_size: int = 64
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with the values, a sentence each."""
+        return [f"batch_size is {self.batch_size}, expected at least 1"] if self.batch_size < 1 else []
 
 
 class Surrogate(Protocol):
@@ -75,6 +93,20 @@ def surrogate_identity(surrogate: Surrogate, name: str) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return f"{name}@{digest.hexdigest()[:16]}"
+
+
+def open_surrogate(config: SurrogateConfig, start: Callable[[], "ContextualEncoder"]) -> tuple[Surrogate, str]:
+    """Return the surrogate and its identity.
+
+    Args:
+        config: Which it is.
+        start: Gives the model that training starts from, whose first stage is taken where none is named.
+    """
+    if config.model:
+        surrogate = load_surrogate(config.model)
+        return surrogate, surrogate_identity(surrogate, config.model)
+    encoder = start()
+    return cast(Surrogate, FirstStage(encoder)), f"first stage of {encoder.config.name}@{encoder.identity.sha256[:16]}"
 
 
 def embed_texts(

@@ -115,7 +115,7 @@ def test_a_finished_run_is_not_done_again(finished, config, pairs, capsys):
     assert {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*.safetensors")} == before
 
 
-@pytest.mark.parametrize("killed_at", ["save_batches", "train", "cluster_step"])
+@pytest.mark.parametrize("killed_at", ["save_batches", "train", "cluster_pairs"])
 def test_a_killed_run_ends_with_the_same_weights(finished, config, pairs, tmp_path, monkeypatch, killed_at):
     class Killed(BaseException):
         pass

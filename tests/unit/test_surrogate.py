@@ -15,7 +15,8 @@ import pytest
 from cde_retriever.context.context import hash_text
 from cde_train.errors import ArtifactError, TrainingDataError
 from cde_train.vectors import text_vectors
-from cde_train.vectors.surrogate import BATCHES_A_CHUNK, TextVectors, embed_texts, load_surrogate, surrogate_identity
+from cde_train.vectors.surrogate import BATCHES_A_CHUNK, embed_texts, load_surrogate, surrogate_identity
+from cde_train.vectors.text_vectors import TextVectors
 
 TEXTS = [f"{'word ' * (i % 5)}text {i}" for i in range(3 * BATCHES_A_CHUNK + 7)]  # at batch size 1: three chunks, and 7
 

@@ -13,8 +13,8 @@ from cde_retriever.context.context import make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.errors import ConfigError, ContextError, ContextFormatError
 from cde_retriever.model.terms import TermHead, token_signs
-from cde_train.data.pairs import TrainingPair
-from cde_train.training.batches import BatchBuilder, TrainingSet, documents_by_domain
+from cde_train.data.pairs import TrainingPair, documents_by_domain
+from cde_train.training.batches import BatchBuilder, TrainingSet
 from cde_train.training.config import StartConfig, TrainConfig
 from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
 from cde_train.training.low_rank import write_low_rank

@@ -15,3 +15,8 @@ except ImportError as error:
     raise ImportError(message) from error
 
 __all__ = ["CDEEmbeddings", "CDERetriever", "from_documents", "guard", "open", "stamp"]
+
+
+def __dir__() -> list[str]:
+    """List the public names alone."""
+    return __all__

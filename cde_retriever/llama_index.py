@@ -11,3 +11,8 @@ except ImportError as error:
     raise ImportError(message) from error
 
 __all__ = ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"]
+
+
+def __dir__() -> list[str]:
+    """List the public names alone."""
+    return __all__

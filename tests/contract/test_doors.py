@@ -1,0 +1,17 @@
+"""What somebody sees who asks the public doors what they hold."""
+
+import importlib
+
+import pytest
+
+NAMES = {
+    "cde_retriever.langchain": ["CDEEmbeddings", "CDERetriever", "from_documents", "guard", "open", "stamp"],
+    "cde_retriever.llama_index": ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"],
+}
+
+
+@pytest.mark.parametrize("door", NAMES)
+def test_dir_lists_the_public_names_alone(door):
+    module = importlib.import_module(door)
+    assert dir(module) == NAMES[door]
+    assert all(hasattr(module, name) for name in NAMES[door])

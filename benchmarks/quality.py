@@ -4,7 +4,8 @@
     python -m benchmarks.quality --table docs/quality.json
 
 Modes: ``bm25``; ``plain``, the backbone without context (the checkpoint's first stage on both sides); ``centring``,
-``whitening``, ``shrunk_whitening``, ``all_but_the_top``, fitted on the plain document vectors of the corpus; and the
+``whitening``, ``shrunk_whitening``, ``all_but_the_top``, fitted on the plain document vectors of the corpus; ``rrf``,
+``convex_30``, ``convex_40``, ``convex_50``, BM25 and the plain backbone together (`benchmarks.mixtures`); and the
 second stage under ``null``, ``foreign`` (the next set in alphabetical order, the last one takes the first) and
 ``corpus`` context; `--context-sizes` adds the corpus context at other sizes.
 
@@ -33,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from benchmarks.mixtures import MIXTURES, rank_mixture
 from benchmarks.quality_table import write_table
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -40,12 +42,13 @@ from cde_retriever.encoder.many_contexts import encode_under
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.model.late import LateSecondStage
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, hash_retrieval_set, read_retrieval_set
-from cde_train.evaluation.baselines import rank_bm25
+from cde_train.evaluation.baselines import rank_bm25, score_bm25
 from cde_train.evaluation.comparison import CONTEXT_MODES, PLAIN_MODES, rank_plain
 from cde_train.evaluation.ranking import Ranking, measure, rank
 
 FORMAT_VERSION = 1
-MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES)
+WITHOUT_CONTEXT = (*PLAIN_MODES, *MIXTURES)
+MODES = ("bm25", *WITHOUT_CONTEXT, *CONTEXT_MODES)
 KEY = ("set", "mode", "model", "dtype", "seed", "size", "data")
 
 
@@ -111,6 +114,7 @@ class Bench:
         self.first_stage = hash_first_stage(encoder)
         self.cache = cache / f"{self.first_stage[:16]}-{dtype}"
         self._data: dict[Path, tuple[RetrievalSet, str]] = {}
+        self._scores: tuple[Path, list[NDArray[np.float32]]] | None = None
 
     def data(self, folder: Path) -> tuple[RetrievalSet, str]:
         """Return a set and the hash of its content, read once."""
@@ -131,7 +135,7 @@ class Bench:
         model, dtype = self.encoder.identity.sha256, self.dtype
         if task.mode == "bm25":
             model, dtype = f"bm25s {version('bm25s')}", ""
-        elif task.mode in PLAIN_MODES:
+        elif task.mode in WITHOUT_CONTEXT:
             model = self.first_stage
         where = {"model": model, "dtype": dtype, "seed": task.seed, "size": task.size, "data": sha256}
         return {"set": data.name, "mode": task.mode, **where}
@@ -198,7 +202,16 @@ class Bench:
         name = f"{data.name}-{sha256[:12]}"
         documents = self._cached(f"{name}-documents", data.documents)
         queries = self._cached(f"{name}-queries", data.queries)
+        if mode in MIXTURES:
+            return rank_mixture(mode, self._words(folder), queries, documents)
         return rank_plain(mode, queries, documents)
+
+    def _words(self, folder: Path) -> list[NDArray[np.float32]]:
+        """Return BM25's scores of a set, kept for its other mixtures."""
+        if self._scores is None or self._scores[0] != folder:
+            data, _ = self.data(folder)
+            self._scores = folder, list(score_bm25(data.documents, data.queries))
+        return self._scores[1]
 
     def _cached(self, name: str, texts: Sequence[str]) -> NDArray[np.float32]:
         file = self.cache / f"{name}.npy"

@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_train.evaluation.comparison import LABELS, MEASURES
+from benchmarks.mixtures import MIXTURE_LABELS
+from cde_train.evaluation.comparison import CONTEXT_MODES, LABELS, MEASURES
 from cde_train.evaluation.statistics import RESAMPLES, SEED, bootstrap
 
-RIVALS = ("plain", "null", "foreign")
+RIVALS = ("plain", "bm25", *MIXTURE_LABELS, "best_mixture", "null", "foreign")
+MODE_LABELS = {
+    **{mode: label for mode, label in LABELS.items() if mode not in CONTEXT_MODES},
+    **MIXTURE_LABELS,
+    "best_mixture": "best mixture of each set, seen afterwards",
+    **{mode: LABELS[mode] for mode in CONTEXT_MODES},
+}
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]
 """Set to mode to its results, more than one where several context seeds were run."""
@@ -53,12 +60,15 @@ def select(results: Sequence[dict[str, Any]], model: str | None, dtype: str) -> 
         plain = "context_of" not in r and r["dtype"] == dtype and r["model"] in first
         if r in own or plain or r["mode"] == "bm25":
             rows.setdefault(r["set"], {}).setdefault(r["mode"], []).append(r)
+    for row in rows.values():
+        if all(mode in row for mode in MIXTURE_LABELS):
+            row["best_mixture"] = max((row[mode] for mode in MIXTURE_LABELS), key=value)
     return rows
 
 
 def section(rows: Rows, dtype: str) -> list[str]:
     """Return the part of one checkpoint."""
-    modes = [mode for mode in LABELS if any(mode in row for row in rows.values())]
+    modes = [mode for mode in MODE_LABELS if any(mode in row for row in rows.values())]
     complete = [name for name, row in rows.items() if all(mode in row for mode in modes)]
     own = next((r for row in rows.values() for mode in ("corpus", "null", "foreign") for r in row.get(mode, ())), None)
     title = f"{own['name']} ({own['model'][:12]})" if own else "Baselines"
@@ -149,7 +159,7 @@ def value(results: Sequence[dict[str, Any]], name: str = "ndcg_at_10") -> float:
 def quality_table(rows: Rows, modes: Sequence[str], complete: Sequence[str]) -> list[str]:
     """Return nDCG@10 by set and mode; the mean is over sets that have every mode."""
     lines = [
-        "| set | documents | queries | " + " | ".join(LABELS[mode] for mode in modes) + " |",
+        "| set | documents | queries | " + " | ".join(MODE_LABELS[mode] for mode in modes) + " |",
         "|---|--:|--:|" + "--:|" * len(modes),
     ]
     for name, row in rows.items():
@@ -167,7 +177,7 @@ def means_table(rows: Rows, modes: Sequence[str], complete: Sequence[str]) -> li
     """Return the means of all measures."""
     if not complete:
         return []
-    lines = ["| mean | " + " | ".join(LABELS[mode] for mode in modes) + " |", "|---|" + "--:|" * len(modes)]
+    lines = ["| mean | " + " | ".join(MODE_LABELS[mode] for mode in modes) + " |", "|---|" + "--:|" * len(modes)]
     for name, label in MEASURES.items():
         cells = [f"{np.mean([value(rows[s][mode], name) for s in complete]):.2f}" for mode in modes]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
@@ -184,7 +194,7 @@ def differences(rows: Rows, sets: Sequence[str]) -> list[str]:
         paired = {name: 100 * (per_query(rows[name]["corpus"]) - per_query(rows[name][rival])) for name in shared}
         mean, low, high = bootstrap(list(paired.values()))
         losses = [f"{name} {values.mean():+.1f}" for name, values in paired.items() if values.mean() < 0]
-        label = f"{LABELS[rival]} ({len(shared)} sets)"
+        label = f"{MODE_LABELS[rival]} ({len(shared)} sets)"
         lines.append(f"| {label} | {mean:+.2f} | {low:+.2f} to {high:+.2f} | {', '.join(losses) or 'no set'} |")
     spread = [
         np.std([value([r]) for r in rows[name]["corpus"]], ddof=1) for name in sets if len(rows[name]["corpus"]) > 1
@@ -212,7 +222,8 @@ def footer(content: dict[str, Any]) -> list[str]:
         "have every mode. BM25: bm25s defaults, Snowball English stemmer, English stop words. PCA whitening is the "
         "textbook one, power 0.5 over all spanned directions; shrunk whitening shrinks the covariance by OAS; "
         "soft whitening is that with power 0.25; all-but-the-top removes d / 100 directions. Each is fitted on the "
-        "corpus's document vectors.",
+        "corpus's document vectors. BM25 + plain: by reciprocal ranks (constant 60), or weighted sums of scores, the "
+        "100 best of each scaled to 0 ... 1 a query; the best of the four a set is an oracle that no user has.",
         "",
         "```",
         *content["commands"],

@@ -16,7 +16,7 @@ A corpus of fewer documents than dimensions spans fewer directions than d. Textb
 documents at equal distances and projects queries onto their span; the shrunk ones do not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +29,10 @@ RELATIVE_RANK = 1e-6
 """Directions with less than this share of the largest variance count as not spanned."""
 
 
-def rank_bm25(documents: Sequence[str], queries: Sequence[str], *, depth: int = DEPTH) -> Ranking:
-    """Rank by BM25: bm25s with its defaults, Snowball's English stemmer, English stop words.
+def score_bm25(documents: Sequence[str], queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+    """Yield BM25's scores of all documents, (n,), a query; 0 where a document shares no word with it.
 
-    Documents that share no word with the query are not retrieved, so a row may be shorter than `depth`.
+    bm25s with its defaults, Snowball's English stemmer, English stop words.
     """
     import bm25s
     import Stemmer
@@ -46,9 +46,17 @@ def rank_bm25(documents: Sequence[str], queries: Sequence[str], *, depth: int = 
 
     index = bm25s.BM25()
     index.index(words(documents), show_progress=False)
-    ranking: Ranking = []
     for tokens in words(queries):
-        scores = index.get_scores(tokens) if tokens else np.zeros(len(documents), np.float32)
+        yield index.get_scores(tokens) if tokens else np.zeros(len(documents), np.float32)
+
+
+def rank_bm25(documents: Sequence[str], queries: Sequence[str], *, depth: int = DEPTH) -> Ranking:
+    """Rank by BM25.
+
+    Documents that share no word with the query are not retrieved, so a row may be shorter than `depth`.
+    """
+    ranking: Ranking = []
+    for scores in score_bm25(documents, queries):
         row = best(scores, depth)
         ranking.append(row[scores[row] > 0])
     return ranking

@@ -24,7 +24,7 @@ from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from cde_retriever import langchain as cde
-from cde_retriever.adapters.langchain.guard import STAMP
+from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError, ContextError, ContextMismatchError, ContextNotFittedError
@@ -431,7 +431,7 @@ def test_reload_with_another_context_raises_in_open(kind, make, fitted, tmp_path
     kind.persist(store, folder)
     other = fitted(1)
     other.save_context(tmp_path / "other")
-    mismatch = rf"{other.context_fingerprint[:12]}.*{built[:12]}.*open the store with the context it was built with"
+    mismatch = rf"{built[:12]}.*{other.context_fingerprint[:12]}.*with the context it was built with"
     with pytest.raises(ContextMismatchError, match=mismatch):
         cde.open(kind.opener(folder), tmp_path / "other", embedding=make())
 
@@ -573,7 +573,7 @@ def test_every_search_of_a_store_with_a_document_of_another_context_raises(store
 def test_a_document_without_a_stamp_raises(fitted, tmp_path):
     store = guard(InMemoryVectorStore(fitted(0)), fitted(0))
     InMemoryVectorStore.add_documents(store, [Document("written by another")])  # behind the guard's back
-    with pytest.raises(ContextMismatchError, match=r"'written by another' .*stored without a stamp.*from_documents"):
+    with pytest.raises(ContextMismatchError, match=r"'written by another' .*without a stamp.*embed its documents"):
         store.similarity_search(QUERY)
     store.dump(str(tmp_path / "store.json"))
     loaded = InMemoryVectorStore.load(str(tmp_path / "store.json"), fitted(0))
@@ -628,7 +628,7 @@ def test_chroma_default_collection_shared_by_two_corpora_raises_on_mixed_results
     first = from_documents(Chroma, corpus(0, 5), make(), collection_name=name)
     with contextlib.suppress(ContextMismatchError):  # raised if the probe happens to meet the first corpus
         from_documents(Chroma, corpus(1, 5), make(), collection_name=name)
-    with pytest.raises(ContextMismatchError, match="index the documents again"):
+    with pytest.raises(ContextMismatchError, match="embed its documents again"):
         first.similarity_search(QUERY, k=10)
 
 

@@ -29,7 +29,8 @@ from cde_retriever import (
     ContextNotFittedError,
     ContextualEncoder,
 )
-from cde_retriever.adapters.llama_index.storage import NAMESPACE, STAMP, embedded_text, stamped
+from cde_retriever.adapters.llama_index.storage import NAMESPACE, embedded_text, stamped
+from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.context.context import hash_text
 from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, ranking, stored_vector, text_nodes
@@ -445,7 +446,7 @@ def test_embedded_nodes_are_taken_only_under_the_own_context(checkpoint, fitted,
         CDEVectorStoreIndex(nodes, embed_model=other)
     plain = [TextNode(text="a", embedding=[0.0] * 32), TextNode(text="b")]
     index = CDEVectorStoreIndex(text_nodes(12), embed_model=other)
-    with pytest.raises(ContextMismatchError, match="without a recorded context"):
+    with pytest.raises(ContextMismatchError, match="stored without a stamp"):
         index.insert_nodes(plain)
 
 
@@ -487,7 +488,7 @@ def test_guard_checks_nodes_and_query_of_stock_indexes(checkpoint, fitted) -> No
     engine = right.as_query_engine(llm=MockLLM(), node_postprocessors=[guard])
     assert len(engine.query(QUERY).source_nodes) == 2
     plain = VectorStoreIndex.from_documents(corpus(12), embed_model=index.embedding)
-    with pytest.raises(ContextMismatchError, match="without a recorded context"):
+    with pytest.raises(ContextMismatchError, match="stored without a stamp"):
         guard.postprocess_nodes(plain.as_retriever().retrieve(QUERY))
 
 

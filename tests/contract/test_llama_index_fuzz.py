@@ -19,7 +19,8 @@ from llama_index.core import QueryBundle, StorageContext, VectorStoreIndex, load
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from cde_retriever import ContextError, ContextualEncoder
-from cde_retriever.adapters.llama_index.storage import STAMP, embedded_text
+from cde_retriever.adapters.llama_index.storage import embedded_text
+from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, stored_vector, text_nodes
 

@@ -20,7 +20,8 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from cde_retriever import ConfigError, Context, ContextMismatchError, ContextNotFittedError, ContextualEncoder
-from cde_retriever.adapters.llama_index.storage import STAMP, embedded_text
+from cde_retriever.adapters.llama_index.storage import embedded_text
+from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.context.context import hash_text
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, ranking, text_nodes
@@ -158,7 +159,7 @@ def test_index_of_a_stock_class_is_refused_before_anything_is_added(checkpoint, 
     VectorStoreIndex.from_documents(corpus(), embed_model=CDEEmbedding(checkpoint)).storage_context.persist(tmp_path)
     fitted = CDEEmbedding(checkpoint)
     fitted.fit([embedded_text(node) for node in corpus()])
-    with pytest.raises(ContextMismatchError, match="without a recorded context"):
+    with pytest.raises(ContextMismatchError, match="stored without a stamp"):
         CDEVectorStoreIndex.from_storage(tmp_path, fitted)
     with pytest.raises(ContextNotFittedError, match="belongs to an unknown context"):
         CDEVectorStoreIndex.from_storage(tmp_path, CDEEmbedding(checkpoint))
@@ -278,7 +279,7 @@ def test_vectors_of_another_embedding_in_the_store_are_refused(checkpoint, tmp_p
     VectorStoreIndex.from_documents(corpus(3), embed_model=MockEmbedding(embed_dim=32), storage_context=storage)
     embedding = CDEEmbedding(checkpoint)
     embedding.fit([embedded_text(node) for node in corpus()])
-    with pytest.raises(ContextMismatchError, match="without a recorded context"):
+    with pytest.raises(ContextMismatchError, match="stored without a stamp"):
         CDEVectorStoreIndex.from_documents(
             corpus(), embed_model=embedding, storage_context=storage, context_dir=tmp_path / "context"
         )

@@ -2,7 +2,6 @@
 
 import os
 import re
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,11 +10,12 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
 
+from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.shared_weights import shared_encoder
-from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
+from cde_retriever.errors import ContextNotFittedError
 
 PathLike = str | os.PathLike[str]
 
@@ -57,7 +57,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
     show_progress: bool = False
 
     _encoder: ContextualEncoder = PrivateAttr()
-    _lock: Any = PrivateAttr()
+    _own: OneContext = PrivateAttr()
 
     def model_post_init(self, _: Any, /) -> None:
         """Load the model, and the context if one was given.
@@ -67,10 +67,10 @@ class CDEEmbeddings(BaseModel, Embeddings):
             ContextMismatchError: if another model made the context.
             FileNotFoundError: if there is no context at the path.
         """
-        self._lock = threading.Lock()
         name = None if self.model_name is None else str(self.model_name)
         spec = ModelSpec(name, self.revision, self.device, self.dtype, self.backend, self.truncate_dim)
         self._encoder = shared_encoder(spec)
+        self._own = OneContext(self._encoder, type(self).__name__)
         if self.given_context is not None:
             self.load_context(self.given_context)
 
@@ -79,7 +79,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
     @property
     def is_fitted(self) -> bool:
         """Whether there is a context."""
-        return self._encoder.has_context
+        return self._own.is_set
 
     @property
     def context(self) -> Context:
@@ -94,7 +94,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
                 "use from_documents(StoreClass, documents, embedding), call fit(documents) with the whole corpus, "
                 "give CDEEmbeddings(context=path), or call use_null_context() to embed without a corpus"
             )
-        return self._encoder.context
+        return self._own.context
 
     @property
     def context_fingerprint(self) -> str:
@@ -137,15 +137,13 @@ class CDEEmbeddings(BaseModel, Embeddings):
         texts: Any = documents  # one string goes through as it is, and is refused
         if not isinstance(documents, str | bytes):
             texts = (item.page_content if isinstance(item, Document) else item for item in documents)
-        context = self._encoder.fork().fit_context(
+        return self._own.fit(
             texts,
             seed=self.seed,
             context_size=self.context_size,
             batch_size=self.batch_size,
             show_progress=self.show_progress,
         )
-        self._bind(context)
-        return self.context
 
     def load_context(self, context: Context | PathLike) -> None:
         """Embed under a saved context from now on.
@@ -154,7 +152,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
             ContextMismatchError: if there is another context already, or another model made this one.
             FileNotFoundError: if there is no context at the path.
         """
-        self._bind(context if isinstance(context, Context) else Context.load(context))
+        self._own.set(context if isinstance(context, Context) else Context.load(context))
 
     def use_null_context(self) -> None:
         """Embed without a corpus from now on.
@@ -162,7 +160,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
         Raises:
             ContextMismatchError: if there is another context already.
         """
-        self._bind(self._encoder.null_context())
+        self._own.set_null()
 
     def save_context(self, path: PathLike) -> Path:
         """Write the context to a folder or a ``.safetensors`` file.
@@ -172,16 +170,6 @@ class CDEEmbeddings(BaseModel, Embeddings):
             ContextMismatchError: if another context is already there.
         """
         return self.context.save(path)
-
-    def _bind(self, context: Context) -> None:
-        with self._lock:
-            if not self.is_fitted:
-                self._encoder.set_context(context)
-            elif context.fingerprint != self.context_fingerprint:
-                raise ContextMismatchError(
-                    f"this CDEEmbeddings has context {self.context_fingerprint[:12]} for life and was given "
-                    f"{context.fingerprint[:12]}; make a new CDEEmbeddings, and a new store for its vectors"
-                )
 
     # Texts to vectors; the asynchronous twins of the base class run these in an executor
 
@@ -207,7 +195,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
 
     def __getstate__(self) -> dict[Any, Any]:
         state = dict(super().__getstate__())
-        state["__pydantic_private__"] = {"context": self.context.to_bytes() if self.is_fitted else None}
+        state["__pydantic_private__"] = {"context": self._own.to_bytes()}
         return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:

@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from cde_retriever.adapters.stamps import STAMP, check_stamp
 from cde_retriever.errors import ContextMismatchError
-
-STAMP = "cde_context"
 
 _SEARCH = re.compile(r"a?(similarity_search|max_marginal_relevance_search|hybrid_search)")
 
@@ -35,13 +34,7 @@ def check_stamps(results: Any, fingerprint: str) -> Any:
     """
     for result in results:
         document = result[0] if isinstance(result, tuple) else result
-        found = document.metadata.get(STAMP)
-        if found != fingerprint:
-            what = "an unknown context (it was stored without a stamp)" if found is None else f"context {found[:12]}"
-            raise ContextMismatchError(
-                f"the query is under context {fingerprint[:12]}, document {document.page_content!r:.60} under {what}; "
-                "open the store with the context it was built with, or index the documents again with from_documents"
-            )
+        check_stamp(document.metadata.get(STAMP), fingerprint, f"document {document.page_content!r:.60}")
     return results
 
 

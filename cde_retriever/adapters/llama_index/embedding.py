@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.schema import BaseNode
@@ -26,12 +25,12 @@ from cde_retriever.adapters.llama_index.first_batch import (
     warn_of_more_texts,
 )
 from cde_retriever.adapters.llama_index.storage import PathLike, attach_context, embedded_text, read_context, stamped
+from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.context.context import Context, make_context
-from cde_retriever.context.sampling import sample_documents
+from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.shared_weights import shared_encoder
-from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
+from cde_retriever.errors import ConfigError, ContextNotFittedError
 
 DEFAULT_MODEL = "cde-retriever/default"
 
@@ -82,7 +81,8 @@ class CDEEmbedding(BaseEmbedding):
     embed_batch_size: int = Field(default=32, gt=0, le=2048)
 
     _encoder: ContextualEncoder = PrivateAttr()
-    _lock: Any = PrivateAttr(default_factory=threading.RLock)
+    _own: OneContext = PrivateAttr()
+    _first: Any = PrivateAttr(default_factory=threading.RLock)
     _slice: int | None = PrivateAttr(default=None)
 
     def __init__(
@@ -94,6 +94,7 @@ class CDEEmbedding(BaseEmbedding):
         named = None if name == DEFAULT_MODEL else name
         spec = ModelSpec(named, self.revision, self.device, self.dtype, self.backend, self.truncate_dim)
         self._encoder = shared_encoder(spec)
+        self._own = OneContext(self._encoder, type(self).__name__)
         if context is not None:
             self.load_context(context)
 
@@ -113,7 +114,7 @@ class CDEEmbedding(BaseEmbedding):
     @property
     def is_fitted(self) -> bool:
         """Whether there is a context."""
-        return self._encoder.has_context
+        return self._own.is_set
 
     @property
     def context(self) -> Context:
@@ -127,7 +128,8 @@ class CDEEmbedding(BaseEmbedding):
     @property
     def context_fingerprint(self) -> str:
         """What tells this context from others; see `context`."""
-        return self.context.fingerprint
+        self._fitted_encoder()
+        return self._own.fingerprint
 
     @property
     def dimension(self) -> int:
@@ -145,19 +147,13 @@ class CDEEmbedding(BaseEmbedding):
             ContextMismatchError: if there is another context already; fitting the same one again does nothing.
             ContextError: if no text has any content.
         """
-        with self._lock:
-            encoder = self._encoder
-            if encoder.has_context:
-                self._require_own(self._fingerprint_of(texts))
-            else:
-                encoder.fit_context(
-                    texts,
-                    seed=self.seed,
-                    context_size=self.context_size,
-                    batch_size=self.embed_batch_size,
-                    show_progress=show_progress,
-                )
-            return encoder.context
+        return self._own.fit(
+            texts,
+            seed=self.seed,
+            context_size=self.context_size,
+            batch_size=self.embed_batch_size,
+            show_progress=show_progress,
+        )
 
     def fit_if_missing(self, texts: Sequence[str], *, whole: bool = True, show_progress: bool = False) -> None:
         """Fit on these documents if there is no context yet and `on_missing_context` allows it; none never fit.
@@ -172,7 +168,7 @@ class CDEEmbedding(BaseEmbedding):
         """
         if not texts:
             return
-        with self._lock:
+        with self._first:
             if not self.is_fitted:
                 refuse_automatic_fit(texts, allowed=self.on_missing_context == "fit", fewest=self.min_context_documents)
                 self.fit(texts, show_progress=show_progress)
@@ -190,16 +186,11 @@ class CDEEmbedding(BaseEmbedding):
             ContextMismatchError: if there is another context already, or another model made this one.
             ContextNotFittedError: if there is none at that path.
         """
-        context = source if isinstance(source, Context) else read_context(source)
-        with self._lock:
-            if self.is_fitted:
-                self._require_own(context.fingerprint)
-            else:
-                self._encoder.set_context(context)
+        self._own.set(source if isinstance(source, Context) else read_context(source))
 
     def use_null_context(self) -> None:
         """Embed without a corpus from now on; a context like any other, with a fingerprint of its own."""
-        self.load_context(self._encoder.null_context())
+        self._own.set_null()
 
     def save_context(self, path: PathLike) -> Path:
         """Write the context to a file, or into a folder; see `Context.save`."""
@@ -239,22 +230,6 @@ class CDEEmbedding(BaseEmbedding):
                 "(the width of the vectors is known without: .dimension)"
             )
         return self._encoder
-
-    def _fingerprint_of(self, texts: Iterable[str]) -> str:
-        """Return the fingerprint that fitting on these texts would give; it does not depend on the vectors."""
-        encoder = self._encoder
-        sample = sample_documents(texts, self.context_size or encoder.config.context_size, self.seed)
-        vectors = np.zeros((len(sample.texts), 1), np.float32)
-        return make_context(sample, vectors, encoder.identity, store_texts=False, needs=None).fingerprint
-
-    def _require_own(self, fingerprint: str) -> None:
-        own = self.context_fingerprint
-        if fingerprint != own:
-            raise ContextMismatchError(
-                f"this CDEEmbedding has context {own[:12]} and keeps it, received {fingerprint[:12]}: an index may "
-                "already depend on it; make a new CDEEmbedding for the other corpus, and to change the context of an "
-                "index, re-embed its documents into a new one"
-            )
 
     # Texts to vectors
 
@@ -341,7 +316,7 @@ class CDEEmbedding(BaseEmbedding):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return settings and context; the weights are read again where it is unpickled."""
-        return {"settings": self._settings(), "context": self.context.to_bytes() if self.is_fitted else None}
+        return {"settings": self._settings(), "context": self._own.to_bytes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore settings and context; without one, never fit: a worker process sees a shard of the corpus."""

@@ -27,7 +27,6 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
 from cde_retriever.adapters.llama_index.storage import (
-    STAMP,
     PathLike,
     attached_context,
     check_stamps,
@@ -35,6 +34,7 @@ from cde_retriever.adapters.llama_index.storage import (
     some_nodes,
     stamped,
 )
+from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.context.context import Context, context_file, known_documents
 from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
 

@@ -19,10 +19,10 @@ from llama_index.core.vector_stores.simple import NAMESPACE_SEP, SimpleVectorSto
 from llama_index.core.vector_stores.simple import SimpleVectorStoreData as StoreData
 from llama_index.core.vector_stores.types import DEFAULT_PERSIST_FNAME, BasePydanticVectorStore, VectorStoreQuery
 
+from cde_retriever.adapters.stamps import STAMP, check_stamp
 from cde_retriever.context.context import Context, context_file
 from cde_retriever.errors import ContextFormatError, ContextMismatchError, ContextNotFittedError
 
-STAMP = "cde_context"
 NAMESPACE = "cde_context"
 PathLike = str | os.PathLike[str]
 
@@ -47,20 +47,13 @@ def stamped(node: BaseNode, fingerprint: str) -> BaseNode:
 
 
 def check_stamps(nodes: Iterable[BaseNode], fingerprint: str) -> None:
-    """Refuse vectors that were made under another context, or under who knows which.
+    """Refuse nodes whose vectors were made under another context, or under who knows which.
 
     Raises:
         ContextMismatchError: if a node's stamp is missing or is not this fingerprint; names both.
     """
     for node in nodes:
-        stamp = node.metadata.get(STAMP)
-        if stamp != fingerprint:
-            made = f"under context {stamp[:12]}" if isinstance(stamp, str) else "without a recorded context"
-            raise ContextMismatchError(
-                f"node {node.node_id} was embedded {made}, the embedding in use has context {fingerprint[:12]}, and "
-                "their vectors are not comparable; use the index's own context (CDEEmbedding.from_storage(...)), or "
-                "re-embed the documents under this one into a new index"
-            )
+        check_stamp(node.metadata.get(STAMP), fingerprint, f"node {node.node_id}")
 
 
 def attach_context(storage_context: StorageContext, context: Context) -> None:

@@ -1,0 +1,116 @@
+"""Keep an encoder under the first context it gets, for life.
+
+Frameworks share embeddings between indexes and stores, so a second context would leave one of them with queries under
+a context its documents never saw. What has to change is made anew; the weights are shared, so that costs little.
+"""
+
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+
+from cde_retriever.adapters.stamps import stamp_of
+from cde_retriever.context.context import Context, make_context
+from cde_retriever.context.sampling import sample_documents
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ContextMismatchError
+
+
+class OneContext:
+    """The one context of an embedding, and the encoder that embeds under it.
+
+    Safe to use from several threads: of several first contexts one is taken, and the others are compared with it.
+
+    Args:
+        encoder: An encoder of its own (`ContextualEncoder.fork`), without a context.
+        owner: Name of the class that holds it, for messages.
+    """
+
+    def __init__(self, encoder: ContextualEncoder, owner: str) -> None:
+        self.encoder = encoder
+        self.owner = owner
+        self._lock = threading.RLock()
+        self._known: tuple[Context, str] | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a context."""
+        return self.encoder.has_context
+
+    @property
+    def context(self) -> Context:
+        """The context.
+
+        Raises:
+            ContextNotFittedError: if there is none yet.
+        """
+        return self.encoder.context
+
+    @property
+    def fingerprint(self) -> str:
+        """The context's fingerprint; raises as `context` does."""
+        context = self.context
+        if self._known is None or self._known[0] is not context:  # hashing takes a part of what a query takes
+            self._known = (context, context.fingerprint)
+        return self._known[1]
+
+    @property
+    def stamp(self) -> str:
+        """What is stored with every vector (`cde_retriever.adapters.stamps`); raises as `context` does."""
+        kept = self.encoder.dimension
+        return stamp_of(self.fingerprint, None if kept == self.encoder.backend.dimension else kept)
+
+    def fit(
+        self, texts: Iterable[str], *, seed: int, context_size: int | None, batch_size: int, show_progress: bool
+    ) -> Context:
+        """Sample the whole corpus and embed under that sample from now on; as `ContextualEncoder.fit_context`.
+
+        Raises:
+            ContextMismatchError: if there is a context already and this corpus gives another; nothing is embedded to
+                find out.
+            ContextError: if no text has any content.
+            TypeError: if an item is not a string; names its index.
+        """
+        with self._lock:
+            if self.is_set:
+                self._require(self._fingerprint_for(texts, seed, context_size))
+            else:
+                self.encoder.fit_context(
+                    texts, seed=seed, context_size=context_size, batch_size=batch_size, show_progress=show_progress
+                )
+            return self.context
+
+    def set(self, context: Context) -> None:
+        """Embed under this context from now on.
+
+        Raises:
+            ContextMismatchError: if there is another context already, or another model made this one.
+        """
+        with self._lock:
+            if self.is_set:
+                self._require(context.fingerprint)
+            else:
+                self.encoder.set_context(context)
+
+    def set_null(self) -> None:
+        """Embed without a corpus from now on; raises as `set` does."""
+        self.set(self.encoder.null_context())
+
+    def to_bytes(self) -> bytes | None:
+        """Return the context as `Context.from_bytes` reads it, None if there is none: what a pickled copy carries."""
+        return self.context.to_bytes() if self.is_set else None
+
+    def _fingerprint_for(self, texts: Iterable[str], seed: int, context_size: int | None) -> str:
+        """Return the fingerprint that fitting on these texts would give; it does not depend on the vectors."""
+        size = context_size or self.encoder.config.context_size
+        sample = sample_documents(texts, size, seed)
+        vectors = np.zeros((len(sample.texts), 1), np.float32)
+        return make_context(sample, vectors, self.encoder.identity, store_texts=False, needs=None).fingerprint
+
+    def _require(self, fingerprint: str) -> None:
+        if fingerprint != self.fingerprint:
+            raise ContextMismatchError(
+                f"this {self.owner} has context {self.fingerprint[:12]} for life and was given {fingerprint[:12]}: an "
+                f"index or store may depend on the first; make a new {self.owner} for the other corpus, and a new "
+                "index or store for its vectors"
+            )

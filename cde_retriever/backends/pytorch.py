@@ -82,8 +82,7 @@ class TorchBackend:
     @property
     def first_stage_width(self) -> int:
         """Width of the dataset embeddings that the second stage reads; 0 if it reads their number alone."""
-        first = self._model.first_stage.backbone.config
-        return int(first.hidden_size) if self._model.second_stage.reads_dataset_embeddings else 0
+        return self.config.first_stage_width if self._model.second_stage.reads_dataset_embeddings else 0
 
     @torch.inference_mode()
     def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> State:

@@ -221,6 +221,7 @@ class ContextualEncoder:
             prompts=self.config.prompts,
             max_length=min(max_length, self.config.max_length),
             pad_token_id=int(self.config.second_stage.get("pad_token_id") or 0),
+            pool_prompt=self.config.pool_prompt,
         )
 
     # The context
@@ -369,7 +370,7 @@ class ContextualEncoder:
         ids = self._tokenize(texts, "query", batch_size)
         if 0 < len(ids) <= QUERIES_AT_ONCE:
             return np.stack(self._queries(active, ids))
-        return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
+        return self._run(ids, self._under(active), self.dimension, batch_size, show_progress, role="query")
 
     def encode_first_stage(
         self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
@@ -381,7 +382,7 @@ class ContextualEncoder:
         return self._first_stage(self._tokenize(texts, "document", batch_size), batch_size, show_progress)
 
     def _first_stage(self, ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors:
-        width = int(self.config.first_stage["hidden_size"])
+        width = self.config.first_stage_width
         return self._run(ids, self.backend.embed_first_stage, width, batch_size, show_progress)
 
     def _tokenize(self, texts: Sequence[str], role: str, batch_size: int, *, warn: bool = True) -> list[Ids]:
@@ -407,9 +408,18 @@ class ContextualEncoder:
 
     def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
         assert isinstance(active, _Active)
-        return list(self._run(ids, self._under(active), self.dimension, DEFAULT_BATCH, show_progress=False))
+        return list(self._run(ids, self._under(active), self.dimension, DEFAULT_BATCH, False, role="query"))
 
-    def _run(self, ids: list[Ids], embed: Embed, width: int, batch_size: int, show_progress: bool) -> Vectors:
+    def _run(
+        self,
+        ids: list[Ids],
+        embed: Embed,
+        width: int,
+        batch_size: int,
+        show_progress: bool,
+        *,
+        role: str = "document",
+    ) -> Vectors:
         """Run token ids in batches of similar length, and put the rows back in input order."""
         output = np.zeros((len(ids), width), dtype=np.float32)
         batches: Iterable[list[int]] = batches_of(ids, batch_size)
@@ -417,7 +427,7 @@ class ContextualEncoder:
             batches = _with_progress(batches, len(ids))
         with self._lock:
             for rows in batches:
-                output[rows] = embed(*self._texts.pad([ids[i] for i in rows]))
+                output[rows] = embed(*self._texts.pad([ids[i] for i in rows], role))
         return output
 
 

@@ -55,7 +55,7 @@ def encode_under(
     with torch.inference_mode(), tqdm(total=len(ids), desc="Embedding", unit="text", disable=not show_progress) as bar:
         for rows in batches_of(ids, DEFAULT_BATCH):
             input_ids, mask = (
-                torch.as_tensor(array, device=encoder.device) for array in tokenizer.pad([ids[i] for i in rows])
+                torch.as_tensor(array, device=encoder.device) for array in tokenizer.pad([ids[i] for i in rows], role)
             )
             hidden = second.hidden_states(input_ids, mask, states[0])
             for vectors, state in zip(output, states, strict=True):

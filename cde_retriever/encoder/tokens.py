@@ -27,15 +27,34 @@ class TextTokenizer:
         prompts: Text put before a text, by role.
         max_length: Longest sequence in tokens, prompt and special tokens included.
         pad_token_id: Id that fills up short sequences.
+        pool_prompt: Whether a prompt's tokens are pooled; if not, `pad` marks them in the mask.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, prompts: Mapping[str, str], max_length: int, pad_token_id: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        prompts: Mapping[str, str],
+        max_length: int,
+        pad_token_id: int,
+        pool_prompt: bool = True,
+    ) -> None:
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
         self.prompts = dict(prompts)
         self.max_length = max_length
         self.pad_token_id = pad_token_id
+        self._unpooled = dict.fromkeys(prompts, 0)
+        if not pool_prompt:
+            self._unpooled = {role: self._length(prompt) for role, prompt in prompts.items()}
+
+    def _length(self, prompt: str) -> int:
+        """Return how many tokens a prompt has, special ones before it included."""
+        if not prompt:
+            return 0
+        encoding = self.tokenizer.encode(prompt)
+        return len(encoding) - encoding.special_tokens_mask[-1]
 
     def tokenize(self, texts: Sequence[str], role: str) -> TokenizedTexts:
         """Tokenise texts under the prompt of a role.
@@ -51,13 +70,19 @@ class TextTokenizer:
             truncated=[i for i, encoding in enumerate(encodings) if encoding.overflowing],
         )
 
-    def pad(self, ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return token ids and mask, both (b, s), padded to the longest sequence."""
-        shape = len(ids), max(len(row) for row in ids)
+    def pad(self, ids: Sequence[Sequence[int]], role: str = "document") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return token ids and mask (`cde_retriever.model.pooling`), both (b, s), padded to the longest sequence.
+
+        Args:
+            ids: Token ids; a text may have none.
+            role: Whose prompt the texts have.
+        """
+        shape = len(ids), max(1, max(len(row) for row in ids))
         input_ids, mask = np.full(shape, self.pad_token_id, np.int64), np.zeros(shape, np.int64)
         for i, row in enumerate(ids):
             input_ids[i, : len(row)] = row
             mask[i, : len(row)] = 1
+            mask[i, : min(self._unpooled[role], len(row))] = 2
         return input_ids, mask
 
 

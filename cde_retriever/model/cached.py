@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.attention import ATTENTION_NAME, ContextReader, ContextRecorder
@@ -23,10 +24,10 @@ class CachedSecondStage(PrefixSecondStage):
 
     attention = ATTENTION_NAME
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        backbone = self.backbone.config
-        self.gate = nn.Parameter(torch.zeros(backbone.num_hidden_layers, backbone.num_attention_heads))
+    def __init__(self, config: ModelConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config, backbone)
+        sizes = self.backbone.config
+        self.gate = nn.Parameter(torch.zeros(sizes.num_hidden_layers, sizes.num_attention_heads))
         self._attention_layers: tuple[nn.Module, ...] = ()
 
     def prepare(

@@ -11,7 +11,15 @@ FORMAT_VERSION = 1
 CONTEXT_ATTENTIONS = ("cached", "joint", "late")
 POSITIONS = ("text", "prompt_and_text", "sequence")
 OUTPUT_HEADS = ("none", "mlp", "residual_mlp")
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+PROJECTION_KEYS = {
+    "dense": {"kind", "inputs", "outputs", "bias", "activation", "residual"},
+    "layer_norm": {"kind", "outputs"},
+    "normalize": {"kind"},
+}
 ROLES = ("query", "document")
+OPTIONAL = ("pooling", "pool_prompt", "projection")
+"""Fields that are written only where they are not at their default, so that older checkpoints keep their hashes."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,10 @@ class ModelConfig:
         normalize_first_stage: Whether dataset embeddings have unit length.
         share_word_embeddings: Whether both stages use one word-embedding matrix, stored once.
         share_backbone: Whether both stages are one encoder, stored once; needs ``"late"`` and equal settings.
+        pooling: Ways in which token vectors are pooled (`POOLINGS`); the results of several stand side by side.
+        pool_prompt: Whether the tokens of a prompt, special ones before it included, are pooled too.
+        projection: Layers between pooling and the final normalisation, as `cde_retriever.model.projection` reads them;
+            needs ``"late"``.
         max_length: Longest text in tokens, prompt and special tokens included; the rest is cut off.
         prompts: Text put before a query and before a document.
     """
@@ -66,6 +78,9 @@ class ModelConfig:
     normalize_first_stage: bool = True
     share_word_embeddings: bool = False
     share_backbone: bool = False
+    pooling: tuple[str, ...] = ("mean",)
+    pool_prompt: bool = True
+    projection: tuple[Mapping[str, Any], ...] = ()
     max_length: int = 512
     prompts: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
 
@@ -91,7 +106,23 @@ class ModelConfig:
                 yield f"{name} has no model_type"
         if set(self.prompts) != set(ROLES):
             yield f"prompts has the keys {sorted(self.prompts)}, expected {sorted(ROLES)}"
+        yield from self._faults_of_pooling()
         yield from self._misfits()
+
+    def _faults_of_pooling(self) -> Iterator[str]:
+        unknown = [way for way in self.pooling if way not in POOLINGS]
+        if unknown or not self.pooling:
+            yield f"pooling is {list(self.pooling)}, expected some of {', '.join(POOLINGS)}"
+        for number, layer in enumerate(self.projection):
+            kind = layer.get("kind")
+            if set(layer) != PROJECTION_KEYS.get(str(kind)):
+                yield f"layer {number} of projection is {dict(layer)}, expected one of {', '.join(PROJECTION_KEYS)}"
+        late = self.context_attention == "late"
+        for name, fits in (("projection", not self.projection), ("pooling", len(self.pooling) < 2)):
+            if not fits and not late:
+                yield f"{name} has {len(getattr(self, name))} parts, which needs context_attention 'late'"
+        if not self.pool_prompt and not late:
+            yield "pool_prompt is false, which needs context_attention 'late'"
 
     def _misfits(self) -> Iterator[str]:
         """Say which settings do not go with the layout."""
@@ -145,6 +176,9 @@ class ModelConfig:
                 nearest = difflib.get_close_matches(key, known, n=1)
                 hint = f", did you mean {nearest[0]!r}?" if nearest else ""
                 raise ConfigError(f"unknown key {key!r} in the model configuration{hint}")
+        for name in ("pooling", "projection"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         try:
             return cls(**values)
         except TypeError as error:
@@ -152,7 +186,22 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `from_dict` and JSON take."""
-        return {"cde_format_version": FORMAT_VERSION, **asdict(self)}
+        values = {"cde_format_version": FORMAT_VERSION, **asdict(self)}
+        for field_ in fields(self):
+            if field_.name in OPTIONAL and values[field_.name] == field_.default:
+                del values[field_.name]
+        return values
+
+    @property
+    def plain_width(self) -> int:
+        """Width of a text's vector before the context has its say."""
+        width = int(self.second_stage["hidden_size"]) * len(self.pooling)
+        return next((int(layer["outputs"]) for layer in reversed(self.projection) if "outputs" in layer), width)
+
+    @property
+    def first_stage_width(self) -> int:
+        """Width of the dataset embeddings."""
+        return self.plain_width if self.context_attention == "late" else int(self.first_stage["hidden_size"])
 
     @property
     def order_matters(self) -> bool:

@@ -2,10 +2,11 @@
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.moments import MomentHead
-from cde_retriever.model.pooling import mean_pool
+from cde_retriever.model.pooling import POOLED, pool
 from cde_retriever.model.stages import SecondStage, State
 from cde_retriever.model.terms import TermHead
 
@@ -18,10 +19,12 @@ class LateSecondStage(SecondStage):
     must give vectors of one space. Untrained and without term statistics, the output is the plain encoder's.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    attention = None
+
+    def __init__(self, config: ModelConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config, backbone)
         settings = self.backbone.config
-        self.moment_head = MomentHead(settings.hidden_size) if config.context_moments else None
+        self.moment_head = MomentHead(config.plain_width) if config.context_moments else None
         self.term_head = None
         if config.term_statistics:
             self.term_head = TermHead(
@@ -50,7 +53,8 @@ class LateSecondStage(SecondStage):
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:  # noqa: ARG002
         """Run the backbone over the texts alone."""
-        output: Tensor = self.backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        read = mask if self.config.pool_prompt else (mask != 0).to(mask.dtype)
+        output: Tensor = self.backbone(input_ids=input_ids, attention_mask=read).last_hidden_state
         return output
 
     def forward(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
@@ -59,12 +63,13 @@ class LateSecondStage(SecondStage):
 
     def contextualise(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Return what `forward` does, of last hidden states, (b, s, d), which are the same under every context."""
-        if self.term_head is None:
-            pooled = mean_pool(hidden, mask)
-        else:
-            terms = self.term_head.read(input_ids, mask, state[-1])
+        if self.term_head is not None:
+            terms = self.term_head.read(input_ids, (mask == POOLED).to(mask.dtype), state[-1])
+        if self.term_head is not None and self.config.pooling == ("mean",):
             pooled = self.term_head.pool(hidden, terms)
-        vectors = nn.functional.normalize(self.output_head(pooled), dim=-1)
+        else:  # ways of pooling other than the mean leave no room for weights
+            pooled = pool(hidden, mask, self.config.pooling)
+        vectors = nn.functional.normalize(self.output_head(self.projection(pooled)), dim=-1)
         if self.moment_head is not None:
             vectors = self.moment_head(vectors, state[0], state[1])
         if self.term_head is not None:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cde_retriever.model.backbone import input_offset
 from cde_retriever.model.config import ModelConfig
@@ -11,14 +12,14 @@ from cde_retriever.model.stages import SecondStage
 class PrefixSecondStage(SecondStage):
     """Shows the backbone context documents, or a learned vector for none, and prompt tokens, before a text."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config, backbone)
         width = self.backbone.config.hidden_size
         self.null_context = nn.Parameter(torch.zeros(1, width))
         self.prompt = nn.Parameter(0.02 * torch.randn(config.prompt_tokens, width))
         self.context_projection = None
         if config.context_projection:
-            self.context_projection = nn.Linear(config.first_stage["hidden_size"], width)
+            self.context_projection = nn.Linear(config.first_stage_width, width)
             nn.init.eye_(self.context_projection.weight)
             nn.init.zeros_(self.context_projection.bias)
 

@@ -5,7 +5,8 @@ from transformers import PreTrainedModel
 
 from cde_retriever.model.backbone import build_backbone
 from cde_retriever.model.config import ModelConfig
-from cde_retriever.model.pooling import mean_pool
+from cde_retriever.model.pooling import pool
+from cde_retriever.model.projection import Projection
 
 State = tuple[Tensor, ...]
 """What a layout makes of a context; a function of the dataset embeddings and the second stage's parameters alone."""
@@ -16,18 +17,22 @@ class FirstStage(nn.Module):
 
     Args:
         config: Architecture.
-        backbone: The second stage's, if both stages are to be one encoder.
+        shared: The second stage, if both stages are to be one encoder.
     """
 
-    def __init__(self, config: ModelConfig, backbone: PreTrainedModel | None = None) -> None:
+    def __init__(self, config: ModelConfig, shared: "SecondStage | None" = None) -> None:
         super().__init__()
-        self.backbone = build_backbone(config.first_stage) if backbone is None else backbone
+        attention = None if config.context_attention == "late" else "sdpa"
+        self.backbone = build_backbone(config.first_stage, attention) if shared is None else shared.backbone
+        self.pooling, self.pool_prompt = config.pooling, config.pool_prompt
+        self.projection = Projection(config.projection) if shared is None else shared.projection
         self.normalize = config.normalize_first_stage
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Return dataset embeddings, (c, d), of tokenised context documents, (c, s)."""
-        hidden = self.backbone(input_ids=input_ids, attention_mask=mask).last_hidden_state
-        pooled = mean_pool(hidden, mask)
+        read = mask if self.pool_prompt else (mask != 0).to(mask.dtype)
+        hidden = self.backbone(input_ids=input_ids, attention_mask=read).last_hidden_state
+        pooled = self.projection(pool(hidden, mask, self.pooling))
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
 
@@ -57,15 +62,20 @@ class SecondStage(nn.Module):
     """M2: embeds texts given a context.
 
     Every layout prepares the dataset embeddings into a state (`prepare`) and embeds texts under it (`forward`).
+
+    Args:
+        config: Architecture.
+        backbone: A pretrained encoder of that architecture; None for one with random weights.
     """
 
-    attention = "sdpa"
+    attention: str | None = "sdpa"
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.second_stage, self.attention)
-        self.output_head = OutputHead(config.output_head, self.backbone.config.hidden_size)
+        self.backbone = build_backbone(config.second_stage, self.attention) if backbone is None else backbone
+        self.projection = Projection(config.projection)
+        self.output_head = OutputHead(config.output_head, config.plain_width)
 
     @property
     def reads_dataset_embeddings(self) -> bool:
@@ -94,5 +104,5 @@ class SecondStage(nn.Module):
 
     def forward(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Return unit vectors, (b, d), of tokenised texts, (b, s), given a prepared context."""
-        pooled = mean_pool(self.hidden_states(input_ids, mask, state), mask)
+        pooled = pool(self.hidden_states(input_ids, mask, state), mask, self.config.pooling)
         return nn.functional.normalize(self.output_head(pooled), dim=-1)

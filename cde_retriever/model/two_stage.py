@@ -12,6 +12,7 @@ Shapes: b texts, s tokens, c context documents, d width. Dropout is off in both 
 """
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cde_retriever.model.cached import CachedSecondStage
 from cde_retriever.model.config import ModelConfig
@@ -31,13 +32,14 @@ class TwoStageModel(nn.Module):
 
     Args:
         config: Architecture; weights are random until a checkpoint is loaded.
+        backbone: A pretrained encoder that becomes the second stage's; None for one with random weights.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__()
         self.config = config
-        self.second_stage = LAYOUTS[config.context_attention](config)
-        self.first_stage = FirstStage(config, self.second_stage.backbone if config.share_backbone else None)
+        self.second_stage = LAYOUTS[config.context_attention](config, backbone)
+        self.first_stage = FirstStage(config, self.second_stage if config.share_backbone else None)
         if config.share_word_embeddings:
             self.first_stage.backbone.set_input_embeddings(self.second_stage.backbone.get_input_embeddings())
         self.eval()
@@ -45,16 +47,16 @@ class TwoStageModel(nn.Module):
     @property
     def dimension(self) -> int:
         """Width of the output vectors."""
-        return int(self.second_stage.backbone.config.hidden_size) + self.config.sketch_width
+        return self.config.plain_width + self.config.sketch_width
 
     def stored_state(self) -> dict[str, Tensor]:
         """Return the state to store: every tensor once, what the stages share under the second stage."""
         state = self.state_dict()
         if self.config.share_backbone:
-            return {name: tensor for name, tensor in state.items() if not name.startswith("first_stage.backbone.")}
-        if self.config.share_word_embeddings:
-            shared = self.second_stage.backbone.get_input_embeddings().weight
-            for name, parameter in self.named_parameters(remove_duplicate=False):
-                if parameter is shared and name.startswith("first_stage."):
-                    del state[name]
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("first_stage.")}
+        seen: set[int] = set()
+        for name, parameter in self.named_parameters(remove_duplicate=False):  # the second stage's come first
+            if id(parameter) in seen:
+                state.pop(name, None)
+            seen.add(id(parameter))
         return state

@@ -210,7 +210,7 @@ def _dataset_embeddings(model: TwoStageModel, context: Ids | Tensor, how: Chunki
     """Return the whole context's dataset embeddings, (c, d), without a graph, each process having run its share."""
     if isinstance(context, Tensor):
         return context.detach()
-    width = int(model.first_stage.backbone.config.hidden_size)
+    width = model.config.first_stage_width
     parameter = next(model.first_stage.parameters())
     embeddings = torch.zeros(len(context), width, device=parameter.device, dtype=parameter.dtype)
     with torch.no_grad():

@@ -39,8 +39,9 @@ from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.bulk.shards import PartReport
 from cde_retriever.context.context import Context
-from cde_retriever.corpus.rows import Columns, Document, hash_corpus_file, read_documents
+from cde_retriever.corpus.rows import Columns, Document, read_documents
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.replacing import write_atomically
 
 
@@ -100,7 +101,7 @@ def time_reading(documents: Sequence[Document], folder: Path) -> dict[str, float
     return {
         "reading_jsonl_gz": processor_seconds(lambda: exhaust(read_documents(lines, Columns()))) / count,
         "reading_parquet": processor_seconds(lambda: exhaust(read_documents(parquet, Columns()))) / count,
-        "hashing": processor_seconds(lambda: hash_corpus_file(parquet)) / count,
+        "hashing": processor_seconds(lambda: hash_file(parquet)) / count,
     }
 
 

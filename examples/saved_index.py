@@ -6,8 +6,6 @@ one. ``manifest.json`` lists every file with its hash; an index that does not ma
 
 import hashlib
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +17,8 @@ from llama_index.core.schema import Document, MetadataMode
 from tokenizers import Tokenizer
 
 from cde_retriever import ContextualEncoder
-from cde_retriever.checkpoint.folder import replace_folder
+from cde_retriever.files.hashing import hash_file
+from cde_retriever.files.replacing import recover_folder, replacing_folder
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from examples.plain_vectors import PlainVectors
 
@@ -92,6 +91,7 @@ def reason_to_build(folder: Path, key: str) -> str | None:
     Raises:
         FileExistsError: if the folder holds something else, which building would delete.
     """
+    recover_folder(folder)
     if not folder.exists():
         return "there is no index yet"
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
@@ -104,7 +104,8 @@ def reason_to_build(folder: Path, key: str) -> str | None:
         return f"the saved index is damaged ({MANIFEST}: {error})"
     if manifest.key != key:
         return "the documents or the model changed since the index was saved"
-    changed = [name for name, sha256 in manifest.files.items() if hash_file(folder / name) != sha256]
+    gone = [name for name in manifest.files if not (folder / name).is_file()]
+    changed = gone or [name for name, sha256 in manifest.files.items() if hash_file(folder / name) != sha256]
     return f"the saved index is damaged ({', '.join(changed)})" if changed else None
 
 
@@ -131,9 +132,7 @@ def build_index(
     plain = PlainVectors.embed(encoder, texts, show_progress=show_progress)
     seconds = time.perf_counter() - start
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with replacing_folder(folder, start_empty=True) as new:
         index.storage_context.persist(str(new))
         plain.save(new)
         manifest = Manifest(
@@ -146,10 +145,6 @@ def build_index(
             files={file.name: hash_file(file) for file in sorted(new.iterdir())},
         )
         (new / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2))
-        replace_folder(folder, new)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
     return SavedIndex(index, plain, manifest)
 
 
@@ -166,11 +161,3 @@ def splitter_for(encoder: ContextualEncoder) -> SentenceSplitter:
         tokenizer=lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
         chunking_tokenizer_fn=split_by_regex(SENTENCE),
     )
-
-
-def hash_file(file: Path) -> str:
-    """Return a file's sha256, or nothing if there is no such file."""
-    if not file.is_file():
-        return ""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

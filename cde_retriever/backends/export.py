@@ -28,8 +28,9 @@ from cde_retriever.backends.export_folder import (
 )
 from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.checkpoint.checkpoint import read_checkpoint
-from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME, replaced_folder
+from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME
 from cde_retriever.errors import ConfigError
+from cde_retriever.files.replacing import replacing_folder
 from cde_retriever.model.late import LateSecondStage
 from cde_retriever.model.stages import SecondStage
 from cde_retriever.model.two_stage import TwoStageModel
@@ -69,9 +70,7 @@ def export_onnx(source: Path, folder: Path, dtype: str = "float32") -> Path:
             "backend='torch'"
         )
     backend = TorchBackend(read.model)
-    with replaced_folder(folder) as new:
-        for old in new.iterdir():
-            old.unlink()
+    with replacing_folder(folder, start_empty=True) as new:
         states = _write_graphs(read.model, backend.first_stage_width, new)
         if dtype == "int8":
             for file in (SECOND_STAGE, PREPARE, FIRST_STAGE):

@@ -28,9 +28,10 @@ from cde_retriever.bulk.parts import missing_parts, part_files, remove_leftovers
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.bulk.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows
 from cde_retriever.context.context import Context, context_file
-from cde_retriever.corpus.rows import Corpus, CorpusFile, find_files, hash_corpus_file, read_documents
+from cde_retriever.corpus.rows import Corpus, CorpusFile, find_files, read_documents
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextMismatchError, CorpusError, OutputError
+from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.locking import only_writer
 
 
@@ -228,5 +229,5 @@ class _Run:
 
     def _hash_files(self) -> dict[str, str]:
         with ThreadPoolExecutor() as pool:
-            hashes = pool.map(hash_corpus_file, [self.root / name for name in self.names])
+            hashes = pool.map(hash_file, [self.root / name for name in self.names])
             return dict(zip(self.names, hashes, strict=True))

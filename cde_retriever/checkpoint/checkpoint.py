@@ -24,10 +24,10 @@ from cde_retriever.checkpoint.folder import (
     find_checkpoint,
     hash_checkpoint,
     read_tokenizer,
-    replaced_folder,
 )
 from cde_retriever.checkpoint.low_rank import LowRankSettings, apply_updates, refuse_misfits
 from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.files.replacing import replacing_folder
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.two_stage import TwoStageModel
 
@@ -167,7 +167,7 @@ def write_checkpoint(
             "the model holds low-rank updates beside its weights; write them with write_low_rank, or add them to the "
             "weights with merge_low_rank first (both in cde_train.training.low_rank)"
         )
-    with replaced_folder(folder) as new:
+    with replacing_folder(folder) as new:
         (new / LOW_RANK_NAME).unlink(missing_ok=True)
         state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in stored.items()}
         # safetensors 0.8's own save_file lets the owner alone read the file, whatever the umask.

@@ -1,17 +1,15 @@
-"""The files of a checkpoint: where they are, what they hash to, how a folder is replaced. Knows nothing of weights."""
+"""Find, hash and read the files of a checkpoint that are no weights."""
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from cde_retriever.errors import CheckpointError
+from cde_retriever.files.hashing import hash_file
+from cde_retriever.files.replacing import recover_folder
 
 CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "config.json", "model.safetensors", "tokenizer.json"
 LOW_RANK_NAME = "low_rank.safetensors"
@@ -32,6 +30,7 @@ def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = 
     if name is None:
         return DEFAULT_CHECKPOINT, None
     folder = Path(name).expanduser()
+    recover_folder(folder)
     if folder.is_dir():
         return folder, None
     from huggingface_hub import snapshot_download
@@ -62,36 +61,8 @@ def hash_checkpoint(folder: Path) -> str:
     for name in (LOW_RANK_NAME if update else WEIGHTS_NAME, TOKENIZER_NAME):
         if update and not (folder / name).is_file():
             continue  # the base's tokenizer, which its hash covers
-        with open(folder / name, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(hash_file(folder / name)))
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Give a copy of the folder to write into, and put it in the folder's place at the end."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        if folder.is_dir():
-            shutil.copytree(folder, new, dirs_exist_ok=True)
-        yield new
-        replace_folder(folder, new)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-
-
-def replace_folder(folder: Path, new: Path) -> None:
-    """Put a new folder, made beside it, in the place of an old one, if there is one."""
-    new.chmod(0o755)
-    if folder.is_dir():
-        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old)
-    else:
-        new.rename(folder)
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

@@ -5,7 +5,6 @@ every machine. Memory is a line, or a row group of a Parquet file, however many 
 """
 
 import gzip
-import hashlib
 import itertools
 import json
 import os
@@ -136,12 +135,6 @@ def find_files(corpus: str | os.PathLike[str]) -> tuple[Path, list[str]]:
     if not known:
         raise CorpusError(f"{path} has no file that ends in {', '.join(SUFFIXES)}; write the corpus as one of them")
     return folder, sorted(known)
-
-
-def hash_corpus_file(path: Path) -> str:
-    """Return the sha256 of a file's content, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_documents(path: Path, columns: Columns, intervals: Iterable[Interval] | None = None) -> Iterator[Document]:

@@ -1,29 +1,124 @@
-"""Files that are replaced as a whole: a killed process leaves the old content or the new one."""
+"""Replace files and folders as a whole: a killed process leaves the old content or the new one.
 
+New content is written under a hidden name beside the old (`cde_retriever.files.leftovers`) and takes its place at the
+end. Folders are exchanged by the system in one step. Where it cannot do that, the old folder is moved aside first; if
+the process is killed just then, `recover_folder` moves it back.
+"""
+
+import ctypes
+import errno
 import os
-import uuid
+import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from cde_retriever.files.leftovers import (
+    hidden_beside,
+    hidden_name,
+    hidden_paths,
+    lock,
+    remove,
+    remove_leftovers,
+    unlock,
+)
+
+ASIDE = ".old"
+_AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """Open a stream whose content becomes the file's when the block ends, and is dropped if it raises."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as stream:  # readable by whom the umask lets, unlike a file of `tempfile`
+    with hidden_beside(file, Path.touch) as temporary:  # readable by whom the umask lets, unlike a file of `tempfile`
+        with temporary.open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_atomically(file: Path, data: bytes) -> None:
     """Replace a file's content."""
     with replacing(file) as stream:
         stream.write(data)
+
+
+@contextmanager
+def replacing_folder(folder: Path, *, start_empty: bool = False) -> Iterator[Path]:
+    """Give a folder to write into; it takes a folder's place when the block ends, and is dropped if it raises.
+
+    Args:
+        folder: The folder; made, with those above it, if it is not there.
+        start_empty: Whether what is in the folder now goes; by default the new one starts as a copy.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(folder)
+    with hidden_beside(folder, Path.mkdir) as new:
+        if folder.is_dir():
+            shutil.copymode(folder, new)
+            if not start_empty:
+                shutil.copytree(folder, new, dirs_exist_ok=True, symlinks=True)
+        yield new
+        _write_through(new)
+        _put_in_place(new, folder)
+    remove_leftovers(folder, ASIDE)
+
+
+def recover_folder(folder: Path) -> None:
+    """Move a folder back that a killed process had moved aside; one that is there stays as it is."""
+    if folder.exists():
+        return
+    for aside in hidden_paths(folder, ASIDE):
+        with suppress(OSError):  # a live writer holds it, or another process was faster
+            held = lock(aside)
+            if not folder.exists():
+                aside.rename(folder)
+            unlock(held)
+
+
+def _write_through(folder: Path) -> None:
+    """Have the system write every file of a folder to the disk, so that a power cut loses none either."""
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            descriptor = os.open(file, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Give a new folder the name of an old one; the old one, if there is any, gets the new one's name or goes."""
+    if not folder.exists():
+        new.rename(folder)
+    elif not _exchange(new, folder):
+        held = None
+        with suppress(OSError):  # a drive without locks
+            held = lock(folder)  # so that nobody moves it back before the new one is there
+        aside = hidden_name(folder, ASIDE)
+        folder.rename(aside)
+        new.rename(folder)
+        remove(aside)
+        unlock(held)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step; return False if the system or the drive cannot."""
+    if sys.platform == "win32":
+        return False
+    system = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(system, "renameat2"):  # Linux
+        failed = system.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    elif hasattr(system, "renamex_np"):  # macOS
+        failed = system.renamex_np(*names, _RENAME_SWAP)
+    else:
+        return False
+    code = ctypes.get_errno()
+    if failed and code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        raise OSError(code, os.strerror(code), str(one), None, str(other))
+    return not failed

@@ -23,7 +23,6 @@ from cde_retriever.checkpoint.folder import (
     TOKENIZER_NAME,
     WEIGHTS_NAME,
     find_checkpoint,
-    replaced_folder,
 )
 from cde_retriever.checkpoint.low_rank import (
     BACKBONE,
@@ -34,6 +33,7 @@ from cde_retriever.checkpoint.low_rank import (
 )
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError
+from cde_retriever.files.replacing import replacing_folder
 from cde_retriever.model.two_stage import TwoStageModel
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def write_low_rank(
     described = {"name": name, "revision": commit, "sha256": read.sha256}
     config = encoder.config.to_dict() | {LOW_RANK_KEY: LowRankSettings(described, *settings).to_dict()}
     state = {k: v.to("cpu", torch.float32).contiguous() for k, v in low_rank_state(encoder.model).items()}
-    with replaced_folder(folder) as new:
+    with replacing_folder(folder) as new:
         for stale in (WEIGHTS_NAME, TOKENIZER_NAME):
             (new / stale).unlink(missing_ok=True)
         (new / LOW_RANK_NAME).write_bytes(save(state, metadata={"format": "pt"}))  # readable as the umask says

@@ -83,7 +83,7 @@ def test_a_failed_build_leaves_the_old_index(docs, model, tmp_path, monkeypatch)
     documents, folder = read_folder(docs), tmp_path / "index"
     build_index(documents, folder, encoder, model=model, show_progress=False)
     before = state(folder)
-    monkeypatch.setattr("examples.saved_index.replace_folder", lambda *_: 1 / 0)
+    monkeypatch.setattr("examples.saved_index.PlainVectors.save", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_index(documents, folder, encoder, model=model, show_progress=False)
     assert state(folder) == before

@@ -14,10 +14,10 @@ from cde_retriever.corpus.rows import (
     CorpusFile,
     Document,
     find_files,
-    hash_corpus_file,
     read_documents,
 )
 from cde_retriever.errors import CorpusError
+from cde_retriever.files.hashing import hash_file
 
 ROWS = [{"id": f"d{i}", "title": f"Title {i}" if i % 3 else "", "text": f"text {i} größer"} for i in range(23)]
 DOCUMENTS = [Document(row["id"], f"{row['title']} {row['text']}" if row["title"] else row["text"]) for row in ROWS]
@@ -57,7 +57,7 @@ def counted(folder, columns=None):
     columns = columns or Columns()
     root, names = find_files(folder)
     rows = [sum(1 for _ in read_documents(root / name, columns)) for name in names]
-    files = (CorpusFile(name, hash_corpus_file(root / name), n) for name, n in zip(names, rows, strict=True))
+    files = (CorpusFile(name, hash_file(root / name), n) for name, n in zip(names, rows, strict=True))
     return Corpus(root, tuple(files), columns)
 
 

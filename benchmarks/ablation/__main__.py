@@ -32,7 +32,7 @@ from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.clustering import ClusteringConfig, cluster_pairs
 from cde_train.batching.difficulty import batch_difficulty
 from cde_train.batching.false_negatives import FilterConfig
-from cde_train.batching.packing import PackingConfig, pack_run
+from cde_train.batching.packing import Packer, PackingConfig
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
 from cde_train.evaluation.comparison import rank_in_context
@@ -121,7 +121,7 @@ def perform(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     settings = config["train"] | run.settings.get("train", {}) | {"seed": run.seed}
     settings["context_sizes"] = tuple(settings["context_sizes"])
     training = TrainConfig(**settings)
-    batches = pack_run(clustering, PackingConfig(training.batch_size, seed=run.seed), steps=training.steps)
+    batches = Packer(clustering, PackingConfig(training.batch_size, seed=run.seed)).run(steps=training.steps)
     hardness = batch_difficulty(queries, documents, batches)
     start = StartConfig(
         "ablation",
@@ -195,7 +195,7 @@ def cluster_sweep(
     for size in (0, *sizes):
         clustering = ClusteringConfig(cluster_size=size) if size else ClusteringConfig(method="domain")
         clusters = cluster_pairs(queries, documents, [pair.domain for pair in pairs], clustering, show_progress=False)
-        batches = pack_run(clusters, PackingConfig(config["train"]["batch_size"]), epochs=1)
+        batches = Packer(clusters, PackingConfig(config["train"]["batch_size"])).run(epochs=1)
         rows.append(
             {"cluster_size": size, "batch_difficulty": float(batch_difficulty(queries, documents, batches).mean())}
         )

@@ -159,14 +159,14 @@ def cluster_pairs(
     Equal input, configuration and number of threads give equal labels.
 
     Args:
-        queries: Surrogate vectors of the queries, (N, d); brought to length 1.
-        documents: Surrogate vectors of their documents, (N, d); likewise.
+        queries: Unit vectors of the queries by the surrogate, (N, d).
+        documents: Unit vectors of their documents, (N, d).
         domains: Domain of each pair.
         config: How; None for the paper's values.
         show_progress: Show a progress bar on stderr.
 
     Raises:
-        TrainingDataError: if there is no pair, or a vector is zero or not finite; names the pair.
+        TrainingDataError: if there is no pair.
         ValueError: if the shapes do not fit.
     """
     config = config or ClusteringConfig()

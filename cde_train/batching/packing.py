@@ -16,7 +16,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,22 +34,6 @@ ORDERS = ("random", "greedy")
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.floating]
 Indices = NDArray[np.int64]
-
-
-class Clustered(Protocol):
-    """What packing needs of a `cde_train.batching.clustering.Clustering`."""
-
-    @property
-    def labels(self) -> Indices:
-        """Cluster of each pair, (N,)."""
-
-    @property
-    def centroids(self) -> Floats:
-        """Middle of each cluster, (k, w)."""
-
-    @property
-    def cluster_domains(self) -> Sequence[str]:
-        """Domain of each cluster, k of them."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +99,10 @@ class Packer:
             in every epoch. `cde_train.batching.difficulty` gives one.
 
     Raises:
-        TrainingDataError: if no domain has as many pairs as a batch, or numbers are missing or not finite.
+        TrainingDataError: if no domain has as many pairs as a batch.
     """
 
-    def __init__(self, clustering: Clustered, config: PackingConfig, difficulty: Numbers | None = None) -> None:
+    def __init__(self, clustering: Clustering, config: PackingConfig, difficulty: Numbers | None = None) -> None:
         self.config = config
         self.labels = _checked_labels(clustering)
         self.difficulty = _checked_difficulty(difficulty, len(self.labels))
@@ -135,7 +118,7 @@ class Packer:
             left_out=left_out,
         )
 
-    def _gather(self, clustering: Clustered) -> tuple[list[_Domain], dict[str, int]]:
+    def _gather(self, clustering: Clustering) -> tuple[list[_Domain], dict[str, int]]:
         names, of_cluster = np.unique(np.asarray(clustering.cluster_domains), return_inverse=True)
         counts = np.bincount(of_cluster[self.labels], minlength=len(names))
         shuffled = np.random.default_rng(self.config.seed).permutation(len(self.labels))
@@ -199,25 +182,6 @@ class Packer:
         return np.concatenate([pairs[whole], pairs[~whole]]).reshape(-1, size)
 
 
-def pack_epoch(
-    clustering: Clustered, config: PackingConfig, *, epoch: int, difficulty: Numbers | None = None
-) -> Indices:
-    """Return the batches of one epoch, (m, batch_size); for several epochs, `Packer` makes the tour only once."""
-    return Packer(clustering, config, difficulty).epoch(epoch)
-
-
-def pack_run(
-    clustering: Clustered,
-    config: PackingConfig,
-    *,
-    steps: int = 0,
-    epochs: int = 0,
-    difficulty: Numbers | None = None,
-) -> Indices:
-    """Return the batches of a run of so many steps or epochs, (steps, batch_size), as `Packer.run`."""
-    return Packer(clustering, config, difficulty).run(steps=steps, epochs=epochs)
-
-
 def rank_share(batches: Indices, rank: int, world_size: int) -> Indices:
     """Return one device's part of a batch or of rows of batches: disjoint, of one size, together the whole.
 
@@ -270,7 +234,7 @@ def _without_left_over(pairs: Indices, size: int, epoch: int) -> Indices:
     return np.roll(pairs, -left_over * epoch)[left_over:]
 
 
-def _checked_labels(clustering: Clustered) -> Indices:
+def _checked_labels(clustering: Clustering) -> Indices:
     labels, clusters = np.asarray(clustering.labels), len(clustering.cluster_domains)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"expected whole numbers (N,) as labels, got {labels.dtype} of shape {labels.shape}")
@@ -288,9 +252,6 @@ def _checked_difficulty(difficulty: Numbers | None, pairs: int) -> NDArray[np.fl
         return None
     if difficulty.shape != (pairs,):
         raise ValueError(f"expected a difficulty for each of {pairs} pairs, got shape {difficulty.shape}")
-    if not np.isfinite(difficulty).all():
-        bad = int(np.flatnonzero(~np.isfinite(difficulty))[0])
-        raise TrainingDataError(f"the difficulty of pair {bad} is {difficulty[bad]}; embed again")
     return difficulty.astype(np.float64, copy=False)
 
 

@@ -1,6 +1,7 @@
-"""Vectors of pairs, a few at a time, and how hard the clusters of a clustering are.
+"""Read the vectors of pairs a few at a time, and measure how hard the clusters of a clustering are.
 
-No function holds all vectors in memory: they are read in chunks from where they lie, such as a memory-mapped file.
+All vectors are unit and finite: `cde_train.vectors` proves that once, when it writes them. No function holds all of
+them in memory; they are read in chunks from where they lie, such as a memory-mapped file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,8 +58,8 @@ class PairVectors:
         sums = np.empty((len(members), self.width), dtype=np.float32)
         for start in range(0, len(members), CHUNK):
             part = members[start : start + CHUNK]
-            sums[start : start + CHUNK] = unit_rows(self.documents[part], part, "document")
-            sums[start : start + CHUNK] += unit_rows(self.queries[part], part, "query")
+            sums[start : start + CHUNK] = self.documents[part]
+            sums[start : start + CHUNK] += self.queries[part]
         return sums
 
     def chunks(self, members: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
@@ -72,42 +73,11 @@ def views(pairs: Sequence[TrainingPair], vectors: TextVectors) -> tuple[VectorRo
     return vectors.view([pair.query for pair in pairs]), vectors.view([pair.document for pair in pairs])
 
 
-def unit_rows(vectors: Any, pairs: NDArray[np.int64], side: str) -> NDArray[np.float32]:
-    """Return vectors, (m, d), brought to length 1.
-
-    Args:
-        vectors: The vectors.
-        pairs: Number of each one's pair, for the message.
-        side: Name of the side, likewise.
-
-    Raises:
-        TrainingDataError: if a vector is zero or not finite; names its pair.
-    """
-    found = np.asarray(vectors, dtype=np.float32)
-    length = np.sqrt(np.einsum("nd,nd->n", found, found, dtype=np.float64))
-    broken = np.flatnonzero(~np.isfinite(length) | (length == 0))
-    if len(broken):
-        raise TrainingDataError(
-            f"the {side} vector of pair {pairs[broken[0]]} is zero or not finite (norm {length[broken[0]]}); embed its "
-            "text again, or leave the pair out"
-        )
-    return np.asarray(found / length[:, None].astype(np.float32))
-
-
 def add_rows(sums: NDArray[np.float64], labels: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
     """Add each vector, (m, d), to the row of `sums`, (k, d), that its label names."""
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     sums[labels[order[starts]]] += np.add.reduceat(vectors[order], starts, axis=0, dtype=np.float64)
-
-
-def kmeans_objective(queries: Rows, documents: Rows, labels: NDArray[np.int64]) -> float:
-    """Return what the k-means maximises: the sum over clusters of the length of the sum of f(d) + g(q)."""
-    pairs = PairVectors(queries, documents)
-    sums = np.zeros((int(labels.max()) + 1, queries.shape[1]))
-    for rows, vectors in pairs.chunks(np.arange(len(pairs))):
-        add_rows(sums, labels[rows], vectors)
-    return float(np.linalg.norm(sums, axis=1).sum())
 
 
 def paired_objective(queries: Rows, documents: Rows, labels: NDArray[np.int64]) -> float:
@@ -120,7 +90,7 @@ def paired_objective(queries: Rows, documents: Rows, labels: NDArray[np.int64]) 
     everyone = np.arange(len(labels))
     for start in range(0, len(labels), CHUNK):
         part = everyone[start : start + CHUNK]
-        for side, (vectors, name) in enumerate(((documents, "document"), (queries, "query"))):
-            add_rows(sums[side], labels[part], unit_rows(vectors[part], part, name))
+        for side, vectors in enumerate((documents, queries)):
+            add_rows(sums[side], labels[part], vectors[part])
     sizes = np.bincount(labels, minlength=sums.shape[1])
     return float(((sums[0] * sums[1]).sum(axis=1) / np.maximum(sizes, 1)).sum() / len(labels))

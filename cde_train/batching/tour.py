@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_train.errors import TrainingDataError
-
 EXACT_LIMIT = 4096
 NEIGHBOURS = 32
 PROBES = 8
@@ -39,14 +37,10 @@ def greedy_tour(points: Points, *, exact_limit: int = EXACT_LIMIT) -> Order:
 
     Raises:
         ValueError: if `points` is not a matrix, or `exact_limit` is less than 1.
-        TrainingDataError: if a number is not finite.
     """
     points = np.ascontiguousarray(points, dtype=np.float32)
     if points.ndim != 2 or exact_limit < 1:
         raise ValueError(f"expected points (k, w) and a limit of at least 1, got {points.shape} and {exact_limit}")
-    if not np.isfinite(points).all():
-        bad = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        raise TrainingDataError(f"point {bad} of {len(points)} is not finite; embed and cluster again")
     if not len(points):
         return np.zeros(0, np.int64)
     left = np.arange(len(points))

@@ -228,7 +228,7 @@ def round_trip_filter(made: PseudoPairs, vectors: TextLookup, config: PseudoQuer
         config: Settings.
 
     Raises:
-        TrainingDataError: if no pair is left, or a vector is not finite.
+        TrainingDataError: if no pair is left.
     """
     config = config or PseudoQueryConfig()
     sources = sorted(set(made.sources))
@@ -241,8 +241,6 @@ def round_trip_filter(made: PseudoPairs, vectors: TextLookup, config: PseudoQuer
         queries = vectors.take([pair.query for pair in chunk])
         own = (queries * vectors.take([pair.document for pair in chunk])).sum(axis=1)
         scores = queries @ corpus.T
-        if not (np.isfinite(scores).all() and np.isfinite(own).all()):
-            raise TrainingDataError("a surrogate vector is not finite; embed the texts again")
         for i, source in enumerate(made.sources[start : start + _CHUNK]):
             if source in row:
                 scores[i, row[source]] = -np.inf

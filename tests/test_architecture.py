@@ -18,6 +18,7 @@ PACKAGES = ("cde_retriever", "cde_train")
 ROOMS = {
     "cde_retriever": (
         "errors",
+        "progress",
         "files",
         "corpus",
         "context",

@@ -21,8 +21,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from cde_retriever.bulk.manifest import MANIFEST, Manifest
 from cde_retriever.bulk.parts import missing_parts, part_files, remove_leftovers
 from cde_retriever.bulk.settings import BulkSettings
@@ -33,6 +31,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextMismatchError, CorpusError, OutputError
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.locking import only_writer
+from cde_retriever.progress import progress
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class _Run:
             self.encoder.set_context(context)
         hashes = self._hash_files()
         rows: list[int] = []
-        with tqdm(self._texts(rows), desc="Reading", unit="doc", disable=not self.show_progress) as texts:
+        with progress(self._texts(rows), label="Reading", unit="doc", show=self.show_progress) as texts:
             if context is None:
                 context = self.encoder.fit_context(texts, batch_size=self.settings.batch_size)
             else:
@@ -178,9 +177,11 @@ class _Run:
         pending = missing_parts(self.folder, rows, part_metadata(self.encoder))
         left = sum(rows[i] for i in pending)
         done, empty, cut, core_seconds, start = set(), 0, False, 0.0, time.perf_counter()
-        bar = tqdm(total=corpus.rows, initial=corpus.rows - left, unit="doc", disable=not self.show_progress)
+        skipped = corpus.rows - left
+        bar = progress(
+            total=corpus.rows, initial=skipped, label="Embedding", unit="doc", show=self.show_progress and left > 0
+        )
         with bar, closing(self._embed(corpus, pending, bar.update)) as reports:
-            bar.set_description("Embedding")
             for report in reports:
                 done.add(report.number)
                 empty, cut, core_seconds = empty + report.empty, cut or report.cut, core_seconds + report.core_seconds
@@ -195,7 +196,7 @@ class _Run:
             context=manifest.context,
             documents=corpus.rows,
             embedded=left,
-            skipped=corpus.rows - left,
+            skipped=skipped,
             empty=empty,
             cut=cut,
             seconds=seconds,

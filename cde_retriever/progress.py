@@ -1,0 +1,135 @@
+"""Show how far a long task is: a bar on a terminal, a line every ten seconds in a log file."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, overload
+
+from tqdm.auto import tqdm
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@overload
+def progress(
+    items: None = None,
+    *,
+    total: int | None = ...,
+    initial: int = ...,
+    label: str = ...,
+    unit: str = ...,
+    show: bool = ...,
+) -> "Progress[Any]": ...
+@overload
+def progress(
+    items: Iterable[T],
+    *,
+    total: int | None = ...,
+    initial: int = ...,
+    label: str = ...,
+    unit: str = ...,
+    show: bool = ...,
+) -> "Progress[T]": ...
+def progress(
+    items: Iterable[T] | None = None,
+    *,
+    total: int | None = None,
+    initial: int = 0,
+    label: str = "",
+    unit: str = "it",
+    show: bool = True,
+) -> "Progress[T]":
+    """Return a counter that shows how far a task is, on stderr.
+
+    Args:
+        items: What to iterate over; None to count with `Progress.update`.
+        total: How many there are; None for as many as `items` has, if it says.
+        initial: How many were done before.
+        label: What is being done, put before the figures.
+        unit: What is counted, in the singular.
+        show: Whether to show anything.
+    """
+    if total is None and items is not None:
+        with suppress(TypeError):
+            total = len(items)  # type: ignore[arg-type]
+    if show and _is_interactive():
+        return Progress(items, tqdm(total=total, initial=initial, desc=label, unit=unit))
+    return Progress(items, _Lines(total, initial, label, unit) if show else None)
+
+
+class Progress(Generic[T]):
+    """Count what is done; a context manager that can be iterated over. Made by `progress`."""
+
+    def __init__(self, items: Iterable[T] | None, display: Any) -> None:
+        self._items, self._display = items, display
+
+    def update(self, count: int = 1) -> None:
+        """Count so many more as done."""
+        if self._display is not None:
+            self._display.update(count)
+
+    def close(self) -> None:
+        """Show the last state."""
+        if self._display is not None:
+            self._display.close()
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield the items, and count each when the next is asked for."""
+        with self:
+            for item in self._items or ():
+                yield item
+                self.update()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Lines:
+    """Write a line to stderr every `SECONDS_BETWEEN_LINES`, and one at the end."""
+
+    def __init__(self, total: int | None, initial: int, label: str, unit: str) -> None:
+        self.total, self.initial, self.done, self.label, self.unit = total, initial, initial, label, unit
+        self.began = self.written = time.monotonic()
+        self.closed = False
+
+    def update(self, count: int) -> None:
+        self.done += count
+        if time.monotonic() - self.written >= SECONDS_BETWEEN_LINES:
+            self._write()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._write()
+
+    def _write(self) -> None:
+        self.written = time.monotonic()
+        line = tqdm.format_meter(
+            self.done,
+            self.total,  # type: ignore[arg-type]  # None where it is not known
+            self.written - self.began,
+            ncols=0,  # figures without a bar
+            prefix=self.label,
+            unit=f" {self.unit}",
+            initial=self.initial,
+        )
+        with suppress(AttributeError, OSError, ValueError):  # a missing or closed stderr must not end the task
+            sys.stderr.write(line.strip() + "\n")
+            sys.stderr.flush()
+
+
+def _is_interactive() -> bool:
+    """Tell whether a bar can be redrawn in place: on a terminal or in a notebook."""
+    if "ipykernel" in sys.modules:
+        return True
+    with suppress(ValueError):  # stderr is closed
+        return bool(sys.stderr and sys.stderr.isatty())
+    return False

@@ -1,0 +1,77 @@
+"""Progress in a log file is a line every ten seconds, on a terminal a bar."""
+
+import io
+import sys
+
+import pytest
+
+from cde_retriever import progress as module
+from cde_retriever.progress import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Return a list whose only number is the time."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end(clock, capsys):
+    with progress(total=100, label="Embedding", unit="text") as shown:
+        for _ in range(100):
+            clock[0] += 0.5
+            shown.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6  # after 10, 20, 30, 40 and 50 seconds, and the last
+    assert [line.split("|")[0].split()[1] for line in lines] == ["20%", "40%", "60%", "80%", "100%", "100%"]
+    assert "20/100 [00:10<00:40,  2.00 text/s]" in lines[0]
+    assert "\r" not in "".join(lines)
+
+
+def test_items_are_yielded_and_counted(clock, capsys):
+    assert list(progress(["a", "b"], label="Reading", unit="doc")) == ["a", "b"]
+    assert "2/2" in capsys.readouterr().err
+    assert list(progress(iter("abc"), unit="doc")) == ["a", "b", "c"]
+    assert capsys.readouterr().err.startswith("3 doc ")
+
+
+def test_what_was_done_before_counts_but_is_not_in_the_rate(clock, capsys):
+    with progress(total=100, initial=90, unit="doc") as shown:
+        clock[0] += 5
+        shown.update(10)
+    line = capsys.readouterr().err
+    assert "100/100" in line
+    assert "2.00 doc/s" in line
+
+
+def test_nothing_is_written_when_nothing_is_asked_for(clock, capsys):
+    with progress(range(3), show=False) as shown:
+        clock[0] += 60
+        assert list(shown) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert list(progress(range(3), label="Reading")) == [0, 1, 2]
+    assert "\rReading: 100%|" in stream.getvalue()
+
+
+def test_a_failure_still_closes_and_a_closed_stderr_ends_nothing(clock, capsys, monkeypatch):
+    broken = progress({"a": 1}[key] for key in "ab")
+    with pytest.raises(KeyError):
+        list(broken)
+    assert capsys.readouterr().err.startswith("1 it ")
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    assert list(progress(range(2))) == [0, 1]
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(progress(range(2))) == [0, 1]

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from cde_retriever.cli import main as cli
-from cde_retriever.cli.main import EXAMPLES, main
+from cde_retriever import __version__
+from cde_retriever.cli.main import COMMANDS, main, program
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from tests.tiny import documents
@@ -31,13 +31,29 @@ def command(corpus, checkpoint, tmp_path):
     return ["embed", str(corpus), "-o", str(tmp_path / "out"), "--model", str(checkpoint), "--device", "cpu"]
 
 
-def test_help_has_two_examples_that_the_command_understands(capsys):
-    assert main(["embed", "--help"]) == 0
-    assert EXAMPLES["embed"] in capsys.readouterr().out
-    lines = [line.split("   ")[0].split() for line in EXAMPLES["embed"].splitlines() if "cde embed" in line]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_two_examples_that_the_command_understands(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert COMMANDS[name].EXAMPLES in text
+    lines = [line.split("   ")[0].split() for line in COMMANDS[name].EXAMPLES.splitlines() if f"cde {name}" in line]
     assert len(lines) == 2
     for _, *arguments in lines:
-        assert cli._parser().parse_args(arguments).command == "embed"
+        assert program().parser.parse_args(arguments).command == name
+
+
+def test_every_option_says_what_it_does_and_its_default(capsys):
+    for name in COMMANDS:
+        subparser = program()._commands.choices[name]
+        for action in subparser._actions:
+            assert action.help, f"{name} {action.dest} has no help"
+            optional = not action.required and action.dest not in ("help", "debug")
+            assert not optional or "default" in action.help, f"{name} {action.dest}: {action.help}"
+
+
+def test_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cde {__version__}\n"
 
 
 def test_the_result_is_one_json_line_and_the_rest_says_what_was_done(command, capsys, tmp_path):

@@ -1,0 +1,107 @@
+"""Run the commands of `cde` and `cde-train`: help, exit codes, messages on stderr, results as JSON lines on stdout."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from cde_retriever.errors import CDEError, ConfigError
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+Run = Callable[[argparse.Namespace], object]
+
+
+class CommandLine:
+    """A program made of commands.
+
+    Args:
+        name: Name of the program.
+        description: What it does; a first paragraph, and what stands below the list of commands in its help.
+        failures: Exceptions that end a command with their message, besides those of this package, `ValueError` and
+            `OSError`; all others are bugs and show a traceback.
+        extra: What to install if a package is missing, as ``pip`` takes it; None where the message says it already.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        *,
+        failures: tuple[type[Exception], ...] = (),
+        extra: str | None = None,
+    ) -> None:
+        self.name, self.extra = name, extra
+        self.failures: tuple[type[Exception], ...] = (CDEError, ValueError, OSError, *failures)
+        summary, _, rest = description.partition("\n\n")
+        self.parser = argparse.ArgumentParser(
+            prog=name, description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self.parser.add_argument(
+            "--version",
+            action="version",
+            version=f"{name} {version('cde-retriever')}",
+            help="show the version and exit",
+        )
+        self._commands: Any = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(self, name: str, summary: str, run: Run, examples: str) -> argparse.ArgumentParser:
+        """Add a command and return its parser, to which its options are added.
+
+        Args:
+            name: What the user types.
+            summary: What it does, in one sentence.
+            run: Runs it with the options.
+            examples: Lines of a shell, shown below the options.
+        """
+        command: argparse.ArgumentParser = self._commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog="examples:\n" + examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--debug", action="store_true", help="show a traceback when the command fails")
+        command.set_defaults(run=run)
+        return command
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run a command and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+        try:
+            options = self.parser.parse_args(arguments)
+        except SystemExit as done:  # argparse has said what there is to say
+            return int(done.code or 0)
+        try:
+            options.run(options)
+        except KeyboardInterrupt:
+            say("interrupted; run the same command again to continue where it stopped")
+            return INTERRUPTED
+        except (ConfigError, FileNotFoundError) as error:
+            return self._fail(error, options, WRONG_USE)
+        except ImportError as error:
+            if (error.name or "").startswith("cde_"):
+                raise
+            hint = f'; {self.name} needs: pip install "{self.extra}"' if self.extra else ""
+            return self._fail(ImportError(f"{error}{hint}"), options, FAILED)
+        except self.failures as error:
+            return self._fail(error, options, FAILED)
+        return 0
+
+    def _fail(self, error: Exception, options: argparse.Namespace, code: int) -> int:
+        if options.debug:
+            raise error
+        say(f"{self.name} {options.command}: {error}")
+        return code
+
+
+def say(message: str) -> None:
+    """Write a line to stderr."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+
+
+def write_result(values: Mapping[str, Any]) -> None:
+    """Write a result to stdout, as one line of JSON."""
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,85 @@
+"""Define `cde embed`: embed a corpus of any size into Parquet files."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from cde_retriever.cli.command_line import CommandLine, say, write_result
+from cde_retriever.cli.model_options import add_model_options, read_model_options
+
+if TYPE_CHECKING:  # help needs no extra
+    from cde_retriever.bulk.run import BulkSummary
+
+SUMMARY = "Embed a corpus of any size under one context; the same command again continues where it stopped."
+EXAMPLES = """\
+  cde embed corpus.jsonl.gz -o vectors                 fit a context to the corpus, then embed it on this machine
+  cde embed ./parquet -o vectors --engine ray --workers 64 --context context.safetensors
+                                                       embed under an existing context on a Ray cluster"""
+
+
+def add_command(program: CommandLine) -> None:
+    """Add the command to a program."""
+    embed = program.add("embed", SUMMARY, _embed, EXAMPLES)
+    embed.add_argument(
+        "corpus", metavar="CORPUS", help="file to embed: .jsonl, .jsonl.gz or .parquet; or a folder of such files"
+    )
+    embed.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="folder to write the context and the vectors to"
+    )
+    add_model_options(embed)
+    embed.add_argument(
+        "--context", metavar="FILE", help="context to embed under (default: that of OUT, else fitted to the corpus)"
+    )
+    embed.add_argument("--id-column", default="id", metavar="NAME", help="column with document ids (default: id)")
+    embed.add_argument("--text-column", default="text", metavar="NAME", help="column with texts (default: text)")
+    embed.add_argument(
+        "--title-column", metavar="NAME", help="column put before the text (default: title if present; '' for none)"
+    )
+    embed.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="batch size, in texts of 128 tokens (default: 32)"
+    )
+    embed.add_argument(
+        "--shard-size", type=int, default=8192, metavar="N", help="documents in one Parquet file (default: 8192)"
+    )
+    embed.add_argument(
+        "--engine",
+        default="local",
+        choices=("local", "ray"),
+        help="run in this process or on a Ray cluster (default: local)",
+    )
+    embed.add_argument(
+        "--workers", type=int, metavar="N", help="number of Ray workers (default: one per GPU, or one per core)"
+    )
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from cde_retriever.bulk.run import embed_corpus
+    from cde_retriever.bulk.settings import BulkSettings
+    from cde_retriever.bulk.shards import keep_few_kernels
+    from cde_retriever.context.context import Context
+    from cde_retriever.corpus.rows import Columns
+
+    keep_few_kernels()
+    settings = BulkSettings(
+        model=read_model_options(options),
+        columns=Columns(options.text_column, options.id_column, options.title_column),
+        batch_size=options.batch_size,
+        shard_size=options.shard_size,
+        engine=options.engine,
+        workers=options.workers,
+    )
+    context = None if options.context is None else Context.load(options.context)
+    _report(embed_corpus(options.corpus, options.output, settings, context=context, show_progress=True))
+
+
+def _report(done: "BulkSummary") -> None:
+    from dataclasses import asdict
+
+    if done.cut:
+        say("some texts were longer than the model reads, and were cut; split them to use them whole")
+    if done.empty:
+        say(f"{done.empty} documents have no text; they have vectors, which mean nothing")
+    say(
+        f"{done.embedded} documents embedded in {done.seconds:.1f} s ({done.rate:.1f} a second), {done.skipped} were "
+        f"there already; all {done.documents} are in {done.output}, under context {done.context[:12]}"
+    )
+    write_result({**asdict(done), "documents_per_second": round(done.rate, 2)})

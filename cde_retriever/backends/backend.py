@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.evidence import Evidence
 
 
 class Backend(Protocol):
@@ -39,16 +40,11 @@ class Backend(Protocol):
         """Number of token ids the second stage knows."""
 
     @property
-    def first_stage_width(self) -> int:
-        """Width of the dataset embeddings that the second stage reads; 0 if it reads their number alone."""
+    def reads_dataset_embeddings(self) -> bool:
+        """Whether the first stage's vectors of a context play a part."""
 
-    def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> Any:
-        """Return what the second stage makes of a context; for `embed` alone.
-
-        Args:
-            dataset_embeddings: First-stage vectors, (c, d) or (c, 0); c = 0 for the null context.
-            frequencies: How many of the documents hold each token, (V,); None for models without term statistics.
-        """
+    def prepare(self, evidence: Evidence[NDArray[np.float32]]) -> Any:
+        """Return what the second stage makes of a context's documents; for `embed` alone."""
 
     def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: Any) -> NDArray[np.float32]:
         """Return unit vectors, (b, dimension), of tokenised texts, (b, s), under a prepared context."""

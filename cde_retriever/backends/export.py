@@ -31,6 +31,7 @@ from cde_retriever.checkpoint.checkpoint import read_checkpoint
 from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.replacing import replacing_folder
+from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.late import LateSecondStage
 from cde_retriever.model.stages import SecondStage
 from cde_retriever.model.two_stage import TwoStageModel
@@ -70,8 +71,9 @@ def export_onnx(source: Path, folder: Path, dtype: str = "float32") -> Path:
             "backend='torch'"
         )
     backend = TorchBackend(read.model)
+    width = read.model.config.first_stage_width if backend.reads_dataset_embeddings else 0
     with replacing_folder(folder, start_empty=True) as new:
-        states = _write_graphs(read.model, backend.first_stage_width, new)
+        states = _write_graphs(read.model, width, new)
         if dtype == "int8":
             for file in (SECOND_STAGE, PREPARE, FIRST_STAGE):
                 if (new / file).is_file():
@@ -83,7 +85,7 @@ def export_onnx(source: Path, folder: Path, dtype: str = "float32") -> Path:
             dtype=dtype,
             dimension=backend.dimension,
             vocabulary_size=backend.vocabulary_size,
-            first_stage_width=backend.first_stage_width,
+            first_stage_width=width,
             states=states,
             files={path.name: path.stat().st_size for path in sorted(new.iterdir())},
         ).write(new)
@@ -118,7 +120,7 @@ def _write_graphs(model: TwoStageModel, first_stage_width: int, folder: Path) ->
     state = prepare(*known)
     outputs = [f"state_{i}" for i in range(len(state))]
     _export(prepare, known, folder / PREPARE, names, outputs, dynamic)
-    null = second.prepare(torch.zeros(0, first_stage_width))
+    null = second.prepare(Evidence(0, torch.zeros(0, first_stage_width)))
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in zip(outputs, null, strict=True)}
     np.savez(folder / NULL_STATE, **arrays)
 
@@ -145,12 +147,11 @@ class _Prepare(nn.Module):
 
     def forward(self, *known: Tensor) -> tuple[Tensor, ...]:
         """Return the state."""
-        if len(known) == 1:
-            return self.second.prepare(known[0])
-        assert isinstance(self.second, LateSecondStage)
-        assert self.second.term_head is not None
+        if self.second.reads_dataset_embeddings:
+            (vectors,) = known
+            return self.second.prepare(Evidence(vectors.shape[0], vectors))
         frequencies, documents = known
-        return (self.second.term_head.information(frequencies, documents),)
+        return self.second.prepare(Evidence(documents, frequencies=frequencies))
 
 
 class _Embed(nn.Module):

@@ -17,6 +17,7 @@ from cde_retriever.backends.export_folder import FIRST_STAGE, NULL_STATE, PREPAR
 from cde_retriever.checkpoint.folder import CONFIG_NAME
 from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.evidence import Evidence
 
 Arrays = Mapping[str, NDArray[Any]]
 Graph = Callable[[Arrays], Arrays]
@@ -72,21 +73,21 @@ class ExportBackend(ABC):
         return self.export.vocabulary_size
 
     @property
-    def first_stage_width(self) -> int:
-        """Width of the dataset embeddings that the second stage reads; 0 if it reads their number alone."""
-        return self.export.first_stage_width
+    def reads_dataset_embeddings(self) -> bool:
+        """Whether the first stage's vectors of a context play a part."""
+        return self.export.first_stage_width > 0
 
-    def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> State:
+    def prepare(self, evidence: Evidence[NDArray[np.float32]]) -> State:
         """Return what the second stage makes of a context; see `Backend.prepare`."""
         names = [f"state_{i}" for i in range(self.export.states)]
-        if len(dataset_embeddings) == 0:
+        if evidence.documents == 0:
             with np.load(self._folder / NULL_STATE, allow_pickle=False) as stored:
                 return tuple(stored[name] for name in names)
-        if self.first_stage_width:
-            known = {"dataset_embeddings": dataset_embeddings}
-        else:
-            assert frequencies is not None
-            known = {"frequencies": frequencies, "documents": np.array(len(dataset_embeddings), np.float32)}
+        known: dict[str, NDArray[Any]] = {}
+        if evidence.vectors is not None:
+            known["dataset_embeddings"] = evidence.vectors
+        if evidence.frequencies is not None:
+            known |= {"frequencies": evidence.frequencies, "documents": np.array(evidence.documents, np.float32)}
         made = self._other(PREPARE)(known)
         return tuple(made[name] for name in names)
 
@@ -101,7 +102,7 @@ class ExportBackend(ABC):
         Raises:
             ConfigError: if the second stage does not read them, so that they were not exported.
         """
-        if not self.first_stage_width:
+        if not self.reads_dataset_embeddings:
             raise ConfigError(f"{self.config.name} has no use for first-stage vectors, so its export makes none")
         return self._other(FIRST_STAGE)({"input_ids": input_ids, "mask": mask})["vectors"]
 

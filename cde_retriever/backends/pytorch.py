@@ -13,6 +13,7 @@ from cde_retriever.backends.packed import pack
 from cde_retriever.backends.packed_linear import can_pack
 from cde_retriever.checkpoint.checkpoint import write_checkpoint
 from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.stages import State
 from cde_retriever.model.two_stage import TwoStageModel
 
@@ -80,16 +81,20 @@ class TorchBackend:
         return int(self._model.second_stage.backbone.config.vocab_size)
 
     @property
-    def first_stage_width(self) -> int:
-        """Width of the dataset embeddings that the second stage reads; 0 if it reads their number alone."""
-        return self.config.first_stage_width if self._model.second_stage.reads_dataset_embeddings else 0
+    def reads_dataset_embeddings(self) -> bool:
+        """Whether the first stage's vectors of a context play a part."""
+        return self._model.second_stage.reads_dataset_embeddings
 
     @torch.inference_mode()
-    def prepare(self, dataset_embeddings: NDArray[np.float32], frequencies: NDArray[np.float32] | None) -> State:
+    def prepare(self, evidence: Evidence[NDArray[np.float32]]) -> State:
         """Return what the second stage makes of a context; see `Backend.prepare`."""
-        embeddings = torch.tensor(dataset_embeddings, device=self.device, dtype=self.dtype)
-        counts = None if frequencies is None else torch.tensor(frequencies, device=self.device)
-        return self.running.second_stage.prepare(embeddings, frequencies=counts)
+        vectors, counts = evidence.vectors, evidence.frequencies
+        tensors = Evidence(
+            evidence.documents,
+            vectors=None if vectors is None else torch.tensor(vectors, device=self.device, dtype=self.dtype),
+            frequencies=None if counts is None else torch.tensor(counts, device=self.device),
+        )
+        return self.running.second_stage.prepare(tensors)
 
     @torch.inference_mode()
     def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: State) -> NDArray[np.float32]:

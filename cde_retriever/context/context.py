@@ -53,7 +53,8 @@ class Context:
     """An immutable sample of a corpus, embedded by a model's first stage.
 
     Attributes:
-        vectors: Dataset embeddings, (J, d) float32, read-only; J = 0 for the null context.
+        vectors: Dataset embeddings, (J, d) float32, read-only; J = 0 for the null context, d = 0 for a model that
+            reads none.
         model: The model that made them.
         text_hashes: sha256 of each sampled text.
         texts: The sampled texts, or None if only their hashes are kept.
@@ -98,7 +99,7 @@ class Context:
     @property
     def size(self) -> int:
         """Number of context documents, J."""
-        return len(self.vectors)
+        return len(self.text_hashes)
 
     @property
     def fingerprint(self) -> str:
@@ -228,16 +229,16 @@ def context_file(path: str | os.PathLike[str]) -> Path:
 
 def make_context(
     sample: Sample,
-    vectors: NDArray[np.float32],
+    vectors: NDArray[np.float32] | None,
     model: ModelIdentity,
     *,
     store_texts: bool,
     needs: int | None,
     frequencies: NDArray[np.int64] | None = None,
 ) -> Context:
-    """Put a sample, its dataset embeddings, (J, d), and its term statistics, (k, 2), together."""
+    """Put a sample, its dataset embeddings, (J, d), and its term statistics, (k, 2), together; None for none."""
     return Context(
-        vectors=vectors,
+        vectors=np.zeros((len(sample.texts), 0), np.float32) if vectors is None else vectors,
         model=model,
         text_hashes=tuple(map(hash_text, sample.texts)),
         texts=sample.texts if store_texts else None,

@@ -25,6 +25,7 @@ from cde_retriever.encoder.tokens import TextTokenizer, check_texts, count_docum
 from cde_retriever.encoder.truncation import truncate
 from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.evidence import Evidence
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
@@ -268,19 +269,16 @@ class ContextualEncoder:
             ContextError: if no document has any text.
         """
         sample = sample_documents(documents, context_size or self.config.context_size, seed)
-        vectors = np.zeros((len(sample.texts), 0), np.float32)
-        if self.backend.first_stage_width:
-            # No warning: a context document is meant to be cut.
-            ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
-            vectors = self._first_stage(ids, batch_size, show_progress)
+        # No warning: a context document is meant to be cut.
+        ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
         needs = None if self.config.positions == "text" else self.config.context_size
         context = make_context(
             sample,
-            vectors,
+            self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None,
             self.identity,
             store_texts=store_texts,
             needs=needs,
-            frequencies=self._count_terms(sample.texts) if self.config.term_statistics else None,
+            frequencies=self._count_terms(ids) if self.config.term_statistics else None,
         )
         self.set_context(context)
         return context
@@ -295,25 +293,30 @@ class ContextualEncoder:
         if not isinstance(context, Context):
             raise TypeError(f"expected a Context, received {type(context).__name__}; use Context.load(path)")
         self._check_model(context)
-        rows = context.vectors
-        if context.oversampled_to is not None:
-            rows = rows[np.arange(context.oversampled_to) % len(rows)]
+        evidence = self._evidence(context)
+        with self._lock:
+            self._active = _Active(context, self.backend.prepare(evidence))
+
+    def _evidence(self, context: Context) -> Evidence[NDArray[np.float32]]:
+        """Return what the second stage is told of a context: only what it reads, each document as often as it needs."""
+        rows = np.arange(context.size if context.oversampled_to is None else context.oversampled_to)
         frequencies = None
         if self.config.term_statistics:
             frequencies = np.zeros(self.vocabulary_size, np.float32)
             frequencies[context.frequencies[:, 0]] = context.frequencies[:, 1]
-        with self._lock:
-            self._active = _Active(context, self.backend.prepare(rows, frequencies))
+        reads = self.backend.reads_dataset_embeddings
+        return Evidence(len(rows), context.vectors[rows % context.size] if reads else None, frequencies)
 
-    def _count_terms(self, texts: Sequence[str]) -> NDArray[np.int64]:
+    def _count_terms(self, ids: Sequence[Ids]) -> NDArray[np.int64]:
         """Return token ids and in how many of the documents each occurs, (k, 2)."""
-        counts = count_documents(self._texts.tokenize(texts, "document").ids, self.vocabulary_size)
+        counts = count_documents(ids, self.vocabulary_size)
         found = np.flatnonzero(counts)
         return np.stack([found, counts[found]], axis=1)
 
     def null_context(self) -> Context:
         """Return the context that stands for "no corpus"; setting it is a mode of its own, with a fingerprint."""
-        return Context(vectors=np.zeros((0, self.backend.first_stage_width), np.float32), model=self.identity)
+        width = self.config.first_stage_width if self.backend.reads_dataset_embeddings else 0
+        return Context(vectors=np.zeros((0, width), np.float32), model=self.identity)
 
     def _check_model(self, context: Context) -> None:
         ours, theirs = self.identity, context.model

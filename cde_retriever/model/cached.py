@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.attention import ATTENTION_NAME, ContextReader, ContextRecorder
 from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.prefix import PrefixSecondStage
 from cde_retriever.model.stages import State
 
@@ -30,17 +31,12 @@ class CachedSecondStage(PrefixSecondStage):
         self.gate = nn.Parameter(torch.zeros(sizes.num_hidden_layers, sizes.num_attention_heads))
         self._attention_layers: tuple[nn.Module, ...] = ()
 
-    def prepare(
-        self,
-        dataset_embeddings: Tensor,
-        dropped: Tensor | None = None,
-        frequencies: Tensor | None = None,  # noqa: ARG002
-    ) -> State:
+    def prepare(self, evidence: Evidence[Tensor], dropped: Tensor | None = None) -> State:
         """Return the keys and values of the context, each (1, heads, c, head width), layer after layer, and a bias.
 
         The bias, (layers, heads), is what is added to the scores of those keys.
         """
-        prefix = self.prefix(dataset_embeddings, dropped)
+        prefix = self.prefix(evidence, dropped)
         recorded = self._record(prefix)
         size = prefix.new_ones(len(prefix), dtype=torch.promote_types(prefix.dtype, torch.float32)).sum()
         bias = self.gate - size.log()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cde_retriever.model.backbone import embed_tokens
+from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.prefix import PrefixSecondStage
 from cde_retriever.model.stages import State
 
@@ -11,14 +12,9 @@ from cde_retriever.model.stages import State
 class JointSecondStage(PrefixSecondStage):
     """Every token attends to every token, as in the paper and the released weights: a forward over c + s tokens."""
 
-    def prepare(
-        self,
-        dataset_embeddings: Tensor,
-        dropped: Tensor | None = None,
-        frequencies: Tensor | None = None,  # noqa: ARG002
-    ) -> State:
+    def prepare(self, evidence: Evidence[Tensor], dropped: Tensor | None = None) -> State:
         """Return the prefix, (c + prompt tokens, d); nothing else of the context can be shared between texts."""
-        return (self.prefix(dataset_embeddings, dropped),)
+        return (self.prefix(evidence, dropped),)
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Run the backbone over prefix and text, return the text's part."""

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.moments import MomentHead
 from cde_retriever.model.pooling import POOLED, pool
 from cde_retriever.model.stages import SecondStage, State
@@ -36,20 +37,23 @@ class LateSecondStage(SecondStage):
         """Whether moments are used."""
         return self.moment_head is not None
 
-    def prepare(
-        self, dataset_embeddings: Tensor, dropped: Tensor | None = None, frequencies: Tensor | None = None
-    ) -> State:
+    def prepare(self, evidence: Evidence[Tensor], dropped: Tensor | None = None) -> State:
         """Return what is used of: the context's mean, (d,), and whitening, (d, d); what each token says in it, (V,).
 
         Dropped documents are left out of all of them.
         """
-        context = dataset_embeddings if dropped is None else dataset_embeddings[~dropped]
-        state: State = () if self.moment_head is None else self.moment_head.moments(context)
+        state: State = ()
+        if self.moment_head is not None:
+            vectors = evidence.vectors
+            assert vectors is not None  # `reads_dataset_embeddings`
+            state = self.moment_head.moments(vectors if dropped is None else vectors[~dropped])
         if self.term_head is None:
             return state
+        documents = evidence.documents if dropped is None else int((~dropped).sum())
+        frequencies = evidence.frequencies
         if frequencies is None:
             frequencies = torch.zeros_like(self.term_head.log_prior)
-        return *state, self.term_head.information(frequencies, len(context))
+        return *state, self.term_head.information(frequencies, documents)
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:  # noqa: ARG002
         """Run the backbone over the texts alone."""

@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 
 from cde_retriever.model.backbone import input_offset
 from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.stages import SecondStage
 
 
@@ -28,18 +29,17 @@ class PrefixSecondStage(SecondStage):
         if self.context_projection is not None:
             self.context_projection.bias.data.copy_(-input_offset(self.backbone))
 
-    def prefix(self, dataset_embeddings: Tensor, dropped: Tensor | None = None) -> Tensor:
+    def prefix(self, evidence: Evidence[Tensor], dropped: Tensor | None = None) -> Tensor:
         """Return the tokens that stand before a text, (c + prompt tokens, d); no documents mean the null context.
 
         Args:
-            dataset_embeddings: First-stage vectors, (c, d).
+            evidence: The context's documents, of which their vectors are read.
             dropped: True for documents which the null context's vector replaces (context dropout), (c,).
         """
-        context = dataset_embeddings
-        if len(dataset_embeddings) == 0:
-            context = self.null_context
-        elif self.context_projection is not None:
-            context = self.context_projection(dataset_embeddings)
+        context = self.null_context if evidence.documents == 0 else evidence.vectors
+        assert context is not None  # a model of this kind is always given them
+        if evidence.documents != 0 and self.context_projection is not None:
+            context = self.context_projection(context)
         if dropped is not None and len(dropped):
             context = torch.where(dropped[:, None], self.null_context.to(context.dtype), context)
         return torch.cat([context, self.prompt])

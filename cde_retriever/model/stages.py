@@ -5,11 +5,12 @@ from transformers import PreTrainedModel
 
 from cde_retriever.model.backbone import build_backbone
 from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.pooling import pool
 from cde_retriever.model.projection import Projection
 
 State = tuple[Tensor, ...]
-"""What a layout makes of a context; a function of the dataset embeddings and the second stage's parameters alone."""
+"""What a layout makes of a context; a function of the evidence and the second stage's parameters alone."""
 
 
 class FirstStage(nn.Module):
@@ -61,7 +62,7 @@ class OutputHead(nn.Module):
 class SecondStage(nn.Module):
     """M2: embeds texts given a context.
 
-    Every layout prepares the dataset embeddings into a state (`prepare`) and embeds texts under it (`forward`).
+    Every layout prepares what is known of a context into a state (`prepare`) and embeds texts under it (`forward`).
 
     Args:
         config: Architecture.
@@ -79,22 +80,18 @@ class SecondStage(nn.Module):
 
     @property
     def reads_dataset_embeddings(self) -> bool:
-        """Whether the first stage's vectors of the context play a part, or their number alone does."""
+        """Whether the first stage's vectors of the context play a part."""
         return True
 
     def enter_like_words(self) -> None:
         """Start what leads context documents into an untrained backbone so that they enter as words would."""
 
-    def prepare(
-        self, dataset_embeddings: Tensor, dropped: Tensor | None = None, frequencies: Tensor | None = None
-    ) -> State:
+    def prepare(self, evidence: Evidence[Tensor], dropped: Tensor | None = None) -> State:
         """Turn what is known of a context into what `forward` needs of it.
 
         Args:
-            dataset_embeddings: First-stage vectors, (c, d); c = 0 for the null context.
+            evidence: The context's documents; frequencies are of those that are not dropped.
             dropped: True for documents that count as the null context does, (c,) (context dropout; training only).
-            frequencies: How many of the documents that are not dropped hold each token, (V,); only for models with
-                `term_statistics`. None stands for no document.
         """
         raise NotImplementedError
 

@@ -109,13 +109,14 @@ class BatchBuilder:
         everyone = [self.data.pairs[i] for i in row]
         mine = [self.data.pairs[i] for i in rank_share(row, self.rank, self.processes)]
         documents, dropped = self._context(step, everyone)
+        context, frequencies = self._seen_of(documents, dropped)
         return TwoStageBatch(
             queries=self._ids([pair.query for pair in mine], "query"),
             documents=self._ids(self._documents(mine), "document"),
-            context=self._first_stage_input(documents),
+            context=context,
             false_negatives=torch.from_numpy(self._mask(everyone)),
             dropped=dropped,
-            frequencies=self._frequencies(documents, dropped),
+            frequencies=frequencies,
         )
 
     def _documents(self, pairs: Sequence[TrainingPair]) -> list[str]:
@@ -155,18 +156,19 @@ class BatchBuilder:
         documents = [source[i] for i in drawn]
         return documents, torch.from_numpy(rng.random(len(documents)) < config.context_dropout)
 
-    def _first_stage_input(self, documents: Sequence[str]) -> Ids | torch.Tensor:
-        """Return the documents' dataset embeddings, (c, d), where they are known, else their token ids."""
+    def _seen_of(
+        self, documents: Sequence[str], dropped: torch.Tensor
+    ) -> tuple[Ids | torch.Tensor | int, torch.Tensor | None]:
+        """Return what a batch holds of its context, as `TwoStageBatch` says: context and frequencies."""
+        embedded = self.reads_vectors and self.first_stage is None
+        ids = self._ids(documents, "document") if embedded or self.vocabulary else []
+        frequencies = None
+        if self.vocabulary:
+            kept = [row for row, gone in zip(ids, dropped.tolist(), strict=True) if not gone]
+            frequencies = torch.from_numpy(count_documents(kept, self.vocabulary)).float()
         if not self.reads_vectors:
-            return torch.zeros(len(documents), 0)
+            return len(documents), frequencies
         if self.first_stage is None:
-            return self._ids(documents, "document")
-        if not documents:
-            return torch.zeros(0, self.first_stage.width)
-        return torch.from_numpy(self.first_stage.take(documents))
-
-    def _frequencies(self, documents: Sequence[str], dropped: torch.Tensor) -> torch.Tensor | None:
-        if not self.vocabulary:
-            return None
-        kept = [text for text, gone in zip(documents, dropped.tolist(), strict=True) if not gone]
-        return torch.from_numpy(count_documents(self._ids(kept, "document"), self.vocabulary)).float()
+            return ids, frequencies
+        vectors = self.first_stage.take(documents) if documents else np.zeros((0, self.first_stage.width), np.float32)
+        return torch.from_numpy(vectors), frequencies

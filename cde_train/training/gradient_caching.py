@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.stages import State
 from cde_retriever.model.two_stage import TwoStageModel
 from cde_train.training.loss import contrastive_loss
@@ -43,7 +44,8 @@ class TwoStageBatch:
         queries: Token ids, q of them.
         documents: Token ids, n = q (1 + h) of them: positives in query order, then hard negatives.
         context: Token ids of the context documents, for a first stage that is trained, or their dataset embeddings,
-            (c, d), for a frozen one. Empty for the null context.
+            (c, d), for a frozen one, or how many there are, for a model that reads nothing else of them. Empty, or 0,
+            for the null context.
         false_negatives: True where a document is left out of a query's denominator, over all processes: queries and
             positives process after process, then hard negatives process after process.
         dropped: Context documents that the null context's vector replaces, (c,).
@@ -52,10 +54,19 @@ class TwoStageBatch:
 
     queries: Ids
     documents: Ids
-    context: Ids | Tensor
+    context: Ids | Tensor | int
     false_negatives: Tensor
     dropped: Tensor | None = None
     frequencies: Tensor | None = None
+
+    @property
+    def context_documents(self) -> int:
+        """How many context documents there are, c."""
+        return self.context if isinstance(self.context, int) else len(self.context)
+
+    def evidence(self, dataset_embeddings: Tensor | None) -> Evidence[Tensor]:
+        """Return what the second stage is told of the context, given its dataset embeddings, (c, d)."""
+        return Evidence(self.context_documents, dataset_embeddings, self.frequencies)
 
     def to(self, device: torch.device) -> "TwoStageBatch":
         """Return the batch with its tensors on a device."""
@@ -122,13 +133,14 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
 
     # 1. Dataset embeddings, without a graph.
     embeddings = _dataset_embeddings(model, batch.context, how)
-    context = [] if isinstance(batch.context, Tensor) else batch.context
+    context = [] if isinstance(batch.context, Tensor | int) else batch.context
     trained = bool(context) and any(p.requires_grad for p in model.first_stage.parameters())
-    embeddings.requires_grad_(trained)
+    if embeddings is not None:
+        embeddings.requires_grad_(trained)
 
     # 2. The state with its graph, cut off from the texts; output vectors without a graph.
     with how.autocast():
-        state = second.prepare(embeddings, batch.dropped, batch.frequencies)
+        state = second.prepare(batch.evidence(embeddings), batch.dropped)
     leaves: State = tuple(tensor.detach().requires_grad_(tensor.requires_grad) for tensor in state)
     with torch.no_grad():
         rows = [(r, _embed(second, ids, mask, leaves, how)) for r, ids, mask in how.chunks(texts)]
@@ -152,6 +164,7 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
     if reached:
         torch.autograd.backward([t for t, _ in reached], [g for _, g in reached])
     if trained:
+        assert embeddings is not None  # of the token ids that the context is here
         at_context = torch.zeros_like(embeddings) if embeddings.grad is None else embeddings.grad
         at_context = _sum_over_processes(at_context)
         for r, vectors in _first_stage_share(model, context, how):
@@ -162,14 +175,13 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
 
 def direct_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, how: Chunking) -> StepResult:
     """Do as `cached_step` by plain autograd, in one process: memory grows with the batch; `how.size` plays no part."""
-    whole = Chunking(how.pad, max(len(batch.queries) + len(batch.documents), len(batch.context), 1), how.autocast)
+    whole = Chunking(how.pad, max(len(batch.queries) + len(batch.documents), 1), how.autocast)
     with how.autocast():
-        embeddings = batch.context
-        if not isinstance(embeddings, Tensor):
-            embeddings = (
-                model.first_stage(*how.padded(embeddings)) if embeddings else _dataset_embeddings(model, [], how)
-            )
-        state = model.second_stage.prepare(embeddings, batch.dropped, batch.frequencies)
+        if isinstance(batch.context, Tensor | int) or not batch.context:
+            embeddings = _dataset_embeddings(model, batch.context, how)
+        else:
+            embeddings = model.first_stage(*how.padded(batch.context))
+        state = model.second_stage.prepare(batch.evidence(embeddings), batch.dropped)
         (rows, ids, mask), *_ = whole.chunks([*batch.queries, *batch.documents])
         outputs = model.second_stage(ids, mask, state)[_inverse(rows)]
     result = _loss(outputs, batch, temperature)
@@ -206,8 +218,13 @@ def _inverse(order: Sequence[int]) -> Tensor:
     return torch.argsort(torch.tensor(order, dtype=torch.long))
 
 
-def _dataset_embeddings(model: TwoStageModel, context: Ids | Tensor, how: Chunking) -> Tensor:
-    """Return the whole context's dataset embeddings, (c, d), without a graph, each process having run its share."""
+def _dataset_embeddings(model: TwoStageModel, context: Ids | Tensor | int, how: Chunking) -> Tensor | None:
+    """Return the whole context's dataset embeddings, (c, d), without a graph, each process having run its share.
+
+    None where only the number of documents is known.
+    """
+    if isinstance(context, int):
+        return None
     if isinstance(context, Tensor):
         return context.detach()
     width = model.config.first_stage_width

@@ -171,7 +171,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
             raise FloatingPointError(
                 f"the loss of step {inputs['step']} is {result.loss.item()}; lower the learning rate, or use fp32"
             )
-        self._count(accuracy=result.accuracy, context=float(len(batch.context)))
+        self._count(accuracy=result.accuracy, context=float(batch.context_documents))
         return result.loss
 
     def _pad(self, ids: Any, device: torch.device) -> tuple[Tensor, Tensor]:

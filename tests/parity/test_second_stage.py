@@ -10,6 +10,7 @@ import torch
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.model.backbone import build_backbone
+from cde_retriever.model.evidence import Evidence
 from tests.parity.reference import reference_vector
 from tests.tiny import FAMILIES, documents, plain_vectors, tiny_encoder
 
@@ -21,7 +22,7 @@ def reference(encoder: ContextualEncoder, texts: list[str]) -> np.ndarray:
     second = encoder.model.second_stage
     embeddings = torch.tensor(encoder.context.vectors)
     with torch.no_grad():
-        prefix = second.prefix(embeddings)
+        prefix = second.prefix(Evidence(len(embeddings), embeddings))
         rows = [
             reference_vector(
                 second.backbone.state_dict(),
@@ -88,7 +89,7 @@ def test_joint_in_modernbert_keeps_the_trained_window_over_the_whole_sequence() 
     second = encoder.model.second_stage
     ids = encoder._texts.tokenize(documents(1, seed=3, words=30), "document").ids
     with torch.no_grad():
-        prefix = second.prefix(torch.tensor(encoder.context.vectors))
+        prefix = second.prefix(Evidence(encoder.context.size, torch.tensor(encoder.context.vectors)))
         sequence = torch.cat([prefix, second.backbone.get_input_embeddings()(torch.tensor(ids[0]))])
         plain = build_backbone(dict(encoder.config.second_stage), "eager")
         plain.load_state_dict(second.backbone.state_dict())

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from cde_retriever import CheckpointError
+from cde_retriever.model.evidence import Evidence
 from cde_train.training.config import StartConfig
 from cde_train.training.start import start_from
 from tests.tiny import FAMILIES, documents, plain_encoder
@@ -69,6 +70,6 @@ def test_a_context_document_enters_without_the_offset_of_position_zero(tmp_path,
     handle = norm.register_forward_hook(lambda *args: seen.append(args[1][0]))
     vectors = torch.randn(3, 32)
     with torch.no_grad():
-        second.prepare(vectors)
+        second.prepare(Evidence(len(vectors), vectors))
     handle.remove()
     torch.testing.assert_close(seen[0][0], vectors, atol=1e-5, rtol=0)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cde_retriever import ConfigError, ContextualEncoder
+from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.moments import MomentHead, PowerLessOne
 from cde_train.training.config import StartConfig
 from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
@@ -14,6 +15,11 @@ from tests.tiny import FAMILIES, documents, plain_vectors, tiny_backbone, tiny_e
 
 def late_encoder(family="bert", **config):
     return tiny_encoder(family, context_attention="late", **config)
+
+
+def seen(second, rows, dropped=None):
+    """Return what the second stage makes of a context's vectors."""
+    return second.prepare(Evidence(len(rows), rows), dropped)
 
 
 def formula(plain, context, head):
@@ -66,7 +72,7 @@ def test_any_context_is_finite(tmp_path, rows, dtype):
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu", dtype=dtype)
     context = encoder.fit_context(documents({"one": 1, "equal": 1, "five": 5, "many": 600}[rows]))
     repeated = torch.tensor(context.vectors, dtype=encoder.backend.dtype).repeat(7 if rows == "equal" else 1, 1)
-    mean, transform = encoder.model.second_stage.prepare(repeated)
+    mean, transform = seen(encoder.model.second_stage, repeated)
     assert mean.dtype == transform.dtype == torch.float32
     if rows in ("one", "equal"):
         scale = transform[0, 0]
@@ -82,7 +88,7 @@ def test_order_of_context_and_of_batch_and_padding_change_nothing():
     whole = encoder.encode_documents(texts, batch_size=11)
     np.testing.assert_allclose(encoder.encode_documents(texts[::-1], batch_size=3)[::-1], whole, atol=1e-5, rtol=0)
     second, rows = encoder.model.second_stage, torch.tensor(context.vectors)
-    for one, other in zip(second.prepare(rows), second.prepare(rows.flip(0)), strict=True):
+    for one, other in zip(seen(second, rows), seen(second, rows.flip(0)), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
@@ -90,9 +96,9 @@ def test_dropped_documents_are_left_out():
     second = late_encoder().model.second_stage
     rows = torch.nn.functional.normalize(torch.randn(9, 32), dim=1)
     dropped = torch.arange(9) % 3 == 1
-    for got, expected in zip(second.prepare(rows, dropped), second.prepare(rows[~dropped]), strict=True):
+    for got, expected in zip(seen(second, rows, dropped), seen(second, rows[~dropped]), strict=True):
         assert torch.equal(got, expected)
-    mean, transform = second.prepare(rows, torch.ones(9, dtype=torch.bool))
+    mean, transform = seen(second, rows, torch.ones(9, dtype=torch.bool))
     assert torch.equal(mean, torch.zeros(32))
     assert torch.equal(transform, torch.eye(32))
 
@@ -184,9 +190,9 @@ def test_cached_step_equals_plain_autograd(dropped):
 def test_autocast_leaves_the_moments_in_float32():
     second = late_encoder().model.second_stage
     rows = torch.nn.functional.normalize(torch.randn(20, 32), dim=1)
-    exact = second.prepare(rows)
+    exact = seen(second, rows)
     with torch.autocast("cpu", torch.bfloat16):
-        state = second.prepare(rows)
+        state = seen(second, rows)
         vectors = second.moment_head(rows, *state)
     assert all(torch.equal(a, b) for a, b in zip(state, exact, strict=True))
     assert torch.equal(vectors, second.moment_head(rows, *exact))

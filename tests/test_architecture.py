@@ -58,6 +58,7 @@ WITHOUT_TORCH = (
 REQUIRED = {"filelock", "huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "tqdm", "transformers"}
 OPTIONAL = {
     "llama_index": ("cde_retriever.adapters.llama_index.", "cde_retriever.llama_index"),
+    "llama_index_instrumentation": "cde_retriever.adapters.llama_index.",
     "langchain_core": ("cde_retriever.adapters.langchain.", "cde_retriever.langchain"),
     "pyarrow": ("cde_retriever.corpus.rows", "cde_retriever.bulk.parts", "cde_retriever.bulk.ray_engine"),
     "ray": "cde_retriever.bulk.ray_engine",

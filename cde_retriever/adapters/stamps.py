@@ -2,12 +2,20 @@
 
 A stamp is stored with every vector under the metadata key `STAMP`. It is the fingerprint of the context the vector was
 made under and, for a vector of which only the first numbers were kept, how many: ``"2f9c…"`` or ``"2f9c…/512"``. Equal
-stamps mean comparable vectors.
+stamps mean comparable vectors. A digest of the vector may stand beside it, under `DIGEST`: metadata outlive the vector
+they were made for, and are embedded anew by others.
 """
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from cde_retriever.errors import ContextMismatchError
 
 STAMP = "cde_context"
+DIGEST = "cde_vector"
 _SEPARATOR = "/"
 
 
@@ -21,28 +29,47 @@ def stamp_of(fingerprint: str, kept: int | None = None) -> str:
     return fingerprint if kept is None else f"{fingerprint}{_SEPARATOR}{kept}"
 
 
+def digest_of(vector: Sequence[float]) -> str:
+    """Return a short hash of a vector, as float32."""
+    return hashlib.sha256(np.asarray(vector, np.float32).tobytes()).hexdigest()[:16]
+
+
+class StampedVector(list[float]):
+    """A vector that says what made it, for whatever it meets next; a list of numbers otherwise."""
+
+    __slots__ = ("stamp",)
+
+    def __init__(self, numbers: Iterable[float], stamp: str) -> None:
+        super().__init__(numbers)
+        self.stamp = stamp
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what a copy is made from."""
+        return type(self), (list(self), self.stamp)
+
+
 def describe(stamp: object) -> str:
     """Return a stamp as a person reads it; anything but a string stands for a missing one."""
     if not isinstance(stamp, str):
-        return "an unknown context (it was stored without a stamp)"
+        return "an unknown context (it comes without a stamp)"
     fingerprint, _, kept = stamp.partition(_SEPARATOR)
     return f"context {fingerprint[:12]}" + (f", cut to {kept} numbers" if kept else "")
 
 
-def check_stamp(found: object, expected: str, what: str) -> None:
-    """Refuse a vector that was not made as the embedding in use makes its own.
+def check_stamp(found: object, in_use: object, what: str) -> None:
+    """Refuse a stored vector that was not made as the embedding in use makes its own.
 
     Args:
-        found: The stamp stored with it; None if there is none.
-        expected: The stamp of the embedding in use.
-        what: The vector, for the message.
+        found: The stamp stored with the vector; None if there is none.
+        in_use: The stamp of the embedding or query vector in use; None if it does not say.
+        what: What was stored, for the message.
 
     Raises:
         ContextMismatchError: if the stamps differ; names both.
     """
-    if found != expected:
+    if found != in_use:
         raise ContextMismatchError(
-            f"{what} was embedded under {describe(found)}, the embedding in use has {describe(expected)}, and their "
+            f"{what} was embedded under {describe(found)}, the embedding in use has {describe(in_use)}, and their "
             "vectors are not comparable; open the index or store with the context it was built with, or embed its "
             "documents again under this one into a new one"
         )

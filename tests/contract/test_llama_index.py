@@ -30,7 +30,7 @@ from cde_retriever import (
     ContextualEncoder,
 )
 from cde_retriever.adapters.llama_index.storage import NAMESPACE, embedded_text, stamped
-from cde_retriever.adapters.stamps import STAMP
+from cde_retriever.adapters.stamps import DIGEST, STAMP
 from cde_retriever.context.context import hash_text
 from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, ranking, stored_vector, text_nodes
@@ -65,8 +65,13 @@ def test_shorter_vectors_go_the_whole_way(checkpoint, tmp_path) -> None:
     assert (len(short.get_query_embedding(QUERY)), len(whole.get_query_embedding(QUERY))) == (12, 32)
     assert short._encoder.backend is whole._encoder.backend
     assert ranking(load_index_from_storage(storage, embed_model=short), QUERY) == ranking(index, QUERY)
-    with pytest.raises(ValueError, match="shape"):
-        load_index_from_storage(storage, embed_model=whole).as_retriever().retrieve(QUERY)
+    own = index.embedding.context_fingerprint[:12]
+    with pytest.raises(ContextMismatchError, match=f"context {own}, cut to 12 numbers, .* has context {own}, and"):
+        load_index_from_storage(storage, embed_model=whole)
+    with pytest.raises(ContextMismatchError, match=f"context {own}, cut to 12 numbers, .* has context {own}, and"):
+        index.as_retriever(embed_model=whole).retrieve(QUERY)
+    with pytest.raises(ContextMismatchError, match="cut to 12 numbers"):
+        index.insert_nodes(whole(text_nodes(3)))
 
 
 def test_it_is_a_base_embedding_and_a_public_name(embed, checkpoint) -> None:
@@ -249,7 +254,7 @@ def test_stamp_leaves_embedded_and_llm_text_alone() -> None:
         assert marked.get_content(mode) == node.get_content(mode) == "file_name: a.txt\n\nbody"
     assert STAMP not in node.metadata
     assert STAMP not in node.excluded_embed_metadata_keys
-    assert stamped(marked, "e" * 64).excluded_embed_metadata_keys == [STAMP]
+    assert stamped(marked, "e" * 64).excluded_embed_metadata_keys == [STAMP, DIGEST]
 
 
 def test_transformation_fits_on_all_nodes_and_stamps_them(embed) -> None:
@@ -327,7 +332,7 @@ def test_stock_loading_gives_the_identical_ranking(checkpoint, tmp_path) -> None
     index.storage_context.persist(tmp_path)
     storage = StorageContext.from_defaults(persist_dir=str(tmp_path))
     stock = load_index_from_storage(storage, embed_model=CDEEmbedding.from_storage(storage, checkpoint))
-    assert type(stock) is VectorStoreIndex
+    assert type(stock) is CDEVectorStoreIndex
     assert ranking(stock) == expected
     own = CDEVectorStoreIndex.from_storage(tmp_path, CDEEmbedding.from_storage(tmp_path, checkpoint))
     assert ranking(own) == expected
@@ -446,7 +451,7 @@ def test_embedded_nodes_are_taken_only_under_the_own_context(checkpoint, fitted,
         CDEVectorStoreIndex(nodes, embed_model=other)
     plain = [TextNode(text="a", embedding=[0.0] * 32), TextNode(text="b")]
     index = CDEVectorStoreIndex(text_nodes(12), embed_model=other)
-    with pytest.raises(ContextMismatchError, match="stored without a stamp"):
+    with pytest.raises(ContextMismatchError, match="without a stamp"):
         index.insert_nodes(plain)
 
 
@@ -477,18 +482,19 @@ def test_query_bundle_used_on_one_index_does_not_carry_its_vector_to_another(che
 
 def test_guard_checks_nodes_and_query_of_stock_indexes(checkpoint, fitted) -> None:
     index = CDEVectorStoreIndex.from_documents(corpus(12), embed_model=CDEEmbedding(checkpoint))
-    stock = load_index_from_storage(index.storage_context, embed_model=fitted)
-    wrong = stock.as_query_engine(llm=MockLLM(), node_postprocessors=[CDEContextGuard(embed_model=fitted)])
+    store = chroma()
+    store.add(index.embedding(corpus(12)))
+    wrong = VectorStoreIndex.from_vector_store(store, embed_model=fitted)  # nobody told LlamaIndex of the stamps
+    engine = wrong.as_query_engine(llm=MockLLM(), node_postprocessors=[CDEContextGuard(embed_model=fitted)])
     with pytest.raises(ContextMismatchError, match=fitted.context_fingerprint[:12]):
-        wrong.query(QUERY)
+        engine.query(QUERY)
     guard = CDEContextGuard(embed_model=index.embedding)
     with pytest.raises(ContextMismatchError, match=r"brings a vector .* QueryBundle of its own"):
-        stock.as_query_engine(llm=MockLLM(), node_postprocessors=[guard]).query(QUERY)
-    right = load_index_from_storage(index.storage_context, embed_model=index.embedding)
-    engine = right.as_query_engine(llm=MockLLM(), node_postprocessors=[guard])
-    assert len(engine.query(QUERY).source_nodes) == 2
+        wrong.as_query_engine(llm=MockLLM(), node_postprocessors=[guard]).query(QUERY)
+    right = VectorStoreIndex.from_vector_store(store, embed_model=index.embedding)
+    assert len(right.as_query_engine(llm=MockLLM(), node_postprocessors=[guard]).query(QUERY).source_nodes) == 2
     plain = VectorStoreIndex.from_documents(corpus(12), embed_model=index.embedding)
-    with pytest.raises(ContextMismatchError, match="stored without a stamp"):
+    with pytest.raises(ContextMismatchError, match="without a stamp"):
         guard.postprocess_nodes(plain.as_retriever().retrieve(QUERY))
 
 

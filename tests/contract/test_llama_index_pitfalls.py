@@ -148,18 +148,15 @@ def test_insert_after_load_without_the_context_is_refused(checkpoint, tmp_path) 
     storage = StorageContext.from_defaults(persist_dir=str(tmp_path))
     with pytest.raises(ContextNotFittedError, match="belongs to context"):
         CDEVectorStoreIndex.from_storage(storage, CDEEmbedding(checkpoint))
-    stock = load_index_from_storage(storage, embed_model=CDEEmbedding(checkpoint))
-    with pytest.raises(ContextNotFittedError, match="one inserted document"):
-        stock.insert(corpus(1, seed=5)[0])
-    with pytest.raises(ContextNotFittedError):
-        stock.as_retriever().retrieve(QUERY)
+    with pytest.raises(ContextNotFittedError, match="belongs to context"):
+        load_index_from_storage(storage, embed_model=CDEEmbedding(checkpoint))
 
 
 def test_index_of_a_stock_class_is_refused_before_anything_is_added(checkpoint, tmp_path) -> None:
     VectorStoreIndex.from_documents(corpus(), embed_model=CDEEmbedding(checkpoint)).storage_context.persist(tmp_path)
     fitted = CDEEmbedding(checkpoint)
     fitted.fit([embedded_text(node) for node in corpus()])
-    with pytest.raises(ContextMismatchError, match="stored without a stamp"):
+    with pytest.raises(ContextMismatchError, match="without a stamp"):
         CDEVectorStoreIndex.from_storage(tmp_path, fitted)
     with pytest.raises(ContextNotFittedError, match="belongs to an unknown context"):
         CDEVectorStoreIndex.from_storage(tmp_path, CDEEmbedding(checkpoint))
@@ -279,7 +276,7 @@ def test_vectors_of_another_embedding_in_the_store_are_refused(checkpoint, tmp_p
     VectorStoreIndex.from_documents(corpus(3), embed_model=MockEmbedding(embed_dim=32), storage_context=storage)
     embedding = CDEEmbedding(checkpoint)
     embedding.fit([embedded_text(node) for node in corpus()])
-    with pytest.raises(ContextMismatchError, match="stored without a stamp"):
+    with pytest.raises(ContextMismatchError, match="without a stamp"):
         CDEVectorStoreIndex.from_documents(
             corpus(), embed_model=embedding, storage_context=storage, context_dir=tmp_path / "context"
         )
@@ -406,29 +403,12 @@ def test_upserts_delta_is_embedded_under_the_stored_context(checkpoint, tmp_path
     assert pipeline(first).run(documents=corpus(12)) == []
     assert first.context.documents_seen == 12
 
-    with pytest.raises(ContextNotFittedError, match="too small"):
-        pipeline(CDEEmbedding(checkpoint)).run(documents=corpus(13))
-    with pytest.raises(ContextNotFittedError, match="on_missing_context"):
-        pipeline(CDEEmbedding(checkpoint, on_missing_context="error")).run(documents=corpus(18))
     delta = pipeline(CDEEmbedding.from_storage(tmp_path, checkpoint)).run(documents=corpus(18))
     assert len(delta) == 6
     index = CDEVectorStoreIndex.from_vector_store(store, CDEEmbedding.from_storage(tmp_path, checkpoint))
     found = index.as_retriever(similarity_top_k=18).retrieve(QUERY)
     assert len(found) == 18
     Oracle(checkpoint).check(store, found, QUERY, first.context)
-
-
-def test_upserts_delta_fitted_on_by_mistake_is_found_when_queried(checkpoint) -> None:
-    store, docstore = chroma(), SimpleDocumentStore()
-    first, second = CDEEmbedding(checkpoint), CDEEmbedding(checkpoint)
-    for embedding, count in ((first, 12), (second, 24)):
-        IngestionPipeline(transformations=[embedding], docstore=docstore, vector_store=store, disable_cache=True).run(
-            documents=corpus(count)
-        )
-    assert second.context.documents_seen == 12
-    for embedding in (first, second):
-        with pytest.raises(ContextMismatchError, match="not comparable"):
-            CDEVectorStoreIndex.from_vector_store(store, embedding).as_retriever(similarity_top_k=24).retrieve(QUERY)
 
 
 def test_upserts_see_an_unchanged_document_although_it_was_stamped(checkpoint) -> None:

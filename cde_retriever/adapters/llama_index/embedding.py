@@ -9,12 +9,13 @@ import asyncio
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.schema import BaseNode
 from llama_index.core.storage.storage_context import StorageContext
 
@@ -24,8 +25,15 @@ from cde_retriever.adapters.llama_index.first_batch import (
     warn_of_full_slice,
     warn_of_more_texts,
 )
+from cde_retriever.adapters.llama_index.pipeline_run import (
+    earlier_context,
+    guard_pipeline,
+    keep_context,
+    running_pipeline,
+)
 from cde_retriever.adapters.llama_index.storage import PathLike, attach_context, embedded_text, read_context, stamped
 from cde_retriever.adapters.one_context import OneContext
+from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -33,6 +41,8 @@ from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ConfigError, ContextNotFittedError
 
 DEFAULT_MODEL = "cde-retriever/default"
+MODEL_FIELDS = frozenset(("model_name", "revision", "device", "dtype", "backend", "truncate_dim"))
+"""Fields that decide which model an object holds, and so stay as they were when it was made."""
 
 
 class CDEEmbedding(BaseEmbedding):
@@ -99,10 +109,21 @@ class CDEEmbedding(BaseEmbedding):
             self.load_context(context)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a field; an ``embeddings_cache`` is refused here too."""
+        """Set a field; not one that decides what the vectors are, and an ``embeddings_cache`` is refused here too."""
         if name == "embeddings_cache":
             _refuse_cache(value)
+        if name in MODEL_FIELDS and value != getattr(self, name):
+            _refuse_change(name, value)
         super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy that shares model and context; `update` changes what may be assigned, and nothing else."""
+        for name in MODEL_FIELDS & (update or {}).keys():
+            if (update or {})[name] != getattr(self, name):
+                _refuse_change(name, (update or {})[name])
+        if "embeddings_cache" in (update or {}):
+            _refuse_cache((update or {})["embeddings_cache"])
+        return super().model_copy(update=update, deep=deep)
 
     @classmethod
     def class_name(cls) -> str:
@@ -132,6 +153,12 @@ class CDEEmbedding(BaseEmbedding):
         return self._own.fingerprint
 
     @property
+    def stamp(self) -> str:
+        """What every vector bears and is stored with (`cde_retriever.adapters.stamps`); see `context`."""
+        self._fitted_encoder()
+        return self._own.stamp
+
+    @property
     def dimension(self) -> int:
         """Width of the vectors; needs no context."""
         return self._encoder.dimension
@@ -155,22 +182,26 @@ class CDEEmbedding(BaseEmbedding):
             show_progress=show_progress,
         )
 
-    def fit_if_missing(self, texts: Sequence[str], *, whole: bool = True, show_progress: bool = False) -> None:
+    def fit_if_missing(
+        self, texts: Sequence[str], *, whole: bool = True, fewest: int | None = None, show_progress: bool = False
+    ) -> None:
         """Fit on these documents if there is no context yet and `on_missing_context` allows it; none never fit.
 
         Args:
             texts: Documents about to be embedded.
             whole: Whether they are known to be the whole corpus; if not, say what was seen, now and when more come.
+            fewest: Fewest distinct texts; None for `min_context_documents`.
             show_progress: Whether to show a progress bar on stderr.
 
         Raises:
-            ContextNotFittedError: if fitting is not allowed, or on fewer than `min_context_documents` texts.
+            ContextNotFittedError: if fitting is not allowed, or on fewer distinct texts.
         """
         if not texts:
             return
         with self._first:
             if not self.is_fitted:
-                refuse_automatic_fit(texts, allowed=self.on_missing_context == "fit", fewest=self.min_context_documents)
+                fewest = self.min_context_documents if fewest is None else fewest
+                refuse_automatic_fit(texts, allowed=self.on_missing_context == "fit", fewest=fewest)
                 self.fit(texts, show_progress=show_progress)
                 if not whole:
                     self._slice = len(texts)
@@ -249,33 +280,60 @@ class CDEEmbedding(BaseEmbedding):
         return await asyncio.to_thread(self.get_text_embedding_batch, texts, show_progress, **kwargs)
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Return embedded and stamped copies of the nodes; fit on all of them if there is no context."""
+        """Return embedded and stamped copies of the nodes; fit on all of them if there is no context.
+
+        In a pipeline that ran before, the context of its first run is taken over (`pipeline_run`).
+
+        Raises:
+            ContextNotFittedError: if that context cannot be found, or fitting is not allowed (`fit_if_missing`).
+            ContextMismatchError: if the pipeline's vector store holds vectors of another context.
+        """
         texts = [embedded_text(node) for node in nodes]
         show_progress = bool(kwargs.get("show_progress"))
+        pipeline = running_pipeline()
+        if pipeline is not None:
+            self._join(pipeline, nodes)
         self.fit_if_missing(texts, show_progress=show_progress)
+        if pipeline is not None and self.is_fitted:
+            guard_pipeline(pipeline, self.stamp, self.dimension)
+            keep_context(pipeline, self.context)
         embeddings = self.get_text_embedding_batch(texts, show_progress=show_progress)
-        embedded = []
-        for node, embedding in zip(nodes, embeddings, strict=True):
-            copy = stamped(node, self.context_fingerprint)
-            copy.embedding = embedding
-            embedded.append(copy)
-        return embedded
+        return [stamped(node, self.stamp, vector) for node, vector in zip(nodes, embeddings, strict=True)]
+
+    def _join(self, pipeline: IngestionPipeline, nodes: Sequence[BaseNode]) -> None:
+        """Take over the context of a pipeline that ran before."""
+        with self._first:
+            if not self.is_fitted:
+                context = earlier_context(pipeline, nodes, self.dimension)
+                if context is not None:
+                    self._own.set(context)
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Do the same in a thread."""
         return await asyncio.to_thread(self.__call__, nodes, **kwargs)
 
+    def get_agg_embedding_from_queries(
+        self, queries: list[str], agg_fn: Callable[..., Embedding] | None = None
+    ) -> Embedding:
+        """Return one vector for several queries, by default their mean; it bears the stamp."""
+        return StampedVector(super().get_agg_embedding_from_queries(queries, agg_fn), self.stamp)
+
+    async def aget_agg_embedding_from_queries(
+        self, queries: list[str], agg_fn: Callable[..., Embedding] | None = None
+    ) -> Embedding:
+        """Do the same asynchronously."""
+        return StampedVector(await super().aget_agg_embedding_from_queries(queries, agg_fn), self.stamp)
+
     def _get_query_embedding(self, query: str) -> Embedding:
-        vector: Embedding = self._fitted_encoder().encode_queries([query])[0].tolist()
-        return vector
+        return StampedVector(self._fitted_encoder().encode_queries([query])[0].tolist(), self.stamp)
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         encoder = self._fitted_encoder()
-        vectors: list[Embedding] = encoder.encode_documents(texts, batch_size=self.embed_batch_size).tolist()
-        return vectors
+        vectors = encoder.encode_documents(texts, batch_size=self.embed_batch_size)
+        return [StampedVector(vector, self.stamp) for vector in vectors.tolist()]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         return await asyncio.to_thread(self._get_query_embedding, query)
@@ -328,6 +386,13 @@ class CDEEmbedding(BaseEmbedding):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Return an object of its own with the same settings and context."""
         return type(self)(**self._settings(), context=self.context if self.is_fitted else None)
+
+
+def _refuse_change(name: str, value: object) -> None:
+    raise ConfigError(
+        f"{name} cannot be set to {value!r} on a CDEEmbedding that exists: its model is loaded, and vectors may "
+        f"be stored already; make a new one with CDEEmbedding(..., {name}={value!r}), and a new index for it"
+    )
 
 
 def _refuse_cache(cache: Any) -> None:

@@ -31,7 +31,7 @@ class CDERetriever(VectorIndexRetriever):
         return self._checked(await super()._aretrieve(_unembedded(query_bundle)))
 
     def _checked(self, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
-        check_stamps((node.node for node in nodes), require_cde(self._embed_model).context_fingerprint)
+        check_stamps((node.node for node in nodes), require_cde(self._embed_model).stamp)
         return nodes
 
 
@@ -55,13 +55,15 @@ class CDEContextGuard(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        check_stamps((node.node for node in nodes), self.embed_model.context_fingerprint)
+        check_stamps((node.node for node in nodes), self.embed_model.stamp)
         if query_bundle is not None and query_bundle.embedding is not None:
             self._check_query(query_bundle)
         return nodes
 
     def _check_query(self, bundle: QueryBundle) -> None:
         """Refuse a query embedded by another retriever: each writes its vector into the bundle it is given."""
+        if getattr(bundle.embedding, "stamp", None) == self.embed_model.stamp:
+            return
         if bundle.embedding_strs:
             own = self.embed_model.get_agg_embedding_from_queries(bundle.embedding_strs)
             if len(own) == len(bundle.embedding or []) and np.allclose(own, bundle.embedding or [], rtol=0, atol=1e-4):

@@ -26,15 +26,17 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
+from cde_retriever.adapters.llama_index.guarded_store import check_stored, guard_store, stored_stamps
+from cde_retriever.adapters.llama_index.index_struct import CDEIndexDict, register
 from cde_retriever.adapters.llama_index.storage import (
     PathLike,
     attached_context,
+    check_digest,
     check_stamps,
     embedded_text,
-    some_nodes,
     stamped,
 )
-from cde_retriever.adapters.stamps import STAMP
+from cde_retriever.adapters.stamps import STAMP, describe
 from cde_retriever.context.context import Context, context_file, known_documents
 from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
 
@@ -60,6 +62,8 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         ContextNotFittedError: if the vector store holds vectors and `embed_model` has no context.
     """
 
+    index_struct_cls = CDEIndexDict
+
     def __init__(
         self,
         nodes: Sequence[BaseNode] | None = None,
@@ -70,10 +74,16 @@ class CDEVectorStoreIndex(VectorStoreIndex):
     ) -> None:
         self._context_dir = context_dir
         self._prepared = False
-        embed_model = CDEEmbedding() if embed_model is None else embed_model
+        self._building = False
+        storage = kwargs.get("storage_context")
+        if embed_model is None:
+            context = None if storage is None else attached_context(storage)
+            embed_model = CDEEmbedding(context=context)
+        if kwargs.get("index_struct") is not None:
+            kwargs["index_struct"] = CDEIndexDict.of(kwargs["index_struct"])
         super().__init__(nodes=nodes, embed_model=require_cde(embed_model), **kwargs)
         if not self._prepared:  # nothing was built: an index that is opened
-            self._check_storage()
+            self._open()
 
     @property
     def embedding(self) -> CDEEmbedding:
@@ -164,21 +174,45 @@ class CDEVectorStoreIndex(VectorStoreIndex):
                     "CDEEmbedding() to fit this corpus",
                     stacklevel=3,
                 )
-        return super().build_index_from_nodes(nodes, **insert_kwargs)
+        self._building = True
+        try:
+            return super().build_index_from_nodes(nodes, **insert_kwargs)
+        finally:
+            self._building = False
 
     def _add_nodes_to_index(
         self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
     ) -> None:
-        ready = self._ready(nodes, show_progress)
+        ready = self._ready(index_struct, nodes, show_progress)
         super()._add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
 
     async def _async_add_nodes_to_index(
         self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
     ) -> None:
-        ready = await asyncio.to_thread(self._ready, nodes, show_progress)
+        ready = await asyncio.to_thread(self._ready, index_struct, nodes, show_progress)
         await super()._async_add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
 
-    def _ready(self, nodes: Sequence[BaseNode], show_progress: bool) -> list[BaseNode]:
+    def _get_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
+        embedded = super()._get_node_with_embedding(nodes, show_progress)
+        return [stamped(node, self.embedding.stamp, node.get_embedding()) for node in embedded]
+
+    async def _aget_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
+        embedded = await super()._aget_node_with_embedding(nodes, show_progress)
+        return [stamped(node, self.embedding.stamp, node.get_embedding()) for node in embedded]
+
+    def _open(self) -> None:
+        """Check what is stored against the embedding, and guard it from here on."""
+        if self._check_storage():
+            self._mark(self._index_struct)
+            self._storage_context.index_store.add_index_struct(self._index_struct)
+
+    def _mark(self, struct: IndexDict) -> None:
+        """Let vector store and record of the index know their stamp."""
+        guard_store(self._vector_store, self.embedding.stamp, self.embedding.dimension)
+        if isinstance(struct, CDEIndexDict):
+            struct.stamp = self.embedding.stamp
+
+    def _ready(self, struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool) -> list[BaseNode]:
         """Return stamped nodes for a storage that knows their context, which exists from here on."""
         if not nodes:
             return []
@@ -191,13 +225,17 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         first = not self._prepared
         if first:
             holds_vectors = self._check_storage()
-            self.embedding.fit_if_missing([embedded_text(node) for node in nodes], show_progress=show_progress)
-        fingerprint = self.embedding.context_fingerprint
-        check_stamps(embedded, fingerprint)
+            texts = [embedded_text(node) for node in nodes]
+            self.embedding.fit_if_missing(texts, show_progress=show_progress, fewest=1 if self._building else None)
+        stamp = self.embedding.stamp
+        check_stamps(embedded, stamp)
+        for node in embedded:
+            check_digest(node.metadata, node.get_embedding(), f"node {node.node_id}")
         if first:
             self._keep_context(holds_vectors)
+            self._mark(struct)
             self._prepared = True
-        return [stamped(node, fingerprint) for node in nodes]
+        return [stamped(node, stamp) for node in nodes]
 
     def _check_storage(self) -> bool:
         """Refuse a storage that belongs to another context than the embedding's; return whether it shows vectors."""
@@ -205,30 +243,34 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         folder = None if self._context_dir is None else context_file(self._context_dir)
         if recorded is None and folder is not None and folder.exists() and self.embedding.is_fitted:
             recorded = Context.load(folder)
-        nodes = self._some_nodes()
-        if not self.embedding.is_fitted and (recorded is not None or nodes):
-            stamp = recorded.fingerprint if recorded is not None else nodes[0].metadata.get(STAMP)
-            owner = f"context {stamp[:12]}" if stamp else "an unknown context"
-            raise ContextNotFittedError(
-                f"the index to open or add to belongs to {owner}, and embed_model has none; pass "
-                "CDEEmbedding.from_storage(storage_context, persist folder or context_dir)"
-            )
+        nodes = self._nodes_kept()
+        dimension = self.embedding.dimension
+        stamps = stored_stamps(self._vector_store, dimension)
+        stamps |= {node.metadata.get(STAMP) for node in nodes}
+        if not self.embedding.is_fitted:
+            if recorded is not None or stamps:
+                owner = describe(recorded.fingerprint if recorded is not None else next(iter(stamps)))
+                raise ContextNotFittedError(
+                    f"the index to open or add to belongs to {owner}, and embed_model has none; pass "
+                    "CDEEmbedding.from_storage(storage_context, persist folder or context_dir)"
+                )
+            return False
         if recorded is not None and recorded.fingerprint != self.embedding.context_fingerprint:
             raise ContextMismatchError(
                 f"the index to open or add to belongs to context {recorded.fingerprint[:12]}, and embed_model has "
                 f"context {self.embedding.context_fingerprint[:12]}; pass CDEEmbedding.from_storage(storage_context, "
                 "persist folder or context_dir), or build a new index elsewhere"
             )
-        if nodes:
-            check_stamps(nodes, self.embedding.context_fingerprint)
-        return bool(nodes)
+        check_stamps(nodes, self.embedding.stamp)
+        if stamps:
+            check_stored(self._vector_store, self.embedding.stamp, dimension)
+        return bool(stamps)
 
-    def _some_nodes(self) -> Sequence[BaseNode]:
-        """Return a few of the nodes that are stored already, from wherever they can be had."""
-        nodes = some_nodes(self._vector_store, self.embedding.dimension)
+    def _nodes_kept(self) -> Sequence[BaseNode]:
+        """Return a few of the nodes that are in the docstore already."""
         struct: IndexDict | None = getattr(self, "_index_struct", None)  # not there while the index is built
-        if nodes or struct is None:
-            return nodes
+        if struct is None:
+            return []
         return self._docstore.get_nodes(list(struct.nodes_dict.values())[:4], raise_error=False)
 
     def _keep_context(self, holds_vectors: bool) -> None:
@@ -242,3 +284,6 @@ class CDEVectorStoreIndex(VectorStoreIndex):
                 stacklevel=4,
             )
         self.embedding.attach_to(self._storage_context)
+
+
+register(CDEVectorStoreIndex)

@@ -9,7 +9,7 @@ import base64
 import binascii
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from llama_index.core.vector_stores.simple import NAMESPACE_SEP, SimpleVectorSto
 from llama_index.core.vector_stores.simple import SimpleVectorStoreData as StoreData
 from llama_index.core.vector_stores.types import DEFAULT_PERSIST_FNAME, BasePydanticVectorStore, VectorStoreQuery
 
-from cde_retriever.adapters.stamps import STAMP, check_stamp
+from cde_retriever.adapters.stamps import DIGEST, STAMP, StampedVector, check_stamp, digest_of
 from cde_retriever.context.context import Context, context_file
 from cde_retriever.errors import ContextFormatError, ContextMismatchError, ContextNotFittedError
 
@@ -34,26 +34,43 @@ def embedded_text(node: BaseNode) -> str:
     return node.get_content(metadata_mode=MetadataMode.EMBED)
 
 
-def stamped(node: BaseNode, fingerprint: str) -> BaseNode:
-    """Return a copy of the node that says under which context it is embedded.
+def stamped(node: BaseNode, stamp: str, vector: Sequence[float] | None = None) -> BaseNode:
+    """Return a copy of the node that bears a stamp and, if it is given, its vector with the vector's digest.
 
     A copy, because the stamp changes the node's hash, by which a docstore tells whether a document is new.
     """
-    changes: dict[str, Any] = {"metadata": {**node.metadata, STAMP: fingerprint}}
+    metadata = {**node.metadata, STAMP: stamp}
+    changes: dict[str, Any] = {"metadata": metadata}
+    if vector is not None:
+        metadata[DIGEST] = digest_of(vector)
+        changes["embedding"] = list(vector)
     for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
         keys = getattr(node, name)
-        changes[name] = keys if STAMP in keys else [*keys, STAMP]
+        changes[name] = [*keys, *(key for key in (STAMP, DIGEST) if key not in keys)]
     return node.model_copy(update=changes)
 
 
-def check_stamps(nodes: Iterable[BaseNode], fingerprint: str) -> None:
+def check_digest(metadata: Mapping[str, Any], vector: Sequence[float], what: str) -> None:
+    """Refuse a vector that is not the one its stamp was made for; stamps of version 0.1.0 have no digest.
+
+    Raises:
+        ContextMismatchError: if it is another.
+    """
+    if metadata.get(DIGEST, digest := digest_of(vector)) != digest:
+        raise ContextMismatchError(
+            f"{what} has another vector than the one that was stamped: it was embedded anew by something else, or is "
+            "damaged; restore it, or embed its document again with the CDEEmbedding of this index"
+        )
+
+
+def check_stamps(nodes: Iterable[BaseNode], stamp: str) -> None:
     """Refuse nodes whose vectors were made under another context, or under who knows which.
 
     Raises:
-        ContextMismatchError: if a node's stamp is missing or is not this fingerprint; names both.
+        ContextMismatchError: if a node's stamp is missing or another; names both.
     """
     for node in nodes:
-        check_stamp(node.metadata.get(STAMP), fingerprint, f"node {node.node_id}")
+        check_stamp(node.metadata.get(STAMP), stamp, f"node {node.node_id}")
 
 
 def attach_context(storage_context: StorageContext, context: Context) -> None:
@@ -132,12 +149,14 @@ def _read_folder(folder: Path) -> Context | None:
     return found[0] if found else None
 
 
-def probe(dimension: int) -> VectorStoreQuery:
-    """Return a query that makes a vector store show some of its nodes."""
-    return VectorStoreQuery(query_embedding=[1.0] + [0.0] * (dimension - 1), similarity_top_k=4)
+def probe(dimension: int, stamp: str | None = None) -> VectorStoreQuery:
+    """Return a query that makes a vector store show some of its nodes; a guarded one wants its stamp."""
+    numbers = [1.0] + [0.0] * (dimension - 1)
+    vector = numbers if stamp is None else StampedVector(numbers, stamp)
+    return VectorStoreQuery(query_embedding=vector, similarity_top_k=4)
 
 
-def some_nodes(store: BasePydanticVectorStore, dimension: int) -> Sequence[BaseNode]:
+def some_nodes(store: BasePydanticVectorStore, dimension: int, stamp: str | None = None) -> Sequence[BaseNode]:
     """Return a few nodes of a vector store that keeps them, none if it is empty or not yet there.
 
     Only a check ahead of time: what it misses, the check of every retrieved node finds.
@@ -145,7 +164,9 @@ def some_nodes(store: BasePydanticVectorStore, dimension: int) -> Sequence[BaseN
     if not store.stores_text:
         return []
     try:
-        return store.query(probe(dimension)).nodes or []
+        return store.query(probe(dimension, stamp)).nodes or []
+    except ContextMismatchError:
+        raise
     except Exception as error:  # stores say "no such collection" before the first vector, each with its own class
         logger.debug("%s shows no nodes yet: %r", type(store).__name__, error)
         return []

@@ -23,7 +23,7 @@ from sentence_transformers.util.quantization import quantize_embeddings, semanti
 
 from benchmarks.kept_vectors import SEED, kept_vectors
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.encoder.truncation import truncate
+from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.files.replacing import write_atomically
 from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
 from cde_train.evaluation.ranking import Ranking, measure, rank
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = read_retrieval_set(path)
         documents, queries = kept_vectors(encoder, data, "int8", options.cache)
         for numbers in options.numbers:
-            short = [truncate(vectors, numbers, encoder.config.sketch_width) for vectors in (queries, documents)]
+            short = [shorten(vectors, numbers, encoder.config.sketch_width) for vectors in (queries, documents)]
             for name, (_, search) in SEARCHES.items():
                 rows[numbers, name][path.name] = measure(data, search(*short)).means()["ndcg_at_10"]
         print(f"{path.name} done", file=sys.stderr, flush=True)

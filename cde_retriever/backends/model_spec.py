@@ -23,7 +23,7 @@ class ModelSpec:
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` on ONNX Runtime and OpenVINO; None for the
             export's own, float32 otherwise.
         backend: ``"torch"``, ``"onnx"`` or ``"openvino"``; None for ``"torch"``, and ``"onnx"`` for an export's folder.
-        truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.truncation`); None for all.
+        truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.dimensions`); None for all.
 
     Raises:
         ConfigError: for an unknown backend, or a `truncate_dim` below 1.

@@ -22,7 +22,7 @@ from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.batches import batches_of
 from cde_retriever.encoder.shared_queries import SharedBatches
 from cde_retriever.encoder.tokens import TextTokenizer, check_texts, count_documents
-from cde_retriever.encoder.truncation import truncate
+from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
@@ -106,7 +106,7 @@ class ContextualEncoder:
                 other backends ``"float32"`` (default; that of the export, if `name` is one) or ``"int8"``.
             backend: ``"torch"``, the default; ``"onnx"``, faster for queries; ``"openvino"``, with ``dtype="int8"``
                 faster for documents on a CPU. Vectors of all are the same, to rounding.
-            truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.truncation`); None for all.
+            truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.dimensions`); None for all.
 
         Raises:
             CheckpointError: if it cannot be found, or is incomplete or damaged.
@@ -405,7 +405,7 @@ class ContextualEncoder:
             vectors = self.backend.embed(input_ids, mask, active.state)
             if self.truncate_dim is None:
                 return vectors
-            return truncate(vectors, self.truncate_dim, self.config.sketch_width)
+            return shorten(vectors, self.truncate_dim, self.config.sketch_width)
 
         return embed
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cde_retriever import ContextualEncoder
-from cde_retriever.encoder.truncation import truncate
+from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.errors import ConfigError
 from tests.tiny import documents, tiny_encoder
 
@@ -20,23 +20,23 @@ def unit(vectors):
 
 def test_plain_vectors_are_cut_and_made_unit():
     vectors = unit(np.random.default_rng(0).normal(size=(5, 16))).astype(np.float32)
-    np.testing.assert_allclose(truncate(vectors, 6, 0), unit(vectors[:, :6]), atol=1e-6)
-    np.testing.assert_allclose(truncate(vectors, 16, 0), vectors, atol=1e-6)
+    np.testing.assert_allclose(shorten(vectors, 6, 0), unit(vectors[:, :6]), atol=1e-6)
+    np.testing.assert_allclose(shorten(vectors, 16, 0), vectors, atol=1e-6)
 
 
 @pytest.mark.parametrize("kept", [1, 4, 8])
 def test_what_is_left_of_a_projection_keeps_its_share(kept):
     vectors = unit(np.random.default_rng(0).normal(size=(5, 16))).astype(np.float32)
-    short = truncate(vectors, 8 + kept, 8)
+    short = shorten(vectors, 8 + kept, 8)
     np.testing.assert_allclose(short[:, :8], vectors[:, :8], atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(short[:, 8:], axis=1), np.linalg.norm(vectors[:, 8:], axis=1), atol=1e-6)
     np.testing.assert_allclose(unit(short[:, 8:]), unit(vectors[:, 8 : 8 + kept]), atol=1e-5)
-    np.testing.assert_allclose(truncate(vectors, 8, 8), unit(vectors[:, :8]), atol=1e-6)
+    np.testing.assert_allclose(shorten(vectors, 8, 8), unit(vectors[:, :8]), atol=1e-6)
 
 
 def test_a_text_without_terms_stays_finite():
     vectors = np.eye(3, 16, dtype=np.float32)
-    assert np.isfinite(truncate(vectors, 10, 8)).all()
+    assert np.isfinite(shorten(vectors, 10, 8)).all()
 
 
 @pytest.mark.parametrize("settings", [{}, TERMS])
@@ -53,7 +53,7 @@ def test_an_encoder_gives_shorter_vectors(tmp_path, settings, backend, monkeypat
     short.set_context(context)
     assert (short.dimension, short.fork().dimension, whole.fork(truncate_dim=9).dimension) == (size, size, 9)
     texts = documents(20, seed=3)
-    expected = truncate(whole.encode_documents(texts), size, whole.config.sketch_width)
+    expected = shorten(whole.encode_documents(texts), size, whole.config.sketch_width)
     np.testing.assert_allclose(short.encode_documents(texts), expected, atol=1e-5)
     with ThreadPoolExecutor(4) as pool:
         barrier = threading.Barrier(4)

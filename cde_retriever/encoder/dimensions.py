@@ -1,4 +1,4 @@
-"""Shorter vectors from longer ones, for stores in which size costs."""
+"""Shorten vectors, for stores in which size costs."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 
 
-def truncate(vectors: Vectors, dimension: int, sketch_width: int) -> Vectors:
+def shorten(vectors: Vectors, dimension: int, sketch_width: int) -> Vectors:
     """Return the first numbers of unit vectors, at unit length, (n, dimension).
 
     Any numbers of a random projection are a random projection, only a noisier one. So where the vectors end with one

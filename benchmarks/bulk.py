@@ -41,6 +41,7 @@ from cde_retriever.bulk.shards import PartReport
 from cde_retriever.context.context import Context
 from cde_retriever.corpus.rows import Columns, Document, read_documents
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.replacing import write_atomically
 
@@ -191,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers give way to other jobs and ours do not
-    warnings.filterwarnings("ignore", message=".*tokens and were cut")
+    warnings.simplefilter("ignore", TruncationWarning)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options, Path(folder))
     write_atomically(options.output, json.dumps(result, indent=1).encode() + b"\n")

@@ -56,7 +56,7 @@ def measure_memory(options: argparse.Namespace, size: int) -> dict[str, float]:
         parameter.grad = torch.zeros_like(parameter)  # is there in any training
     before = peak_megabytes()
     batch = make_batch(encoder, options.pairs, size, options.length, options.context)
-    cached_step(encoder.model, batch, TEMPERATURE, Chunking(encoder._texts.pad, options.chunk))
+    cached_step(encoder.model, batch, TEMPERATURE, Chunking(encoder.text_tokenizer().pad, options.chunk))
     return {"batch": size, "peak_mb": peak_megabytes(), "step_mb": peak_megabytes() - before}
 
 
@@ -67,7 +67,7 @@ def measure_time(options: argparse.Namespace) -> dict[str, object]:
     batch = make_batch(encoder, options.pairs, options.time_batch, options.length, options.context)
     found: dict[str, object] = {"batch": options.time_batch}
     for name, autocast in (("fp32", None), ("bf16", partial(torch.autocast, "cpu", torch.bfloat16))):
-        how = Chunking(encoder._texts.pad, options.chunk, *([autocast] if autocast else []))
+        how = Chunking(encoder.text_tokenizer().pad, options.chunk, *([autocast] if autocast else []))
         ratios, seconds = [], []
         for turn in range(options.repetitions + 1):
             taken = []

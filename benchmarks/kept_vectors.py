@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cde_retriever.backends.export_folder import SECOND_STAGE
 from cde_retriever.backends.onnx_runtime import OnnxBackend
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import TruncationWarning
 from cde_train.data.retrieval_sets import RetrievalSet
 
 SEED = 0
@@ -30,7 +31,7 @@ def kept_vectors(encoder: ContextualEncoder, data: RetrievalSet, dtype: str, cac
     file = cache / f"{encoder.identity.sha256[:12]}-{runtime}-{dtype}-{size}-{data.name}.npz"
     if not file.exists():
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*tokens and were cut")
+            warnings.simplefilter("ignore", TruncationWarning)
             encoder.fit_context(data.documents, seed=SEED)
             documents = encoder.encode_documents(data.documents, show_progress=True)
             queries = encoder.encode_queries(data.queries)

@@ -39,6 +39,7 @@ from benchmarks.quality_table import write_table
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.many_contexts import encode_under
+from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.model.late import LateSecondStage
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, hash_retrieval_set, read_retrieval_set
@@ -330,7 +331,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compute results, or write their table."""
     options = parse(arguments)
-    warnings.filterwarnings("ignore", message=".*tokens and were cut")  # the table's header says the length
+    warnings.simplefilter("ignore", TruncationWarning)  # the table's header says the length
     if options.table is None:
         compute(options)
     print(write_table(options.table or options.output))

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings, semantic_search_faiss
 
 from benchmarks.kept_vectors import SEED, kept_vectors
-from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.dimensions import shorten
+from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
 from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
 from cde_train.evaluation.ranking import Ranking, measure, rank

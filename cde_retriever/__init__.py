@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ContextNotFittedError,
         CorpusError,
         OutputError,
+        TruncationWarning,
     )
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ _MODULES = {
     "ContextNotFittedError": "errors",
     "CorpusError": "errors",
     "OutputError": "errors",
+    "TruncationWarning": "errors",
 }
 
 # CDEEmbedding stays out: a star import would need llama-index, which the bare install does not have.
@@ -49,6 +51,7 @@ __all__ = [
     "ContextualEncoder",
     "CorpusError",
     "OutputError",
+    "TruncationWarning",
     "__version__",
 ]
 

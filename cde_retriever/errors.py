@@ -11,8 +11,10 @@
         └── ContextFormatError           a stored context is damaged or of an unknown format
 
 Every message says what is wrong, which value was received, and what to do about it. Wrong types raise the
-built-in ``TypeError``.
+built-in ``TypeError``. Texts longer than the model reads are no error: they are cut, with a `TruncationWarning`.
 """
+
+from collections.abc import Sequence
 
 
 class CDEError(Exception):
@@ -49,3 +51,24 @@ class ContextMismatchError(ContextError):
 
 class ContextFormatError(ContextError):
     """A stored context is damaged or of a format this version cannot read."""
+
+
+class TruncationWarning(UserWarning):
+    """Texts were longer than the model reads, and were cut.
+
+    Attributes:
+        indices: Which of the texts, ascending.
+        texts: How many texts there were.
+        max_length: Longest text in tokens that the model reads.
+    """
+
+    def __init__(self, indices: Sequence[int], texts: int, max_length: int) -> None:
+        self.indices, self.texts, self.max_length = tuple(indices), texts, max_length
+        super().__init__(self.indices, texts, max_length)  # so that it can be pickled
+
+    def __str__(self) -> str:
+        """Say how many were cut, which came first, and what to do."""
+        return (
+            f"{len(self.indices)} of {self.texts} texts are longer than {self.max_length} tokens and were cut (the "
+            f"first is text {self.indices[0]}); split them to use them whole"
+        )

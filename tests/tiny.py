@@ -119,7 +119,7 @@ def plain_vectors(encoder: ContextualEncoder, texts: list[str]) -> NDArray[np.fl
     plain.load_state_dict(encoder.model.second_stage.backbone.state_dict())
     rows = []
     with torch.no_grad():
-        for ids in encoder._texts.tokenize(texts, "document").ids:
+        for ids in encoder.tokenize(texts, "document").ids:
             pooled = plain(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
             rows.append((pooled / pooled.norm()).numpy())
     return np.stack(rows).astype(np.float64)

@@ -28,6 +28,7 @@ import torch
 from benchmarks.ablation.data import DataConfig, draw_pairs, embed_pairs, unseen_sets
 from benchmarks.ablation.table import write_tables
 from cde_retriever.encoder.encoder import ContextualEncoder, Vectors
+from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.clustering import ClusteringConfig, cluster_pairs
 from cde_train.batching.difficulty import batch_difficulty
@@ -258,7 +259,7 @@ def ndcg(encoder: ContextualEncoder, data: RetrievalSet, context: str, foreign: 
     """Return nDCG@10 from 0 to 1 under a context: the corpus's own, the next set's, or none."""
     source = {"corpus": data.documents, "foreign": foreign.documents, "null": None}[context]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*longer than.*")
+        warnings.simplefilter("ignore", TruncationWarning)
         ranking = rank_in_context(encoder.fork(), data, source)
     return measure_ranking(data, ranking).means()["ndcg_at_10"]
 

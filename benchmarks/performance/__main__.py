@@ -42,6 +42,7 @@ from benchmarks.performance.options import read_options, settings_of
 from benchmarks.performance.page import write_page
 from benchmarks.performance.rivals import load_encoder
 from benchmarks.performance.sections import Section, Sections, pending
+from cde_retriever.errors import TruncationWarning
 
 MODULES: dict[str, ModuleType] = {
     "queries": queries,
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> list[str]:
     """
     options.threads = use_threads(options.threads)
     os.environ.setdefault("CDE_CACHE", str(options.work_folder / "cache"))  # exports of comparisons do not outlive us
-    warnings.filterwarnings("ignore", message=".*tokens and were cut")
+    warnings.simplefilter("ignore", TruncationWarning)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     encoder = load_encoder(options.checkpoint)

@@ -17,6 +17,7 @@ import numpy as np
 
 from cde_retriever.bulk.parts import CONTEXT_KEY, MODEL_KEY, part_file, write_part
 from cde_retriever.corpus.rows import Corpus
+from cde_retriever.errors import TruncationWarning
 
 if TYPE_CHECKING:  # a process that only reads shards starts without torch
     from cde_retriever.encoder.encoder import ContextualEncoder
@@ -116,7 +117,7 @@ def embed_shard(
             warnings.simplefilter("always")
             vectors[start : start + group] = encoder.encode_documents(texts, batch_size=batch_size)
         for warning in caught:
-            if "tokens and were cut" in str(warning.message):
+            if isinstance(warning.message, TruncationWarning):
                 cut = True  # said once, at the end of the run, not once a group
             else:
                 warnings.warn(warning.message, stacklevel=2)

@@ -20,10 +20,10 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, ModelIdentity, make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.batches import batches_of
-from cde_retriever.encoder.shared_queries import SharedBatches
-from cde_retriever.encoder.tokens import TextTokenizer, check_texts, count_documents
 from cde_retriever.encoder.dimensions import shorten
-from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError
+from cde_retriever.encoder.shared_queries import SharedBatches
+from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts, count_documents
+from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError, TruncationWarning
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
 
@@ -211,16 +211,30 @@ class ContextualEncoder:
         """Where the model is, such as ``"cpu"`` or ``"cuda:0"``."""
         return self.backend.device
 
+    def tokenize(self, texts: Sequence[str], role: str = "document") -> TokenizedTexts:
+        """Return the token ids that the model reads of texts, and which texts are too long to be read whole.
+
+        Args:
+            texts: The texts, without prompt.
+            role: ``"query"`` or ``"document"``, which decides the prompt.
+
+        Raises:
+            TypeError: if a text is not a string; names its index.
+            ValueError: if a text is not valid Unicode; names its index.
+        """
+        return self._texts.tokenize(texts, role)
+
     @cached_property
     def _texts(self) -> TextTokenizer:
-        return self.text_tokenizer(self.config.max_length)
+        return self.text_tokenizer()
 
-    def text_tokenizer(self, max_length: int) -> TextTokenizer:
+    def text_tokenizer(self, max_length: int | None = None) -> TextTokenizer:
         """Return what turns texts into this model's token ids, cut at a length in tokens, at most the model's own."""
+        longest = self.config.max_length
         return TextTokenizer(
             self.tokenizer,
             prompts=self.config.prompts,
-            max_length=min(max_length, self.config.max_length),
+            max_length=longest if max_length is None else min(max_length, longest),
             pad_token_id=int(self.config.second_stage.get("pad_token_id") or 0),
             pool_prompt=self.config.pool_prompt,
         )
@@ -391,13 +405,10 @@ class ContextualEncoder:
     def _tokenize(self, texts: Sequence[str], role: str, batch_size: int, *, warn: bool = True) -> list[Ids]:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, received {batch_size}")
-        tokenized = self._texts.tokenize(check_texts(texts), role)
+        tokenized = self.tokenize(texts, role)
         if warn and tokenized.truncated:
-            warnings.warn(
-                f"{len(tokenized.truncated)} of {len(texts)} texts are longer than {self.config.max_length} tokens and "
-                f"were cut (the first is text {tokenized.truncated[0]}); split them to use them whole",
-                stacklevel=3,
-            )
+            cut = TruncationWarning(tokenized.truncated, len(tokenized.ids), self.config.max_length)
+            warnings.warn(cut, stacklevel=3)
         return tokenized.ids
 
     def _under(self, active: _Active) -> Embed:

@@ -22,6 +22,7 @@ from transformers import Trainer as HuggingFaceTrainer
 
 from cde_retriever.backends.pytorch import default_device
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import TruncationWarning
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.comparison import rank_in_context
 from cde_train.evaluation.ranking import measure
@@ -192,7 +193,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
         self.encoder.model.eval()
         measured = self.encoder.fork()
         with self.accelerator.autocast(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*longer than.*")  # the same texts are cut in every measurement
+            warnings.simplefilter("ignore", TruncationWarning)  # the same texts are cut in every measurement
             ranking = rank_in_context(measured, self.development, self.development.documents, seed=self.config.seed)
         means = measure(self.development, ranking).means()
         metrics = {f"eval_{METRIC}": means["ndcg_at_10"], "eval_recall@100": means["recall_at_100"]}

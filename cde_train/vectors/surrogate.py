@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.locking import only_writer
 from cde_train.errors import TrainingDataError
 from cde_train.vectors.text_vectors import Manifest, TextVectors, append_rows, read_keys, resume, text_key
@@ -65,7 +66,7 @@ class FirstStage:
         """Return dataset embeddings, (n, d)."""
         batch_size = int(options.get("batch_size", 32))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*longer than.*")  # a context document is meant to be cut
+            warnings.simplefilter("ignore", TruncationWarning)  # a context document is meant to be cut
             return self.encoder.encode_first_stage(sentences, batch_size=batch_size)
 
 

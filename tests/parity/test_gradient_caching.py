@@ -25,16 +25,16 @@ def model_and_batch(
     encoder = tiny_encoder(family, context_attention=layout, share_word_embeddings=tied)
     model = encoder.model.double()
     model.requires_grad_(True)
-    queries = encoder._texts.tokenize([text[:20] for text in documents(QUERIES, seed=1)], "query").ids
-    texts = encoder._texts.tokenize(documents(QUERIES * (1 + negatives), seed=2, words=20), "document").ids
-    ids = encoder._texts.tokenize(documents(context, seed=3), "document").ids if context else []
+    queries = encoder.tokenize([text[:20] for text in documents(QUERIES, seed=1)], "query").ids
+    texts = encoder.tokenize(documents(QUERIES * (1 + negatives), seed=2, words=20), "document").ids
+    ids = encoder.tokenize(documents(context, seed=3), "document").ids if context else []
     if not tokens:
         with torch.no_grad():
-            ids = model.first_stage(*map(torch.as_tensor, encoder._texts.pad(ids)))
+            ids = model.first_stage(*map(torch.as_tensor, encoder.text_tokenizer().pad(ids)))
     mask = torch.zeros(QUERIES, len(texts), dtype=torch.bool)
     mask[1, 2] = mask[3, 3] = True  # the second is a positive, which stays in the denominator whatever the mask says
     drops = torch.arange(context) % 3 == 1 if dropped else None
-    return model, TwoStageBatch(queries, texts, ids, mask, drops), encoder._texts.pad
+    return model, TwoStageBatch(queries, texts, ids, mask, drops), encoder.text_tokenizer().pad
 
 
 def gradients(model, step):

@@ -33,7 +33,7 @@ def reference(encoder: ContextualEncoder, texts: list[str]) -> np.ndarray:
                 layout=encoder.config.context_attention,
                 gate=getattr(second, "gate", None),
             )
-            for ids in encoder._texts.tokenize(texts, "document").ids
+            for ids in encoder.tokenize(texts, "document").ids
         ]
     return torch.stack(rows).float().numpy()
 
@@ -67,7 +67,7 @@ def test_embedding_and_training_attend_alike(family: str, dtype: str, tolerance:
     encoder.model.second_stage.gate.data[:, 0] = -math.inf
     encoder.model.to(getattr(torch, dtype))
     encoder.fit_context(documents(40))
-    ids, mask = encoder._texts.pad(encoder._texts.tokenize(documents(7, seed=5, words=40), "document").ids)
+    ids, mask = encoder.text_tokenizer().pad(encoder.tokenize(documents(7, seed=5, words=40), "document").ids)
     state = encoder._active.state
     with torch.no_grad():
         expected = encoder.model.second_stage(torch.as_tensor(ids), torch.as_tensor(mask), state).float().numpy()
@@ -87,7 +87,7 @@ def test_joint_in_modernbert_keeps_the_trained_window_over_the_whole_sequence() 
     encoder = tiny_encoder("modernbert", context_attention="joint", positions="sequence", context_size=16)
     encoder.fit_context(documents(40))
     second = encoder.model.second_stage
-    ids = encoder._texts.tokenize(documents(1, seed=3, words=30), "document").ids
+    ids = encoder.tokenize(documents(1, seed=3, words=30), "document").ids
     with torch.no_grad():
         prefix = second.prefix(Evidence(encoder.context.size, torch.tensor(encoder.context.vectors)))
         sequence = torch.cat([prefix, second.backbone.get_input_embeddings()(torch.tensor(ids[0]))])
@@ -107,7 +107,7 @@ def test_sliding_window_layers_see_the_whole_context_from_every_token() -> None:
     for seed in (1, 2):
         encoder.fit_context(documents(40, seed=seed))
         ids, mask = map(
-            torch.as_tensor, encoder._texts.pad(encoder._texts.tokenize(documents(1, words=40), "document").ids)
+            torch.as_tensor, encoder.text_tokenizer().pad(encoder.tokenize(documents(1, words=40), "document").ids)
         )
         captured: list[torch.Tensor] = []
         sliding = next(layer for layer in state_of.backbone.layers if layer.attention_type == "sliding_attention")

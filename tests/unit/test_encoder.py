@@ -1,6 +1,7 @@
 """The public API of `ContextualEncoder`."""
 
 import itertools
+import pickle
 import threading
 import warnings
 from pathlib import Path
@@ -16,6 +17,7 @@ from cde_retriever import (
     ContextMismatchError,
     ContextNotFittedError,
     ContextualEncoder,
+    TruncationWarning,
 )
 from cde_retriever.backends.pytorch import as_dtype
 from cde_retriever.encoder.batches import batches_of
@@ -49,7 +51,7 @@ def test_vectors_are_unit_float32_in_input_order(encoder) -> None:
 def test_awkward_texts_give_finite_unit_vectors(family: str) -> None:
     encoder = tiny_encoder(family)
     encoder.fit_context(documents(40))
-    with pytest.warns(UserWarning, match="1 of 9 texts are longer than 64 tokens"):
+    with pytest.warns(TruncationWarning, match="1 of 9 texts are longer than 64 tokens"):
         vectors = encoder.encode_documents(AWKWARD)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(encoder.encode_queries(AWKWARD[:3]), vectors[:3], atol=1e-5)
@@ -65,8 +67,13 @@ def test_megabyte_texts_are_cut_and_counted(encoder) -> None:
     encoder.fit_context(documents(40))
     long = "baron kolak " * 90_000
     assert len(long) > 1_000_000
-    with pytest.warns(UserWarning, match=r"2 of 3 texts are longer than 64 tokens .*\(the first is text 1\)"):
+    with pytest.warns(
+        TruncationWarning, match=r"2 of 3 texts are longer than 64 tokens .*\(the first is text 1\)"
+    ) as told:
         vectors = encoder.encode_documents(["short", long, long + "x"])
+    warning = pickle.loads(pickle.dumps(told[0].message))
+    assert (warning.indices, warning.texts, warning.max_length) == ((1, 2), 3, 64)
+    assert str(warning) == str(told[0].message)
     np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-6)
 
 
@@ -75,8 +82,21 @@ def test_a_context_document_is_cut_without_a_warning(encoder) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder.fit_context(long)
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer"):
+    with pytest.warns(TruncationWarning, match="1 of 2 texts are longer"):
         encoder.encode_first_stage(long)
+
+
+def test_tokens_are_those_the_model_reads() -> None:
+    encoder = tiny_encoder(prompts={"query": "baron ", "document": ""}, max_length=8)
+    names = encoder.tokenizer.id_to_token
+    found = encoder.tokenize(iter(["kolak", "kolak " * 9]), "query")
+    assert [[names(token) for token in ids] for ids in found.ids] == [
+        ["[CLS]", "baron", "kolak", "[SEP]"],
+        ["[CLS]", "baron", *["kolak"] * 5, "[SEP]"],
+    ]
+    assert found.truncated == [1]
+    assert encoder.tokenize(["kolak"]).ids == [found.ids[0][:1] + found.ids[0][2:]]
+    assert [len(row) for row in encoder.text_tokenizer(4).tokenize(["kolak " * 9], "query").ids] == [4]
 
 
 def test_wrong_types_name_the_index(encoder) -> None:

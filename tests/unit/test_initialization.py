@@ -19,7 +19,7 @@ def test_start_is_two_stages_of_the_plain_encoder(tmp_path, family: str) -> None
     plain = AutoModel.from_pretrained(tmp_path / "base").eval()
     texts, rows = documents(5), []
     with torch.no_grad():
-        for ids in encoder._texts.tokenize(texts, "document").ids:
+        for ids in encoder.tokenize(texts, "document").ids:
             pooled = plain(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
             rows.append((pooled / pooled.norm()).numpy())
     np.testing.assert_allclose(encoder.encode_first_stage(texts), np.stack(rows), atol=1e-5)

@@ -174,12 +174,12 @@ class _Applied(torch.nn.Module):
 def test_cached_step_equals_plain_autograd(dropped):
     encoder = late_encoder(share_word_embeddings=True)
     model = encoder.model.double().requires_grad_(True)
-    ids = [encoder._texts.tokenize(documents(5, seed=seed), "document").ids for seed in (1, 2, 3)]
+    ids = [encoder.tokenize(documents(5, seed=seed), "document").ids for seed in (1, 2, 3)]
     batch = TwoStageBatch(*ids, torch.zeros(5, 5, dtype=torch.bool), torch.arange(5) == 2 if dropped else None)
     found = []
     for step in (cached_step, direct_step):
         model.zero_grad(set_to_none=True)
-        step(model, batch, 0.05, Chunking(encoder._texts.pad, 2))
+        step(model, batch, 0.05, Chunking(encoder.text_tokenizer().pad, 2))
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys() == dict(model.named_parameters()).keys()
     for name, expected in found[1].items():

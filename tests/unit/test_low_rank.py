@@ -89,12 +89,12 @@ def test_training_touches_the_updates_and_the_new_parameters_alone(base):
     encoder = ContextualEncoder.from_pretrained(base, device="cpu")
     add_low_rank(encoder.model, RANK, ALPHA)
     before = {name: p.detach().clone() for name, p in encoder.model.named_parameters()}
-    ids = [encoder._texts.tokenize(documents(5, seed=seed), "document").ids for seed in (1, 2)]
+    ids = [encoder.tokenize(documents(5, seed=seed), "document").ids for seed in (1, 2)]
     context = torch.nn.functional.normalize(torch.randn(6, 32), dim=1)
     batch = TwoStageBatch(*ids, context, torch.zeros(5, 5, dtype=torch.bool), torch.arange(6) == 2)
     optimizer = torch.optim.SGD([p for p in encoder.model.parameters() if p.requires_grad], lr=1.0)
     for _ in range(2):  # lora_A has a gradient once lora_B is not zero
-        cached_step(encoder.model, batch, 0.05, Chunking(encoder._texts.pad, 2))
+        cached_step(encoder.model, batch, 0.05, Chunking(encoder.text_tokenizer().pad, 2))
         optimizer.step()
         optimizer.zero_grad()
     changed = {name for name, p in encoder.model.named_parameters() if not torch.equal(p, before[name])}

@@ -45,7 +45,7 @@ def by_hand(encoder, texts, context):
     counts = dict(context.frequencies.tolist())
     signs = token_signs(encoder.vocabulary_size, head.sketch_width).tolist() if head.sketch_width else None
     rows = []
-    for ids in encoder._texts.tokenize(texts, "document").ids:
+    for ids in encoder.tokenize(texts, "document").ids:
         share = [(counts.get(t, 0) + worth * prior[t]) / (context.size + worth) for t in ids]
         here, always = ([max(math.log((1 + p) / (2 * p)), 0.0) for p in q] for q in (share, [prior[t] for t in ids]))
         back = encoder.config.term_shrinkage
@@ -168,7 +168,7 @@ def test_gradients_equal_plain_autograd(case, size):
     encoder = term_encoder(share_backbone=case == "shared")
     model = encoder.model.double()
     model.requires_grad_(True)
-    tokenize = encoder._texts.tokenize
+    tokenize = encoder.tokenize
     queries = tokenize([text[:20] for text in documents(5, seed=1)], "query").ids
     texts = tokenize(documents(5, seed=2, words=20), "document").ids
     context = [] if case == "null" else tokenize(documents(9, seed=3), "document").ids
@@ -179,13 +179,13 @@ def test_gradients_equal_plain_autograd(case, size):
         frequencies[sorted(set(ids))] += 1
     if case == "vectors":
         with torch.no_grad():
-            context = model.first_stage(*map(torch.as_tensor, encoder._texts.pad(context)))
+            context = model.first_stage(*map(torch.as_tensor, encoder.text_tokenizer().pad(context)))
     mask = torch.zeros(5, 5, dtype=torch.bool)
     batch = TwoStageBatch(queries, texts, context, mask, dropped, frequencies)
     found = []
     for step in (cached_step, direct_step):
         model.zero_grad(set_to_none=True)
-        loss = step(model, batch, 0.05, Chunking(encoder._texts.pad, size)).loss.item()
+        loss = step(model, batch, 0.05, Chunking(encoder.text_tokenizer().pad, size)).loss.item()
         found.append((loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
     (cached, got), (direct, expected) = found
     assert cached == pytest.approx(direct, abs=1e-10)
@@ -327,14 +327,14 @@ def test_batches_count_the_documents_that_are_not_dropped():
     encoder = term_encoder()
     config = TrainConfig(steps=1, batch_size=12, context_sizes=(10, 10), context_dropout=0.4, null_rate=0.0)
     data = TrainingSet(pairs(), np.arange(24).reshape(2, 12))
-    batch = BatchBuilder(data, config, encoder._texts, vocabulary=encoder.vocabulary_size).build(0)
+    batch = BatchBuilder(data, config, encoder.text_tokenizer(), vocabulary=encoder.vocabulary_size).build(0)
     assert 0 < batch.dropped.sum() < 10
     kept = [ids for ids, gone in zip(batch.context, batch.dropped.tolist(), strict=True) if not gone]
     expected = torch.zeros(encoder.vocabulary_size)
     for ids in kept:
         expected[sorted(set(ids))] += 1
     assert torch.equal(batch.frequencies, expected)
-    assert BatchBuilder(data, config, encoder._texts).build(0).frequencies is None
+    assert BatchBuilder(data, config, encoder.text_tokenizer()).build(0).frequencies is None
 
 
 def test_training_moves_the_head_and_leaves_a_shared_encoder_alone(tmp_path):

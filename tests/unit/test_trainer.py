@@ -112,7 +112,7 @@ def test_the_first_step_is_a_step_of_adamw_along_the_plain_gradient(tmp_path):
     config = replace(config, hard_negatives=2)
     trained, by_hand = tiny_encoder(), tiny_encoder()
     train(trained, data, config, tmp_path / "run")
-    model, tokenizer = by_hand.model.requires_grad_(True), by_hand._texts
+    model, tokenizer = by_hand.model.requires_grad_(True), by_hand.text_tokenizer()
     tokenizer.tokenizer.enable_truncation(config.train_length)
     batch = BatchBuilder(data, config, tokenizer).build(0)
     direct_step(model, batch, config.temperature, Chunking(tokenizer.pad, 100))
@@ -207,9 +207,9 @@ def test_steps_see_the_same_whatever_ran_before():
     data = training_set(negatives=1)
     config = replace(CONFIG, hard_negatives=1)
     encoder = tiny_encoder()
-    builder = BatchBuilder(data, config, encoder._texts)
+    builder = BatchBuilder(data, config, encoder.text_tokenizer())
     builder.build(0)
-    late, fresh = builder.build(3), BatchBuilder(data, config, encoder._texts).build(3)
+    late, fresh = builder.build(3), BatchBuilder(data, config, encoder.text_tokenizer()).build(3)
     assert late.queries == fresh.queries
     assert late.context == fresh.context
     assert torch.equal(late.dropped, fresh.dropped)
@@ -222,7 +222,7 @@ def test_steps_see_the_same_whatever_ran_before():
 def test_processes_share_a_batch_and_its_context():
     data = training_set(negatives=1)
     config = replace(CONFIG, hard_negatives=1)
-    tokenizer = tiny_encoder()._texts
+    tokenizer = tiny_encoder().text_tokenizer()
     whole = BatchBuilder(data, config, tokenizer).build(1)
     parts = [BatchBuilder(data, config, tokenizer, rank=rank, processes=2).build(1) for rank in range(2)]
     assert [*parts[0].queries, *parts[1].queries] == whole.queries
@@ -235,7 +235,7 @@ def test_processes_share_a_batch_and_its_context():
 
 def test_context_of_the_batch_is_its_own_documents():
     data = training_set()
-    tokenizer = tiny_encoder()._texts
+    tokenizer = tiny_encoder().text_tokenizer()
     config = replace(CONFIG, context_source="batch", null_rate=0.0, context_sizes=(8, 8))
     batch = BatchBuilder(data, config, tokenizer).build(0)
     assert sorted(batch.context) == sorted(batch.documents)

@@ -38,7 +38,6 @@ from benchmarks.mixtures import MIXTURES, rank_mixture
 from benchmarks.quality_table import write_table
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.encoder.many_contexts import encode_under
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.model.late import LateSecondStage
@@ -160,8 +159,8 @@ class Bench:
         data, _ = self.data(folder)
         start = time.perf_counter()
         contexts = [self._context(folder, task) for task in work]
-        documents = encode_under(self.encoder, data.documents, "document", contexts, show_progress=True)
-        queries = encode_under(self.encoder, data.queries, "query", contexts)
+        documents = self.encoder.encode_under(data.documents, "document", contexts, show_progress=True)
+        queries = self.encoder.encode_under(data.queries, "query", contexts)
         seconds = (time.perf_counter() - start) / len(work)
         for task, context, q, d in zip(work, contexts, queries, documents, strict=True):
             source = self.foreign(folder) if task.mode == "foreign" else folder

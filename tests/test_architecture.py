@@ -44,7 +44,6 @@ TORCH_ROOMS = (
     "cde_retriever.backends.pytorch",
     "cde_retriever.backends.packed",
     "cde_retriever.backends.export",
-    "cde_retriever.encoder.many_contexts",
     "cde_train",
 )
 WITHOUT_TORCH = (

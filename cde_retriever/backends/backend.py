@@ -3,6 +3,7 @@
 An encoder brings texts and context, a backend has neither.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +49,11 @@ class Backend(Protocol):
 
     def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: Any) -> NDArray[np.float32]:
         """Return unit vectors, (b, dimension), of tokenised texts, (b, s), under a prepared context."""
+
+    def embed_under(
+        self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], states: Sequence[Any]
+    ) -> list[NDArray[np.float32]]:
+        """Return what `embed` does under each of the states; what does not depend on them is computed once."""
 
     def embed_first_stage(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return first-stage vectors, (b, d), of tokenised context documents, (b, s)."""

@@ -6,7 +6,7 @@ A server of queries can do without it, and documents are embedded faster by a ru
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,12 @@ class ExportBackend(ABC):
         """Return unit vectors; see `Backend.embed`."""
         states = {f"state_{i}": tensor for i, tensor in enumerate(state)}
         return self._second_stage({"input_ids": input_ids, "mask": mask, **states})["vectors"]
+
+    def embed_under(
+        self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], states: Sequence[State]
+    ) -> list[NDArray[np.float32]]:
+        """Return unit vectors under each state; see `Backend.embed_under`. A graph runs whole."""
+        return [self.embed(input_ids, mask, state) for state in states]
 
     def embed_first_stage(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return first-stage vectors; see `Backend.embed_first_stage`.

@@ -1,5 +1,6 @@
 """A two-stage model on PyTorch: any device, any floating dtype, and the only backend that trains and writes weights."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cde_retriever.backends.packed_linear import can_pack
 from cde_retriever.checkpoint.checkpoint import write_checkpoint
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
+from cde_retriever.model.late import LateSecondStage
 from cde_retriever.model.stages import State
 from cde_retriever.model.two_stage import TwoStageModel
 
@@ -100,6 +102,18 @@ class TorchBackend:
     def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: State) -> NDArray[np.float32]:
         """Return unit vectors; see `Backend.embed`."""
         return _array(self.running.second_stage(*self._tensors(input_ids, mask), state))
+
+    @torch.inference_mode()
+    def embed_under(
+        self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], states: Sequence[State]
+    ) -> list[NDArray[np.float32]]:
+        """Return unit vectors under each state; see `Backend.embed_under`."""
+        second = self.running.second_stage
+        ids, known = self._tensors(input_ids, mask)
+        if not isinstance(second, LateSecondStage) or not states:
+            return [_array(second(ids, known, state)) for state in states]
+        hidden = second.hidden_states(ids, known, states[0])
+        return [_array(second.contextualise(hidden, ids, known, state)) for state in states]
 
     @torch.inference_mode()
     def embed_first_stage(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:

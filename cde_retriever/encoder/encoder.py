@@ -304,12 +304,15 @@ class ContextualEncoder:
             TypeError: if it is not a `Context`.
             ContextMismatchError: if another model made it; names both.
         """
+        with self._lock:
+            self._active = self._activate(context)
+
+    def _activate(self, context: Context) -> _Active:
+        """Return a context with what the second stage makes of it; the caller holds the lock."""
         if not isinstance(context, Context):
             raise TypeError(f"expected a Context, received {type(context).__name__}; use Context.load(path)")
         self._check_model(context)
-        evidence = self._evidence(context)
-        with self._lock:
-            self._active = _Active(context, self.backend.prepare(evidence))
+        return _Active(context, self.backend.prepare(self._evidence(context)))
 
     def _evidence(self, context: Context) -> Evidence[NDArray[np.float32]]:
         """Return what the second stage is told of a context: only what it reads, each document as often as it needs."""
@@ -389,6 +392,42 @@ class ContextualEncoder:
             return np.stack(self._queries(active, ids))
         return self._run(ids, self._under(active), self.dimension, batch_size, show_progress, role="query")
 
+    def encode_under(
+        self,
+        texts: Sequence[str],
+        role: str,
+        contexts: Sequence[Context],
+        *,
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+    ) -> list[Vectors]:
+        """Embed the same texts under many contexts, for the price of one where the layout allows it.
+
+        Under `late` the backbone does not see the context, so it runs once. The encoder keeps the context it has.
+
+        Args:
+            texts: The texts.
+            role: ``"query"`` or ``"document"``.
+            contexts: Contexts of this model.
+            batch_size: As for `encode_documents`.
+            show_progress: Whether to show a progress bar on stderr.
+
+        Returns:
+            Unit vectors, (n, d) float32, one array a context.
+
+        Raises:
+            ContextMismatchError: if another model made one of the contexts.
+            TypeError: if a text is not a string; names its index.
+        """
+        ids = self._tokenize(texts, role, batch_size)
+        output = [np.zeros((len(ids), self.dimension), np.float32) for _ in contexts]
+        with self._lock:
+            states = [self._activate(context).state for context in contexts]
+            for rows, input_ids, mask in self._batches(ids, role, batch_size, show_progress and bool(states)):
+                for vectors, part in zip(output, self.backend.embed_under(input_ids, mask, states), strict=True):
+                    vectors[rows] = self._shortened(part)
+        return output
+
     def encode_first_stage(
         self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
     ) -> Vectors:
@@ -413,12 +452,14 @@ class ContextualEncoder:
 
     def _under(self, active: _Active) -> Embed:
         def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
-            vectors = self.backend.embed(input_ids, mask, active.state)
-            if self.truncate_dim is None:
-                return vectors
-            return shorten(vectors, self.truncate_dim, self.config.sketch_width)
+            return self._shortened(self.backend.embed(input_ids, mask, active.state))
 
         return embed
+
+    def _shortened(self, vectors: Vectors) -> Vectors:
+        if self.truncate_dim is None:
+            return vectors
+        return shorten(vectors, self.truncate_dim, self.config.sketch_width)
 
     def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
         assert isinstance(active, _Active)
@@ -436,13 +477,20 @@ class ContextualEncoder:
     ) -> Vectors:
         """Run token ids in batches of similar length, and put the rows back in input order."""
         output = np.zeros((len(ids), width), dtype=np.float32)
+        with self._lock:
+            for rows, input_ids, mask in self._batches(ids, role, batch_size, show_progress):
+                output[rows] = embed(input_ids, mask)
+        return output
+
+    def _batches(
+        self, ids: list[Ids], role: str, batch_size: int, show_progress: bool
+    ) -> Iterator[tuple[list[int], NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield batches of similar length: rows of the input, token ids and mask, (b, s)."""
         batches: Iterable[list[int]] = batches_of(ids, batch_size)
         if show_progress:
             batches = _with_progress(batches, len(ids))
-        with self._lock:
-            for rows in batches:
-                output[rows] = embed(*self._texts.pad([ids[i] for i in rows], role))
-        return output
+        for rows in batches:
+            yield rows, *self._texts.pad([ids[i] for i in rows], role)
 
 
 def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:

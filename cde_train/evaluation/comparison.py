@@ -10,7 +10,7 @@
 | ``against`` | another checkpoint, such as one of the same training without context, under null context |
 
 Cost: every text is encoded once for the plain modes and once per context, or under the layout ``late`` once for all
-contexts of a model (`cde_retriever.encoder.many_contexts`); the rest is seconds.
+contexts of a model (`ContextualEncoder.encode_under`); the rest is seconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.encoder.many_contexts import encode_under
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.baselines import ADAPTATIONS, rank_bm25
 from cde_train.evaluation.ranking import Quality, Ranking, measure, rank
@@ -309,8 +308,8 @@ def _in_contexts(
             encoder.null_context() if source is None else encoder.fit_context(source, seed=seed or 0)
             for (_, seed), source in contexts.items()
         ]
-        queries = encode_under(encoder, data.queries, "query", fitted, show_progress=show_progress)
-        documents = encode_under(encoder, data.documents, "document", fitted, show_progress=show_progress)
+        queries = encoder.encode_under(data.queries, "query", fitted, show_progress=show_progress)
+        documents = encoder.encode_under(data.documents, "document", fitted, show_progress=show_progress)
         return dict(zip(contexts, zip(queries, documents, strict=True), strict=True))
 
     def ranked(key: Key) -> Rank:

@@ -95,7 +95,7 @@ def test_rows_are_results_without_their_queries(checkpoint, tmp_path):
 def test_an_interrupted_evaluation_measures_only_what_is_missing(checkpoint, tmp_path, monkeypatch, capsys):
     folder, output = write_sets(tmp_path / "sets"), tmp_path / "results.json"
     command = ["evaluate", str(checkpoint), str(folder), "--device", "cpu", "-o", str(output)]
-    original, encoded = comparison.encode_under, []
+    original, encoded = ContextualEncoder.encode_under, []
 
     def encode(model, texts, role, contexts, **options):
         if len(encoded) == 3:
@@ -103,7 +103,7 @@ def test_an_interrupted_evaluation_measures_only_what_is_missing(checkpoint, tmp
         encoded.append(role)
         return original(model, texts, role, contexts, **options)
 
-    monkeypatch.setattr(comparison, "encode_under", encode)
+    monkeypatch.setattr(ContextualEncoder, "encode_under", encode)
     assert main(command) == INTERRUPTED
     assert encoded == ["query", "document", "query"]
     kept = json.loads(output.read_text())["results"]
@@ -113,12 +113,12 @@ def test_an_interrupted_evaluation_measures_only_what_is_missing(checkpoint, tmp
         "corpus",
     ]
     assert "corpus: nDCG@10" in capsys.readouterr().err
-    monkeypatch.setattr(comparison, "encode_under", original)
+    monkeypatch.setattr(ContextualEncoder, "encode_under", original)
     assert main(command) == 0
     whole = json.loads(output.read_text())
     assert whole["results"][: len(kept)] == kept
     assert "results are in" in capsys.readouterr().err
-    monkeypatch.setattr(comparison, "encode_under", None)
+    monkeypatch.setattr(ContextualEncoder, "encode_under", None)
     monkeypatch.setattr(comparison, "rank_bm25", None)
     assert main(command) == 0, "nothing is left to measure"
     assert json.loads(output.read_text()) == whole

@@ -43,7 +43,7 @@ def test_every_mode_is_measured_and_nothing_twice(arguments, monkeypatch):
     assert len(found) == 3 * (len(quality.MODES) + 1)  # corpus context has two seeds
     assert {row["context_of"] for row in found if row["set"] == "c" and row["mode"] == "foreign"} == {"a"}
     monkeypatch.setattr(quality.Bench, "run", None)
-    monkeypatch.setattr(quality, "encode_under", None)
+    monkeypatch.setattr(ContextualEncoder, "encode_under", None)
     assert quality.main(arguments) == 0  # would fail if anything ran again
     assert results(arguments) == found
 

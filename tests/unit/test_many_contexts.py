@@ -65,7 +65,7 @@ def test_one_call_at_a_time_runs_over_all_forks(layout, monkeypatch):
         alone = [pool.submit(encoder.encode_documents, texts, batch_size=1) for _ in range(3)]
     for vectors in [v for done in together for v in done.result()] + [done.result() for done in alone]:
         np.testing.assert_allclose(vectors, alone[0].result(), atol=1e-5, rtol=0)
-    assert len(most) > 30
+    assert len(most) > 20
     assert max(most) == 1
 
 

@@ -22,7 +22,15 @@ class CDEError(Exception):
 
 
 class ConfigError(CDEError, ValueError):
-    """A configuration contradicts itself or names something unknown."""
+    """A configuration contradicts itself or names something unknown.
+
+    Attributes:
+        faults: Each fault alone, where the message names several.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults) or (message,)
 
 
 class CheckpointError(CDEError):

@@ -88,7 +88,7 @@ class ModelConfig:
         """Refuse what contradicts itself, all faults in one message."""
         faults = list(self._faults())
         if faults:
-            raise ConfigError("invalid model configuration: " + "; ".join(faults))
+            raise ConfigError("invalid model configuration: " + "; ".join(faults), faults)
 
     def _faults(self) -> Iterator[str]:
         for name, allowed in (

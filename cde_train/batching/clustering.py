@@ -22,6 +22,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +30,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from tqdm.auto import tqdm
 
-from cde_retriever.errors import ConfigError
 from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.pair_vectors import PairVectors, Rows
 from cde_train.batching.spherical_kmeans import SphericalKMeans
 from cde_train.errors import ArtifactError
+from cde_train.settings import AtLeast1, Seed, Settings
 
 FORMAT_VERSION = 1
 METADATA_KEY = "cde_clustering"
-METHODS = ("kmeans", "domain")
 
 
 @dataclass(frozen=True)
-class ClusteringConfig:
+class ClusteringConfig(Settings):
     """How pairs are clustered.
 
     Attributes:
@@ -53,22 +53,12 @@ class ClusteringConfig:
         seed: Seed of starts and samples.
     """
 
-    method: str = "kmeans"
-    cluster_size: int = 512
-    iterations: int = 100
-    restarts: int = 3
-    points_per_centroid: int = 256
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if self.method not in METHODS:
-            raise ConfigError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
-        for name in ("cluster_size", "iterations", "restarts", "points_per_centroid"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"seed is {self.seed}, expected from 0 to {2**31 - 1}")
+    method: Literal["kmeans", "domain"] = "kmeans"
+    cluster_size: AtLeast1 = 512
+    iterations: AtLeast1 = 100
+    restarts: AtLeast1 = 3
+    points_per_centroid: AtLeast1 = 256
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, eq=False)

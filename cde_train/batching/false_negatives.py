@@ -9,7 +9,6 @@ by its index. One batch costs O(q n d) time and O(q n) memory; the report walks 
 """
 
 import json
-import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from cde_train.data.pairs import TrainingPair
+from cde_train.settings import Cosine, Settings
 from cde_train.vectors.text_vectors import TextLookup
 
 ROUNDING = 1e-6
@@ -28,7 +28,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class FilterConfig:
+class FilterConfig(Settings):
     """How false negatives are told.
 
     Attributes:
@@ -37,18 +37,8 @@ class FilterConfig:
         enabled: Whether to ask the surrogate at all; if not, only duplicates are left out.
     """
 
-    margin: float = 0.0
+    margin: Cosine = 0.0
     enabled: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        if self.faults():
-            raise ValueError("; ".join(self.faults()))
-
-    def faults(self) -> list[str]:
-        """Return what is wrong with the values, a sentence each."""
-        within = math.isfinite(self.margin) and -2 <= self.margin <= 2
-        return [] if within else [f"margin is {self.margin}, expected a difference of cosines, from -2 to 2"]
 
 
 @dataclass

@@ -12,6 +12,7 @@ Time is linear in the number of pairs: a domain of more than `search_size` of th
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,9 @@ from tqdm.auto import tqdm
 
 from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
+from cde_train.settings import AtLeast0, AtLeast1, AtLeast2, Cosine, Seed, Settings
 from cde_train.vectors.text_vectors import TextLookup
 
-STRATEGIES = ("top", "random")
 SCORE_BYTES = 1 << 28
 """Memory for scores of queries against all documents of a part."""
 
@@ -29,7 +30,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class MiningConfig:
+class MiningConfig(Settings):
     """Which documents are hard negatives.
 
     Attributes:
@@ -44,38 +45,22 @@ class MiningConfig:
         seed: Seed of everything random.
     """
 
-    count: int = 1
-    range_min: int = 0
+    count: AtLeast1 = 1
+    range_min: AtLeast0 = 0
     range_max: int = 100
-    absolute_margin: float | None = None
-    relative_margin: float | None = 0.05
-    strategy: str = "top"
-    search_size: int = 100_000
-    seed: int = 0
+    absolute_margin: Cosine | None = None
+    relative_margin: Cosine | None = 0.05
+    strategy: Literal["top", "random"] = "top"
+    search_size: AtLeast2 = 100_000
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
-        if self.faults():
-            raise ValueError("; ".join(self.faults()))
-
-    def faults(self) -> list[str]:
-        """Return what is wrong with the values, a sentence each."""
-        found = []
-        for name, least in (("count", 1), ("range_min", 0), ("search_size", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                found.append(f"{name} is {getattr(self, name)}, expected at least {least}")
+    def contradictions(self) -> Iterator[str]:
+        """Yield which settings do not go together."""
         if self.range_max - self.range_min < self.count:
-            found.append(
+            yield (
                 f"range_max is {self.range_max}, which leaves too few for {self.count} negatives after the first "
                 f"{self.range_min}; set it to at least {self.range_min + self.count}"
             )
-        for name in ("absolute_margin", "relative_margin"):
-            value = getattr(self, name)
-            if value is not None and not -2 <= value <= 2:
-                found.append(f"{name} is {value}, expected a number from -2 to 2")
-        if self.strategy not in STRATEGIES:
-            found.append(f"strategy is {self.strategy!r}, expected one of {', '.join(STRATEGIES)}")
-        return found
 
     def highest(self, positive: float) -> float:
         """Return the highest score a negative may have beside a positive's."""

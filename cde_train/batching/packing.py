@@ -16,6 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,8 @@ from cde_train.batching.pair_vectors import views
 from cde_train.batching.tour import greedy_tour
 from cde_train.data.pairs import TrainingPair
 from cde_train.errors import ArtifactError, TrainingDataError
+from cde_train.settings import AtLeast2, Seed, Settings
 from cde_train.vectors.text_vectors import TextVectors
-
-ORDERS = ("random", "greedy")
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.floating]
@@ -37,7 +37,7 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class PackingConfig:
+class PackingConfig(Settings):
     """How clusters become batches.
 
     Attributes:
@@ -47,18 +47,9 @@ class PackingConfig:
         seed: Seed of everything random.
     """
 
-    batch_size: int = 128
-    order: str = "greedy"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size is {self.batch_size}, expected at least 2: a query needs another's document")
-        if self.order not in ORDERS:
-            raise ValueError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, expected 0 or more")
+    batch_size: AtLeast2 = 128
+    order: Literal["random", "greedy"] = "greedy"
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

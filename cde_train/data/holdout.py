@@ -6,7 +6,7 @@ the split as it was. Near-copies share half of their 13-grams with a held-out do
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,13 @@ from cde_train.data.near_copies import Grams, normalise
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.errors import TrainingDataError
+from cde_train.settings import AtLeast1, OpenShare, Seed, Settings
 
 NEAR = 0.5
 
 
 @dataclass(frozen=True)
-class HoldOutConfig:
+class HoldOutConfig(Settings):
     """Settings.
 
     Attributes:
@@ -31,19 +32,15 @@ class HoldOutConfig:
         seed: Seed of the split.
     """
 
-    share: float = 0.05
+    share: OpenShare = 0.05
     queries: int = 1000
-    least: int = 5
-    seed: int = 0
+    least: AtLeast1 = 5
+    seed: Seed = 0
 
-    def faults(self) -> list[str]:
-        """Return what is wrong with the settings."""
-        found = [] if 0 < self.share < 1 else [f"share is {self.share}, expected a number between 0 and 1"]
-        if self.least < 1:
-            found.append(f"least is {self.least}, expected at least 1")
+    def contradictions(self) -> Iterator[str]:
+        """Yield which settings do not go together."""
         if self.queries < self.least:
-            found.append(f"queries is {self.queries}, fewer than least, which is {self.least}")
-        return found
+            yield f"queries is {self.queries}, fewer than least, which is {self.least}"
 
 
 def hold_out(

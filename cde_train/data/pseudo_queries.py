@@ -9,18 +9,19 @@ import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
+from cde_train.settings import AtLeast1, Seed, Settings, Share
 from cde_train.vectors.text_vectors import TextLookup
 
-GENERATORS = ("heading", "lead", "keywords", "crop")
+GENERATORS: tuple[Literal["heading", "lead", "keywords", "crop"], ...] = ("heading", "lead", "keywords", "crop")
 LEAST_WORDS = 5
 """Fewest words a document keeps once its query is taken out."""
 _WORD = re.compile(r"[^\W\d_][\w-]{2,}")
@@ -37,7 +38,7 @@ class PseudoQueryGenerator(Protocol):
 
 
 @dataclass(frozen=True)
-class PseudoQueryConfig:
+class PseudoQueryConfig(Settings):
     """Settings.
 
     Attributes:
@@ -49,28 +50,17 @@ class PseudoQueryConfig:
         seed: Seed of every draw.
     """
 
-    generators: tuple[str, ...] = GENERATORS
-    per_document: int = 2
-    keep_text: float = 0.1
-    keep_rank: int = 10
-    distractors: int = 20_000
-    seed: int = 0
+    generators: tuple[Literal["heading", "lead", "keywords", "crop"], ...] = GENERATORS
+    per_document: AtLeast1 = 2
+    keep_text: Share = 0.1
+    keep_rank: AtLeast1 = 10
+    distractors: AtLeast1 = 20_000
+    seed: Seed = 0
 
-    def faults(self) -> list[str]:
-        """Return what is wrong with the settings."""
-        found = [
-            f"generators names {name!r}, expected one of {GENERATORS}"
-            for name in self.generators
-            if name not in GENERATORS
-        ]
+    def contradictions(self) -> Iterator[str]:
+        """Yield what is wrong between values."""
         if not self.generators:
-            found.append(f"generators is empty, expected some of {GENERATORS}")
-        for name in ("per_document", "keep_rank", "distractors"):
-            if getattr(self, name) < 1:
-                found.append(f"{name} is {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.keep_text <= 1:
-            found.append(f"keep_text is {self.keep_text}, expected a number from 0 to 1")
-        return found
+            yield f"generators is empty, expected some of {', '.join(GENERATORS)}"
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,15 @@ loads neither torch nor transformers.
 """
 
 import difflib
-import json
-import math
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import tomli_w
-from pydantic import TypeAdapter, ValidationError
 
 from cde_retriever.errors import ConfigError
 from cde_train.run.sections import (
@@ -35,13 +32,12 @@ from cde_train.run.sections import (
     RunConfig,
     contradictions,
     refuse,
-    section_faults,
 )
+from cde_train.settings import Section, read_settings
 
 PRESETS = Path(__file__).parent.parent / "presets"
 DEFAULT_PRESET = "default"
 
-Section = TypeVar("Section")
 _WORD = re.compile(r"\w+")
 
 
@@ -110,8 +106,7 @@ def parse_run_config(values: Mapping[str, Any], faults: Sequence[str] = ()) -> R
     }
     sections["phase"] = tuple(_parse(PhaseConfig, v, f"phase.{i}", found, unread) for i, v in enumerate(phases))
     # A setting that could not be read stands at its default meanwhile; what that default contradicts is no fault.
-    own = [*section_faults(sections), *contradictions(sections)]
-    found += [fault for fault in own if not unread & set(_WORD.findall(fault))]
+    found += [fault for fault in contradictions(sections) if not unread & set(_WORD.findall(fault))]
     refuse(found)
     return RunConfig(**sections)
 
@@ -149,7 +144,7 @@ def _parse(section: type[Section], values: Any, path: str, faults: list[str], un
     if not isinstance(values, Mapping):
         faults.append(f"{path} is {values!r}, expected a table of settings")
         values = {}
-    known = [f.name for f in fields(section)]  # type: ignore[arg-type]
+    known = [f.name for f in fields(section)]
     for key in values:
         if (path, key) in OF_THE_PHASE:
             faults.append(f"{path}.{key} belongs to the phase; set phase.0.{OF_THE_PHASE[path, key]}")
@@ -160,28 +155,10 @@ def _parse(section: type[Section], values: Any, path: str, faults: list[str], un
         if isinstance(default, Mapping) and isinstance(given.get(key), Mapping):
             faults += [_unknown(k, f"{path}.{key}.", list(default)) for k in given[key] if k not in default]
             given[key] = {**default, **{k: v for k, v in given[key].items() if k in default}}
-    infinite = [(key, where, v) for key in given for where, v in _leaves(given[key], f"{path}.{key}") if _infinite(v)]
-    faults += [f"{where} is {value}, expected a finite number" for _, where, value in infinite]
-    bad = {key for key, _, _ in infinite}
-    while True:
-        unread |= bad
-        given = {key: value for key, value in given.items() if key not in bad}
-        try:
-            # In JSON, because only there does pydantic's strict mode take an array for a tuple.
-            return TypeAdapter(section).validate_json(json.dumps(given, default=repr), strict=True)
-        except ValidationError as error:
-            found = error.errors(include_url=False)
-            faults += [_describe(fault, path) for fault in found]
-            bad = {str(fault["loc"][0]) for fault in found if fault["loc"]} or set(given)
-
-
-def _describe(fault: Mapping[str, Any], path: str) -> str:
-    """Return one of pydantic's faults in our words."""
-    where = ".".join(str(part) for part in (path, *fault["loc"]))
-    message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    if fault["type"] == "missing":
-        return f"{where} is missing"
-    return f"{where} is {fault['input']!r}, but {message}" if fault["loc"] else f"{path}: {message}"
+    made, own, wrong = read_settings(section, given)
+    faults += [f"{path}.{fault}" for fault in own]
+    unread |= wrong
+    return made
 
 
 def _apply(values: dict[str, Any], override: str, faults: list[str]) -> None:
@@ -231,10 +208,6 @@ def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     else:
         for key, value in items:
             yield from _leaves(value, f"{path}.{key}" if path else str(key))
-
-
-def _infinite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _name_first(values: dict[str, Any]) -> dict[str, Any]:

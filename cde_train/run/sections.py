@@ -1,26 +1,24 @@
-"""The sections of a run's configuration, and what can be wrong inside and between them.
+"""Put the sections of a run together, and say what can be wrong between them.
 
-Most sections are the settings dataclass of the module that does the work, so each setting is defined once. A section
-names its own faults in `faults`, those between sections are found here, and `RunConfig` reports all of them together,
-named as on the command line (``phase.0.learning_rate``).
+A section is the settings class of the module that does the work, so each setting is defined and checked once
+(`cde_train.settings`). `RunConfig` reports the faults between sections together, named as on the command line
+(``phase.0.learning_rate``).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from cde_retriever.errors import ConfigError
-from cde_retriever.model.config import CONTEXT_ATTENTIONS, OUTPUT_HEADS, ROLES
 from cde_train.batching.clustering import ClusteringConfig
 from cde_train.batching.false_negatives import FilterConfig
 from cde_train.batching.hard_negatives import MiningConfig
 from cde_train.batching.packing import PackingConfig
 from cde_train.data.holdout import HoldOutConfig
 from cde_train.data.pseudo_queries import PseudoQueryConfig
+from cde_train.settings import Settings
 from cde_train.training.config import StartConfig, TrainConfig
 from cde_train.vectors.surrogate import SurrogateConfig
-
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -36,24 +34,7 @@ class ModelSection(StartConfig):
 
     name: str = ""
     base: str = ""
-    dtype: str = "float32"
-
-    def faults(self) -> list[str]:
-        """Return what is wrong with the values, a sentence each."""
-        found = []
-        for name, allowed in (
-            ("context_attention", CONTEXT_ATTENTIONS),
-            ("output_head", OUTPUT_HEADS),
-            ("dtype", DTYPES),
-        ):
-            if getattr(self, name) not in allowed:
-                found.append(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        for name, least in (("context_size", 1), ("prompt_tokens", 0), ("max_length", 3)):
-            if getattr(self, name) < least:
-                found.append(f"{name} is {getattr(self, name)}, expected at least {least}")
-        if set(self.prompts) != set(ROLES):
-            found.append(f"prompts has the keys {sorted(self.prompts)}, expected {sorted(ROLES)}")
-        return found
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -68,33 +49,27 @@ class PhaseConfig(TrainConfig):
     name: str = "training"
     data: str = ""
 
-    def __post_init__(self) -> None:
-        """Check nothing: `RunConfig` asks for `faults`, to report those of all sections at once."""
-
-    def faults(self) -> list[str]:
-        """Return what is wrong with the values, a sentence each."""
-        found = super().faults()
+    def contradictions(self) -> Iterator[str]:
+        """Yield which settings do not go together."""
+        yield from super().contradictions()
         if not self.name.replace("-", "").replace("_", "").isalnum():
-            found.append(
-                f"name is {self.name!r}, expected letters, digits, - and _, because a folder is named after it"
-            )
+            yield f"name is {self.name!r}, expected letters, digits, - and _, because a folder is named after it"
         most = self.batch_size * (1 + self.hard_negatives)
         if self.context_source == "batch" and self.context_sizes[0] > most:
-            found.append(
+            yield (
                 f"context_sizes is {list(self.context_sizes)}, but a batch has {most} documents to draw a context "
                 'from; lower the first, raise batch_size, or set context_source to "domain"'
             )
         if 0 < self.steps < self.warmup_steps:
-            found.append(f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the phase")
-        return found
+            yield f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the phase"
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run; see the module's docstring for the sections.
+    """A whole run; `cde_train.run.config` describes the sections.
 
     Raises:
-        ConfigError: if sections contradict themselves or each other; names every fault.
+        ConfigError: if sections contradict each other; names every fault.
     """
 
     model: ModelSection = field(default_factory=ModelSection)
@@ -108,8 +83,8 @@ class RunConfig:
     phase: tuple[PhaseConfig, ...] = (PhaseConfig(),)
 
     def __post_init__(self) -> None:
-        """Refuse contradictions inside and between sections."""
-        refuse(list(section_faults(vars(self))) + list(contradictions(vars(self))))
+        """Check the sections against each other; each has checked itself."""
+        refuse(list(contradictions(vars(self))))
 
     def start_of(self, name: str) -> StartConfig:
         """Return the settings of the start, under a name."""
@@ -126,39 +101,23 @@ class RunConfig:
 
 OF_THE_PHASE = {("packing", "batch_size"): "batch_size", ("negatives", "count"): "hard_negatives"}
 """Settings of sections that a phase decides, to their names there."""
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, type[Settings]] = {
     f.name: type(f.default_factory()) for f in fields(RunConfig) if callable(f.default_factory)
 }
 """Class of each section; phases, of which there may be several, are not among them."""
-
-
-def section_faults(sections: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what sections find wrong with themselves; the path first."""
-    named = [(name, sections[name]) for name in SECTIONS]
-    named += [(f"phase.{i}", phase) for i, phase in enumerate(sections["phase"])]
-    for path, section in named:
-        own: Callable[[], list[str]] | None = getattr(section, "faults", None)
-        for fault in own() if own else ():
-            yield f"{path}.{fault}"
 
 
 def contradictions(sections: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong between sections."""
     model = sections["model"]
     phases = list(enumerate(sections["phase"]))
-    if not sections["phase"] and not model.term_statistics:
+    if not phases and not model.term_statistics:
         yield (
             "phase is empty, which leaves nothing to do; expected at least one [[phase]], or model.term_statistics, "
             "whose prior is counted without training"
         )
-    yield from _of_the_layout(model)
     for i, phase in phases:
-        changing = "train_backbone" if model.share_backbone else "train_first_stage"
-        if model.context_attention == "late" and model.context_moments and getattr(phase, changing):
-            yield (
-                f"phase.{i}.{changing} is true, but model.context_attention is 'late' with context_moments, whose head "
-                "stands on a first stage that stays as it is; set one of them otherwise"
-            )
+        yield from (f"phase.{i}.{fault}" for fault in phase.misfits(model))
         if phase.train_length > model.max_length:
             yield (
                 f"phase.{i}.train_length is {phase.train_length}, more than the {model.max_length} tokens of "
@@ -174,32 +133,8 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[str]:
             yield f"phase.{i}.name is {phase.name!r}, as that of an earlier phase; name it otherwise"
 
 
-def _of_the_layout(model: ModelSection) -> Iterator[str]:
-    """Yield which settings of the model do not go with its layout."""
-    if model.context_attention == "late" and model.prompt_tokens:
-        yield (
-            f"model.prompt_tokens is {model.prompt_tokens}, but model.context_attention is 'late', which has none; set "
-            "it to 0"
-        )
-    if model.context_attention == "late" and not model.context_moments and not model.term_statistics:
-        yield "model.context_moments and model.term_statistics are both false, which leaves 'late' without a context"
-    for name in ("term_statistics", "share_backbone"):
-        if getattr(model, name) and model.context_attention != "late":
-            yield f"model.{name} is true, but model.context_attention is {model.context_attention!r}; it needs 'late'"
-    if not 0 <= model.term_shrinkage < 1 or (model.term_shrinkage and not model.term_statistics):
-        yield (
-            f"model.term_shrinkage is {model.term_shrinkage}, expected 0, or a number between 0 and 1 together with "
-            "model.term_statistics"
-        )
-    if model.sketch_width % 8 or model.sketch_width < 0 or (model.sketch_width and not model.term_statistics):
-        yield (
-            f"model.sketch_width is {model.sketch_width}, expected 0, or a multiple of 8 together with "
-            "model.term_statistics"
-        )
-
-
 def refuse(faults: Sequence[str]) -> None:
     """Raise `ConfigError` with every fault, if there is any."""
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise ConfigError(f"{count} in the configuration:\n" + "\n".join(f"  {fault}" for fault in faults))
+        raise ConfigError(f"{count} in the configuration:\n" + "\n".join(f"  {fault}" for fault in faults), faults)

@@ -1,33 +1,19 @@
-"""Settings of a start and of one training run; plain values, so that reading a configuration loads no framework."""
+"""Define the settings of a start and of one training run; plain values, so that reading them loads no framework."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
-LEAST = {
-    "steps": 0,
-    "epochs": 0,
-    "batch_size": 2,
-    "chunk_size": 1,
-    "train_length": 3,
-    "hard_negatives": 0,
-    "lora_rank": 0,
-    "lora_alpha": 1,
-    "learning_rate": 0,
-    "new_learning_rate": 0,
-    "gate_learning_rate": 0,
-    "weight_decay": 0,
-    "warmup_steps": 0,
-    "max_grad_norm": 0,
-    "eval_steps": 0,
-    "save_steps": 1,
-    "patience": 0,
-}
-CONTEXT_SOURCES = ("batch", "domain")
-PRECISIONS = ("fp32", "bf16")
+from cde_retriever.errors import ConfigError
+from cde_retriever.model.config import ROLES, ModelConfig
+from cde_train.settings import AtLeast0, AtLeast1, AtLeast2, AtLeast3, Positive, Rate, Seed, Settings, Share
+
+STAND_IN = {"model_type": "any", "hidden_size": 1}
+"""An encoder about which nothing is known yet."""
 
 
 @dataclass(frozen=True)
-class StartConfig:
+class StartConfig(Settings):
     """How to put two stages together from one plain encoder; fields as in `cde_retriever.model.config.ModelConfig`."""
 
     name: str
@@ -41,11 +27,29 @@ class StartConfig:
     prompt_tokens: int = 0
     output_head: str = "none"
     max_length: int = 256
-    prompts: dict[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
+    prompts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what a model of these settings would be refused for."""
+        try:
+            self.model_config(STAND_IN)
+        except ConfigError as error:
+            yield from error.faults
+
+    def model_config(self, encoder: Mapping[str, Any]) -> ModelConfig:
+        """Return the configuration of a model whose two stages are one plain encoder, of this configuration."""
+        shared = {f.name: getattr(self, f.name) for f in fields(StartConfig)}
+        return ModelConfig(
+            first_stage=encoder,
+            second_stage=encoder,
+            context_projection=self.context_attention != "late",
+            share_word_embeddings=not self.share_backbone,
+            **shared,
+        )
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Settings of one run: one phase of training, from a model to a model.
 
     Attributes:
@@ -83,71 +87,70 @@ class TrainConfig:
         seed: Seed of everything random.
     """
 
-    steps: int = 0
-    epochs: int = 3
-    batch_size: int = 128
-    chunk_size: int = 64
-    train_length: int = 128
-    hard_negatives: int = 0
-    context_source: str = "batch"
+    steps: AtLeast0 = 0
+    epochs: AtLeast0 = 3
+    batch_size: AtLeast2 = 128
+    chunk_size: AtLeast1 = 64
+    train_length: AtLeast3 = 128
+    hard_negatives: AtLeast0 = 0
+    context_source: Literal["batch", "domain"] = "batch"
     context_sizes: tuple[int, int] = (16, 512)
-    context_dropout: float = 0.005
-    null_rate: float = 0.1
+    context_dropout: Share = 0.005
+    null_rate: Share = 0.1
     train_first_stage: bool = False
     train_backbone: bool = True
-    lora_rank: int = 0
-    lora_alpha: int = 16
-    temperature: float = 0.02
-    learning_rate: float = 2e-5
-    new_learning_rate: float = 3e-4
-    gate_learning_rate: float = 1e-2
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    max_grad_norm: float = 1.0
-    interpolation: float = 1.0
-    precision: str = "fp32"
+    lora_rank: AtLeast0 = 0
+    lora_alpha: AtLeast1 = 16
+    temperature: Positive = 0.02
+    learning_rate: Rate = 2e-5
+    new_learning_rate: Rate = 3e-4
+    gate_learning_rate: Rate = 1e-2
+    weight_decay: Rate = 0.01
+    warmup_steps: AtLeast0 = 100
+    max_grad_norm: Rate = 1.0
+    interpolation: Share = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
-    eval_steps: int = 0
-    save_steps: int = 100
-    patience: int = 0
+    eval_steps: AtLeast0 = 0
+    save_steps: AtLeast1 = 100
+    patience: AtLeast0 = 0
     report_to: tuple[str, ...] = ()
-    seed: int = 0
+    seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself, all faults in one message."""
-        faults = self.faults()
-        if faults:
-            raise ValueError("invalid training settings: " + "; ".join(faults))
-
-    def faults(self) -> list[str]:
-        """Return what is wrong with the values, a sentence each."""
-        return [*self._out_of_range(), *self._contradictions()]
-
-    def _out_of_range(self) -> Iterator[str]:
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                yield f"{name} is {getattr(self, name)}, expected at least {least}"
-        for name in ("context_dropout", "null_rate", "interpolation"):
-            if not 0 <= getattr(self, name) <= 1:
-                yield f"{name} is {getattr(self, name)}, expected a share from 0 to 1"
-        for name, allowed in (("context_source", CONTEXT_SOURCES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                yield f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
-        if self.temperature <= 0:
-            yield f"temperature is {self.temperature}, expected more than 0"
+    def contradictions(self) -> Iterator[str]:
+        """Yield which settings do not go together."""
         if not 1 <= self.context_sizes[0] <= self.context_sizes[1]:
             yield f"context_sizes is {list(self.context_sizes)}, expected [least, most] with 1 <= least <= most"
-
-    def _contradictions(self) -> Iterator[str]:
         if self.steps == 0 and self.epochs == 0:
             yield "steps and epochs are both 0; set one of them"
         if self.patience and not self.eval_steps:
-            yield "patience needs measurements to be patient with; set eval_steps"
+            yield (
+                f"patience is {self.patience} but eval_steps is 0, so nothing is measured; set eval_steps, or patience "
+                "to 0"
+            )
         if self.lora_rank and self.train_first_stage:
-            yield "lora_rank trains updates of the second stage; set train_first_stage to false"
+            yield (
+                f"train_first_stage is true but lora_rank is {self.lora_rank}, which trains updates of the second "
+                "stage; set train_first_stage to false, or lora_rank to 0"
+            )
         if self.lora_rank and not self.train_backbone:
-            yield "lora_rank trains updates of the backbone; set train_backbone to true, or lora_rank to 0"
+            yield (
+                f"train_backbone is false but lora_rank is {self.lora_rank}, which trains updates of the backbone; set "
+                "train_backbone to true, or lora_rank to 0"
+            )
         if self.lora_rank and self.interpolation != 1:
-            yield "interpolation is for full weights; with lora_rank, lower lora_alpha instead"
+            yield (
+                f"interpolation is {self.interpolation} but lora_rank is {self.lora_rank}, and only full weights are "
+                "interpolated; lower lora_alpha instead"
+            )
         if self.eval_steps and self.save_steps % self.eval_steps:
-            yield f"save_steps is {self.save_steps}, expected a multiple of eval_steps, {self.eval_steps}"
+            yield f"save_steps is {self.save_steps}, expected a multiple of eval_steps, which is {self.eval_steps}"
+
+    def misfits(self, model: StartConfig | ModelConfig) -> Iterator[str]:
+        """Yield which settings do not go with the model that is trained."""
+        changing = "train_backbone" if model.share_backbone else "train_first_stage"
+        if model.context_attention == "late" and model.context_moments and getattr(self, changing):
+            yield (
+                f"{changing} is true, but the model's context_attention is 'late' with context_moments, whose head "
+                f"stands on a first stage that stays as it is; set {changing} to false"
+            )

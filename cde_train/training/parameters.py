@@ -1,9 +1,10 @@
-"""Which parameters are trained, and at what rate."""
+"""Choose which parameters are trained, and at what rate."""
 
 from typing import Any
 
 from torch import nn
 
+from cde_retriever.errors import ConfigError
 from cde_retriever.model.two_stage import TwoStageModel
 from cde_train.training.config import TrainConfig
 from cde_train.training.low_rank import add_low_rank
@@ -16,23 +17,16 @@ def prepare_parameters(model: TwoStageModel, config: TrainConfig) -> None:
     and have to stay right. Where both stages are one encoder, `train_backbone` is about that one.
 
     Raises:
-        ValueError: if the first stage would change under a head that stands on its vectors as they are.
+        ConfigError: if settings do not go with the model.
     """
-    settings = model.config
-    changes_first_stage = config.train_first_stage
-    if settings.share_backbone:
-        changes_first_stage = config.train_backbone
-    if changes_first_stage and settings.context_attention == "late" and settings.context_moments:
-        raise ValueError(
-            f"{settings.name} reads its context as moments of the first stage's vectors, which therefore stays as it "
-            f"is; set {'train_backbone' if settings.share_backbone else 'train_first_stage'} to false"
-        )
+    if faults := list(config.misfits(model.config)):
+        raise ConfigError("; ".join(faults), faults)
     model.requires_grad_(True)
     if config.lora_rank:
         add_low_rank(model, config.lora_rank, config.lora_alpha)  # freezes what it does not train
     if not config.train_backbone:
         model.second_stage.backbone.requires_grad_(False)
-    if not changes_first_stage:
+    if not (config.train_backbone if model.config.share_backbone else config.train_first_stage):
         model.first_stage.requires_grad_(False)
 
 

@@ -11,7 +11,6 @@ from transformers import AutoModel, PreTrainedModel
 from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME, find_checkpoint, read_tokenizer
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError, ConfigError
-from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.two_stage import TwoStageModel
 from cde_train.training.config import StartConfig
 
@@ -62,25 +61,7 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
         if k not in ("architectures", "dtype", "transformers_version")
     }
     settings |= {"model_type": plain.config.model_type, "hidden_size": plain.config.hidden_size}
-    config = ModelConfig(
-        name=start.name,
-        first_stage=settings,
-        second_stage=settings,
-        context_attention=start.context_attention,
-        context_moments=start.context_moments,
-        term_statistics=start.term_statistics,
-        term_shrinkage=start.term_shrinkage,
-        sketch_width=start.sketch_width,
-        context_size=start.context_size,
-        prompt_tokens=start.prompt_tokens,
-        context_projection=start.context_attention != "late",
-        output_head=start.output_head,
-        share_word_embeddings=not start.share_backbone,
-        share_backbone=start.share_backbone,
-        max_length=start.max_length,
-        prompts=start.prompts,
-    )
-    model = TwoStageModel(config)
+    model = TwoStageModel(start.model_config(settings))
     weights = {k: v for k, v in plain.state_dict().items() if not k.startswith("pooler.")}
     model.first_stage.backbone.load_state_dict(weights)
     model.second_stage.backbone.load_state_dict(weights)

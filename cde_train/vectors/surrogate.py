@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.locking import only_writer
 from cde_train.errors import TrainingDataError
+from cde_train.settings import AtLeast1, Settings
 from cde_train.vectors.text_vectors import Manifest, TextVectors, append_rows, read_keys, resume, text_key
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ BATCHES_A_CHUNK = 32
 
 
 @dataclass(frozen=True)
-class SurrogateConfig:
+class SurrogateConfig(Settings):
     """The encoder that embeds every text once, for clustering, filtering and mining.
 
     Attributes:
@@ -41,11 +42,7 @@ class SurrogateConfig:
 
     model: str = ""
     prompt: str = ""
-    batch_size: int = 64
-
-    def faults(self) -> list[str]:
-        """Return what is wrong with the values, a sentence each."""
-        return [f"batch_size is {self.batch_size}, expected at least 1"] if self.batch_size < 1 else []
+    batch_size: AtLeast1 = 64
 
 
 class Surrogate(Protocol):

@@ -303,10 +303,10 @@ def test_inputs_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"method": "dbscan"}, "method is 'dbscan', expected one of kmeans, domain"),
+        ({"method": "dbscan"}, "method is 'dbscan', expected 'kmeans' or 'domain'"),
         ({"cluster_size": 0}, "cluster_size is 0, expected at least 1"),
         ({"restarts": -1}, "restarts is -1"),
-        ({"seed": 2**31}, "seed is 2147483648, expected from 0 to 2147483647"),
+        ({"seed": 2**31}, "seed is 2147483648, expected at most 2147483647"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(setting, message):

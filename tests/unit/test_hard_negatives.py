@@ -190,7 +190,7 @@ def test_bad_input_is_refused():
         ({"count": 0}, "count is 0"),
         ({"count": 5, "range_min": 97}, "range_max is 100, .* at least 102"),
         ({"relative_margin": float("nan")}, "relative_margin is nan"),
-        ({"strategy": "best"}, "'best', expected one of top, random"),
+        ({"strategy": "best"}, "'best', expected 'top' or 'random'"),
     ],
 )
 def test_settings_out_of_range_are_refused(values, fault):

@@ -200,7 +200,7 @@ def test_too_few_pairs_name_the_largest_domain():
     ("values", "fault"),
     [
         ({"batch_size": 1}, "batch_size is 1"),
-        ({"order": "gready"}, "'gready'.*random, greedy"),
+        ({"order": "gready"}, "'gready', expected 'random' or 'greedy'"),
         ({"seed": -1}, "seed is"),
     ],
 )

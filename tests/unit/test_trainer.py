@@ -418,13 +418,16 @@ def test_tensorboard_holds_what_was_logged(tmp_path):
     [
         ({"temperature": 0.0}, "temperature is 0.0, expected more than 0"),
         ({"batch_size": 1}, "batch_size is 1, expected at least 2"),
-        ({"context_source": "web"}, "context_source is 'web', expected one of batch, domain"),
+        ({"context_source": "web"}, "context_source is 'web', expected 'batch' or 'domain'"),
         ({"context_sizes": (5, 2)}, r"context_sizes is \[5, 2\]"),
         ({"steps": 0, "epochs": 0}, "steps and epochs are both 0"),
-        ({"patience": 2}, "patience needs measurements"),
+        (
+            {"patience": 2},
+            "patience is 2 but eval_steps is 0, so nothing is measured; set eval_steps, or patience to 0",
+        ),
         ({"lora_rank": 4, "train_first_stage": True}, "set train_first_stage to false"),
         ({"lora_rank": 4, "interpolation": 0.5}, "lower lora_alpha"),
-        ({"eval_steps": 3, "save_steps": 4}, "expected a multiple of eval_steps, 3"),
+        ({"eval_steps": 3, "save_steps": 4}, "expected a multiple of eval_steps, which is 3"),
         ({"null_rate": 2.0, "precision": "fp8"}, "null_rate is 2.0.*precision is 'fp8'"),
     ],
 )

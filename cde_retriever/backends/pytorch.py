@@ -13,6 +13,7 @@ from torch import Tensor
 from cde_retriever.backends.packed import pack
 from cde_retriever.backends.packed_linear import can_pack
 from cde_retriever.checkpoint.checkpoint import write_checkpoint
+from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.late import LateSecondStage
@@ -139,6 +140,25 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def as_device(device: torch.device | str | None) -> torch.device:
+    """Return a device that this machine has; None stands for the fastest.
+
+    Raises:
+        ConfigError: if PyTorch does not know it, or cannot use it here.
+    """
+    wanted = device or default_device()
+    try:
+        found = torch.device(wanted)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device has its own
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device is {str(device)!r}, which PyTorch {torch.__version__} cannot use here ({reason}); leave it out "
+            f"for the fastest there is, {default_device()!r}"
+        ) from error
+    return found
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -27,6 +27,7 @@ from cde_retriever.checkpoint.folder import (
 )
 from cde_retriever.checkpoint.low_rank import LowRankSettings, apply_updates, refuse_misfits
 from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.files.records import parse_json
 from cde_retriever.files.replacing import replacing_folder
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.two_stage import TwoStageModel
@@ -126,7 +127,12 @@ def _read_config(folder: Path) -> tuple[ModelConfig, LowRankSettings | None]:
     if not (folder / CONFIG_NAME).is_file():
         raise CheckpointError(f"{folder} has no {CONFIG_NAME}; is it a CDE checkpoint?")
     try:
-        values = json.loads((folder / CONFIG_NAME).read_text())
+        values = parse_json((folder / CONFIG_NAME).read_bytes())
+        if "model_type" in values and "cde_format_version" not in values:
+            raise CheckpointError(
+                f"{folder} is a plain {values['model_type']} encoder; make a CDE checkpoint of it on your documents "
+                f"with: cde-train fit DOCUMENTS --config untrained --base {folder} -o OUT"
+            )
         update = values.pop(LOW_RANK_KEY, None)
         return ModelConfig.from_dict(values), None if update is None else LowRankSettings.from_dict(update)
     except (ConfigError, ValueError, TypeError, AttributeError) as error:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -14,6 +15,7 @@ from cde_retriever.files.replacing import recover_folder
 CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "config.json", "model.safetensors", "tokenizer.json"
 LOW_RANK_NAME = "low_rank.safetensors"
 LOW_RANK_KEY = "low_rank"
+HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 DEFAULT_CHECKPOINT = Path(__file__).parent / "default_checkpoint"
 
 
@@ -21,7 +23,7 @@ def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = 
     """Return a checkpoint's folder and, for one from the Hub, its commit.
 
     Args:
-        name: None for the bundled default, a folder, or a Hub id such as ``"organisation/model"``.
+        name: None, or its own name, for the bundled default; a folder; or a Hub id such as ``"organisation/model"``.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
@@ -29,9 +31,10 @@ def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = 
     """
     if name is None:
         return DEFAULT_CHECKPOINT, None
-    folder = Path(name).expanduser()
-    recover_folder(folder)
-    if folder.is_dir():
+    folder = _local_folder(str(name))
+    if folder is None and str(name) == bundled_name():
+        folder = DEFAULT_CHECKPOINT
+    if folder is not None:
         return folder, None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -45,6 +48,32 @@ def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = 
             f"{str(name)!r} is neither a folder nor a checkpoint the Hub gives ({type(error).__name__}: {error})"
         ) from error
     return Path(snapshot), Path(snapshot).name
+
+
+def bundled_name() -> str:
+    """Return the name of the bundled checkpoint; it stands for it wherever a model is named."""
+    return str(json.loads((DEFAULT_CHECKPOINT / CONFIG_NAME).read_bytes())["name"])
+
+
+def _local_folder(name: str) -> Path | None:
+    """Return the folder of a name, None if it is no folder but may be a Hub id.
+
+    Raises:
+        CheckpointError: if it is neither.
+    """
+    try:
+        folder = Path(name).expanduser()
+        recover_folder(folder)
+        if folder.is_dir() and name:
+            return folder
+        there = folder.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL characters, no such user's home
+        raise CheckpointError(f"{name!r:.80} is no name of a folder ({error!s:.80}), and no id of the Hub") from error
+    if there and name:
+        raise CheckpointError(f"{name} is a file; give the folder of the checkpoint that it belongs to")
+    if not HUB_ID.fullmatch(name):
+        raise CheckpointError(f"there is no folder {name!r}, which is no id of the Hub either; give one of them")
+    return None
 
 
 def hash_checkpoint(folder: Path) -> str:

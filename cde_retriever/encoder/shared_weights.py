@@ -41,9 +41,9 @@ def _run_as(backend: str, spec: ModelSpec) -> tuple[Any, Any]:
         return spec.device, spec.dtype
     import torch
 
-    from cde_retriever.backends.pytorch import as_dtype, default_device
+    from cde_retriever.backends.pytorch import as_device, as_dtype
 
-    return torch.device(spec.device or default_device()), as_dtype(spec.dtype) or torch.float32
+    return as_device(spec.device), as_dtype(spec.dtype) or torch.float32
 
 
 def _state_of(folder: Path) -> tuple[tuple[int, int], ...]:

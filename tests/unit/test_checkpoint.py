@@ -13,7 +13,7 @@ from cde_retriever import CheckpointError, ContextualEncoder
 from cde_retriever.checkpoint.folder import find_checkpoint, hash_checkpoint
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig
-from tests.tiny import FAMILIES, documents, tiny_encoder
+from tests.tiny import FAMILIES, documents, plain_encoder, tiny_encoder
 
 
 @pytest.fixture
@@ -176,3 +176,47 @@ def test_all_faults_are_reported_at_once() -> None:
     backbone = {"model_type": "bert", "hidden_size": 8}
     with pytest.raises(ConfigError, match=r"context_size is 0.*max_length is 1"):
         ModelConfig(name="x", first_stage=backbone, second_stage=backbone, context_size=0, max_length=1)
+
+
+def test_the_bundled_checkpoint_has_a_name_unless_a_folder_has_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint("cde-minilm-l6-v1") == find_checkpoint(None)
+    (tmp_path / "cde-minilm-l6-v1").mkdir()
+    assert find_checkpoint("cde-minilm-l6-v1")[0].resolve() == tmp_path / "cde-minilm-l6-v1"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nope", "there is no folder './nope', which is no id of the Hub either"),
+        ("../models/nope", "there is no folder"),
+        ("/nowhere/nope", "there is no folder"),
+        ("a/b/c", "there is no folder"),
+        ("", "there is no folder ''"),
+        ("~nobody-of-this-name/model", "is no name of a folder"),
+        ("x" * 5000, "is no name of a folder .*File name too long"),
+        ("a\0b", "there is no folder"),
+        ("file", "file is a file; give the folder"),
+    ],
+)
+def test_what_is_neither_folder_nor_hub_id_is_looked_up_nowhere(name, message, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the Hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=message) as raised:
+        ContextualEncoder.from_pretrained(name)
+    assert len(str(raised.value)) < 400
+
+
+def test_a_plain_encoder_is_told_how_to_become_a_checkpoint(tmp_path) -> None:
+    folder = plain_encoder(tmp_path / "plain")
+    with pytest.raises(CheckpointError, match=r"is a plain bert encoder; .*cde-train fit DOCUMENTS .*--base .*plain"):
+        ContextualEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:9", "meta", "cpu:x", "xpu"])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, checkpoint) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(ConfigError, match=f"device is '{device}', which PyTorch .* cannot use here .*fastest there"):
+        ContextualEncoder.from_pretrained(checkpoint, device=device)

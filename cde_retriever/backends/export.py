@@ -30,6 +30,7 @@ from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.checkpoint.checkpoint import read_checkpoint
 from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME
 from cde_retriever.errors import ConfigError
+from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.replacing import replacing_folder
 from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.late import LateSecondStage
@@ -87,7 +88,7 @@ def export_onnx(source: Path, folder: Path, dtype: str = "float32") -> Path:
             vocabulary_size=backend.vocabulary_size,
             first_stage_width=width,
             states=states,
-            files={path.name: path.stat().st_size for path in sorted(new.iterdir())},
+            files={path.name: hash_file(path) for path in sorted(new.iterdir())},
         ).write(new)
     return folder
 
@@ -205,6 +206,24 @@ def _export(
             external_data=False,
             verbose=False,
         )
+    _forget_source(file)
+
+
+def _forget_source(file: Path) -> None:
+    """Take out of a graph where in the source its nodes come from: it names folders of this machine."""
+    import onnx
+
+    def clear(message: Any) -> None:
+        for field, value in message.ListFields():
+            if field.name in ("metadata_props", "doc_string"):
+                message.ClearField(field.name)
+            elif field.message_type is not None:
+                for part in value if isinstance(value, Sequence) else [value]:
+                    clear(part)
+
+    model = onnx.load(file)
+    clear(model)
+    onnx.save(model, file)
 
 
 @contextlib.contextmanager

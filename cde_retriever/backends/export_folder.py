@@ -1,6 +1,6 @@
-"""What an ONNX export is: a folder that says which checkpoint it is of, and in which precision.
+"""Write and read the record of an ONNX export: which checkpoint it is of, its precision, and the sha256 of its files.
 
-export.json          the checkpoint's sha256, precision, sizes (`Export`)
+export.json          the checkpoint's sha256, precision, sizes, the sha256 of every other file (`Export`)
 config.json          the checkpoint's configuration
 tokenizer.json       the checkpoint's tokenizer
 second_stage.onnx    token ids, mask, state → vectors; the state of a context is an input
@@ -9,19 +9,24 @@ null_state.npz       the state of the null context
 first_stage.onnx     token ids, mask → dataset embeddings; only where the second stage reads them
 """
 
-import json
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME
 from cde_retriever.errors import CheckpointError
+from cde_retriever.files.hashing import hash_file
+from cde_retriever.files.records import RecordFormat
 
 EXPORT_NAME = "export.json"
 SECOND_STAGE, PREPARE, FIRST_STAGE = "second_stage.onnx", "prepare.onnx", "first_stage.onnx"
 NULL_STATE = "null_state.npz"
-FORMAT_VERSION = 1
 PRECISIONS = ("float32", "int8")
 CACHE_VARIABLE = "CDE_CACHE"
+FORMAT = RecordFormat(2, CheckpointError, "export the checkpoint again: cde export CHECKPOINT -o FOLDER")
+"""Version 1 kept sizes instead of hashes, so that damage went unseen."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Export:
         vocabulary_size: Number of token ids the second stage knows.
         first_stage_width: Width of the dataset embeddings that are read; 0 if their number alone is.
         states: Number of tensors that make a context's state.
-        files: Size of every other file, bytes.
+        files: sha256 of every other file.
     """
 
     checkpoint: str
@@ -44,37 +49,49 @@ class Export:
     vocabulary_size: int
     first_stage_width: int
     states: int
-    files: dict[str, int]
+    files: dict[str, str]
 
     def write(self, folder: Path) -> None:
         """Write it into the folder it describes."""
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        (folder / EXPORT_NAME).write_text(json.dumps(content, indent=2) + "\n")
+        FORMAT.write(folder / EXPORT_NAME, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "Export":
-        """Read it, and see that the files are there, whole.
+        """Read it, and see that every file is what was exported.
 
         Raises:
-            CheckpointError: if something is missing, cut, damaged or of another format; says what.
+            CheckpointError: if something is missing, damaged or of another format; says what.
         """
         try:
-            values = json.loads((folder / EXPORT_NAME).read_text())
-            version = values.pop("format_version", None)
-            if version != FORMAT_VERSION:
-                raise CheckpointError(
-                    f"{folder} has export format {version!r}, this version reads {FORMAT_VERSION}; export it again"
-                )
+            values = FORMAT.read(folder / EXPORT_NAME)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {folder / EXPORT_NAME} ({error}); {FORMAT.remedy}") from error
+        with FORMAT.reading(folder / EXPORT_NAME):
             export = cls(**values)
-            sizes = {name: (folder / name).stat().st_size for name in export.files}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder} is no whole ONNX export ({error}); export it again") from error
-        for name, size in sizes.items():
-            if size != export.files[name]:
-                raise CheckpointError(
-                    f"{folder / name} has {size} bytes, but was exported with {export.files[name]}; export it again"
-                )
+            needed = {CONFIG_NAME, TOKENIZER_NAME, SECOND_STAGE, PREPARE, NULL_STATE}
+            needed |= {FIRST_STAGE} if export.first_stage_width else set()
+            export.verify(folder, sorted(needed | export.files.keys()))
         return export
+
+    def verify(self, folder: Path, names: Iterable[str]) -> None:
+        """Compare files with their hashes.
+
+        Raises:
+            CheckpointError: if one is missing or is not what was exported; names it.
+        """
+        names = list(names)
+        with ThreadPoolExecutor() as pool:
+            try:
+                hashes = list(pool.map(hash_file, [folder / name for name in names]))
+            except OSError as error:
+                raise CheckpointError(f"cannot read {error.filename} ({error}); {FORMAT.remedy}") from error
+        for name, sha256 in zip(names, hashes, strict=True):
+            expected = self.files.get(name)
+            if sha256 != expected:
+                raise CheckpointError(
+                    f"{folder / name} is not what was exported (its sha256 is {sha256[:12]}, {EXPORT_NAME} says "
+                    f"{expected and expected[:12]}); {FORMAT.remedy}"
+                )
 
 
 def is_export(folder: Path) -> bool:
@@ -85,4 +102,4 @@ def is_export(folder: Path) -> bool:
 def cached_export(sha256: str, dtype: str) -> Path:
     """Return where the export of a checkpoint is kept: below ``CDE_CACHE``, by default the user's cache folder."""
     cache = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cde_retriever"
-    return Path(cache).expanduser() / "onnx" / f"{sha256[:32]}-{dtype}-{FORMAT_VERSION}"
+    return Path(cache).expanduser() / "onnx" / f"{sha256[:32]}-{dtype}-{FORMAT.version}"

@@ -3,7 +3,6 @@
 A server of queries can do without it, and documents are embedded faster by a runtime that was made for the machine.
 """
 
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.backends.export_folder import FIRST_STAGE, NULL_STATE, PREPARE, SECOND_STAGE, Export
+from cde_retriever.backends.export_folder import FIRST_STAGE, FORMAT, NULL_STATE, PREPARE, SECOND_STAGE, Export
 from cde_retriever.checkpoint.folder import CONFIG_NAME
 from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.files.records import parse_json
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
 
@@ -40,13 +40,11 @@ class ExportBackend(ABC):
 
     def __init__(self, folder: Path, device: str) -> None:
         self.export = Export.read(folder)
-        self._folder, self._device = folder, device
+        self.folder, self._device = folder, device
         self._second_stage = self._graph(SECOND_STAGE)
         self._others: dict[str, Graph] = {}  # needed for new contexts only, loaded when they are
-        try:
-            self.config = ModelConfig.from_dict(json.loads((folder / CONFIG_NAME).read_text()))
-        except (ConfigError, ValueError) as error:
-            raise CheckpointError(f"cannot read {folder / CONFIG_NAME} ({error}); export it again") from error
+        with FORMAT.reading(folder / CONFIG_NAME):
+            self.config = ModelConfig.from_dict(parse_json((folder / CONFIG_NAME).read_bytes()))
 
     @abstractmethod
     def _open(self, file: Path) -> Graph:
@@ -81,7 +79,8 @@ class ExportBackend(ABC):
         """Return what the second stage makes of a context; see `Backend.prepare`."""
         names = [f"state_{i}" for i in range(self.export.states)]
         if evidence.documents == 0:
-            with np.load(self._folder / NULL_STATE, allow_pickle=False) as stored:
+            self.export.verify(self.folder, [NULL_STATE])
+            with np.load(self.folder / NULL_STATE, allow_pickle=False) as stored:
                 return tuple(stored[name] for name in names)
         known: dict[str, NDArray[Any]] = {}
         if evidence.vectors is not None:
@@ -114,17 +113,22 @@ class ExportBackend(ABC):
 
     def _other(self, name: str) -> Graph:
         if name not in self._others:
+            self.export.verify(self.folder, [name])  # again, because the folder may hold another export by now
             self._others[name] = self._graph(name)
         return self._others[name]
 
     def _graph(self, name: str) -> Graph:
         try:
-            return self._open(self._folder / name)
+            return self._open(self.folder / name)
         except Exception as error:  # each library raises classes of its own, some of them Exception itself
             reason = " ".join(str(error).split())  # OpenVINO's has many lines
-            raise CheckpointError(f"cannot read {self._folder / name} ({reason}); export it again") from error
+            raise CheckpointError(f"cannot read {self.folder / name} ({reason}); {FORMAT.remedy}") from error
 
 
 def wanted_threads() -> int:
-    """Return how many threads a runtime should use: what ``OMP_NUM_THREADS`` says; 0, its own choice, if nothing."""
-    return int(os.environ.get("OMP_NUM_THREADS") or 0)
+    """Return how many threads a runtime should use: what ``OMP_NUM_THREADS`` says; 0, its own choice, if nothing.
+
+    The variable may be a list, of which the first number counts: the others are for nested parallel parts.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0

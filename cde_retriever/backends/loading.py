@@ -1,23 +1,27 @@
 """From a name to a model that runs: a folder or a Hub id, on one of the backends."""
 
+import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
 from cde_retriever.backends.backend import Backend
-from cde_retriever.backends.export_folder import PRECISIONS, cached_export, is_export
+from cde_retriever.backends.export_folder import CACHE_VARIABLE, PRECISIONS, cached_export, is_export
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.checkpoint.folder import TOKENIZER_NAME, find_checkpoint, hash_checkpoint, read_tokenizer
 from cde_retriever.context.context import ModelIdentity
-from cde_retriever.errors import ConfigError
+from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import ModelConfig
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     from cde_retriever.backends.exported import ExportBackend
 
 Loaded = tuple[Backend, Tokenizer, ModelIdentity]
+EXPORT_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""Backends that run exports, the preferred one first, and the packages they need."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,17 @@ def find_model(spec: ModelSpec) -> FoundModel:
 
     Raises:
         CheckpointError: if there is no such model.
+        ConfigError: for an export that PyTorch should run.
     """
     folder, commit = find_checkpoint(spec.name, spec.revision)
-    return FoundModel(folder, commit, spec.backend or "torch")
+    if not is_export(folder):
+        return FoundModel(folder, commit, spec.backend or "torch")
+    if spec.backend == "torch":
+        raise ConfigError(
+            f"{folder} is an ONNX export, which PyTorch does not run; leave backend out, or give the checkpoint"
+        )
+    installed = [name for name, package in EXPORT_RUNTIMES.items() if find_spec(package)]
+    return FoundModel(folder, commit, spec.backend or next(iter(installed or EXPORT_RUNTIMES)))
 
 
 def load(spec: ModelSpec, found: FoundModel | None = None) -> Loaded:
@@ -55,32 +67,49 @@ def load(spec: ModelSpec, found: FoundModel | None = None) -> Loaded:
     found = found or find_model(spec)
     if found.backend != "torch":
         return _load_export(found, spec)
-    from cde_retriever.backends.pytorch import TorchBackend, as_dtype, default_device
+    from cde_retriever.backends.pytorch import TorchBackend, as_device, as_dtype
     from cde_retriever.checkpoint.checkpoint import read_checkpoint
 
-    read = read_checkpoint(found.folder, device=spec.device or default_device(), dtype=as_dtype(spec.dtype))
+    read = read_checkpoint(found.folder, device=as_device(spec.device), dtype=as_dtype(spec.dtype))
     identity = identify(read.model.config, read.sha256, found.commit)
     return TorchBackend(read.model, read.stored_dtype, sole_owner=True), read.tokenizer, identity
 
 
 def _load_export(found: FoundModel, spec: ModelSpec) -> Loaded:
     """Load an export, or a checkpoint's, which is made and kept if it is not there yet."""
-    folder = found.folder
-    if not is_export(folder):
-        wanted = spec.dtype or PRECISIONS[0]
-        source, folder = folder, cached_export(hash_checkpoint(folder), wanted)
-        if not is_export(folder):
-            from cde_retriever.backends.export import export_onnx
-
-            export_onnx(source, folder, wanted)
-    backend = _run_export(found.backend, folder, spec.device)
+    if is_export(found.folder):
+        backend = _run_export(found.backend, found.folder, spec.device)
+    else:
+        backend = _run_kept_export(found, spec)
     if spec.dtype not in (None, backend.precision):
         raise ConfigError(
-            f"{folder} is an export in {backend.precision}, received dtype {spec.dtype!r}; leave dtype out, or "
+            f"{found.folder} is an export in {backend.precision}, received dtype {spec.dtype!r}; leave dtype out, or "
             "export the checkpoint in that"
         )
     identity = identify(backend.config, backend.export.checkpoint, found.commit)
-    return backend, read_tokenizer(folder / TOKENIZER_NAME), identity
+    return backend, read_tokenizer(backend.folder / TOKENIZER_NAME), identity
+
+
+def _run_kept_export(found: FoundModel, spec: ModelSpec) -> "ExportBackend":
+    """Run the export of a checkpoint that the cache keeps; make it if it is not there, or damaged."""
+    dtype = spec.dtype or PRECISIONS[0]
+    folder = cached_export(hash_checkpoint(found.folder), dtype)
+    if is_export(folder):
+        try:
+            return _run_export(found.backend, folder, spec.device)
+        except CheckpointError as damage:
+            warnings.warn(f"the kept export is made again: {damage}", stacklevel=2)
+    from cde_retriever.backends.export import export_onnx
+
+    try:
+        export_onnx(found.folder, folder, dtype)
+    except OSError as error:
+        raise CheckpointError(
+            f"the export of {found.folder} cannot be kept in {folder} ({error}); set {CACHE_VARIABLE} to a folder that "
+            f"can be written to, or write it with: cde export {spec.name or ''} -o FOLDER --dtype {dtype} and load "
+            "FOLDER"
+        ) from error
+    return _run_export(found.backend, folder, spec.device)
 
 
 def _run_export(runtime: str, folder: Path, device: str | None) -> "ExportBackend":

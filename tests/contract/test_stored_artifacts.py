@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cde_retriever import Context, ContextMismatchError, ContextualEncoder
+from cde_retriever import CheckpointError, Context, ContextMismatchError, ContextualEncoder
 
 ROOT = Path(__file__).parent.parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -134,7 +134,11 @@ def test_a_stored_context_of_another_model_is_refused() -> None:
     ("dtype", "tolerance"), [("float32", ROUNDING), ("int8", ROUNDING_OF_8_BITS)], ids=["float32", "int8"]
 )
 def test_an_export_embeds_as_it_did(dtype: str, tolerance: float) -> None:
-    encoder = ContextualEncoder.from_pretrained(f"onnx/{dtype}", backend="onnx", device="cpu")
+    """An export of that time has no checksums, so it is not trusted; one command writes it anew."""
+    with pytest.raises(CheckpointError, match=r"format 1, .* export the checkpoint again: cde export CHECKPOINT -o"):
+        ContextualEncoder.from_pretrained(f"onnx/{dtype}", backend="onnx", device="cpu")
+    run("cde", "export", "checkpoints/terms", "-o", f"onnx/{dtype}", "--dtype", dtype)
+    encoder = ContextualEncoder.from_pretrained(f"onnx/{dtype}", device="cpu")
     assert encoder.identity.sha256 == FACTS["checkpoints/terms"]["model"]
     encoder.set_context(Context.load("contexts/terms.safetensors"))
     assert_vectors(encoder.encode_documents(TEXTS["documents"]), f"onnx/{dtype}/documents", tolerance)

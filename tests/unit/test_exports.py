@@ -1,14 +1,18 @@
 """ONNX Runtime and OpenVINO give what PyTorch gives, with no PyTorch; exports are whole, or not there."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import cde_retriever
 from cde_retriever.backends.export import export_onnx
-from cde_retriever.backends.export_folder import EXPORT_NAME, SECOND_STAGE, cached_export
+from cde_retriever.backends.export_folder import EXPORT_NAME, NULL_STATE, PREPARE, SECOND_STAGE, cached_export
+from cde_retriever.backends.exported import wanted_threads
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.checkpoint.folder import hash_checkpoint
 from cde_retriever.context.context import Context
@@ -104,7 +108,7 @@ def test_eight_bits_are_near_and_smaller(runtime, tmp_path):
     cosines = (exact.encode_documents(documents(20)) * small.encode_documents(documents(20))).sum(axis=1)
     assert (cosines < 1 - 1e-7).all(), "the same to the last bit would not be 8 bits"
     assert cosines.min() > 0.98
-    sizes = [(encoder.backend._folder / SECOND_STAGE).stat().st_size for encoder in (exact, small)]
+    sizes = [(encoder.backend.folder / SECOND_STAGE).stat().st_size for encoder in (exact, small)]
     assert sizes[1] < sizes[0]
 
 
@@ -157,17 +161,88 @@ def test_an_export_has_no_pytorch_model(checkpoint, tmp_path):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_damaged_export_is_refused_by_name(checkpoint, runtime, tmp_path):
     folder = export_onnx(checkpoint, tmp_path / "export")
-    graph = (folder / SECOND_STAGE).read_bytes()
-    (folder / SECOND_STAGE).write_bytes(graph[:-1])
-    with pytest.raises(CheckpointError, match=f"second_stage.onnx has {len(graph) - 1} bytes.*export it again"):
-        ContextualEncoder.from_pretrained(folder, backend=runtime)
-    (folder / SECOND_STAGE).write_bytes(b"\0" * len(graph))
-    with pytest.raises(CheckpointError, match=r"cannot read .*second_stage.onnx.*export it again"):
-        ContextualEncoder.from_pretrained(folder, backend=runtime)
-    values = json.loads((folder / EXPORT_NAME).read_text())
-    (folder / EXPORT_NAME).write_text(json.dumps(values | {"format_version": 99}))
-    with pytest.raises(CheckpointError, match="export format 99"):
-        ContextualEncoder.from_pretrained(folder, backend=runtime)
+    files = [file.name for file in folder.iterdir() if file.name != EXPORT_NAME]
+    assert len(files) >= 5
+    for name in files:
+        whole = (folder / name).read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 1  # of the same size, and a graph with it still runs
+        (folder / name).write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=rf"{name} is not what was exported .*export the checkpoint again"):
+            ContextualEncoder.from_pretrained(folder, backend=runtime)
+        (folder / name).unlink()
+        with pytest.raises(CheckpointError, match=f"cannot read .*{name}.*export the checkpoint again"):
+            ContextualEncoder.from_pretrained(folder, backend=runtime)
+        (folder / name).write_bytes(whole)
+    record = (folder / EXPORT_NAME).read_text()
+    values = json.loads(record)
+    for changed, message in (
+        (json.dumps(values | {"format_version": 99}), "has format 99, this version reads 2"),
+        (json.dumps(values | {"files": {}}), r"config.json is not what was exported .*export.json says None"),
+        (record[: len(record) // 2], "export.json is damaged"),
+        ("[" * 9999, "export.json is damaged .*nested too deep"),
+    ):
+        (folder / EXPORT_NAME).write_text(changed)
+        with pytest.raises(CheckpointError, match=message):
+            ContextualEncoder.from_pretrained(folder, backend=runtime)
+    (folder / EXPORT_NAME).write_text(record)
+    ContextualEncoder.from_pretrained(folder, backend=runtime)
+
+
+def test_a_graph_that_is_opened_later_is_compared_then(checkpoint, tmp_path):
+    folder = export_onnx(checkpoint, tmp_path / "export")
+    encoder = ContextualEncoder.from_pretrained(folder, device="cpu")
+    other = export_onnx(tiny_checkpoint(tmp_path / "other", seed=1, **LAYOUTS["terms"]), tmp_path / "other export")
+    for name in (PREPARE, NULL_STATE):
+        shutil.copy(other / name, folder / name)
+    with pytest.raises(CheckpointError, match=f"{PREPARE} is not what was exported"):
+        encoder.fit_context(documents(5))
+    with pytest.raises(CheckpointError, match=f"{NULL_STATE} is not what was exported"):
+        encoder.set_context(encoder.null_context())
+
+
+def test_a_damaged_export_of_the_cache_is_made_again(checkpoint, cache):
+    before = ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+    file = before.backend.folder / SECOND_STAGE
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="the kept export is made again: .*second_stage.onnx is not what was exported"):
+        after = ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+    for encoder in (before, after):
+        encoder.fit_context(documents(9))
+    np.testing.assert_array_equal(after.encode_documents(documents(5)), before.encode_documents(documents(5)))
+
+
+def test_a_cache_that_cannot_be_written_names_the_ways_out(checkpoint, cache):
+    cache.write_text("a file, where a folder should be")
+    with pytest.raises(CheckpointError, match=r"set CDE_CACHE to a folder .* or write it with: cde export .*tiny -o F"):
+        ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+
+
+def test_graphs_tell_nothing_of_the_machine_that_made_them(checkpoint, tmp_path):
+    for dtype in ("float32", "int8"):
+        for file in export_onnx(checkpoint, tmp_path / dtype, dtype).glob("*.onnx"):
+            content = file.read_bytes()
+            assert b"stack_trace" not in content
+            assert str(Path(cde_retriever.__file__).parent).encode() not in content
+            assert b"site-packages" not in content
+
+
+def test_an_export_says_itself_what_runs_it(checkpoint, tmp_path, monkeypatch):
+    folder = export_onnx(checkpoint, tmp_path / "export")
+    assert type(ContextualEncoder.from_pretrained(folder).backend).__name__ == "OnnxBackend"
+    assert (
+        shared_encoder(ModelSpec(str(folder))).backend is shared_encoder(ModelSpec(str(folder), backend="onnx")).backend
+    )
+    with pytest.raises(ConfigError, match="is an ONNX export, which PyTorch does not run; leave backend out"):
+        ContextualEncoder.from_pretrained(folder, backend="torch")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert type(ContextualEncoder.from_pretrained(folder).backend).__name__ == "OpenVinoBackend"
+
+
+@pytest.mark.parametrize(("variable", "threads"), [("2,1", 2), ("3", 3), (" 4, 2", 4), ("", 0), ("many", 0), ("-1", 0)])
+def test_threads_follow_the_variable_of_openmp(variable, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert wanted_threads() == threads
 
 
 def test_a_failed_export_leaves_nothing(checkpoint, cache, monkeypatch):
@@ -186,8 +261,8 @@ def test_an_export_says_its_own_precision(checkpoint, tmp_path):
         ContextualEncoder.from_pretrained(folder, backend="onnx", dtype="float32")
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_queries_need_neither_torch_nor_safetensors(checkpoint, runtime, tmp_path):
+@pytest.mark.parametrize("argument", ["", ", backend='openvino'"], ids=["as it says", "openvino"])
+def test_queries_need_neither_torch_nor_safetensors(checkpoint, argument, tmp_path):
     folder = export_onnx(checkpoint, tmp_path / "export")
     encoder = ContextualEncoder.from_pretrained(checkpoint)
     encoder.fit_context(documents(30)).save(tmp_path)
@@ -196,7 +271,7 @@ import sys
 for name in ("torch", "transformers", "safetensors", "sentence_transformers"):
     sys.modules[name] = None
 from cde_retriever import Context, ContextualEncoder
-encoder = ContextualEncoder.from_pretrained({str(folder)!r}, backend={runtime!r})
+encoder = ContextualEncoder.from_pretrained({str(folder)!r}{argument})
 encoder.set_context(Context.load({str(tmp_path)!r}))
 print(*encoder.encode_queries(["what turns the wheel?"])[0])
 """

@@ -2,7 +2,7 @@
 
     index = CDEVectorStoreIndex.from_documents(documents)
     index.as_retriever().retrieve("a question")
-    index.storage_context.persist("folder")
+    index.persist("folder")
     index = CDEVectorStoreIndex.from_storage("folder")
 
 The index fits the context on all nodes before it embeds the first, keeps it with the storage context, stamps every node
@@ -14,6 +14,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from llama_index.core import StorageContext, VectorStoreIndex
@@ -27,6 +28,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
 from cde_retriever.adapters.llama_index.guarded_store import check_stored, guard_store, stored_stamps
+from cde_retriever.adapters.llama_index.index_folder import write_index_folder
 from cde_retriever.adapters.llama_index.index_struct import CDEIndexDict, register
 from cde_retriever.adapters.llama_index.storage import (
     PathLike,
@@ -39,6 +41,7 @@ from cde_retriever.adapters.llama_index.storage import (
 from cde_retriever.adapters.stamps import STAMP, describe
 from cde_retriever.context.context import Context, context_file, known_documents
 from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
+from cde_retriever.files.replacing import recover_folder
 
 __all__ = ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"]
 
@@ -140,6 +143,7 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         """
         embed_model = embed_model or CDEEmbedding.from_storage(source)
         if not isinstance(source, StorageContext):
+            recover_folder(Path(source))
             source = StorageContext.from_defaults(persist_dir=os.fspath(source))
         if DEFAULT_VECTOR_STORE not in source.vector_stores:
             raise ValueError(
@@ -151,6 +155,23 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         if wanted not in structs:
             raise ValueError(f"index_id is {index_id!r}, the storage context has {sorted(structs)}; name one of them")
         return cls(index_struct=structs[wanted], storage_context=source, embed_model=embed_model, **kwargs)
+
+    def persist(self, folder: PathLike) -> Path:
+        """Write the index to a folder as a whole: a killed process leaves the old index there or the new one.
+
+        Vectors in an external store are that store's to keep; the folder then holds the context and the documents.
+
+        Args:
+            folder: The index's own folder, for `from_storage`; other files in it stay.
+
+        Raises:
+            OutputError: if there are folders in it, which another program may be writing to.
+            ContextMismatchError: if it keeps the context of vectors that are elsewhere, and this index has another.
+            OSError: if it cannot be written; what was there is as it was.
+        """
+        if self.embedding.is_fitted:
+            self.embedding.attach_to(self._storage_context)
+        return write_index_folder(self._storage_context, folder)
 
     def as_retriever(self, **kwargs: Any) -> BaseRetriever:
         """Return a retriever that refuses nodes of another context; query and chat engines use it too."""

@@ -22,6 +22,7 @@ from llama_index.core.vector_stores.types import DEFAULT_PERSIST_FNAME, BasePyda
 from cde_retriever.adapters.stamps import DIGEST, STAMP, StampedVector, check_stamp, digest_of
 from cde_retriever.context.context import Context, context_file
 from cde_retriever.errors import ContextFormatError, ContextMismatchError, ContextNotFittedError
+from cde_retriever.files.replacing import recover_folder
 
 NAMESPACE = "cde_context"
 PathLike = str | os.PathLike[str]
@@ -122,7 +123,7 @@ def read_context(source: StorageContext | PathLike) -> Context:
         found = attached_context(source)
         where = "the storage context"
     else:
-        found = _read_folder(Path(source))
+        found = read_folder(Path(source))
         where = str(source)
     if found is None:
         raise ContextNotFittedError(
@@ -133,8 +134,14 @@ def read_context(source: StorageContext | PathLike) -> Context:
     return found
 
 
-def _read_folder(folder: Path) -> Context | None:
-    """Read the context file, the persisted namespace, or both if they agree."""
+def read_folder(folder: Path) -> Context | None:
+    """Read the context file of a folder, the persisted namespace, or both if they agree; None if there is neither.
+
+    Raises:
+        ContextMismatchError: if they differ.
+        ContextFormatError: if one is damaged.
+    """
+    recover_folder(folder)
     file = context_file(folder)
     persisted = folder / f"{NAMESPACE}{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}"
     found = [Context.load(file)] if file.is_file() else []

@@ -48,6 +48,11 @@ class StampedVector(list[float]):
         return type(self), (list(self), self.stamp)
 
 
+def fingerprint_of(stamp: str) -> str:
+    """Return the context's fingerprint in a stamp."""
+    return stamp.partition(_SEPARATOR)[0]
+
+
 def describe(stamp: object) -> str:
     """Return a stamp as a person reads it; anything but a string stands for a missing one."""
     if not isinstance(stamp, str):

@@ -5,7 +5,15 @@ import importlib
 import pytest
 
 NAMES = {
-    "cde_retriever.langchain": ["CDEEmbeddings", "CDERetriever", "from_documents", "guard", "open", "stamp"],
+    "cde_retriever.langchain": [
+        "CDEEmbeddings",
+        "CDERetriever",
+        "from_documents",
+        "guard",
+        "open",
+        "save_local",
+        "stamp",
+    ],
     "cde_retriever.llama_index": ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"],
 }
 

@@ -1,7 +1,6 @@
 """`cde_retriever.langchain` with real stores, and every LangChain trap of the design as a test."""
 
 import asyncio
-import contextlib
 import copy
 import os
 import pickle
@@ -29,6 +28,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError, ContextError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, guard, stamp
+from tests.contract.langchain_corpus import FAISS, write_into_faiss
 from tests.tiny import documents as made_up
 from tests.tiny import tiny_checkpoint
 
@@ -38,7 +38,6 @@ with warnings.catch_warnings():
     from langchain_chroma import Chroma
     from langchain_classic.embeddings import CacheBackedEmbeddings
     from langchain_classic.storage import LocalFileStore
-    from langchain_community.vectorstores import FAISS
     from langchain_qdrant import QdrantVectorStore
 
 Make = Callable[..., CDEEmbeddings]
@@ -561,6 +560,8 @@ def test_every_search_of_a_store_with_a_document_of_another_context_raises(store
     foreign = [Document("x y z", metadata={STAMP: other.context_fingerprint})]
     if store_class is InMemoryVectorStore:
         InMemoryVectorStore.add_documents(store, foreign)
+    elif store_class is FAISS:
+        write_into_faiss(store, foreign, other)
     else:
         store_class.add_texts(store, texts_of(foreign), [d.metadata for d in foreign])
     for name, search in searches(store, embedding).items():
@@ -623,20 +624,26 @@ def test_a_guarded_store_is_pickled_guarded(fitted):
         store.similarity_search(QUERY, k=100)
 
 
-def test_chroma_default_collection_shared_by_two_corpora_raises_on_mixed_results(make):
+def test_a_second_corpus_in_the_collection_of_a_first_is_refused_before_anything_is_written(make):
     name = uuid.uuid4().hex
     first = from_documents(Chroma, corpus(0, 5), make(), collection_name=name)
-    with contextlib.suppress(ContextMismatchError):  # raised if the probe happens to meet the first corpus
-        from_documents(Chroma, corpus(1, 5), make(), collection_name=name)
+    expected = first.similarity_search_with_score(QUERY, k=10)
     with pytest.raises(ContextMismatchError, match="embed its documents again"):
-        first.similarity_search(QUERY, k=10)
+        from_documents(Chroma, corpus(1, 5), make(), collection_name=name)
+    assert first.similarity_search_with_score(QUERY, k=10) == expected
 
 
-def test_faiss_merge_of_two_contexts_raises_on_mixed_results(make):
-    first = from_documents(FAISS, corpus(0, 5), make())
-    first.merge_from(from_documents(FAISS, corpus(1, 5), make()))
-    with pytest.raises(ContextMismatchError):
-        first.similarity_search(QUERY, k=10)
+def test_merging_faiss_indexes_of_two_contexts_is_refused_and_changes_neither(make):
+    first, second = (from_documents(FAISS, corpus(seed, 5), make()) for seed in (0, 1))
+    expected = [store.similarity_search_with_score(QUERY, k=10) for store in (first, second)]
+    with pytest.raises(ContextMismatchError, match="the store to merge was embedded under"):
+        first.merge_from(second)
+    assert [store.similarity_search_with_score(QUERY, k=10) for store in (first, second)] == expected
+    again = from_documents(
+        FAISS, corpus(0, 3), CDEEmbeddings(model_name=make().model_name, context=first.embeddings.context)
+    )
+    first.merge_from(again)
+    assert len(first.similarity_search(QUERY, k=10)) == 8
 
 
 def test_retriever_checks_an_unguarded_store_under_its_own_embedding(fitted):

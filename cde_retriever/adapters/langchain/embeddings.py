@@ -4,13 +4,14 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
 
 from cde_retriever.adapters.one_context import OneContext
+from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -102,6 +103,16 @@ class CDEEmbeddings(BaseModel, Embeddings):
         return self.context.fingerprint
 
     @property
+    def stamp(self) -> str:
+        """What is stored with every vector: the fingerprint and, if vectors are cut, how many numbers are kept.
+
+        Raises:
+            ContextNotFittedError: if there is no context yet.
+        """
+        _ = self.context
+        return self._own.stamp
+
+    @property
     def dimension(self) -> int:
         """Width of the vectors; needs no context."""
         return self._encoder.dimension
@@ -114,17 +125,18 @@ class CDEEmbeddings(BaseModel, Embeddings):
             ContextNotFittedError: if there is no context yet.
         """
         name = re.sub(r"[^\w.-]", "-", self._encoder.identity.name, flags=re.ASCII)
-        return f"cde/{name}/{self.context_fingerprint}"
+        stamp = self.stamp
+        return f"cde/{name}/{stamp}" + ("/" if "/" in stamp else "")  # a key is the namespace and, at once, a hash
 
     def record_namespace(self, base: str) -> str:
-        """Return a namespace for a `RecordManager`, which keys on documents alone; new context, new namespace.
+        """Return a namespace for a `RecordManager`, which keys on documents alone; other vectors, another namespace.
 
         Use a new collection with it too: what was stored under the old context stays where it is.
 
         Raises:
             ContextNotFittedError: if there is no context yet.
         """
-        return f"{base}/{self.context_fingerprint}"
+        return f"{base}/{self.stamp}"
 
     def fit(self, documents: Iterable[str | Document]) -> Context:
         """Sample the whole corpus and embed under that sample from now on.
@@ -187,9 +199,9 @@ class CDEEmbeddings(BaseModel, Embeddings):
         return self._embed(self._encoder.encode_queries, [text])[0]
 
     def _embed(self, encode: Callable[..., Any], texts: list[str]) -> list[list[float]]:
-        _ = self.context
+        stamp = self.stamp
         vectors = encode(texts, batch_size=self.batch_size, show_progress=self.show_progress)
-        return cast(list[list[float]], vectors.tolist())
+        return [StampedVector(vector, stamp) for vector in vectors.tolist()]
 
     # Copies
 

@@ -1,106 +1,234 @@
-"""A guard on LangChain stores: they stamp what is added to them, and check the stamp of whatever a search returns.
+"""A guard on LangChain stores: vectors made under one context meet no query and no vector of another.
 
-The stamp is a context's fingerprint in a document's metadata, the one carrier every store keeps. A guarded store is an
-instance of a subclass of its own class, made here, so it remains what it was in every other respect, for chains,
-retrievers and `index` too. It checks what goes through its methods: what is written behind its back is met, and
-refused, when a search returns it.
+The stamp in a document's metadata says what made its vector; it is the one carrier that every store keeps. A guarded
+store is an instance of a subclass of its own class, made here, so it remains what it was in every other respect, for
+chains, retrievers and `index` too. Each call of a public method that searches or writes
+
+- compares what the store embeds with, as it is at that moment, with the stamp,
+- takes as a query a text, which the store embeds, or a vector that says what made it,
+- before the first write, looks whether the store holds vectors of another context,
+- stamps what is written, and checks the stamp of whatever a search returns.
 """
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import wraps
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
-from cde_retriever.adapters.stamps import STAMP, check_stamp
+from cde_retriever.adapters.langchain.active import active, active_store
+from cde_retriever.adapters.langchain.docstore import DOOR, bind_vectors, check_merged, guard_docstore
+from cde_retriever.adapters.langchain.documents import check_stamps, stamp_documents
+from cde_retriever.adapters.langchain.embedders import check_embedders, context_of
+from cde_retriever.adapters.langchain.first_look import first_look, later_first_look
+from cde_retriever.adapters.langchain.saving import replace_file, replace_index
+from cde_retriever.adapters.stamps import STAMP, StampedVector, check_stamp, describe
 from cde_retriever.errors import ContextMismatchError
 
-_SEARCH = re.compile(r"a?(similarity_search|max_marginal_relevance_search|hybrid_search)")
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+_SEARCH = re.compile(r"a?(similarity_search|max_marginal_relevance_search|hybrid_search|search)")
+_WRITE = re.compile(r"a?(add|update|upsert)_")
+_READ = re.compile(r"a?(get_by_ids|merge_from)$")
+
+_building: ContextVar[bool] = ContextVar("cde_building", default=False)
 
 
-def stamp_documents(documents: Iterable[Document], fingerprint: str) -> list[Document]:
-    """Return copies of documents with this fingerprint in their metadata."""
-    return [d.model_copy(update={"metadata": {**d.metadata, STAMP: fingerprint}}) for d in documents]
-
-
-def check_stamps(results: Any, fingerprint: str) -> Any:
-    """Return a search's results, if every document, alone or first in a tuple, was embedded under this context.
-
-    Raises:
-        ContextMismatchError: if one was embedded under another context, or has no stamp.
-    """
-    for result in results:
-        document = result[0] if isinstance(result, tuple) else result
-        check_stamp(document.metadata.get(STAMP), fingerprint, f"document {document.page_content!r:.60}")
-    return results
-
-
-def guard_store(store: VectorStore, fingerprint: str) -> None:
-    """Make a store stamp what is added with this fingerprint, and return documents with this fingerprint only.
+def guard_store(store: VectorStore, stamp: str) -> None:
+    """Guard a store; its class changes to a guarded one, or stays as it was if this raises.
 
     Raises:
-        ContextMismatchError: if it is guarded under another context already.
+        ContextMismatchError: if the store is guarded under another stamp, embeds with something else, or holds vectors
+            of another context.
     """
+    original = type(store)
     if not isinstance(store, _GuardedStore):
-        object.__setattr__(store, "__class__", _guarded(type(store), fingerprint))
-    elif store._fingerprint != fingerprint:
+        object.__setattr__(store, "__class__", _guarded(original, stamp))
+    elif store.guard_stamp != stamp:
         raise ContextMismatchError(
-            f"the store is guarded under context {store._fingerprint[:12]}, not {fingerprint[:12]}; open it anew"
+            f"the store is guarded under {describe(store.guard_stamp)}, not {describe(stamp)}; open it anew"
         )
+    try:
+        with active(store):
+            check_embedders(store, stamp)
+            guard_docstore(store, stamp)
+            first_look(store, stamp)
+    except BaseException:
+        object.__setattr__(store, "__class__", original)
+        raise
+
+
+def build_guarded(store_class: type[VectorStore], stamp: str, build: Callable[[Any], Any]) -> Any:
+    """Return what a function builds with a guarded class in place of a store's own, so that no write is unguarded."""
+    token = _building.set(True)
+    try:
+        return build(_guarded(store_class, stamp))
+    finally:
+        _building.reset(token)
 
 
 class _GuardedStore(VectorStore):
-    """What stands before a store's class in a guarded store's bases; the searches are put in by `_guarded`."""
+    """What stands before a store's class in a guarded store's bases; its other methods are put in by `_guarded`."""
 
     _store_class: ClassVar[type[VectorStore]]
-    _fingerprint: ClassVar[str]
-
-    def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
-        return super().add_documents(stamp_documents(documents, self._fingerprint), **kwargs)
-
-    async def aadd_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
-        return await super().aadd_documents(stamp_documents(documents, self._fingerprint), **kwargs)
-
-    def add_texts(self, texts: Iterable[str], metadatas: Any = None, *args: Any, **kwargs: Any) -> list[str]:
-        texts = list(texts)
-        return super().add_texts(texts, self._stamped(texts, metadatas), *args, **kwargs)
-
-    async def aadd_texts(self, texts: Iterable[str], metadatas: Any = None, *args: Any, **kwargs: Any) -> list[str]:
-        texts = list(texts)
-        return await super().aadd_texts(texts, self._stamped(texts, metadatas), *args, **kwargs)
-
-    def _stamped(self, texts: Sequence[str], metadatas: Any) -> list[dict[str, Any]]:
-        return [{**(m or {}), STAMP: self._fingerprint} for m in (metadatas or [None] * len(texts))]
+    guard_stamp: ClassVar[str]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
-        return (_new_guarded, (self._store_class, self._fingerprint), *reduced[2:])
+        return (_restore_store, (self._store_class, self.guard_stamp), *reduced[2:])
 
 
-def _guarded(store_class: type[VectorStore], fingerprint: str) -> type[VectorStore]:
-    """Return a subclass of a store whose public searches check every document they return."""
-    members: dict[str, Any] = {"_store_class": store_class, "_fingerprint": fingerprint}
-    for name in filter(_SEARCH.match, dir(store_class)):
-        members[name] = _checked(getattr(store_class, name), fingerprint)
-    members["__module__"] = store_class.__module__
+def _guarded(store_class: type[VectorStore], stamp: str) -> type[VectorStore]:
+    """Return a subclass of a store's class with guarded methods."""
+    members: dict[str, Any] = {"_store_class": store_class, "guard_stamp": stamp, "__module__": store_class.__module__}
+    for name, method in inspect.getmembers(store_class, inspect.isfunction):
+        if _SEARCH.match(name) or _WRITE.match(name) or _READ.match(name):
+            members[name] = _guarded_method(name, method)
+        elif name in _SAVERS:
+            members[name] = _SAVERS[name](method)
     return type(store_class.__name__, (_GuardedStore, store_class), members)
 
 
-def _new_guarded(store_class: type[VectorStore], fingerprint: str) -> VectorStore:
-    cls = _guarded(store_class, fingerprint)
+def _restore_store(store_class: type[VectorStore], stamp: str) -> VectorStore:
+    """Make an empty guarded store, for pickles, which fill it."""
+    cls = _guarded(store_class, stamp)
     return cls.__new__(cls)
 
 
-def _checked(search: Callable[..., Any], fingerprint: str) -> Callable[..., Any]:
-    async def check_later(found: Any) -> Any:
-        return check_stamps(await found, fingerprint)
+_restore_store.__module__ = DOOR
 
-    @wraps(search)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        found = search(*args, **kwargs)
-        return check_later(found) if inspect.isawaitable(found) else check_stamps(found, fingerprint)
 
-    return call
+# One call
+
+
+def _guarded_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that is guarded where it is called from outside the store."""
+    writes = _WRITE.match(name) is not None
+
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if active_store() is self:
+            return method(self, *args, **kwargs)
+        with active(self):
+            args, kwargs = _checked_arguments(self, name, args, kwargs)
+            if writes:
+                first_look(self, self.guard_stamp, once=True)
+            found = method(self, *args, **kwargs)
+        return _checked_result(self, name, found)
+
+    @wraps(method)
+    async def later(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if active_store() is self:
+            return await method(self, *args, **kwargs)
+        with active(self):
+            args, kwargs = _checked_arguments(self, name, args, kwargs)
+            if writes:
+                await later_first_look(self, self.guard_stamp)
+            found = await method(self, *args, **kwargs)
+        return _checked_result(self, name, found)
+
+    return later if inspect.iscoroutinefunction(method) else call
+
+
+def _checked_arguments(store: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """Return the arguments of a guarded method, stamped where they are stored."""
+    if _READ.match(name):
+        if name == "merge_from":
+            check_merged(store, *args, **kwargs)
+        return args, kwargs
+    check_embedders(store, store.guard_stamp)
+    if _SEARCH.match(name):
+        for query in (*args[:1], *(kwargs[key] for key in ("query", "embedding", "vector") if key in kwargs)):
+            _check_query(query, store.guard_stamp)
+        return args, kwargs
+    if name in ("add_texts", "aadd_texts"):
+        return _stamped_texts(store.guard_stamp, *args, **kwargs)
+    if "embedding" in name and not _building.get():
+        raise ContextMismatchError(
+            f"{name} brings vectors of which nobody knows what made them; use add_texts or add_documents, or add them "
+            "to the unguarded store with stamped documents and guard it then"
+        )
+    stamped = [_stamped(value, store.guard_stamp) for value in args]
+    return tuple(stamped), {key: _stamped(value, store.guard_stamp) for key, value in kwargs.items()}
+
+
+def _checked_result(store: Any, name: str, found: Any) -> Any:
+    return check_stamps(found, store.guard_stamp) if _SEARCH.match(name) else found
+
+
+def _check_query(query: Any, stamp: str) -> None:
+    if isinstance(query, StampedVector):
+        check_stamp(query.stamp, stamp, "the query vector")
+    elif not isinstance(query, str):
+        raise ContextMismatchError(
+            f"the query is a {type(query).__name__} that does not say what made it; pass the text, or the vector as "
+            "embed_query or embed_documents of the store's embedding returned it, without computing with it"
+        )
+
+
+def _stamped_texts(stamp: str, texts: Any, metadatas: Any = None, *args: Any, **kwargs: Any) -> Arguments:
+    texts = list(texts)
+    stamped = [{**(m or {}), STAMP: stamp} for m in (metadatas or [None] * len(texts))]
+    return (texts, stamped, *args), kwargs
+
+
+def _stamped(value: Any, stamp: str) -> Any:
+    """Return an argument with its documents stamped, one or several; anything else as it is."""
+    if isinstance(value, Document):
+        return stamp_documents([value], stamp)[0]
+    if isinstance(value, Iterator):
+        value = list(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Document) for item in value):
+        return stamp_documents(value, stamp)
+    return value
+
+
+# Files
+
+
+def save_guarded(store: VectorStore, folder: Path) -> Path:
+    """Write a guarded store that lives in memory to a folder, with its context, and return the folder.
+
+    Raises:
+        TypeError: if the store keeps its data elsewhere, or is not guarded.
+        ContextMismatchError: if another context is in the folder.
+    """
+    name = type(store).__name__
+    if not isinstance(store, _GuardedStore):
+        raise TypeError(f"{name} is not guarded; call guard(store, embedding) first, which checks what is in it")
+    own: Any = store._store_class
+    if hasattr(own, "save_local"):
+        cast(Any, store).save_local(folder)
+    elif hasattr(own, "dump"):
+        replace_index(folder, context_of(store), lambda new: own.dump(store, str(new / "store.json")))
+    else:
+        raise TypeError(
+            f"{name} has neither save_local nor dump: it keeps its data itself, where it was built; save the context "
+            "beside them with from_documents(..., context_dir=folder) or embedding.save_context(folder)"
+        )
+    return folder
+
+
+def _folder_saver(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def save(self: Any, folder_path: Any, *args: Any, **kwargs: Any) -> None:
+        bind_vectors(self)
+        replace_index(Path(folder_path), context_of(self), lambda new: method(self, str(new), *args, **kwargs))
+
+    return save
+
+
+def _file_saver(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def save(self: Any, path: Any) -> None:
+        replace_file(Path(path), lambda new: method(self, str(new)))
+
+    return save
+
+
+_SAVERS = {"save_local": _folder_saver, "dump": _file_saver}

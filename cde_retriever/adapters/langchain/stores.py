@@ -1,41 +1,37 @@
-"""LangChain: `CDEEmbeddings`, entry points that see the whole corpus, and a guard on what stores return.
+"""Build, open, guard and save LangChain stores whose vectors know their corpus.
 
     from cde_retriever import langchain as cde
 
-    store = cde.from_documents(FAISS, documents, context_dir="index")
-    store.save_local("index")
+    store = cde.from_documents(FAISS, documents)
+    cde.save_local(store, "index")
     store = cde.open(lambda e: FAISS.load_local("index", e, allow_dangerous_deserialization=True), "index")
     store.similarity_search("a question")
 
 LangChain shows an embedding slices of the corpus (Qdrant first ``"dummy_text"``, `index` 100 documents at a time) and
-stores nothing about it. So fitting is a step of its own, here or in `CDEEmbeddings.fit`; every stored document carries
-its context's fingerprint in ``metadata["cde_context"]``; and `guard`, which `from_documents` and `open` apply, makes a
-store stamp what is added to it and check what its searches return. A guarded store stays an instance of its class, so
-``store.as_retriever()`` and chains are guarded as well. An unguarded store is as LangChain made it and checks
-nothing; `CDERetriever` searches one safely.
+stores nothing about it. So fitting is a step of its own, here or in `CDEEmbeddings.fit`; every stored document says in
+``metadata["cde_context"]`` what made its vector; and `guard`, which `from_documents` and `open` apply, makes a store
+compare that with whatever it is asked or given (`cde_retriever.adapters.langchain.guard`). A guarded store stays an
+instance of its class, so ``store.as_retriever()`` and chains are guarded as well. An unguarded store is as LangChain
+made it and compares nothing; `CDERetriever` searches one safely.
 """
 
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
-from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
-from pydantic import Field
 
+from cde_retriever.adapters.langchain.documents import stamp_documents
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
-from cde_retriever.adapters.langchain.guard import check_stamps, guard_store, stamp_documents
+from cde_retriever.adapters.langchain.guard import build_guarded, guard_store, save_guarded
 from cde_retriever.context.context import Context, known_documents
-from cde_retriever.errors import ContextMismatchError
+from cde_retriever.files.replacing import recover_folder
 
 PathLike = str | os.PathLike[str]
 Store = TypeVar("Store", bound=VectorStore)
-
-
-# Stores
 
 
 def stamp(documents: Iterable[Document], embedding: CDEEmbeddings) -> list[Document]:
@@ -46,7 +42,7 @@ def stamp(documents: Iterable[Document], embedding: CDEEmbeddings) -> list[Docum
     Raises:
         ContextNotFittedError: if the embedding has no context.
     """
-    return stamp_documents(documents, embedding.context_fingerprint)
+    return stamp_documents(documents, embedding.stamp)
 
 
 def from_documents(
@@ -82,7 +78,11 @@ def from_documents(
         )
     if context_dir is not None:
         embedding.save_context(context_dir)
-    return guard(store_class.from_documents(stamp(documents, embedding), embedding, **store_kwargs), embedding)
+    stamped = stamp(documents, embedding)
+    store = build_guarded(
+        store_class, embedding.stamp, lambda guarded: guarded.from_documents(stamped, embedding, **store_kwargs)
+    )
+    return guard(cast(Store, store), embedding)
 
 
 def open(  # noqa: A001 - the counterpart of from_documents, used with its module's name
@@ -96,7 +96,7 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
 
     Args:
         opener: Opens the store with the embedding it is given, such as ``lambda e: Chroma("name", e)``.
-        context: The context, or the folder it was saved in.
+        context: The context, or the folder it was saved in, which is put right if a killed process left it moved aside.
         embedding: What to embed with; by default a new one.
         model_kwargs: Arguments of the new `CDEEmbeddings`, if none is given.
 
@@ -108,80 +108,36 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
     if embedding is not None and model_kwargs:
         raise TypeError(f"received an embedding and arguments for a new one ({', '.join(model_kwargs)}); give one")
     embedding = embedding or CDEEmbeddings(**model_kwargs)
+    if not isinstance(context, Context):
+        recover_folder(Path(context))
     embedding.load_context(context)
     return guard(opener(embedding), embedding)
 
 
 def guard(store: Store, embedding: CDEEmbeddings) -> Store:
-    """Make a store stamp what is added to it and check what its searches return; returns the same object.
+    """Make a store compare contexts whenever it embeds, writes or returns something; returns the same object.
 
-    One document is fetched to see at once whether the store belongs to the context; each later search checks what it
-    returns. The store may embed with the embedding itself or with a `CacheBackedEmbeddings` around it.
+    The store may embed with the embedding itself, a copy, or a `CacheBackedEmbeddings` around one whose namespace is
+    `CDEEmbeddings.cache_namespace`. One document is searched for, to see at once whether the store belongs to the
+    context.
 
     Raises:
         ContextNotFittedError: if the embedding has no context.
         ContextMismatchError: if the store embeds with something else, or holds vectors of another context.
     """
-    fingerprint = embedding.context_fingerprint
-    _check_embedding(store.embeddings, fingerprint)
-    check_stamps(store.similarity_search_by_vector(embedding.embed_query("probe"), k=1), fingerprint)
-    guard_store(store, fingerprint)
+    guard_store(store, embedding.stamp)
     return store
 
 
-def _check_embedding(found: Any, fingerprint: str) -> None:
-    """Check what a store embeds its queries with, which may be behind a cache; a store need not tell."""
-    if found is None:
-        return
-    if getattr(found, "query_embedding_store", None) is getattr(found, "document_embedding_store", found):
-        raise ContextMismatchError(
-            f"{type(found).__name__} caches documents and queries in one store and would return one's vector for the "
-            "other; give query_embedding_cache a byte store of its own, or False"
-        )
-    found = getattr(found, "underlying_embeddings", found)
-    theirs = found.context_fingerprint if isinstance(found, CDEEmbeddings) else None
-    if theirs != fingerprint:
-        what = f"embeds with {type(found).__name__}" if theirs is None else f"embeds under context {theirs[:12]}"
-        raise ContextMismatchError(
-            f"the store {what}, not under context {fingerprint[:12]}; build or open it with the embedding given here"
-        )
+def save_local(store: VectorStore, folder: PathLike) -> Path:
+    """Write a guarded store that lives in memory to a folder, with its context; a killed process leaves old or new.
 
+    FAISS writes ``index.faiss`` and ``index.pkl``, `InMemoryVectorStore` ``store.json``. What else is in the folder
+    stays. ``FAISS.save_local`` and ``InMemoryVectorStore.dump`` of a guarded store are as safe; the latter writes no
+    context.
 
-class CDERetriever(BaseRetriever):
-    """Search any store by a query embedded here, and check the context of every document it returns.
-
-    Attributes:
-        store: The store; it must be able to search by vector.
-        embedding: Embeds the queries.
-        k: How many documents to return.
-        search_kwargs: Further arguments of the store's search, such as ``filter``.
+    Raises:
+        TypeError: if the store keeps its data elsewhere, as Chroma does, or is not guarded.
+        ContextMismatchError: if another context is in the folder.
     """
-
-    store: VectorStore
-    embedding: CDEEmbeddings
-    k: int = Field(default=4, ge=1)
-    search_kwargs: dict[str, Any] = Field(default_factory=dict)
-
-    def _get_relevant_documents(
-        self,
-        query: str,
-        *,
-        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
-        k: int | None = None,
-    ) -> list[Document]:
-        vector = self.embedding.embed_query(query)
-        found = self.store.similarity_search_by_vector(vector, k=self.k if k is None else k, **self.search_kwargs)
-        return cast(list[Document], check_stamps(found, self.embedding.context_fingerprint))
-
-    async def _aget_relevant_documents(
-        self,
-        query: str,
-        *,
-        run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
-        k: int | None = None,
-    ) -> list[Document]:
-        vector = await self.embedding.aembed_query(query)
-        found = await self.store.asimilarity_search_by_vector(
-            vector, k=self.k if k is None else k, **self.search_kwargs
-        )
-        return cast(list[Document], check_stamps(found, self.embedding.context_fingerprint))
+    return save_guarded(store, Path(folder))

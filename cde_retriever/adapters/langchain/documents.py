@@ -1,0 +1,30 @@
+"""Stamp documents with what made their vectors, and check the stamps of documents that a search returned."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from langchain_core.documents import Document
+
+from cde_retriever.adapters.stamps import STAMP, check_stamp, fingerprint_of
+
+
+def stamp_documents(documents: Iterable[Document], stamp: str) -> list[Document]:
+    """Return copies of documents with this stamp in their metadata."""
+    return [d.model_copy(update={"metadata": {**d.metadata, STAMP: stamp}}) for d in documents]
+
+
+def check_stamps(results: Any, stamp: str) -> Any:
+    """Return a search's results, if every document, alone or first in a tuple, has this stamp.
+
+    The context without a number is enough for vectors that were cut: version 0.1.0 stored no number, and no store
+    compares vectors of two widths.
+
+    Raises:
+        ContextMismatchError: if one was embedded under another context, or has no stamp.
+    """
+    for result in results:
+        document = result[0] if isinstance(result, tuple) else result
+        found = document.metadata.get(STAMP)
+        if found != fingerprint_of(stamp):
+            check_stamp(found, stamp, f"document {document.page_content!r:.60}")
+    return results

@@ -28,7 +28,7 @@ import torch
 from cde_retriever.backends.pytorch import as_dtype
 from cde_retriever.checkpoint.folder import CONFIG_NAME, find_checkpoint
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.files.replacing import write_atomically
+from cde_retriever.files.replacing import replacing, write_atomically
 from cde_train.batching.clustering import Clustering, cluster_pairs
 from cde_train.batching.false_negatives import report_batches
 from cde_train.batching.hard_negatives import mine
@@ -47,7 +47,7 @@ from cde_train.run.folder import Report, RunFolder
 from cde_train.run.sections import PhaseConfig, RunConfig
 from cde_train.training.batches import TrainingSet
 from cde_train.training.config import TrainConfig
-from cde_train.training.low_rank import merge_low_rank, write_low_rank
+from cde_train.training.low_rank import config_seen_from, merge_low_rank, write_low_rank
 from cde_train.training.processes import is_first_process, one_at_a_time
 from cde_train.training.start import is_cde_checkpoint, open_start
 from cde_train.training.term_prior import estimate_prior
@@ -306,8 +306,7 @@ class _Fit:
         """Write a phase's model: low-rank updates alone if they are all that was trained on a CDE checkpoint."""
         base = self.config.model.base or None
         if phase.lora_rank and len(self.config.phase) == 1 and is_cde_checkpoint(find_checkpoint(base)[0]):
-            # Absolute, because the files are copied to the output folder afterwards.
-            write_low_rank(folder, encoder, Path(base).resolve() if base and Path(base).is_dir() else base)
+            write_low_rank(folder, encoder, base)
             return
         if phase.lora_rank:
             merge_low_rank(encoder.model)
@@ -340,17 +339,15 @@ class _Fit:
         with self.folder.one_at_a_time():
             report = self.folder.done("report") or {}
             if is_first_process():
-                for file in [*(self.work / REPORT_FOLDER).iterdir(), *_config_last(model)]:
-                    _copy(file, self.output / file.name)
+                for file in [*(self.work / REPORT_FOLDER).iterdir(), *model.iterdir()]:
+                    if file.name != CONFIG_NAME:
+                        _copy(file, self.output / file.name)
+                config = config_seen_from(self.output, model / CONFIG_NAME)
+                write_atomically(self.output / CONFIG_NAME, config)
         return {"checkpoint": str(self.output), **report}
 
 
 def _copy(file: Path, target: Path) -> None:
     """Copy a file so that a killed process leaves the old one or the new one."""
-    new = target.with_name(f".{target.name}.new")
-    shutil.copy2(file, new)
-    new.replace(target)
-
-
-def _config_last(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir(), key=lambda path: (path.name == CONFIG_NAME, path.name))
+    with file.open("rb") as source, replacing(target) as copy:
+        shutil.copyfileobj(source, copy)

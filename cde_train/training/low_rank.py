@@ -33,6 +33,7 @@ from cde_retriever.checkpoint.low_rank import (
 )
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError
+from cde_retriever.files.records import parse_json
 from cde_retriever.files.replacing import replacing_folder
 from cde_retriever.model.two_stage import TwoStageModel
 
@@ -143,6 +144,23 @@ def write_low_rank(
     return folder
 
 
+def config_seen_from(folder: Path, config: Path) -> bytes:
+    """Return the content that a checkpoint's ``config.json`` has in another folder.
+
+    Args:
+        folder: Where the checkpoint will stand.
+        config: The file; the base of low-rank updates is named as seen from `folder`, if it is named relatively here.
+    """
+    content = config.read_bytes()
+    values = parse_json(content)
+    base = values.get(LOW_RANK_KEY, {}).get("base", {})
+    name = base.get("name")
+    if name is None or Path(name).is_absolute() or not (config.parent / name).is_dir():
+        return content
+    base["name"] = _relative(config.parent / name, folder)
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+
+
 def _adapted(model: TwoStageModel) -> Iterator[tuple[str, "LoraLayer"]]:
     """Yield the layers that have updates, by their names within the model."""
     from peft.tuners.lora import LoraLayer
@@ -192,4 +210,8 @@ def _name_of(base: str | os.PathLike[str] | None, source: Path, folder: Path) ->
     path = Path(base).expanduser()
     if not path.is_dir() or path.is_absolute():
         return str(base) if not path.is_dir() else str(path)
+    return _relative(path, folder)
+
+
+def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
 from cde_train.training.low_rank import (
     add_low_rank,
+    config_seen_from,
     load_low_rank_state,
     low_rank_state,
     merge_low_rank,
@@ -126,6 +128,18 @@ def test_a_relative_base_moves_with_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     np.testing.assert_array_equal(vectors(ContextualEncoder.from_pretrained("b/out/updates", device="cpu")), expected)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy("b/out/updates/low_rank.safetensors", "elsewhere")
+    (tmp_path / "elsewhere" / "config.json").write_bytes(
+        config_seen_from(Path("elsewhere"), Path("b/out/updates/config.json"))
+    )
+    assert json.loads(Path("elsewhere/config.json").read_text())["low_rank"]["base"]["name"] == "../b/base"
+    np.testing.assert_array_equal(vectors(ContextualEncoder.from_pretrained("elsewhere", device="cpu")), expected)
+
+
+def test_a_configuration_without_a_relative_base_is_copied_as_it_is(tmp_path, base, folder):
+    for config in (base / "config.json", folder / "config.json"):
+        assert config_seen_from(tmp_path / "elsewhere", config) == config.read_bytes()
 
 
 def test_files_are_readable_as_the_umask_lets(tmp_path, base):

@@ -20,6 +20,7 @@ from cde_retriever import CDEError
 if TYPE_CHECKING:
     from llama_index.core.schema import Document
 
+    from cde_retriever import ContextualEncoder
     from examples.saved_index import Manifest
 
 TOP = 3
@@ -62,9 +63,11 @@ def run(arguments: argparse.Namespace) -> None:
     from examples.saved_index import build_index, corpus_key, open_index, reason_to_build
 
     start = time.perf_counter()
-    documents = read_documents(arguments.docs)
-    questions, origin = choose_questions(arguments, documents)
+    if arguments.docs is not None and not arguments.docs.exists():  # said before the seconds that a model takes
+        raise FileNotFoundError(f"there is no folder {arguments.docs}; name one with text, Markdown or HTML files")
     encoder = ContextualEncoder.from_pretrained(arguments.model)
+    documents = read_documents(arguments.docs, encoder)
+    questions, origin = choose_questions(arguments, documents)
     folder = arguments.index or Path("demo_index") / folder_name(arguments.docs)
 
     reason = reason_to_build(folder, corpus_key(documents, encoder))
@@ -91,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(summary(saved.manifest, folder, built=bool(reason), seconds=time.perf_counter() - start))
 
 
-def read_documents(docs: Path | None) -> "list[Document]":
+def read_documents(docs: Path | None, encoder: "ContextualEncoder") -> "list[Document]":
     """Read the corpus: a folder, or the docstrings of the standard library."""
     if docs is None:
         from examples.stdlib_docstrings import read_docstrings
@@ -99,7 +102,7 @@ def read_documents(docs: Path | None) -> "list[Document]":
         return read_docstrings(show_progress=True)
     from examples.folder_documents import read_folder
 
-    return read_folder(docs, show_progress=True)
+    return read_folder(docs, encoder, show_progress=True)
 
 
 def choose_questions(arguments: argparse.Namespace, documents: "Sequence[Document]") -> tuple[list[str], str]:

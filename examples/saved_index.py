@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 # A sentence or paragraph with the space after it. The splitter's default is NLTK's, which wants to download its data
 # unless it can read the copy in llama-index-core, and that it refuses where an installer made hard links, as uv does.
 SENTENCE = r"(?s).+?(?:[.!?]\s+|\u3002\s*|\n\s*\n|\Z)"
-LAYOUT = 1  # raise it when the files or the way documents are split change
+LAYOUT = 2  # raise it when the files or the way documents are split change
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cde_retriever.bulk.manifest import MANIFEST, Manifest
 from cde_retriever.bulk.parts import missing_parts, part_files, remove_leftovers
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.bulk.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows
 from cde_retriever.context.context import Context, context_file
-from cde_retriever.corpus.rows import Corpus, CorpusFile, find_files, read_documents
+from cde_retriever.corpus.rows import Corpus, CorpusFile, are_documents, find_files, read_documents
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextMismatchError, CorpusError, OutputError
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.locking import only_writer
 from cde_retriever.progress import progress
+
+if TYPE_CHECKING:  # a corpus of rows needs no reader of documents
+    from cde_retriever.corpus.passage_size import PassageSize
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,12 @@ def embed_corpus(
     settings = settings or BulkSettings()
     if settings.engine == "ray":
         import cde_retriever.bulk.ray_engine  # noqa: F401 - what is missing is said now, not after hours of reading
-    root, names = find_files(corpus)
+    root, names, _ = find_files(corpus)
     folder = Path(output).expanduser()
     if Path(corpus).expanduser().is_dir() and folder.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"the output {folder} is inside the corpus {root}; choose another place")
     encoder = ContextualEncoder.from_spec(settings.model)
-    run = _Run(root, names, folder, settings, encoder, show_progress)
+    run = _Run(root, names, folder, settings, encoder, _passage_size(names, encoder), show_progress)
     with only_writer(folder):
         manifest = Manifest.read(folder)
         if manifest is None:
@@ -110,6 +114,15 @@ def embed_corpus(
         else:
             run.go_on(manifest, context)
         return run.embed(manifest, on_part)
+
+
+def _passage_size(names: list[str], encoder: ContextualEncoder) -> "PassageSize | None":
+    """Return how long a passage of documents may be for a model to read it whole; None for files of rows."""
+    if not are_documents(names):
+        return None
+    from cde_retriever.corpus.passage_size import PassageSize
+
+    return PassageSize.of(encoder.tokenizer, encoder.config.max_length, encoder.config.prompts["document"])
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,7 @@ class _Run:
     folder: Path
     settings: BulkSettings
     encoder: ContextualEncoder
+    passages: "PassageSize | None"
     show_progress: bool
 
     def begin(self, context: Context | None) -> Manifest:
@@ -172,7 +186,7 @@ class _Run:
 
     def embed(self, manifest: Manifest, on_part: Callable[[PartReport], object]) -> BulkSummary:
         """Embed what is missing."""
-        corpus = Corpus(self.root, manifest.files, self.settings.columns)
+        corpus = Corpus(self.root, manifest.files, self.settings.columns, self.passages)
         rows = shard_rows(corpus.rows, manifest.shard_size)
         pending = missing_parts(self.folder, rows, part_metadata(self.encoder))
         left = sum(rows[i] for i in pending)
@@ -220,7 +234,7 @@ class _Run:
         """Yield every text; put into `rows` how many each file has, once it has been read."""
         for name in self.names:
             rows.append(0)
-            for document in read_documents(self.root / name, self.settings.columns):
+            for document in read_documents(self.root, name, self.settings.columns, passages=self.passages):
                 rows[-1] += 1
                 yield document.text
         if not sum(rows):

@@ -1,121 +1,174 @@
-"""Text files cut into passages of about 200 words, each under its heading.
+"""Read text, Markdown, reStructuredText and web pages as passages that fit a model, each under its headings.
 
-A passage is its heading, an empty line, and whole paragraphs; only a paragraph longer than a passage is cut inside.
+A passage is its headings, an empty line, and whole paragraphs, lists, tables or listings; only what is longer than the
+model reads is cut inside, at the ends of sentences where it has any. `cde embed`, `cde-train fit` and the demo read
+folders with this module, so the same folder gives the same passages everywhere.
 """
 
-import re
-from html.parser import HTMLParser
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-WORDS = 200
-SUFFIXES = (".txt", ".md", ".rst", ".html", ".htm")
-_HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*")
-_UNDERLINE = re.compile(r"([=\-~^\"'`#*+.:_])\1{2,}\s*")
-_BLOCKS = {"p", "li", "div", "tr", "pre", "dd", "dt", "section", "article", "table", "ul", "ol", "br", "title"}
-_HIDDEN = {"script", "style", "nav", "head", "footer", "template"}
+from cde_retriever.corpus.decoding import decode
+from cde_retriever.corpus.listing import DOCUMENT_ENDINGS, MARKDOWN, PAGES, RESTRUCTURED, has_ending, list_files
+from cde_retriever.corpus.passage_size import PassageSize
+from cde_retriever.corpus.sections import (
+    BETWEEN_HEADINGS,
+    Section,
+    markdown_sections,
+    plain_sections,
+    restructured_sections,
+)
+from cde_retriever.corpus.web_pages import page_sections
+from cde_retriever.errors import CorpusError
+
+_BETWEEN = "\n\n"
+_JOINT = 2
+"""Tokens that an empty line between two blocks may take."""
 
 
-def is_text_file(file: Path) -> bool:
-    """Whether a file is of a form that `read_passages` reads; hidden files are not."""
-    return file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
+class Passage(NamedTuple):
+    """Part of a file.
+
+    Attributes:
+        id: Path of the file below its folder, ``#``, and the number of the passage in the file, from 1.
+        headings: The headings it stands under, the highest first.
+        text: Headings and text, as they are embedded.
+    """
+
+    id: str
+    headings: tuple[str, ...]
+    text: str
 
 
-def read_passages(file: Path) -> list[str]:
-    """Return the passages of a file.
+class PassageFolder:
+    """A folder of documents, or one of them, and what became of its files once it has been read.
+
+    Args:
+        path: Folder or file.
+        size: How long a passage may be.
+
+    Attributes:
+        names: Paths of the files below the folder, in order.
+        without_text: Files that gave no passage so far, with the reason.
+        guessed: Files whose encoding nothing says, with the one they were read as.
+        others: Endings of the files that are not read, and how many there are of each.
 
     Raises:
-        UnicodeDecodeError: if it is not in UTF-8.
+        FileNotFoundError: if there is nothing at the path, or no file of a known ending.
     """
-    text = file.read_text(encoding="utf-8-sig")
-    if file.suffix.lower() in (".html", ".htm"):
-        parser = _Html()
-        parser.feed(text)
-        parser.close()
-        text = "".join(parser.parts)
-    return split(text)
+
+    def __init__(self, path: str | os.PathLike[str], size: PassageSize) -> None:
+        self.folder, self.names, self.others = list_files(path, DOCUMENT_ENDINGS)
+        if not self.names:
+            raise FileNotFoundError(f"{path} has no file that ends in {', '.join(DOCUMENT_ENDINGS)}")
+        self.size = size
+        self.without_text: dict[str, str] = {}
+        self.guessed: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Passage]:
+        """Yield the passages of all files, in order."""
+        for name in self.names:
+            yield from self.read(name)
+
+    def read(self, name: str) -> list[Passage]:
+        """Return the passages of one file; none if it gives none, which `without_text` then explains."""
+        found = read_file(self.folder, name, self.size)
+        if found.reason:
+            self.without_text[name] = found.reason
+        if found.guessed:
+            self.guessed[name] = found.guessed
+        return found.passages
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each kind of file that was not read, or not surely rightly."""
+        notes = []
+        if self.without_text:
+            notes.append(f"{_files(self.without_text)} gave no text: {_listed(self.without_text)}")
+        if self.guessed:
+            notes.append(f"{_files(self.guessed)} not in UTF-8, read as what seemed likely: {_listed(self.guessed)}")
+        if self.others:
+            kinds = ", ".join(f"{count} {ending}" for ending, count in list(self.others.items())[:5])
+            more = ", ..." if len(self.others) > 5 else ""
+            notes.append(f"{_files(range(sum(self.others.values())))} of other kinds not read: {kinds}{more}")
+        return notes
 
 
-def split(text: str, words: int = WORDS) -> list[str]:
-    """Cut a text at headings and paragraphs into passages of at most about ``words`` words."""
-    passages: list[str] = []
-    for heading, paragraphs in _sections(text):
-        body: list[str] = []
-        size = 0
-        for paragraph in (piece for whole in paragraphs for piece in _pieces(whole, words)):
-            length = len(paragraph.split())
-            if body and size + length > words:
-                passages.append("\n\n".join([heading, *body]).strip())
-                body, size = [], 0
-            body.append(paragraph)
-            size += length
-        if body:
-            passages.append("\n\n".join([heading, *body]).strip())
-    return passages
+class FilePassages(NamedTuple):
+    """Passages of a file, why there are none, and the encoding it was read as if nothing says it."""
+
+    passages: list[Passage]
+    reason: str | None = None
+    guessed: str | None = None
 
 
-def _pieces(paragraph: str, words: int) -> list[str]:
-    found = paragraph.split()
-    if len(found) <= 2 * words:
-        return [paragraph]
-    return [" ".join(found[start : start + words]) for start in range(0, len(found), words)]
+def read_file(folder: Path, name: str, size: PassageSize) -> FilePassages:
+    """Read a file of a folder as passages; one that cannot be read gives none."""
+    try:
+        sections, guessed = read_sections(folder / name)
+    except (CorpusError, OSError) as error:
+        return FilePassages([], str(error))
+    passages = cut_sections(name, sections, size)
+    return FilePassages(passages, None if passages else "it has no text", guessed)
 
 
-def _sections(text: str) -> list[tuple[str, list[str]]]:
-    """Return each heading, without its marks, and the paragraphs below it."""
-    sections: list[tuple[str, list[str]]] = [("", [])]
-    paragraph: list[str] = []
-    fenced = False
-    for line in [*text.splitlines(), ""]:
-        fence = line.lstrip().startswith("```")
-        fenced ^= fence
-        heading = "" if fenced or fence else _heading(line, paragraph)
-        if heading or not line.strip():
-            if paragraph:
-                sections[-1][1].append("\n".join(paragraph))
-                paragraph.clear()
-            if heading:
-                sections.append((heading, []))
-        else:
-            paragraph.append(line.rstrip())
-    return sections
+def _files(some: dict[str, str] | range) -> str:
+    return "1 file" if len(some) == 1 else f"{len(some)} files"
 
 
-def _heading(line: str, paragraph: list[str]) -> str:
-    """Return the heading this line makes, or nothing; an underlined one is taken out of the open paragraph."""
-    if match := _HEADING.fullmatch(line.strip()):
-        return match[1]
-    alone = len(paragraph) == 1 or (len(paragraph) == 2 and _UNDERLINE.fullmatch(paragraph[0]))
-    if alone and _UNDERLINE.fullmatch(line) and len(line.strip()) >= len(paragraph[-1].strip()):
-        title = paragraph[-1].strip()
-        paragraph.clear()
-        return title
-    return ""
+def _listed(reasons: dict[str, str], most: int = 5) -> str:
+    listed = [f"{name} ({reason})" for name, reason in list(reasons.items())[:most]]
+    return ", ".join(listed) + (f" and {len(reasons) - most} more" if len(reasons) > most else "")
 
 
-class _Html(HTMLParser):
-    """Text of a page: headings as ``# heading``, blocks apart, scripts and navigation left out."""
+def read_sections(file: Path) -> tuple[list[Section], str | None]:
+    """Return the sections of a file, and its encoding if that had to be guessed.
 
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._hidden = 0
-        self._in_heading = False
+    Raises:
+        CorpusError: if it is no text.
+        OSError: if it cannot be read.
+    """
+    data = file.read_bytes()
+    if has_ending(file.name, PAGES):
+        return page_sections(data)
+    text, guessed = decode(data)
+    if has_ending(file.name, MARKDOWN):
+        return markdown_sections(text), guessed
+    return (restructured_sections if has_ending(file.name, RESTRUCTURED) else plain_sections)(text), guessed
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - given by name
-        self._hidden += tag in _HIDDEN
-        if re.fullmatch("h[1-6]", tag):
-            self.parts.append("\n\n# ")
-            self._in_heading = True
-        elif tag in _BLOCKS:
-            self.parts.append("\n\n")
 
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = max(0, self._hidden - (tag in _HIDDEN))
-        if re.fullmatch("h[1-6]", tag):
-            self._in_heading = False
-        if tag in _BLOCKS or re.fullmatch("h[1-6]", tag):
-            self.parts.append("\n\n")
+def cut_sections(name: str, sections: list[Section], size: PassageSize) -> list[Passage]:
+    """Return passages of at most a size, numbered under a name."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    for headings, blocks in sections:
+        above = _heading_that_fits(headings, size)
+        room = size.tokens - (size.count(above) + _JOINT if above else 0)
+        for body in _bodies(blocks, room, size):
+            found.append((headings, f"{above}{_BETWEEN}{body}" if above else body))
+    return [Passage(f"{name}#{number}", *one) for number, one in enumerate(found, start=1)]
 
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.parts.append(re.sub(r"\s+", " ", data) if self._in_heading else data)
+
+def _heading_that_fits(headings: tuple[str, ...], size: PassageSize) -> str:
+    """Return the headings as one line of at most half a passage; the highest go first, then words of the last."""
+    for start in range(len(headings)):
+        joined = BETWEEN_HEADINGS.join(headings[start:])
+        if size.count(joined) <= size.tokens // 2:
+            return joined
+    return size.cut(headings[-1], size.tokens // 2)[0] if headings else ""
+
+
+def _bodies(blocks: list[str], room: int, size: PassageSize) -> Iterator[str]:
+    """Yield whole blocks together as long as they fit, and blocks that are too long in pieces."""
+    body: list[str] = []
+    taken = 0
+    for block, count in zip(blocks, size.count_each(blocks), strict=True):
+        pieces = [block] if count <= room else size.cut(block, room)
+        for piece, tokens in zip(pieces, [count] if len(pieces) == 1 else size.count_each(pieces), strict=True):
+            if body and taken + _JOINT + tokens > room:
+                yield _BETWEEN.join(body)
+                body, taken = [], 0
+            body.append(piece)
+            taken += tokens + (_JOINT if len(body) > 1 else 0)
+    if body:
+        yield _BETWEEN.join(body)

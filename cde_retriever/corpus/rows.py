@@ -1,22 +1,21 @@
-"""A corpus as files: JSONL (``.jsonl``, ``.jsonl.gz``) or Parquet, one file or a folder of them, read as a stream.
+"""Read any rows of a corpus of files: JSONL, Parquet, or documents that are cut into passages.
 
 Rows are numbered through all files, those in alphabetical order, so that a document has the same place on every run and
-every machine. Memory is a line, or a row group of a Parquet file, however many files there are.
+every machine. Memory is a line, a row group of a Parquet file, or a file of text, however many files there are.
 """
 
-import gzip
 import itertools
-import json
 import os
-import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cde_retriever.errors import CorpusError
+from cde_retriever.corpus import json_lines
+from cde_retriever.corpus.json_lines import Interval, named, read_json_lines
+from cde_retriever.corpus.listing import DOCUMENT_ENDINGS, Listing, has_ending, list_files
+from cde_retriever.errors import ConfigError, CorpusError
 
 try:
     import pyarrow
@@ -24,11 +23,11 @@ try:
 except ModuleNotFoundError as missing:
     raise ImportError(f'{missing}; install it with: pip install "cde-retriever[bulk]"') from missing
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-_BATCH_ROWS = 1024
+if TYPE_CHECKING:  # a corpus of rows needs no reader of documents
+    from cde_retriever.corpus.passage_size import PassageSize
 
-Interval = tuple[int, int]
-"""Numbers of rows, from the first to before the second."""
+ENDINGS = (*json_lines.ENDINGS, ".parquet")
+_BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,28 @@ class Columns:
     Attributes:
         text: Its text.
         id: What its vector will be found by; strings or whole numbers.
-        title: What is put before the text, with a space between. None means ``title`` where a row has one; an empty
-            string means none; any other name has to be there.
+        title: What is put before the text, with a space between. None means ``title`` where a row has one and it is
+            not the text itself; an empty string means none; any other name has to be there.
+
+    Raises:
+        ConfigError: if title and text are the same column.
     """
 
     text: str = "text"
     id: str = "id"
     title: str | None = None
+
+    def __post_init__(self) -> None:
+        """Validate that no text would be put before itself."""
+        if self.title == self.text:
+            raise ConfigError(f"--title-column and --text-column are both {self.text!r}; name another title, or ''")
+
+    @property
+    def before_text(self) -> str:
+        """Name of the column that is put before the text; empty for none."""
+        if self.title is None:
+            return "" if self.text == "title" else "title"
+        return self.title
 
     @property
     def needed(self) -> dict[str, str]:
@@ -82,11 +96,13 @@ class Corpus:
         folder: Where the files are.
         files: The files, in order.
         columns: Which columns make a document.
+        passages: How long a passage may be, where the files are documents to be cut.
     """
 
     folder: Path
     files: tuple[CorpusFile, ...]
     columns: Columns
+    passages: "PassageSize | None" = None
 
     @property
     def rows(self) -> int:
@@ -112,92 +128,85 @@ class Corpus:
             here = [(max(a, start) - start, min(b, stop) - start) for a, b in wanted if a < stop and b > start]
             if here:
                 found = 0
-                for document in read_documents(self.folder / file.name, self.columns, here):
+                for document in read_documents(self.folder, file.name, self.columns, here, self.passages):
                     found += 1
                     yield document
                 if found != sum(b - a for a, b in here):
                     raise CorpusError(f"{self.folder / file.name} has fewer rows than before; has it been changed?")
 
 
-def find_files(corpus: str | os.PathLike[str]) -> tuple[Path, list[str]]:
-    """Return a corpus's folder and the names of its files below that, in order; hidden ones are left out.
+def find_files(corpus: str | os.PathLike[str]) -> Listing:
+    """List the files of a corpus: JSONL and Parquet, or where there are none, documents.
 
     Raises:
         FileNotFoundError: if there is nothing.
         CorpusError: if no file has one of the known endings.
     """
-    path = Path(corpus).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a file or folder of {', '.join(SUFFIXES)}")
-    folder, files = (path, path.rglob("*")) if path.is_dir() else (path.parent, iter([path]))
-    names = [file.relative_to(folder).as_posix() for file in files if file.is_file()]
-    known = [name for name in names if name.endswith(SUFFIXES) and not any(p[0] == "." for p in name.split("/"))]
-    if not known:
-        raise CorpusError(f"{path} has no file that ends in {', '.join(SUFFIXES)}; write the corpus as one of them")
-    return folder, sorted(known)
+    for endings in (ENDINGS, DOCUMENT_ENDINGS):
+        found = list_files(corpus, endings)
+        if found.names:
+            return found
+    raise CorpusError(
+        f"{corpus} has no file that ends in {', '.join((*ENDINGS, *DOCUMENT_ENDINGS))}; write the corpus as one of them"
+    )
 
 
-def read_documents(path: Path, columns: Columns, intervals: Iterable[Interval] | None = None) -> Iterator[Document]:
+def are_documents(names: list[str]) -> bool:
+    """Tell whether files that `find_files` gave are documents, to be cut into passages, and not rows."""
+    return has_ending(names[0], DOCUMENT_ENDINGS)
+
+
+def read_documents(
+    folder: Path,
+    name: str,
+    columns: Columns,
+    intervals: Iterable[Interval] | None = None,
+    passages: "PassageSize | None" = None,
+) -> Iterator[Document]:
     """Yield the documents of one file.
 
     Args:
-        path: The file.
+        folder: Where the corpus is.
+        name: Path of the file below it.
         columns: Which columns make a document.
         intervals: Rows of this file, ascending and apart; None for all. Blank lines of JSONL are no rows.
+        passages: How long a passage may be, if the file is a document to be cut.
 
     Raises:
         CorpusError: if the file is damaged or a row is no document; names file and line or row, both counted from 1.
     """
-    read = _read_parquet if path.suffix == ".parquet" else _read_jsonl
-    with _named(str(path)):
-        yield from read(path, columns, None if intervals is None else list(intervals))
+    chosen = None if intervals is None else list(intervals)
+    if passages is not None:
+        yield from _read_passages(folder, name, chosen, passages)
+    elif has_ending(name, (".parquet",)):
+        yield from _read_parquet(folder / name, columns, chosen)
+    else:
+        for number, row in read_json_lines(folder / name, chosen):
+            with named(f"{folder / name}, line {number}"):
+                document = _document(row, columns)
+            yield document
 
 
-@contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Put a place before the messages of what goes wrong."""
-    try:
-        yield
-    except CorpusError as error:
-        raise CorpusError(f"{place}{error}") from error.__cause__
-    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
-        raise CorpusError(f"{place} cannot be read ({error}); is it whole?") from error
+def _read_passages(
+    folder: Path, name: str, intervals: list[Interval] | None, size: "PassageSize"
+) -> Iterator[Document]:
+    from cde_retriever.corpus.passages import read_file
 
-
-def _read_jsonl(path: Path, columns: Columns, intervals: list[Interval] | None) -> Iterator[Document]:
-    # Not with pyarrow.json: it would say in which row of which block a line is malformed, not in which line.
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-        rows = ((number, line) for number, line in enumerate(stream, start=1) if not line.isspace())
-        at = 0
-        for start, stop in intervals or [(0, sys.maxsize)]:
-            for number, line in itertools.islice(rows, start - at, stop - at):
-                with _named(f", line {number}"):
-                    yield _document(_parse(line), columns)
-            at = stop
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    line = line.rstrip(b"\r\n")
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CorpusError(f" is not JSON ({error.msg}, column {error.colno}): {line[:80]!r}") from error
-    except ValueError as error:  # not UTF-8
-        raise CorpusError(f" is not JSON ({error}): {line[:80]!r}") from error
-    if not isinstance(row, dict):
-        raise CorpusError(f" is {type(row).__name__}, expected a JSON object: {line[:80]!r}")
-    return row
+    found = read_file(folder, name, size).passages
+    for start, stop in [(0, len(found))] if intervals is None else intervals:
+        for passage in found[start:stop]:
+            yield Document(passage.id, passage.text)
 
 
 def _read_parquet(path: Path, columns: Columns, intervals: list[Interval] | None) -> Iterator[Document]:
     # Without pre_buffer, which would hold all columns of a row group at once.
-    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+    with _named_parquet(path), pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
         names = file.schema_arrow.names
         _check_columns(names, columns)
-        wanted = [name for name in dict.fromkeys([columns.id, _title(columns), columns.text]) if name in names]
+        wanted = [name for name in dict.fromkeys([columns.id, columns.before_text, columns.text]) if name in names]
         groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         starts = [0, *itertools.accumulate(groups)]
-        for start, stop in intervals or [(0, starts[-1])]:
+        for start, stop in [(0, starts[-1])] if intervals is None else intervals:
             chosen = [i for i in range(len(groups)) if starts[i] < stop and starts[i + 1] > start]
             if not chosen:
                 continue
@@ -205,12 +214,18 @@ def _read_parquet(path: Path, columns: Columns, intervals: list[Interval] | None
             rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
             before = starts[chosen[0]]
             for number, row in enumerate(itertools.islice(rows, start - before, stop - before), start=start + 1):
-                with _named(f", row {number}"):
-                    yield _document(row, columns)
+                with named(f", row {number}"):
+                    document = _document(row, columns)
+                yield document
 
 
-def _title(columns: Columns) -> str:
-    return "title" if columns.title is None else columns.title
+@contextmanager
+def _named_parquet(path: Path) -> Iterator[None]:
+    try:
+        with named(str(path)):
+            yield
+    except pyarrow.ArrowException as error:
+        raise CorpusError(f"{path} cannot be read ({error}); is it whole?") from error
 
 
 def _check_columns(there: Iterable[str], columns: Columns) -> None:
@@ -227,7 +242,7 @@ def _document(row: Mapping[str, Any], columns: Columns) -> Document:
     identifier = row[columns.id]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
         raise CorpusError(f": {columns.id!r} is {identifier!r:.80}, expected a string or a whole number")
-    title, text = (_string(row, name) for name in (_title(columns), columns.text))
+    title, text = (_string(row, name) for name in (columns.before_text, columns.text))
     document = Document(str(identifier), f"{title} {text}" if title else text)
     for value in document:
         if not value.isascii():

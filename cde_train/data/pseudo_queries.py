@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from cde_retriever.corpus.sections import BETWEEN_HEADINGS
 from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
 from cde_train.settings import AtLeast1, Seed, Settings, Share
@@ -88,12 +89,13 @@ class RoundTrip:
 
 
 class Heading:
-    """The first line, if it is short and text follows."""
+    """The first line, if it is short and text follows; of "A > B > C", as passages begin, the last."""
 
     def generate(self, document: str, rng: random.Random) -> list[str]:  # noqa: ARG002 - nothing to draw
         """Return the heading, if there is one."""
         first, _, rest = document.partition("\n")
-        return [first.strip()] if rest.strip() and 1 <= len(first.split()) <= 15 else []
+        heading = first.rpartition(BETWEEN_HEADINGS)[2].strip()
+        return [heading] if rest.strip() and 1 <= len(heading.split()) <= 15 else []
 
 
 class Lead:

@@ -3,8 +3,6 @@
 Pairs are held in memory, about 1 kB each: up to a million are fine.
 """
 
-import gzip
-import json
 import os
 import re
 import warnings
@@ -14,7 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.corpus.passages import is_text_file, read_passages
+from cde_retriever.corpus.json_lines import ENDINGS as JSON_LINES
+from cde_retriever.corpus.json_lines import read_json_lines
+from cde_retriever.corpus.listing import list_files
+from cde_retriever.corpus.passage_size import PassageSize
+from cde_retriever.corpus.passages import PassageFolder
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import CorpusError
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.errors import TrainingDataError
@@ -43,15 +47,30 @@ class TrainingData:
     domain: str
 
 
-def read_data(path: str | os.PathLike[str]) -> TrainingData:
+def bundled_size() -> PassageSize:
+    """Return how long a passage may be for the bundled model to read it whole."""
+    return size_for(ContextualEncoder.from_pretrained())
+
+
+def size_for(encoder: ContextualEncoder) -> PassageSize:
+    """Return how long a passage may be for a model to read it whole."""
+    return PassageSize.of(encoder.tokenizer, encoder.config.max_length, encoder.config.prompts["document"])
+
+
+def read_data(path: str | os.PathLike[str], size: Callable[[], PassageSize] = bundled_size) -> TrainingData:
     """Read pairs, or documents without queries.
 
     Recognised, in this order: a Hugging Face dataset on disk (its ``train`` split); a BEIR folder (its train split);
     JSONL files of pairs, ``{"query", "document", "negatives"?, "domain"?}``, or of documents, ``{"text"}``, plain or
-    gzipped, alone or in a folder (other files beside them are not read); text files (.txt .md .rst .html), alone or
-    in a folder and below, split into passages.
+    gzipped, alone or in a folder and below (other files beside them are not read); text files (.txt .md .rst .html),
+    alone or in a folder and below, cut into passages.
 
-    Empty texts, queries equal to their document and exact duplicates are left out and counted.
+    Empty texts, queries equal to their document and exact duplicates are left out and counted; so are files that give
+    no text.
+
+    Args:
+        path: File or folder.
+        size: Returns how long a passage may be; asked only where documents are to be cut.
 
     Raises:
         FileNotFoundError: if there is nothing, or nothing of a known form.
@@ -68,13 +87,12 @@ def read_data(path: str | os.PathLike[str]) -> TrainingData:
     elif path.is_dir() and any(path.glob("corpus.jsonl*")):
         kind = "beir"
         _read_beir(path, found)
-    elif files := _files(path):
-        for file in files:
-            _read_jsonl(file, found)
+    elif names := list_files(path, JSON_LINES).names:
+        _read_rows(path if path.is_dir() else path.parent, names, found)
         kind = "pairs" if found.pairs else "documents"
     else:
         kind = "documents"
-        _read_texts(path, found)
+        _read_documents(path, size(), found)
     if not found.pairs and (kind != "documents" or not found.documents):
         raise TrainingDataError(f"{path} holds nothing to train on; left out: {dict(found.skipped) or 'nothing'}")
     return TrainingData(list(found.pairs), list(found.documents), dict(found.skipped), kind, found.domain)
@@ -162,38 +180,28 @@ def _name(path: Path) -> str:
     return path.name.split(".")[0] or path.name
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for end in ("*.jsonl", "*.jsonl.gz") for file in path.glob(end))
-    return [path] if path.name.endswith((".jsonl", ".jsonl.gz")) else []
+def _read_rows(path: Path, names: list[str], found: _Collector) -> None:
+    for name in names:
+        file = path / name
+        for number, row in _lines(file):
+            try:
+                if "text" in row and not {"query", "document"} & row.keys():
+                    found.add_document(_text(row, "text"))
+                else:
+                    found.add(row, _name(file))
+            except (KeyError, TypeError) as error:
+                raise TrainingDataError(
+                    f"{file}, line {number}: not a pair ({error!r}); expected query and document"
+                ) from error
+        if found.pairs and found.documents:
+            raise TrainingDataError(f"{file}: pairs and documents without queries are mixed; put them in folders apart")
 
 
-def _read_jsonl(file: Path, found: _Collector) -> None:
-    for number, line in _lines(file):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise TypeError(f"found {type(row).__name__}, expected an object")
-            if "text" in row and not {"query", "document"} & row.keys():
-                found.add_document(_text(row, "text"))
-            else:
-                found.add(row, _name(file))
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingDataError(
-                f"{file}, line {number}: not a pair ({error!r}); expected query and document"
-            ) from error
-    if found.pairs and found.documents:
-        raise TrainingDataError(f"{file}: pairs and documents without queries are mixed; put them in folders apart")
-
-
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    number = 0
+def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                yield number, line
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise TrainingDataError(f"{file}, after line {number}: the file is damaged ({error})") from error
+        yield from read_json_lines(file)
+    except CorpusError as error:
+        raise TrainingDataError(str(error)) from error
 
 
 def _read_dataset(path: Path, found: _Collector) -> None:
@@ -244,17 +252,9 @@ def _read_beir(path: Path, found: _Collector) -> None:
         found.skipped["judgement of an unknown query or document"] = data.unknown_judgements
 
 
-def _read_texts(path: Path, found: _Collector) -> None:
-    files = sorted(file for file in path.rglob("*") if is_text_file(file)) if path.is_dir() else [path]
-    if not files or not is_text_file(files[0]):
-        raise FileNotFoundError(f"{path} holds no .jsonl or .jsonl.gz file, and no .txt, .md, .rst or .html file")
-    for file in files:
-        try:
-            passages = read_passages(file)
-        except UnicodeDecodeError:
-            found.skipped["file not in UTF-8"] += 1
-            continue
-        if not passages:
-            found.skipped["file without text"] += 1
-        for passage in passages:
-            found.add_document(passage)
+def _read_documents(path: Path, size: PassageSize, found: _Collector) -> None:
+    folder = PassageFolder(path, size)
+    for passage in folder:
+        found.add_document(passage.text)
+    for name, reason in folder.without_text.items():
+        found.skipped[f"file without text: {name} ({reason})"] += 1

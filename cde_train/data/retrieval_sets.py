@@ -1,6 +1,5 @@
 """Read judged corpora: documents, queries, and which documents answer them."""
 
-import gzip
 import hashlib
 import json
 import os
@@ -10,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cde_retriever.corpus.json_lines import read_json_lines
+from cde_retriever.errors import CorpusError
 from cde_retriever.files.replacing import write_atomically
 
 
@@ -131,21 +132,32 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, line.rstrip("\n")
 
 
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        yield from read_json_lines(file)
+    except CorpusError as error:
+        raise ValueError(str(error)) from error
+
+
 def _read_texts(file: Path) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
-    for number, line in _lines(file):
+    for number, row in _rows(file):
         try:
-            row: dict[str, Any] = json.loads(line)
-            key = str(row["_id"] if "_id" in row else row["id"])
-            text = f"{row.get('title') or ''} {row['text']}".strip()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            key, title, text = row["_id"] if "_id" in row else row["id"], row.get("title"), row["text"]
+        except KeyError as error:
             raise ValueError(f"{file}, line {number}: expected id and text ({error!r})") from error
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise ValueError(f"{file}, line {number}: the id is {key!r:.80}, expected a string or a whole number")
+        for name, value in (("title", title or ""), ("text", text)):
+            if not isinstance(value, str):
+                raise ValueError(f"{file}, line {number}: {name} is {value!r:.80}, expected a string")
+        key, text = str(key), f"{title or ''} {text}".strip()
         if key in seen:
             raise ValueError(f"{file}, line {number}: id {key!r} is there twice")
         seen.add(key)

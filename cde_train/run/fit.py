@@ -38,7 +38,7 @@ from cde_train.data.holdout import hold_out as hold_out_pairs
 from cde_train.data.holdout import leave_out_copies
 from cde_train.data.pairs import TrainingPair, documents_by_domain, texts_of, write_pairs
 from cde_train.data.pseudo_queries import RoundTrip, make_pairs, round_trip_filter
-from cde_train.data.readers import TrainingData, read_data, read_pairs
+from cde_train.data.readers import TrainingData, read_data, read_pairs, size_for
 from cde_train.data.retrieval_sets import RetrievalSet, read_retrieval_set, write_retrieval_set
 from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
@@ -162,7 +162,7 @@ class _Fit:
     def _read(self, source: Path, place: Path, hold_out: bool) -> Report:
         """Read or make pairs, set a part of them aside, and write both down."""
         place.mkdir(exist_ok=True)
-        found = read_data(source)
+        found = read_data(source, lambda: size_for(self._start))
         report: Report = {"kind": found.kind, "documents": len(found.documents), "skipped": found.skipped}
         pairs, sources = found.pairs, None
         if not pairs:

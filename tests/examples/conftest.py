@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cde_retriever.encoder.encoder import ContextualEncoder
 from tests.tiny import tiny_checkpoint
 
 GUIDE = """Before any heading.
@@ -39,6 +40,12 @@ PAGE = """<!doctype html><html><head><meta charset="iso-8859-1"><title>The caf\u
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a tiny checkpoint that reads 512 tokens."""
     return str(tiny_checkpoint(tmp_path_factory.mktemp("demo") / "tiny", max_length=512))
+
+
+@pytest.fixture(scope="session")
+def encoder(model: str) -> ContextualEncoder:
+    """That checkpoint, loaded."""
+    return ContextualEncoder.from_pretrained(model)
 
 
 @pytest.fixture

@@ -78,9 +78,8 @@ def test_changed_corpus_damage_and_flag_are_noticed(call, docs, embedded, capsys
     assert len(embedded) > 10
 
 
-def test_a_failed_build_leaves_the_old_index(docs, model, tmp_path, monkeypatch):
-    encoder = ContextualEncoder.from_pretrained(model)
-    documents, folder = read_folder(docs), tmp_path / "index"
+def test_a_failed_build_leaves_the_old_index(docs, encoder, model, tmp_path, monkeypatch):
+    documents, folder = read_folder(docs, encoder), tmp_path / "index"
     build_index(documents, folder, encoder, model=model, show_progress=False)
     before = state(folder)
     monkeypatch.setattr("examples.saved_index.PlainVectors.save", lambda *_: 1 / 0)
@@ -91,9 +90,8 @@ def test_a_failed_build_leaves_the_old_index(docs, model, tmp_path, monkeypatch)
     assert reason_to_build(folder, corpus_key(documents, encoder)) is None
 
 
-def test_both_sides_find_by_their_own_vectors(docs, model, tmp_path):
-    encoder = ContextualEncoder.from_pretrained(model)
-    documents = read_folder(docs)
+def test_both_sides_find_by_their_own_vectors(docs, encoder, model, tmp_path):
+    documents = read_folder(docs, encoder)
     build_index(documents, tmp_path / "index", encoder, model=model, show_progress=False)
     saved = open_index(tmp_path / "index", model)
     encoder.set_context(saved.contextual.embedding.context)
@@ -120,7 +118,7 @@ def test_another_folder_is_never_replaced(call, docs, capsys):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(["--docs", "missing"], "no folder missing"), (["--model", "missing/model/x"], "'missing/model/x' is neither")],
+    [(["--docs", "missing"], "no folder missing"), (["--model", "missing/model/x"], "there is no folder 'missing/model/x'")],
 )
 def test_failures_are_said_in_one_line(call, change, message, capsys):
     assert main([*call, *change]) == 1

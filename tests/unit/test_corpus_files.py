@@ -16,7 +16,7 @@ from cde_retriever.corpus.rows import (
     find_files,
     read_documents,
 )
-from cde_retriever.errors import CorpusError
+from cde_retriever.errors import ConfigError, CorpusError
 from cde_retriever.files.hashing import hash_file
 
 ROWS = [{"id": f"d{i}", "title": f"Title {i}" if i % 3 else "", "text": f"text {i} größer"} for i in range(23)]
@@ -41,8 +41,8 @@ def write(file, rows):
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.parquet"])
 def test_every_format_gives_the_same_documents(tmp_path, name):
     file = write(tmp_path / name, ROWS)
-    assert find_files(file) == (tmp_path, [name])
-    assert list(read_documents(file, Columns())) == DOCUMENTS
+    assert find_files(file) == (tmp_path, [name], {})
+    assert list(read_documents(file.parent, file.name, Columns())) == DOCUMENTS
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.parquet"])
@@ -50,13 +50,13 @@ def test_every_format_gives_the_same_documents(tmp_path, name):
 def test_some_rows(tmp_path, name, intervals):
     file = write(tmp_path / name, ROWS)
     expected = [document for start, stop in intervals for document in DOCUMENTS[start:stop]]
-    assert list(read_documents(file, Columns(), intervals)) == expected
+    assert list(read_documents(file.parent, file.name, Columns(), intervals)) == expected
 
 
 def counted(folder, columns=None):
     columns = columns or Columns()
-    root, names = find_files(folder)
-    rows = [sum(1 for _ in read_documents(root / name, columns)) for name in names]
+    root, names, _ = find_files(folder)
+    rows = [sum(1 for _ in read_documents(root, name, columns)) for name in names]
     files = (CorpusFile(name, hash_file(root / name), n) for name, n in zip(names, rows, strict=True))
     return Corpus(root, tuple(files), columns)
 
@@ -93,9 +93,12 @@ def test_columns_may_have_other_names(tmp_path):
     for name in ("c.jsonl", "c.parquet"):
         file = write(tmp_path / name, rows)
         columns = Columns(text="body", id="_id", title="headline")
-        assert list(read_documents(file, columns)) == [Document("0", "A text"), Document("1", "A text")]
-        assert next(read_documents(file, Columns("body", "_id", ""))).text == "text"
-        assert next(read_documents(file, Columns("body", "_id"))).text == "B text"
+        assert list(read_documents(file.parent, file.name, columns)) == [
+            Document("0", "A text"),
+            Document("1", "A text"),
+        ]
+        assert next(read_documents(file.parent, file.name, Columns("body", "_id", ""))).text == "text"
+        assert next(read_documents(file.parent, file.name, Columns("body", "_id"))).text == "B text"
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.parquet"])
@@ -109,13 +112,17 @@ def test_columns_may_have_other_names(tmp_path):
 )
 def test_a_missing_column_is_named_beside_those_there(tmp_path, name, columns, message):
     with pytest.raises(CorpusError, match=f"{name}.*{message}"):
-        next(read_documents(write(tmp_path / name, ROWS), columns))
+        next(read_documents(write(tmp_path / name, ROWS).parent, name, columns))
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.parquet"])
 def test_a_missing_title_and_a_null_text_are_empty(tmp_path, name):
     rows = [{"id": "a", "text": None}, {"id": "b", "text": ""}, {"id": "c", "text": "x"}]
-    assert [document.text for document in read_documents(write(tmp_path / name, rows), Columns())] == ["", "", "x"]
+    assert [document.text for document in read_documents(write(tmp_path / name, rows).parent, name, Columns())] == [
+        "",
+        "",
+        "x",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +130,8 @@ def test_a_missing_title_and_a_null_text_are_empty(tmp_path, name):
     [
         (b'{"id": "a", "text": "cut of', r"c.jsonl, line 3 is not JSON \(Unterminated string"),
         (b'{"id": "a", "text": "\xff"}', r"c.jsonl, line 3 is not JSON \('utf-8' codec can't decode"),
+        (b'{"id": "a", "text": ' + b"[" * 100_000, "c.jsonl, line 3 is nested too deep to be read"),
+        (b'{"id": "a", "text": ' + b"1" * 5000 + b"}", "c.jsonl, line 3 is not JSON .Exceeds the limit"),
         (b'["a", "text"]', "c.jsonl, line 3 is list, expected a JSON object"),
         (b'{"id": "a"}', "c.jsonl, line 3 has no column 'text', it has id; name the right one: --text-column"),
         (b'{"id": "a", "text": ["x"]}', r"c.jsonl, line 3: 'text' is list, expected a string: \['x'\]"),
@@ -135,7 +144,7 @@ def test_a_missing_title_and_a_null_text_are_empty(tmp_path, name):
 def test_a_bad_line_is_named_by_file_and_line(tmp_path, line, message):
     (tmp_path / "c.jsonl").write_bytes(b'{"id": 1, "text": "x"}\n\n' + line + b"\n")
     with pytest.raises(CorpusError, match=message):
-        list(read_documents(tmp_path / "c.jsonl", Columns()))
+        list(read_documents(tmp_path, "c.jsonl", Columns()))
 
 
 def test_a_bad_row_is_named_by_file_and_row(tmp_path):
@@ -143,7 +152,39 @@ def test_a_bad_row_is_named_by_file_and_row(tmp_path):
     rows = [{"id": "a", "text": "x"}, {"id": None, "text": "x"}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), tmp_path / "c.parquet")
     with pytest.raises(CorpusError, match=r"c.parquet, row 2: 'id' is None"):
-        list(read_documents(tmp_path / "c.parquet", Columns()))
+        list(read_documents(tmp_path, "c.parquet", Columns()))
+
+
+def test_a_title_that_is_the_text_is_not_put_before_itself(tmp_path):
+    for name in ("c.jsonl", "c.parquet"):
+        write(tmp_path / name, [{"id": 1, "title": "Red bicycle"}])
+        assert list(read_documents(tmp_path, name, Columns(text="title"))) == [Document("1", "Red bicycle")]
+    with pytest.raises(ConfigError, match=r"--title-column and --text-column are both 'body'"):
+        Columns(text="body", title="body")
+
+
+def test_marks_blank_lines_and_endings_in_capitals_are_read(tmp_path):
+    (tmp_path / "A.JSONL").write_bytes(b"\xef\xbb\xbf\r\n" + json.dumps(ROWS[0]).encode() + b"\r\n\n  \n")
+    (tmp_path / "._A.jsonl").write_bytes(b"\x00\x05\x16\x07")  # as macOS leaves on other drives
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    root, names, others = find_files(tmp_path)
+    assert (names, others) == (["A.JSONL"], {})
+    assert list(read_documents(root, names[0], Columns())) == DOCUMENTS[:1]
+    write_jsonl(tmp_path / "B.jsonl.GZ", []).write_bytes(gzip.compress(json.dumps(ROWS[1]).encode()))
+    assert list(read_documents(root, "B.jsonl.GZ", Columns())) == DOCUMENTS[1:2]
+    (tmp_path / "w.jsonl").write_bytes(json.dumps(ROWS[0]).encode("utf-16"))
+    with pytest.raises(CorpusError, match=r"w.jsonl is UTF-16, expected UTF-8; convert it"):
+        list(read_documents(root, "w.jsonl", Columns()))
+
+
+def test_what_is_hidden_above_the_folder_does_not_matter_and_a_named_file_is_taken(tmp_path):
+    folder = tmp_path / ".cache" / "docs"
+    (folder / ".venv").mkdir(parents=True)
+    write(folder / "a.jsonl", ROWS[:1])
+    write(folder / ".venv" / "b.jsonl", ROWS[:1])
+    write(folder / ".c.jsonl", ROWS[:1])
+    assert find_files(folder).names == ["a.jsonl"]
+    assert find_files(folder / ".c.jsonl").names == [".c.jsonl"]
 
 
 @pytest.mark.parametrize("name", ["c.jsonl.gz", "c.parquet"])
@@ -151,7 +192,7 @@ def test_a_file_cut_short_is_named(tmp_path, name):
     file = write(tmp_path / name, ROWS)
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(CorpusError, match=f"{name} cannot be read .* is it whole"):
-        list(read_documents(file, Columns()))
+        list(read_documents(file.parent, file.name, Columns()))
 
 
 def test_what_is_no_corpus_is_refused(tmp_path):
@@ -159,5 +200,5 @@ def test_what_is_no_corpus_is_refused(tmp_path):
         find_files(tmp_path / "nowhere")
     (tmp_path / "c.csv").write_text("id,text")
     for path in (tmp_path, tmp_path / "c.csv"):
-        with pytest.raises(CorpusError, match=r"has no file that ends in .jsonl, .jsonl.gz, .parquet"):
+        with pytest.raises(CorpusError, match=r"has no file that ends in .jsonl, .jsonl.gz, .parquet, .html"):
             find_files(path)

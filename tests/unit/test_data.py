@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cde_retriever.corpus.passages import split
 from cde_train.data.readers import read_data, read_pairs
+from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.errors import TrainingDataError
 
 
@@ -43,7 +43,7 @@ def test_unusable_rows_are_counted_by_reason(tmp_path) -> None:
 @pytest.mark.parametrize("line", ["{", "3", '{"query": "q"}', '{"query": "q", "document": "d", "negatives": "n"}'])
 def test_a_malformed_line_is_named(tmp_path, line: str) -> None:
     (tmp_path / "bad.jsonl").write_text(json.dumps(GOOD) + "\n" + line)
-    with pytest.raises(TrainingDataError, match=r"bad\.jsonl, line 2: not a pair"):
+    with pytest.raises(TrainingDataError, match=r"bad\.jsonl, line 2(: not a pair| is)"):
         read_data(tmp_path)
 
 
@@ -76,6 +76,7 @@ def test_text_files_become_passages(tmp_path) -> None:
     (tmp_path / "c.html").write_text(
         "<head><title>x</title></head><h1>A <b>page</b></h1><script>no</script><p>Words &amp; more</p>"
     )
+    (tmp_path / "d.txt").write_text(" \n")
     found = read_data(tmp_path)
     assert found.kind == "documents"
     assert found.documents == [
@@ -83,9 +84,29 @@ def test_text_files_become_passages(tmp_path) -> None:
         "Other\n\nMore text.",
         "A page\n\nWords & more",
     ]
+    assert found.skipped == {"file without text: d.txt (it has no text)": 1}
     with pytest.raises(TrainingDataError, match="without queries"):
-        read_pairs(tmp_path)
+        read_pairs(tmp_path, print)
 
 
-def test_a_long_section_is_split_between_paragraphs() -> None:
-    assert split("# H\n\na b c\n\nd e f\n\ng", words=4) == ["H\n\na b c", "H\n\nd e f\n\ng"]
+def test_good_jsonl_of_other_programs_is_read(tmp_path) -> None:
+    """A byte-order mark, blank lines, a hidden copy as macOS leaves, an ending in capitals."""
+    (tmp_path / "a.JSONL").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\n \n")
+    (tmp_path / "._a.jsonl").write_bytes(b"\x00\x05\x16\x07")
+    assert [(pair.query, pair.document) for pair in read_data(tmp_path).pairs] == [("q", "d")]
+
+
+def test_wrong_types_in_judged_sets_are_refused(tmp_path) -> None:
+    write(tmp_path / "queries.jsonl", [{"_id": "a", "text": "which"}])
+    (tmp_path / "qrels.tsv").write_bytes("\ufeffa\t0\t1\t1\n".encode())
+    for row, message in (
+        ({"_id": "1", "text": 5}, "line 1: text is 5, expected a string"),
+        ({"_id": "1", "text": "x", "title": ["t"]}, r"line 1: title is \['t'\], expected a string"),
+        ({"_id": None, "text": "x"}, "line 1: the id is None, expected a string or a whole number"),
+        ({"_id": "1"}, "line 1: expected id and text"),
+    ):
+        write(tmp_path / "corpus.jsonl", [row])
+        with pytest.raises(ValueError, match=message):
+            read_retrieval_set(tmp_path)
+    write(tmp_path / "corpus.jsonl", [{"_id": 1, "text": "one"}])
+    assert read_retrieval_set(tmp_path).relevant == {"a": {"1": 1}}

@@ -1,0 +1,63 @@
+"""List the files of a corpus, by one rule for every reader.
+
+A file that is named is taken as it is. Of a folder, files below it are taken by their ending, whatever its case; hidden
+files and folders in it are passed over, links that lead nowhere too, and links to folders are not followed.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PAGES, MARKDOWN, RESTRUCTURED, PLAIN = (".html", ".htm", ".xhtml"), (".md", ".markdown"), (".rst",), (".txt",)
+DOCUMENT_ENDINGS = (*PAGES, *MARKDOWN, *RESTRUCTURED, *PLAIN)
+"""Endings of documents, which are cut into passages (`cde_retriever.corpus.passages`)."""
+
+
+class Listing(NamedTuple):
+    """Files of a corpus.
+
+    Attributes:
+        folder: Where they are.
+        names: Their paths below the folder, with forward slashes, in order.
+        others: Endings of the files beside them, and how many there are of each.
+    """
+
+    folder: Path
+    names: list[str]
+    others: dict[str, int]
+
+
+def list_files(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Listing:
+    """List a file, or the files in a folder and below that have one of the endings.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(f"{place} does not exist; expected a file or folder of {', '.join(endings)}")
+    if place.is_file():
+        return Listing(place.parent, [place.name] if has_ending(place.name, endings) else [], {})
+    names, others = [], Counter[str]()
+    for name in _below(place):
+        if has_ending(name, endings):
+            names.append(name)
+        else:
+            others[Path(name).suffix.lower() or "without ending"] += 1
+    return Listing(place, sorted(names), dict(others.most_common()))
+
+
+def has_ending(name: str, endings: tuple[str, ...]) -> bool:
+    """Tell whether a file's name ends with one of the endings, in any case."""
+    return name.lower().endswith(endings)
+
+
+def _below(folder: Path) -> Iterator[str]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            file = Path(root, name)
+            if not name.startswith(".") and file.is_file():
+                yield file.relative_to(folder).as_posix()

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.sampling import Sample
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
+from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import write_atomically
+from cde_retriever.files.tensors import read_tensors
 
-FORMAT_VERSION = 1
+FORMAT = RecordFormat(1, ContextFormatError, "restore it, or fit again")
 FILE_NAME = "context.safetensors"
 METADATA_KEY = "cde_context"
 
@@ -106,7 +108,7 @@ class Context:
         """sha256 over model and texts, in hexadecimal; equal fingerprints mean comparable vectors."""
         hashes = self.text_hashes if self.model.ordered else sorted(self.text_hashes)
         identity = {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT.version,
             "model": self.model.sha256,
             "prompts": self.model.prompts,
             "max_length": self.model.max_length,
@@ -123,7 +125,6 @@ class Context:
         from safetensors.numpy import save  # here, because a server of queries reads contexts with NumPy alone
 
         header = {
-            "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
             "vectors_sha256": self._digest(),
             "model": asdict(self.model),
@@ -132,7 +133,7 @@ class Context:
         arrays: dict[str, NDArray[Any]] = {"vectors": self.vectors}
         if len(self.frequencies):
             arrays["frequencies"] = self.frequencies
-        return save(arrays, metadata={METADATA_KEY: json.dumps(header)})
+        return save(arrays, metadata={METADATA_KEY: FORMAT.to_text(header)})
 
     def _digest(self) -> str:
         """Return the sha256 of what was computed from the texts."""
@@ -145,25 +146,21 @@ class Context:
         Raises:
             ContextFormatError: if the data are damaged, of another format version, or not a context.
         """
-        try:
-            arrays, metadata = _read_tensors(data)
-            vectors, frequencies = arrays["vectors"], arrays.get("frequencies", np.zeros((0, 2), np.int64))
-            header = json.loads(metadata[METADATA_KEY])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ContextFormatError(f"{source} is not a context ({error!r}); restore it or fit again") from error
-        if header.get("format_version") != FORMAT_VERSION:
-            raise ContextFormatError(
-                f"{source} has context format {header.get('format_version')!r}, this version reads {FORMAT_VERSION}"
-            )
-        try:
+        with FORMAT.reading(source):
+            arrays, metadata = read_tensors(data)
+            header = FORMAT.parse(metadata[METADATA_KEY], source)
             values = {name: header[name] for name in _HEADER_FIELDS}
             for name in ("text_hashes", "texts"):
                 values[name] = None if values[name] is None else tuple(values[name])
-            context = cls(vectors=vectors, frequencies=frequencies, model=ModelIdentity(**header["model"]), **values)
+            if "frequencies" in arrays:
+                values["frequencies"] = arrays["frequencies"]
+            try:
+                context = cls(vectors=arrays["vectors"], model=ModelIdentity(**header["model"]), **values)
+            except ContextError as error:
+                raise ValueError(str(error)) from error
             stated = (header["fingerprint"], header["vectors_sha256"])
-        except (KeyError, TypeError, ContextError) as error:
-            raise ContextFormatError(f"{source} is a damaged context ({error!r}); restore it or fit again") from error
-        if stated != (context.fingerprint, context._digest()):
+            found = (context.fingerprint, context._digest())
+        if stated != found:
             raise ContextFormatError(f"{source} does not match its own fingerprint; restore it or fit again")
         return context
 
@@ -199,20 +196,6 @@ class Context:
         return cls.from_bytes(file.read_bytes(), source=str(file))
 
 
-def _read_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Return tensors and metadata of a safetensors file: a length of 8 bytes, a JSON header, the tensors' bytes."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    metadata = header.pop("__metadata__")
-    arrays = {}
-    for name, info in header.items():
-        first, last = info["data_offsets"]
-        array = np.frombuffer(data[start + first : start + last], _DTYPES[info["dtype"]])
-        arrays[name] = array.reshape(info["shape"])
-    return arrays, metadata
-
-
-_DTYPES = {"F32": "<f4", "I64": "<i8"}
 _HEADER_FIELDS = ("text_hashes", "texts", "method", "seed", "documents_seen", "oversampled_to")
 
 

@@ -26,13 +26,13 @@ class RecordFormat:
     error: type[Exception]
     remedy: str
 
-    def to_bytes(self, values: Mapping[str, Any]) -> bytes:
+    def to_text(self, values: Mapping[str, Any], indent: int | None = None) -> str:
         """Return a record's content, the version added to its values."""
-        return (json.dumps({VERSION_KEY: self.version, **values}, indent=1) + "\n").encode()
+        return json.dumps({VERSION_KEY: self.version, **values}, indent=indent)
 
     def write(self, file: Path, values: Mapping[str, Any]) -> None:
         """Write a record; a killed process leaves the old one or the new one."""
-        write_atomically(file, self.to_bytes(values))
+        write_atomically(file, (self.to_text(values, indent=1) + "\n").encode())
 
     def parse(self, data: bytes | str, source: object) -> dict[str, Any]:
         """Return a record's values, the version taken out.
@@ -66,7 +66,7 @@ class RecordFormat:
         """Raise `error` for whatever goes wrong while values are made into something else."""
         try:
             yield
-        except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
             if isinstance(fault, self.error):
                 raise
             raise self.error(f"{source} is damaged ({fault!r:.200}); {self.remedy}") from fault

@@ -17,7 +17,6 @@ from where they lie (`TextVectors.view`): memory is one training sample and one 
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,17 +25,18 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 from tqdm.auto import tqdm
 
+from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import write_atomically
+from cde_retriever.files.tensors import read_tensors
 from cde_train.batching.pair_vectors import PairVectors, Rows
 from cde_train.batching.spherical_kmeans import SphericalKMeans
 from cde_train.errors import ArtifactError
 from cde_train.settings import AtLeast1, Seed, Settings
 
-FORMAT_VERSION = 1
+FORMAT = RecordFormat(1, ArtifactError, "restore it, or cluster again")
 METADATA_KEY = "cde_clustering"
 
 
@@ -96,14 +96,8 @@ class Clustering:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         labels, centroids = np.ascontiguousarray(self.labels), np.ascontiguousarray(self.centroids)
-        header = {
-            "format_version": FORMAT_VERSION,
-            "cluster_domains": self.cluster_domains,
-            "sha256": _digest(labels, centroids),
-        }
-        write_atomically(
-            path, save({"labels": labels, "centroids": centroids}, metadata={METADATA_KEY: json.dumps(header)})
-        )
+        header = FORMAT.to_text({"cluster_domains": self.cluster_domains, "sha256": _digest(labels, centroids)})
+        write_atomically(path, save({"labels": labels, "centroids": centroids}, metadata={METADATA_KEY: header}))
         return path
 
     @classmethod
@@ -114,19 +108,11 @@ class Clustering:
             FileNotFoundError: if there is no such file.
             ArtifactError: if it is damaged, of another version, or not a clustering.
         """
-        data = Path(path).read_bytes()
-        try:
-            tensors = load(data)
-            length = int.from_bytes(data[:8], "little")
-            header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
-            if header["format_version"] != FORMAT_VERSION:
-                raise ArtifactError(
-                    f"{path} has format {header['format_version']!r}, expected {FORMAT_VERSION}; cluster again"
-                )
+        with FORMAT.reading(path):
+            tensors, metadata = read_tensors(Path(path).read_bytes())
+            header = FORMAT.parse(metadata[METADATA_KEY], path)
             clustering = cls(tensors["labels"], tensors["centroids"], tuple(header["cluster_domains"]))
             intact = header["sha256"] == _digest(clustering.labels, clustering.centroids)
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise ArtifactError(f"{path} is not a clustering ({error!r}); restore it or cluster again") from error
         if not intact:
             raise ArtifactError(f"{path} does not match its checksum; restore it or cluster again")
         return clustering

@@ -229,7 +229,7 @@ def test_a_damaged_output_is_refused_by_name(corpus, settings, tmp_path):
         embed_corpus(corpus, output, settings)
     (output / "manifest.json").write_text(manifest)
     (output / "context.safetensors").write_bytes(b"none")
-    with pytest.raises(ContextFormatError, match=r"is not a context"):
+    with pytest.raises(ContextFormatError, match=r"is damaged"):
         embed_corpus(corpus, output, settings)
 
 

@@ -340,7 +340,7 @@ def test_damaged_files_are_refused(tmp_path, damage):
     queries, documents = random_pairs(10)
     file = cluster(queries, documents, cluster_size=5).save(tmp_path / "clusters.safetensors")
     content = bytearray(file.read_bytes())
-    message = "is not a clustering"
+    message = "is damaged"
     if damage == "cut":
         content = content[:-5]
     elif damage == "bit":

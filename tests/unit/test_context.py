@@ -176,14 +176,14 @@ def test_load_says_what_is_wrong(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no context at"):
         Context.load(tmp_path / "nothing")
     (tmp_path / "context.safetensors").write_bytes(b"no such thing")
-    with pytest.raises(ContextFormatError, match="is not a context"):
+    with pytest.raises(ContextFormatError, match="is damaged"):
         Context.load(tmp_path)
     data = context(documents(3)).to_bytes()
-    with pytest.raises(ContextFormatError, match="is not a context"):
+    with pytest.raises(ContextFormatError, match="is damaged"):
         Context.from_bytes(data[: len(data) // 2])
     newer = data.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 7', 1)
     assert newer != data
-    with pytest.raises(ContextFormatError, match="context format 7, this version reads 1"):
+    with pytest.raises(ContextFormatError, match="has format 7, this version reads 1"):
         Context.from_bytes(newer)
 
 

@@ -32,8 +32,8 @@ from cde_retriever.errors import ContextMismatchError
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-_SEARCH = re.compile(r"a?(similarity_search|max_marginal_relevance_search|hybrid_search|search)")
-_WRITE = re.compile(r"a?(add|update|upsert)_")
+_SEARCH = re.compile(r"(?!a?metadata_)\w*search")
+_WRITE = re.compile(r"a?(add|update|upsert|insert)(_|$)")
 _READ = re.compile(r"a?(get_by_ids|merge_from)$")
 
 _building: ContextVar[bool] = ContextVar("cde_building", default=False)
@@ -87,11 +87,18 @@ def _guarded(store_class: type[VectorStore], stamp: str) -> type[VectorStore]:
     """Return a subclass of a store's class with guarded methods."""
     members: dict[str, Any] = {"_store_class": store_class, "guard_stamp": stamp, "__module__": store_class.__module__}
     for name, method in inspect.getmembers(store_class, inspect.isfunction):
-        if _SEARCH.match(name) or _WRITE.match(name) or _READ.match(name):
+        if _searches(name, method) or _WRITE.match(name) or _READ.match(name):
             members[name] = _guarded_method(name, method)
         elif name in _SAVERS:
             members[name] = _SAVERS[name](method)
     return type(store_class.__name__, (_GuardedStore, store_class), members)
+
+
+def _searches(name: str, method: Callable[..., Any]) -> bool:
+    """Tell whether a public method returns documents for a query, by its name and what it says that it returns."""
+    returned = inspect.signature(method).return_annotation
+    says = returned is inspect.Signature.empty or "Document" in str(returned)
+    return not name.startswith("_") and _SEARCH.match(name) is not None and says
 
 
 def _restore_store(store_class: type[VectorStore], stamp: str) -> VectorStore:
@@ -164,7 +171,7 @@ def _checked_result(store: Any, name: str, found: Any) -> Any:
 def _check_query(query: Any, stamp: str) -> None:
     if isinstance(query, StampedVector):
         check_stamp(query.stamp, stamp, "the query vector")
-    elif not isinstance(query, str):
+    elif not isinstance(query, str | int):  # a number names a stored document, as in Annoy
         raise ContextMismatchError(
             f"the query is a {type(query).__name__} that does not say what made it; pass the text, or the vector as "
             "embed_query or embed_documents of the store's embedding returned it, without computing with it"

@@ -357,7 +357,12 @@ class ContextualEncoder:
     # Texts to vectors
 
     def encode_documents(
-        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+        on_truncation: Callable[[TruncationWarning], object] | None = None,
     ) -> Vectors:
         """Embed documents under the context in force.
 
@@ -366,6 +371,7 @@ class ContextualEncoder:
             batch_size: Texts of 128 tokens through the model at once, of shorter ones more, of longer ones fewer; does
                 not change the result beyond the model's precision.
             show_progress: Whether to show a progress bar on stderr.
+            on_truncation: Called with what was cut, if any text was; None warns.
 
         Returns:
             Unit vectors, (n, d) float32, in input order.
@@ -375,7 +381,7 @@ class ContextualEncoder:
             TypeError: if a text is not a string; names its index.
         """
         active = self._require_active()
-        ids = self._tokenize(texts, "document", batch_size)
+        ids = self._tokenize(texts, "document", batch_size, on_truncation)
         return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
 
     def encode_queries(
@@ -441,13 +447,24 @@ class ContextualEncoder:
         width = self.config.first_stage_width
         return self._run(ids, self.backend.embed_first_stage, width, batch_size, show_progress)
 
-    def _tokenize(self, texts: Sequence[str], role: str, batch_size: int, *, warn: bool = True) -> list[Ids]:
+    def _tokenize(
+        self,
+        texts: Sequence[str],
+        role: str,
+        batch_size: int,
+        on_truncation: Callable[[TruncationWarning], object] | None = None,
+        *,
+        warn: bool = True,
+    ) -> list[Ids]:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, received {batch_size}")
         tokenized = self.tokenize(texts, role)
         if warn and tokenized.truncated:
             cut = TruncationWarning(tokenized.truncated, len(tokenized.ids), self.config.max_length)
-            warnings.warn(cut, stacklevel=3)
+            if on_truncation is None:
+                warnings.warn(cut, stacklevel=3)
+            else:
+                on_truncation(cut)
         return tokenized.ids
 
     def _under(self, active: _Active) -> Embed:

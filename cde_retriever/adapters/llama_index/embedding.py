@@ -16,9 +16,11 @@ from typing import Any, Literal, Self
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode
 from llama_index.core.storage.storage_context import StorageContext
 
+from cde_retriever.adapters.llama_index.cut_texts import TruncationSummary, add_cut_texts, one_summary
 from cde_retriever.adapters.llama_index.first_batch import (
     WAYS_OUT,
     refuse_automatic_fit,
@@ -31,6 +33,7 @@ from cde_retriever.adapters.llama_index.pipeline_run import (
     keep_context,
     running_pipeline,
 )
+from cde_retriever.adapters.llama_index.splitting import splitter_for, token_counter
 from cde_retriever.adapters.llama_index.storage import PathLike, attach_context, embedded_text, read_context, stamped
 from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.adapters.stamps import StampedVector
@@ -38,7 +41,7 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.shared_weights import shared_encoder
-from cde_retriever.errors import ConfigError, ContextNotFittedError
+from cde_retriever.errors import ConfigError, ContextNotFittedError, TruncationWarning
 
 DEFAULT_MODEL = "cde-retriever/default"
 MODEL_FIELDS = frozenset(("model_name", "revision", "device", "dtype", "backend", "truncate_dim"))
@@ -236,6 +239,14 @@ class CDEEmbedding(BaseEmbedding):
         """
         attach_context(storage_context, self.context)
 
+    def sentence_splitter(self, chunk_overlap: int | None = None) -> SentenceSplitter:
+        """Return a splitter whose nodes this model reads whole, embedded metadata included.
+
+        Args:
+            chunk_overlap: How many tokens neighbouring nodes share; None for an eighth of what the model reads.
+        """
+        return splitter_for(self._encoder, chunk_overlap)
+
     @classmethod
     def from_storage(
         cls, source: StorageContext | PathLike, model_name: PathLike | None = None, **settings: Any
@@ -269,7 +280,10 @@ class CDEEmbedding(BaseEmbedding):
         self.fit_if_missing(texts, whole=False, show_progress=show_progress)
         # Longest first: LlamaIndex cuts batches in the order given, and neighbours of one length need no padding.
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        embedded = super().get_text_embedding_batch([texts[i] for i in order], show_progress=show_progress, **kwargs)
+        with one_summary():
+            embedded = super().get_text_embedding_batch(
+                [texts[i] for i in order], show_progress=show_progress, **kwargs
+            )
         places = {i: place for place, i in enumerate(order)}
         return [embedded[places[i]] for i in range(len(texts))]
 
@@ -332,8 +346,18 @@ class CDEEmbedding(BaseEmbedding):
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         encoder = self._fitted_encoder()
-        vectors = encoder.encode_documents(texts, batch_size=self.embed_batch_size)
+        with one_summary() as summary:
+            summary.texts += len(texts)
+            vectors = encoder.encode_documents(
+                texts,
+                batch_size=self.embed_batch_size,
+                on_truncation=lambda cut: self._add_cut(summary, texts, cut),
+            )
         return [StampedVector(vector, self.stamp) for vector in vectors.tolist()]
+
+    def _add_cut(self, summary: TruncationSummary, texts: list[str], cut: TruncationWarning) -> None:
+        room = splitter_for(self._encoder).chunk_size
+        add_cut_texts(summary, texts, cut, token_counter(self._encoder.tokenizer), room)
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         return await asyncio.to_thread(self._get_query_embedding, query)

@@ -21,15 +21,17 @@ from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.embeddings.utils import EmbedType
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, Document
 from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
+from cde_retriever.adapters.llama_index.cut_texts import one_summary
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
 from cde_retriever.adapters.llama_index.guarded_store import check_stored, guard_store, stored_stamps
 from cde_retriever.adapters.llama_index.index_folder import write_index_folder
 from cde_retriever.adapters.llama_index.index_struct import CDEIndexDict, register
+from cde_retriever.adapters.llama_index.splitting import transformations_for
 from cde_retriever.adapters.llama_index.storage import (
     PathLike,
     attached_context,
@@ -84,6 +86,8 @@ class CDEVectorStoreIndex(VectorStoreIndex):
             embed_model = CDEEmbedding(context=context)
         if kwargs.get("index_struct") is not None:
             kwargs["index_struct"] = CDEIndexDict.of(kwargs["index_struct"])
+        if kwargs.get("transformations") is None:
+            kwargs["transformations"] = transformations_for(require_cde(embed_model)._encoder)
         super().__init__(nodes=nodes, embed_model=require_cde(embed_model), **kwargs)
         if not self._prepared:  # nothing was built: an index that is opened
             self._open()
@@ -92,6 +96,27 @@ class CDEVectorStoreIndex(VectorStoreIndex):
     def embedding(self) -> CDEEmbedding:
         """The embedding the index was built or opened with."""
         return require_cde(self._embed_model)
+
+    @classmethod
+    def from_documents(
+        cls, documents: Sequence[Document], *args: Any, embed_model: EmbedType | None = None, **kwargs: Any
+    ) -> Self:
+        """Build an index of documents, which are split into nodes that the model reads whole.
+
+        Args:
+            documents: The corpus.
+            args: As for `VectorStoreIndex.from_documents`.
+            embed_model: A `CDEEmbedding`; None for ``CDEEmbedding()``.
+            kwargs: As for the constructor; ``transformations`` splits otherwise, and so does a splitter or
+                ``chunk_size`` that was put into LlamaIndex's `Settings`.
+
+        Raises:
+            Errors of the constructor.
+        """
+        embedding = require_cde(CDEEmbedding() if embed_model is None else embed_model)
+        if len(args) < 4 and kwargs.get("transformations") is None:
+            kwargs["transformations"] = transformations_for(embedding._encoder)
+        return super().from_documents(documents, *args, embed_model=embedding, **kwargs)
 
     @classmethod
     def from_vector_store(
@@ -205,13 +230,15 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
     ) -> None:
         ready = self._ready(index_struct, nodes, show_progress)
-        super()._add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
+        with one_summary():
+            super()._add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
 
     async def _async_add_nodes_to_index(
         self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
     ) -> None:
         ready = await asyncio.to_thread(self._ready, index_struct, nodes, show_progress)
-        await super()._async_add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
+        with one_summary():
+            await super()._async_add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
 
     def _get_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
         embedded = super()._get_node_with_embedding(nodes, show_progress)

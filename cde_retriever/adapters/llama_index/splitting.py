@@ -1,0 +1,90 @@
+"""Split documents into nodes that the model reads whole.
+
+LlamaIndex's own splitter makes nodes of 1,024 tokens of another tokenizer; a model that reads 256 would never see three
+quarters of the text. Tokens are counted here as the model counts them, metadata that are embedded with a node included.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from llama_index.core.constants import DEFAULT_CHUNK_SIZE
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import BaseNode, MetadataMode, TransformComponent
+from llama_index.core.settings import Settings
+from tokenizers import Tokenizer
+
+from cde_retriever.encoder.encoder import ContextualEncoder
+
+OVERLAP = 8
+"""Neighbouring nodes share one part in so many."""
+LEAST = 4
+"""Metadata leave at least one part in so many for the text; what is too long is cut, and told (`cut_texts`)."""
+
+
+class TokenCounter:
+    """Turn a text into the ids of all its tokens, without prompt, special tokens or a limit."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def __call__(self, text: str) -> list[int]:
+        """Return the ids."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+@lru_cache(maxsize=8)
+def token_counter(tokenizer: Tokenizer) -> TokenCounter:
+    """Return a counter for a tokenizer; copying one takes a tenth of a second."""
+    return TokenCounter(tokenizer)
+
+
+class ModelSentenceSplitter(SentenceSplitter):
+    """A sentence splitter whose nodes fit a model, with the metadata that are embedded before their text."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name LlamaIndex serialises the class under."""
+        return "ModelSentenceSplitter"
+
+    def split_text_metadata_aware(self, text: str, metadata_str: str) -> list[str]:
+        """Return parts of a text of which each fits together with the metadata."""
+        limit = max(self.chunk_size - len(self._tokenizer(metadata_str)), self.chunk_size // LEAST, 1)
+        size = limit
+        while True:
+            parts: list[str] = self._split_text(text, size)
+            excess = max((len(self._tokenizer(part)) for part in parts), default=0) - limit
+            if excess <= 0 or size == 1:
+                return parts
+            size = max(1, size - excess)  # joined, sentences may have more tokens than each alone
+
+    def _get_metadata_str(self, node: BaseNode) -> str:
+        return node.get_metadata_str(mode=MetadataMode.EMBED)
+
+
+def splitter_for(encoder: ContextualEncoder, chunk_overlap: int | None = None) -> ModelSentenceSplitter:
+    """Return a splitter for a model.
+
+    Args:
+        encoder: The model.
+        chunk_overlap: How many tokens neighbouring nodes share; None for an eighth of what the model reads.
+    """
+    alone = encoder.tokenize([""], "document").ids[0]  # prompt and special tokens
+    size = max(1, encoder.config.max_length - len(alone))
+    return ModelSentenceSplitter(
+        chunk_size=size,
+        chunk_overlap=size // OVERLAP if chunk_overlap is None else chunk_overlap,
+        tokenizer=token_counter(encoder.tokenizer),  # type: ignore[call-arg] # SentenceSplitter.__init__ takes it
+    )
+
+
+def transformations_for(encoder: ContextualEncoder) -> list[TransformComponent]:
+    """Return what the user chose in LlamaIndex's `Settings`, else a splitter for the model."""
+    chosen: list[TransformComponent] | None = Settings._transformations
+    if chosen is not None:
+        return chosen
+    parser: Any = Settings._node_parser  # LlamaIndex puts its default here when it is first asked for
+    by_default = parser is None or (type(parser) is SentenceSplitter and parser.chunk_size == DEFAULT_CHUNK_SIZE)
+    return [splitter_for(encoder)] if by_default else [parser]

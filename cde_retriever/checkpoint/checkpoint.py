@@ -4,9 +4,9 @@ A checkpoint of low-rank updates (`cde_retriever.checkpoint.low_rank`) has ``low
 weights, names its base, and has a ``tokenizer.json`` only if the base's is another.
 """
 
+import hashlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from cde_retriever.checkpoint.folder import (
     WEIGHTS_NAME,
     find_checkpoint,
     hash_checkpoint,
+    hash_contents,
     read_tokenizer,
 )
 from cde_retriever.checkpoint.low_rank import LowRankSettings, apply_updates, refuse_misfits
+from cde_retriever.checkpoint.sizes import refuse_oversize, refuse_unknown_ids
 from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.files.records import parse_json
 from cde_retriever.files.replacing import replacing_folder
@@ -65,8 +67,10 @@ def read_checkpoint(
             named), or the base of low-rank updates cannot be found or is another.
     """
     lineage = _lineage(folder)
+    config = _read_config(folder)[0]
     try:
-        model = TwoStageModel(_read_config(folder)[0])
+        refuse_oversize(config, lineage[-1][0] / WEIGHTS_NAME)
+        model = _build(config, folder)
         for place, update in reversed(lineage):  # the base before what changes it
             weights = load_file(place / (LOW_RANK_NAME if update else WEIGHTS_NAME))
             if update:
@@ -77,16 +81,36 @@ def read_checkpoint(
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
     first = next((tensor.dtype for tensor in weights.values()), torch.float32)
     texts = next(place for place, _ in lineage if (place / TOKENIZER_NAME).is_file())
+    tokenizer = read_tokenizer(texts / TOKENIZER_NAME)
+    refuse_unknown_ids(tokenizer, int(model.second_stage.backbone.config.vocab_size), texts)
     return Checkpoint(
         model=model.to(device=device, dtype=dtype or torch.float32).eval(),
-        tokenizer=read_tokenizer(texts / TOKENIZER_NAME),
+        tokenizer=tokenizer,
         sha256=hash_checkpoint(folder),
         stored_dtype=first,
     )
 
 
-def _lineage(folder: Path) -> list[tuple[Path, LowRankSettings | None]]:
-    """Return a folder and, if it holds low-rank updates, their base, that one's base and so on, all verified."""
+def _build(config: ModelConfig, folder: Path) -> TwoStageModel:
+    """Build the model of a configuration; what `transformers` makes of a damaged one can be any error."""
+    try:
+        return TwoStageModel(config)
+    except Exception as error:
+        raise CheckpointError(f"cannot build the model that {folder / CONFIG_NAME} describes: {error}") from error
+
+
+def _lineage(folder: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, LowRankSettings | None]]:
+    """Return a folder and, if it holds low-rank updates, their base, that one's base and so on, all verified.
+
+    Args:
+        folder: The folder.
+        above: Folders whose base it is, directly or not, resolved.
+    """
+    if folder.resolve() in above:
+        raise CheckpointError(
+            f"the low-rank updates in {above[0]} are based on themselves, through {folder}; write the right base into "
+            f"{LOW_RANK_KEY}.base of {above[-1] / CONFIG_NAME}"
+        )
     update = _read_config(folder)[1]
     needed = (LOW_RANK_NAME,) if update else (WEIGHTS_NAME, TOKENIZER_NAME)
     for name in needed:
@@ -98,7 +122,7 @@ def _lineage(folder: Path) -> list[tuple[Path, LowRankSettings | None]]:
     if update is None:
         return [(folder, None)]
     base = _find_base(folder, update)
-    lineage = _lineage(base)
+    lineage = _lineage(base, (*above, folder.resolve()))
     found = hash_checkpoint(base)
     if found != update.base["sha256"]:
         raise CheckpointError(
@@ -111,8 +135,11 @@ def _lineage(folder: Path) -> list[tuple[Path, LowRankSettings | None]]:
 
 def _find_base(folder: Path, update: LowRankSettings) -> Path:
     name = update.base["name"]
-    if name is not None and (folder / name).is_dir():
-        return folder / name
+    try:
+        if name is not None and (folder / name).is_dir():
+            return folder / name
+    except OSError as error:  # a name that is too long for the system
+        raise CheckpointError(f"the base of the low-rank updates in {folder} has no name: {error!s:.80}") from error
     try:
         return find_checkpoint(name, update.base["revision"])[0]
     except CheckpointError as error:
@@ -135,8 +162,8 @@ def _read_config(folder: Path) -> tuple[ModelConfig, LowRankSettings | None]:
             )
         update = values.pop(LOW_RANK_KEY, None)
         return ModelConfig.from_dict(values), None if update is None else LowRankSettings.from_dict(update)
-    except (ConfigError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+    except (ConfigError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {error!s:.500}") from error
 
 
 def _load_strictly(model: TwoStageModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
@@ -148,8 +175,30 @@ def _load_strictly(model: TwoStageModel, weights: dict[str, torch.Tensor], folde
 
 def hash_model(model: TwoStageModel, tokenizer: Tokenizer, dtype: torch.dtype) -> str:
     """Return the `hash_checkpoint` of the folder this model would be written to."""
-    with tempfile.TemporaryDirectory() as folder:
-        return hash_checkpoint(write_checkpoint(Path(folder) / "model", model, tokenizer, dtype=dtype))
+    contents = _contents(model, tokenizer, dtype)
+    return hash_contents(
+        model.config.to_dict(), (hashlib.sha256(contents[name]).digest() for name in (WEIGHTS_NAME, TOKENIZER_NAME))
+    )
+
+
+def _contents(model: TwoStageModel, tokenizer: Tokenizer, dtype: torch.dtype) -> dict[str, bytes]:
+    """Return the files of a checkpoint, by name.
+
+    Raises:
+        CheckpointError: if the model holds low-rank updates beside its weights.
+    """
+    stored = model.stored_state()
+    if any(".lora_" in name for name in stored):
+        raise CheckpointError(
+            "the model holds low-rank updates beside its weights; write them with write_low_rank, or add them to the "
+            "weights with merge_low_rank first (both in cde_train.training.low_rank)"
+        )
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in stored.items()}
+    return {
+        WEIGHTS_NAME: save(state, metadata={"format": "pt"}),
+        TOKENIZER_NAME: tokenizer.to_str(pretty=True).encode(),
+        CONFIG_NAME: (json.dumps(model.config.to_dict(), indent=2, sort_keys=True) + "\n").encode(),
+    }
 
 
 def write_checkpoint(
@@ -167,18 +216,10 @@ def write_checkpoint(
         CheckpointError: if the model holds low-rank updates beside its weights.
     """
     folder = Path(folder)
-    stored = model.stored_state()
-    if any(".lora_" in name for name in stored):
-        raise CheckpointError(
-            "the model holds low-rank updates beside its weights; write them with write_low_rank, or add them to the "
-            "weights with merge_low_rank first (both in cde_train.training.low_rank)"
-        )
+    contents = _contents(model, tokenizer, dtype)
     with replacing_folder(folder) as new:
         (new / LOW_RANK_NAME).unlink(missing_ok=True)
-        state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in stored.items()}
-        # safetensors 0.8's own save_file lets the owner alone read the file, whatever the umask.
-        (new / WEIGHTS_NAME).write_bytes(save(state, metadata={"format": "pt"}))
-        tokenizer.save(str(new / TOKENIZER_NAME))
-        config = json.dumps(model.config.to_dict(), indent=2, sort_keys=True)
-        (new / CONFIG_NAME).write_text(config + "\n")
+        for name, content in contents.items():
+            # safetensors 0.8's own save_file lets the owner alone read the file, whatever the umask.
+            (new / name).write_bytes(content)
     return folder

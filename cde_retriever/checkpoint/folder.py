@@ -4,12 +4,15 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from cde_retriever.errors import CheckpointError
 from cde_retriever.files.hashing import hash_file
+from cde_retriever.files.records import parse_json
 from cde_retriever.files.replacing import recover_folder
 
 CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "config.json", "model.safetensors", "tokenizer.json"
@@ -80,17 +83,29 @@ def hash_checkpoint(folder: Path) -> str:
     """Return the sha256 over configuration, weights and tokenizer of a folder; of low-rank updates also their base's.
 
     Names, the model's and that of a base, are for people and take no part.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged.
     """
-    config = json.loads((folder / CONFIG_NAME).read_text())
-    config.pop("name", None)
-    update = config.get(LOW_RANK_KEY)
-    if update:
-        update["base"] = update["base"]["sha256"]
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name in (LOW_RANK_NAME if update else WEIGHTS_NAME, TOKENIZER_NAME):
-        if update and not (folder / name).is_file():
-            continue  # the base's tokenizer, which its hash covers
-        digest.update(bytes.fromhex(hash_file(folder / name)))
+    try:
+        config = parse_json((folder / CONFIG_NAME).read_bytes())
+        update = config.get(LOW_RANK_KEY)
+        if update:
+            update["base"] = update["base"]["sha256"]
+        names = [LOW_RANK_NAME if update else WEIGHTS_NAME, TOKENIZER_NAME]
+        if update and not (folder / TOKENIZER_NAME).is_file():
+            names.remove(TOKENIZER_NAME)  # the base's tokenizer, which its hash covers
+        return hash_contents(config, (bytes.fromhex(hash_file(folder / name)) for name in names))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {error!s:.500}") from error
+
+
+def hash_contents(config: Mapping[str, Any], digests: Iterable[bytes]) -> str:
+    """Return the sha256 over a configuration, its name left out, and the sha256 of each other file."""
+    values = {name: value for name, value in config.items() if name != "name"}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for part in digests:
+        digest.update(part)
     return digest.hexdigest()
 
 

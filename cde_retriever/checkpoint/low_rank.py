@@ -12,6 +12,7 @@ Of every linear layer of the backbone the file holds ``lora_A``, (rank, in), and
 for the update ``alpha / rank * B A`` of its weight; what a plain encoder does not have it holds whole.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cde_retriever.checkpoint.folder import LOW_RANK_KEY
-from cde_retriever.errors import CheckpointError
+from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.two_stage import TwoStageModel
 
 BACKBONE = "second_stage.backbone."
@@ -45,18 +46,19 @@ class LowRankSettings:
         """Read what `to_dict` wrote.
 
         Raises:
-            CheckpointError: if it is anything else.
+            ConfigError: if it is anything else.
         """
         try:
             read = cls(**values)
             whole = set(read.base) == {"name", "revision", "sha256"} and isinstance(read.base["sha256"], str)
-            if whole and read.rank > 0 and read.alpha > 0:
+            named = all(isinstance(read.base[key], str | None) for key in ("name", "revision"))
+            if whole and named and isinstance(read.rank, int) and read.rank > 0 and 0 < read.alpha < math.inf:
                 return read
-        except TypeError:
+        except (TypeError, KeyError):
             pass
-        raise CheckpointError(
-            f"{LOW_RANK_KEY} in the configuration is {values!r:.200}, expected base (name, revision, sha256), and "
-            "rank and alpha above 0"
+        raise ConfigError(
+            f"{LOW_RANK_KEY} in the configuration is {values!r:.200}, expected base (name, revision, sha256), a whole "
+            "rank above 0, and alpha above 0"
         )
 
     def to_dict(self) -> dict[str, Any]:

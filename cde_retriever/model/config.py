@@ -104,6 +104,10 @@ class ModelConfig:
         for name in ("first_stage", "second_stage"):
             if "model_type" not in getattr(self, name):
                 yield f"{name} has no model_type"
+        if not isinstance(self.name, str):
+            yield f"name is {self.name!r:.60}, expected text"
+        if any(not isinstance(prompt, str) for prompt in dict(self.prompts).values()):
+            yield f"prompts are {self.prompts!r:.60}, expected text"
         if set(self.prompts) != set(ROLES):
             yield f"prompts has the keys {sorted(self.prompts)}, expected {sorted(ROLES)}"
         yield from self._faults_of_pooling()

@@ -118,7 +118,10 @@ def test_another_folder_is_never_replaced(call, docs, capsys):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(["--docs", "missing"], "no folder missing"), (["--model", "missing/model/x"], "there is no folder 'missing/model/x'")],
+    [
+        (["--docs", "missing"], "no folder missing"),
+        (["--model", "missing/model/x"], "there is no folder 'missing/model/x'"),
+    ],
 )
 def test_failures_are_said_in_one_line(call, change, message, capsys):
     assert main([*call, *change]) == 1

@@ -220,3 +220,82 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, check
         pytest.skip("this machine has one")
     with pytest.raises(ConfigError, match=f"device is '{device}', which PyTorch .* cannot use here .*fastest there"):
         ContextualEncoder.from_pretrained(checkpoint, device=device)
+
+
+def change_config(folder, change) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("stage", ["first_stage", "second_stage"])
+@pytest.mark.parametrize("value", [10**7, 10**9, 10**12, 10**30])
+@pytest.mark.parametrize("name", ["vocab_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings"])
+def test_sizes_beyond_the_weights_are_refused_before_memory_is_taken(folder, stage, name, value) -> None:
+    change_config(folder, lambda config: config[stage].update({name: value}))
+    with pytest.raises(CheckpointError, match=rf"{stage}\.{name} is {value}, but .* holds \d+ numbers in \d+ tensors"):
+        ContextualEncoder.from_pretrained(folder)
+
+
+def test_prompt_tokens_beyond_the_weights_are_refused(folder) -> None:
+    change_config(folder, lambda config: config.update(prompt_tokens=10**12))
+    with pytest.raises(CheckpointError, match="prompt_tokens is 1000000000000, but"):
+        ContextualEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": 0},
+        {"hidden_size": -8},
+        {"hidden_size": "wide"},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": 7},
+        {"vocab_size": None},
+        {"vocab_size": -1},
+        {"num_hidden_layers": 1.5},
+        {"hidden_act": "no such"},
+    ],
+)
+def test_a_backbone_that_cannot_be_built_is_refused(folder, change) -> None:
+    change_config(folder, lambda config: [config[stage].update(change) for stage in ("first_stage", "second_stage")])
+    with pytest.raises(CheckpointError, match=str(folder)):
+        ContextualEncoder.from_pretrained(folder)
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize("depth", [300, 900, 5_000, 200_000])
+@pytest.mark.parametrize("place", ["everything", "prompts", "second_stage", "name"])
+def test_configurations_nested_too_deep_are_refused(folder, depth, place) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    values = config["second_stage"] if place == "second_stage" else config
+    values["hidden_act" if place == "second_stage" else place] = "HERE"
+    text = nested(depth) if place == "everything" else json.dumps(config).replace('"HERE"', nested(depth))
+    (folder / "config.json").write_text(text)
+    for backend in ("torch", "onnx"):
+        with pytest.raises(CheckpointError, match=str(folder)):
+            ContextualEncoder.from_pretrained(folder, backend=backend)
+
+
+def test_a_tokenizer_with_ids_beyond_the_vocabulary_is_refused(folder) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    word = next(word for word in tokenizer["model"]["vocab"] if word.isalpha())
+    tokenizer["model"]["vocab"][word] = 10**6
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match=r"gives token ids up to 1000000, but the model knows \d+ tokens"):
+        ContextualEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_hash_of_a_model_is_that_of_its_folder_without_writing_one(family, dtype, tmp_path, monkeypatch) -> None:
+    encoder = tiny_encoder(family)
+    folder = encoder.save_pretrained(tmp_path / "model", dtype=dtype)
+    expected = hash_checkpoint(folder)
+    monkeypatch.setattr("pathlib.Path.open", lambda *_, **__: pytest.fail("opened a file"))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *_, **__: pytest.fail("made a folder"))
+    again = ContextualEncoder.from_model(encoder.model, encoder.tokenizer, stored_dtype=dtype)
+    assert again.identity.sha256 == expected

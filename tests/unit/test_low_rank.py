@@ -262,7 +262,7 @@ def test_damaged_settings_are_refused(folder, value):
 
 def test_another_tokenizer_is_stored(tmp_path, base):
     encoder = trained(base)
-    encoder.tokenizer.add_tokens(["zzz"])
+    encoder.tokenizer.add_special_tokens(["luron"])  # a word of its vocabulary
     folder = write_low_rank(tmp_path / "updates", encoder, base)
     assert ContextualEncoder.from_pretrained(folder, device="cpu").tokenizer.to_str() == encoder.tokenizer.to_str()
 
@@ -314,3 +314,38 @@ def test_a_base_on_the_hub_is_pinned_to_its_commit(base, tmp_path, monkeypatch):
     read = ContextualEncoder.from_pretrained(folder, device="cpu")
     assert asked == [("organisation/model", "main"), ("organisation/model", "0123abcd")]
     np.testing.assert_allclose(vectors(read), vectors(encoder), atol=1e-5, rtol=0)
+
+
+def change_base(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config["low_rank"]["base"].update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_updates_that_are_based_on_themselves_are_refused(tmp_path, folder):
+    change_base(folder, name="../updates")
+    with pytest.raises(CheckpointError, match=r"based on themselves, through .*updates; write the right base"):
+        ContextualEncoder.from_pretrained(folder, device="cpu")
+    shutil.copytree(folder, tmp_path / "other")
+    change_base(folder, name="../other")
+    with pytest.raises(CheckpointError, match=r"based on themselves, through .*updates"):
+        ContextualEncoder.from_pretrained(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "./nowhere", 5, ["base"]])
+def test_a_base_without_a_name_that_can_be_is_refused(folder, name):
+    change_base(folder, name=name)
+    with pytest.raises(CheckpointError, match=str(folder)) as raised:
+        ContextualEncoder.from_pretrained(folder, device="cpu")
+    assert len(str(raised.value)) < 800
+
+
+@pytest.mark.parametrize(
+    "change", [{"rank": 10**12}, {"rank": "2"}, {"rank": 2.5}, {"alpha": float("inf")}, {"rank": 0}]
+)
+def test_ranks_and_scales_that_cannot_be_are_refused(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    config["low_rank"].update(change)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=str(folder)):
+        ContextualEncoder.from_pretrained(folder, device="cpu")

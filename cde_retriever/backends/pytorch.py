@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from cde_retriever.backends.packed import pack
-from cde_retriever.backends.packed_linear import can_pack
+from cde_retriever.backends.packed import can_pack, pack
 from cde_retriever.checkpoint.checkpoint import write_checkpoint
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig

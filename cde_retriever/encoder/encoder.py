@@ -169,7 +169,7 @@ class ContextualEncoder:
             dtype: Dtype of the stored weights; by default the one they were stored in.
 
         Raises:
-            ConfigError: if the model runs on ONNX Runtime, which has no weights to write.
+            ConfigError: if the model runs as an export, which has no weights to write.
         """
         written: Path = self._torch().save(Path(folder), self.tokenizer, dtype)
         return written
@@ -179,7 +179,7 @@ class ContextualEncoder:
         """The PyTorch model. On a CPU texts are embedded more slowly once somebody has it, because it may be changed.
 
         Raises:
-            ConfigError: if the model runs on ONNX Runtime.
+            ConfigError: if the model runs as an export.
         """
         model: TwoStageModel = self._torch().model
         return model
@@ -187,7 +187,8 @@ class ContextualEncoder:
     def _torch(self) -> Any:
         if not hasattr(type(self.backend), "model"):
             raise ConfigError(
-                "this encoder runs on ONNX Runtime and has no PyTorch model; load it with backend='torch'"
+                f"{self.identity.name} runs as an export (backend={type(self.backend).__name__}), which has no PyTorch "
+                "model; load the checkpoint with backend='torch'"
             )
         return self.backend
 

@@ -148,11 +148,13 @@ def test_what_cannot_be_exported_says_why(tmp_path, checkpoint):
         ContextualEncoder.from_pretrained(checkpoint, dtype="int8")
 
 
-def test_an_export_has_no_pytorch_model(checkpoint, tmp_path):
-    encoder = ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
-    with pytest.raises(ConfigError, match="load it with backend='torch'"):
+@pytest.mark.parametrize(("runtime", "name"), [("onnx", "OnnxBackend"), ("openvino", "OpenVinoBackend")])
+def test_an_export_has_no_pytorch_model(checkpoint, tmp_path, runtime, name):
+    encoder = ContextualEncoder.from_pretrained(checkpoint, backend=runtime)
+    message = f"tiny.* runs as an export .backend={name}.*load the checkpoint with backend='torch'"
+    with pytest.raises(ConfigError, match=message):
         _ = encoder.model
-    with pytest.raises(ConfigError, match="load it with backend='torch'"):
+    with pytest.raises(ConfigError, match=message):
         encoder.save_pretrained(tmp_path / "copy")
     with pytest.raises(ConfigError, match="has no use for first-stage vectors"):
         encoder.encode_first_stage(["a text"])

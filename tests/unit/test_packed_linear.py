@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cde_retriever.backends.packed_linear import PackedLinear, can_pack
+from cde_retriever.backends.packed import PackedLinear, can_pack
 
 needs_packing = pytest.mark.skipif(not can_pack(nn.Linear(2, 2)), reason="this build of PyTorch cannot pack")
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cde_retriever.backends.packed import PackedBert, PackedBertLayer, pack
-from cde_retriever.backends.packed_linear import PackedLinear, can_pack
+from cde_retriever.backends.packed import PackedBert, PackedBertLayer, PackedLinear, can_pack, pack
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.model.backbone import build_backbone
 from tests.tiny import documents, tiny_backbone, tiny_encoder

@@ -27,8 +27,9 @@ from cde_retriever.backends.export_folder import (
     is_export,
 )
 from cde_retriever.backends.pytorch import TorchBackend
-from cde_retriever.checkpoint.checkpoint import read_checkpoint
 from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME
+from cde_retriever.checkpoint.opening import open_model
+from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.replacing import replacing_folder
@@ -46,13 +47,17 @@ EXAMPLE_TEXTS, EXAMPLE_TOKENS, EXAMPLE_DOCUMENTS = 3, 7, 5
 """Sizes of the inputs a graph is traced with; all of them may be others later."""
 
 
-def export_onnx(source: Path, folder: Path, dtype: str = "float32") -> Path:
+def export_onnx(
+    source: Path, folder: Path, dtype: str = "float32", *, reading: Reading | None = None, name: str | None = None
+) -> Path:
     """Write a checkpoint as ONNX; a killed process leaves the old folder or the new one.
 
     Args:
         source: The checkpoint's folder.
         folder: Where to; what was exported there before is replaced.
         dtype: ``"float32"`` or ``"int8"``.
+        reading: What is said about a source that is no CDE checkpoint.
+        name: Its name; by default that of its folder.
 
     Raises:
         CheckpointError: if the checkpoint is incomplete or damaged.
@@ -65,7 +70,7 @@ def export_onnx(source: Path, folder: Path, dtype: str = "float32") -> Path:
     if folder.is_dir() and not is_export(folder) and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds something that is no export; choose another folder")
     _require_packages()
-    read = read_checkpoint(source)
+    read = open_model(source, reading or Reading(), name=name or source.resolve().name)
     if isinstance(read.model.second_stage, LateSecondStage) and read.model.second_stage.moment_head is not None:
         raise ConfigError(
             f"{read.model.config.name} uses context_moments, whose eigen-decomposition ONNX does not have; use "

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from cde_retriever.backends.backend import Backend
 from cde_retriever.backends.export_folder import CACHE_VARIABLE, PRECISIONS, cached_export, is_export
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.checkpoint.folder import TOKENIZER_NAME, find_checkpoint, hash_checkpoint, read_tokenizer
+from cde_retriever.checkpoint.folder import TOKENIZER_NAME, find_checkpoint, read_tokenizer
+from cde_retriever.checkpoint.reading import identify_model, refuse_sayings
 from cde_retriever.context.context import ModelIdentity
 from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import ModelConfig
@@ -68,16 +69,30 @@ def load(spec: ModelSpec, found: FoundModel | None = None) -> Loaded:
     if found.backend != "torch":
         return _load_export(found, spec)
     from cde_retriever.backends.pytorch import TorchBackend, as_device, as_dtype
-    from cde_retriever.checkpoint.checkpoint import read_checkpoint
+    from cde_retriever.checkpoint.opening import open_model
 
-    read = read_checkpoint(found.folder, device=as_device(spec.device), dtype=as_dtype(spec.dtype))
+    read = open_model(
+        found.folder,
+        spec.reading,
+        name=model_name(spec),
+        device=as_device(spec.device),
+        dtype=as_dtype(spec.dtype),
+    )
     identity = identify(read.model.config, read.sha256, found.commit)
-    return TorchBackend(read.model, read.stored_dtype, sole_owner=True), read.tokenizer, identity
+    backend = TorchBackend(read.model, read.stored_dtype, sole_owner=True, source_sha256=read.source_sha256)
+    return backend, read.tokenizer, identity
+
+
+def model_name(spec: ModelSpec) -> str:
+    """Return the name of a model that brings none: a Hub id as it is, a folder's own name."""
+    given = Path(spec.name or "").expanduser()
+    return given.resolve().name if given.is_dir() else str(spec.name)
 
 
 def _load_export(found: FoundModel, spec: ModelSpec) -> Loaded:
     """Load an export, or a checkpoint's, which is made and kept if it is not there yet."""
     if is_export(found.folder):
+        refuse_sayings(found.folder, spec.reading)
         backend = _run_export(found.backend, found.folder, spec.device)
     else:
         backend = _run_kept_export(found, spec)
@@ -93,7 +108,7 @@ def _load_export(found: FoundModel, spec: ModelSpec) -> Loaded:
 def _run_kept_export(found: FoundModel, spec: ModelSpec) -> "ExportBackend":
     """Run the export of a checkpoint that the cache keeps; make it if it is not there, or damaged."""
     dtype = spec.dtype or PRECISIONS[0]
-    folder = cached_export(hash_checkpoint(found.folder), dtype)
+    folder = cached_export(identify_model(found.folder, spec.reading), dtype)
     if is_export(folder):
         try:
             return _run_export(found.backend, folder, spec.device)
@@ -102,7 +117,7 @@ def _run_kept_export(found: FoundModel, spec: ModelSpec) -> "ExportBackend":
     from cde_retriever.backends.export import export_onnx
 
     try:
-        export_onnx(found.folder, folder, dtype)
+        export_onnx(found.folder, folder, dtype, reading=spec.reading, name=model_name(spec))
     except OSError as error:
         raise CheckpointError(
             f"the export of {found.folder} cannot be kept in {folder} ({error}); set {CACHE_VARIABLE} to a folder that "

@@ -1,14 +1,17 @@
 """Say which model to load and how to run it, in one value that is passed on as it is."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.errors import ConfigError
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
 
+ALL_ITS_OWN = Reading()
 BACKENDS = ("torch", "onnx", "openvino")
 
 
@@ -24,6 +27,7 @@ class ModelSpec:
             export's own, float32 otherwise.
         backend: ``"torch"``, ``"onnx"`` or ``"openvino"``; None for ``"torch"``, and ``"onnx"`` for an export's folder.
         truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.dimensions`); None for all.
+        reading: What is said about a model that is no CDE checkpoint.
 
     Raises:
         ConfigError: for an unknown backend, or a `truncate_dim` below 1.
@@ -35,6 +39,7 @@ class ModelSpec:
     dtype: str | None = None
     backend: str | None = None
     truncate_dim: int | None = None
+    reading: Reading = ALL_ITS_OWN
 
     def __post_init__(self) -> None:
         """Validate what does not depend on the model."""
@@ -53,6 +58,9 @@ class ModelSpec:
         dtype: "torch.dtype | str | None" = None,
         backend: str | None = None,
         truncate_dim: int | None = None,
+        pooling: str | None = None,
+        max_length: int | None = None,
+        prompts: Mapping[str, str] | None = None,
     ) -> "ModelSpec":
         """Make a spec of what users pass: paths, and PyTorch's own devices and dtypes, become their names."""
         return cls(
@@ -62,4 +70,5 @@ class ModelSpec:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             backend=backend,
             truncate_dim=truncate_dim,
+            reading=Reading(pooling, max_length, prompts),
         )

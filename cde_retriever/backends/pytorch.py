@@ -28,14 +28,21 @@ class TorchBackend:
         stored_dtype: Dtype in which `save` writes the weights.
         sole_owner: Whether nobody else holds the model. It then runs from packed weights, where this machine has them,
             until somebody asks for it (`model`).
+        source_sha256: Hash of what the model was converted from, if it was.
     """
 
     def __init__(
-        self, model: TwoStageModel, stored_dtype: torch.dtype = torch.float32, *, sole_owner: bool = False
+        self,
+        model: TwoStageModel,
+        stored_dtype: torch.dtype = torch.float32,
+        *,
+        sole_owner: bool = False,
+        source_sha256: str | None = None,
     ) -> None:
         self._model = model.eval()
         self.stored_dtype = stored_dtype
         self._sole_owner = sole_owner
+        self._source_sha256 = source_sha256
 
     @property
     def model(self) -> TwoStageModel:
@@ -126,7 +133,15 @@ class TorchBackend:
 
     def save(self, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype | None) -> Path:
         """Write a checkpoint; see `write_checkpoint`."""
-        return write_checkpoint(folder, self._model, tokenizer, dtype=dtype or self.stored_dtype)
+        # What was changed, or rounded when it was loaded, is no longer its source.
+        whole = self._sole_owner and self.dtype == torch.float32 and dtype in (None, self.stored_dtype)
+        return write_checkpoint(
+            folder,
+            self._model,
+            tokenizer,
+            dtype=dtype or self.stored_dtype,
+            source_sha256=self._source_sha256 if whole else None,
+        )
 
 
 def _array(vectors: Tensor) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from cde_retriever.checkpoint.folder import (
     CONFIG_NAME,
     LOW_RANK_KEY,
     LOW_RANK_NAME,
+    SOURCE_KEY,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
     find_checkpoint,
@@ -44,12 +45,14 @@ class Checkpoint:
         tokenizer: Its tokenizer, without prompts.
         sha256: Hash of configuration, weights and tokenizer as stored.
         stored_dtype: Dtype of the stored weights.
+        source_sha256: Hash of what it was converted from, if it was; `sha256` then is the same.
     """
 
     model: TwoStageModel
     tokenizer: Tokenizer
     sha256: str
     stored_dtype: torch.dtype
+    source_sha256: str | None = None
 
 
 def read_checkpoint(
@@ -88,7 +91,14 @@ def read_checkpoint(
         tokenizer=tokenizer,
         sha256=hash_checkpoint(folder),
         stored_dtype=first,
+        source_sha256=_source_of(folder),
     )
+
+
+def _source_of(folder: Path) -> str | None:
+    """Return the sha256 of what a folder was converted from, if it was and is as it was written then."""
+    source = parse_json((folder / CONFIG_NAME).read_bytes()).get(SOURCE_KEY)
+    return source["sha256"] if source and source["sha256"] == hash_checkpoint(folder) else None
 
 
 def _build(config: ModelConfig, folder: Path) -> TwoStageModel:
@@ -155,12 +165,8 @@ def _read_config(folder: Path) -> tuple[ModelConfig, LowRankSettings | None]:
         raise CheckpointError(f"{folder} has no {CONFIG_NAME}; is it a CDE checkpoint?")
     try:
         values = parse_json((folder / CONFIG_NAME).read_bytes())
-        if "model_type" in values and "cde_format_version" not in values:
-            raise CheckpointError(
-                f"{folder} is a plain {values['model_type']} encoder; make a CDE checkpoint of it on your documents "
-                f"with: cde-train fit DOCUMENTS --config untrained --base {folder} -o OUT"
-            )
         update = values.pop(LOW_RANK_KEY, None)
+        values.pop(SOURCE_KEY, None)
         return ModelConfig.from_dict(values), None if update is None else LowRankSettings.from_dict(update)
     except (ConfigError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error!s:.500}") from error
@@ -202,7 +208,12 @@ def _contents(model: TwoStageModel, tokenizer: Tokenizer, dtype: torch.dtype) ->
 
 
 def write_checkpoint(
-    folder: str | os.PathLike[str], model: TwoStageModel, tokenizer: Tokenizer, *, dtype: torch.dtype
+    folder: str | os.PathLike[str],
+    model: TwoStageModel,
+    tokenizer: Tokenizer,
+    *,
+    dtype: torch.dtype,
+    source_sha256: str | None = None,
 ) -> Path:
     """Write a checkpoint; a killed process leaves the old folder or the new one.
 
@@ -211,6 +222,7 @@ def write_checkpoint(
         model: The model.
         tokenizer: Its tokenizer.
         dtype: Dtype of the stored weights.
+        source_sha256: Hash of what the model was converted from and still is; the folder keeps it (`hash_checkpoint`).
 
     Raises:
         CheckpointError: if the model holds low-rank updates beside its weights.
@@ -222,4 +234,8 @@ def write_checkpoint(
         for name, content in contents.items():
             # safetensors 0.8's own save_file lets the owner alone read the file, whatever the umask.
             (new / name).write_bytes(content)
+        if source_sha256 is not None:
+            values = parse_json(contents[CONFIG_NAME])
+            values[SOURCE_KEY] = {"sha256": source_sha256, "checkpoint": hash_checkpoint(new)}
+            (new / CONFIG_NAME).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     return folder

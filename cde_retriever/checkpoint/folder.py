@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from cde_retriever.checkpoint.hub import download
 from cde_retriever.errors import CheckpointError
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.records import parse_json
@@ -18,6 +19,8 @@ from cde_retriever.files.replacing import recover_folder
 CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "config.json", "model.safetensors", "tokenizer.json"
 LOW_RANK_NAME = "low_rank.safetensors"
 LOW_RANK_KEY = "low_rank"
+SOURCE_KEY = "source"
+"""Where a configuration says what was converted: the sha256 of the source, and that of this folder as written then."""
 HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 DEFAULT_CHECKPOINT = Path(__file__).parent / "default_checkpoint"
 
@@ -39,18 +42,8 @@ def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = 
         folder = DEFAULT_CHECKPOINT
     if folder is not None:
         return folder, None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        snapshot = snapshot_download(
-            str(name), revision=revision, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, LOW_RANK_NAME, TOKENIZER_NAME]
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{str(name)!r} is neither a folder nor a checkpoint the Hub gives ({type(error).__name__}: {error})"
-        ) from error
-    return Path(snapshot), Path(snapshot).name
+    snapshot = download(str(name), revision)
+    return snapshot, snapshot.name
 
 
 def bundled_name() -> str:
@@ -82,20 +75,23 @@ def _local_folder(name: str) -> Path | None:
 def hash_checkpoint(folder: Path) -> str:
     """Return the sha256 over configuration, weights and tokenizer of a folder; of low-rank updates also their base's.
 
-    Names, the model's and that of a base, are for people and take no part.
+    Names, the model's and that of a base, are for people and take no part. A folder that was converted from another
+    format has the sha256 of its source, as long as it is what was written then.
 
     Raises:
         CheckpointError: if a file is missing or damaged.
     """
     try:
         config = parse_json((folder / CONFIG_NAME).read_bytes())
+        source = config.pop(SOURCE_KEY, None)
         update = config.get(LOW_RANK_KEY)
         if update:
             update["base"] = update["base"]["sha256"]
         names = [LOW_RANK_NAME if update else WEIGHTS_NAME, TOKENIZER_NAME]
         if update and not (folder / TOKENIZER_NAME).is_file():
             names.remove(TOKENIZER_NAME)  # the base's tokenizer, which its hash covers
-        return hash_contents(config, (bytes.fromhex(hash_file(folder / name)) for name in names))
+        own = hash_contents(config, (bytes.fromhex(hash_file(folder / name)) for name in names))
+        return str(source["sha256"]) if source and source["checkpoint"] == own else own
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error!s:.500}") from error
 

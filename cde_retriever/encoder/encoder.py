@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,13 +93,17 @@ class ContextualEncoder:
         dtype: "torch.dtype | str | None" = None,
         backend: str | None = None,
         truncate_dim: int | None = None,
+        pooling: str | None = None,
+        max_length: int | None = None,
+        prompts: Mapping[str, str] | None = None,
     ) -> "ContextualEncoder":
         """Load a model; `from_spec` does the same with all arguments in one value.
 
         Args:
-            name: A folder or a Hub id; None for the bundled default. For all backends but ``"torch"`` also the
-                folder of an export (``cde export``); a checkpoint is exported when it is first loaded, and kept in the
-                user's cache folder.
+            name: A folder or a Hub id; None for the bundled default. A CDE checkpoint, a sentence-transformers model,
+                or an encoder of `transformers`: the last two get a head that knows the corpus. For all backends but
+                ``"torch"`` also the folder of an export (``cde export``); a checkpoint is exported when it is first
+                loaded, and kept in the user's cache folder.
             revision: Branch, tag or commit on the Hub.
             device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest that the backend has.
             dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or their names; for the
@@ -107,16 +111,28 @@ class ContextualEncoder:
             backend: ``"torch"``, the default; ``"onnx"``, faster for queries; ``"openvino"``, with ``dtype="int8"``
                 faster for documents on a CPU. Vectors of all are the same, to rounding.
             truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.dimensions`); None for all.
+            pooling: How an encoder of `transformers` pools its token vectors, such as ``"mean"`` or ``"cls"``;
+                sentence-transformers models and CDE checkpoints say it themselves.
+            max_length: Longest text of a sentence-transformers model or an encoder, in tokens; its own by default.
+            prompts: Text put before its queries and documents, ``{"query": …, "document": …}``; its own by default.
 
         Raises:
-            CheckpointError: if it cannot be found, or is incomplete or damaged.
+            CheckpointError: if it cannot be found, is incomplete or damaged, or nothing that is understood.
             ConfigError: for an unknown backend, a device or dtype it does not have, or a `truncate_dim` out of range.
             ValueError: for an unknown dtype.
             ImportError: if the backend is not installed.
         """
         return cls.from_spec(
             ModelSpec.of(
-                name, revision=revision, device=device, dtype=dtype, backend=backend, truncate_dim=truncate_dim
+                name,
+                revision=revision,
+                device=device,
+                dtype=dtype,
+                backend=backend,
+                truncate_dim=truncate_dim,
+                pooling=pooling,
+                max_length=max_length,
+                prompts=prompts,
             )
         )
 

@@ -4,16 +4,16 @@ Contexts are many (one a corpus), weights are few: a second encoder of a checkpo
 weights go when the last encoder that uses them goes. A checkpoint written anew is read anew.
 """
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from cde_retriever.backends.export_folder import EXPORT_NAME
 from cde_retriever.backends.loading import find_model
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.checkpoint.folder import CONFIG_NAME, LOW_RANK_NAME, TOKENIZER_NAME, WEIGHTS_NAME
+from cde_retriever.checkpoint.reading import files_that_matter
 from cde_retriever.encoder.encoder import ContextualEncoder
 
 _loaded: WeakValueDictionary[tuple[Any, ...], ContextualEncoder] = WeakValueDictionary()
@@ -26,13 +26,25 @@ def shared_encoder(spec: ModelSpec) -> ContextualEncoder:
     Raises what `ContextualEncoder.from_pretrained` says.
     """
     found = find_model(spec)
-    key = (found.folder.resolve(), _state_of(found.folder), found.commit, found.backend, *_run_as(found.backend, spec))
+    key = (
+        found.folder.resolve(),
+        _state_of(found.folder),
+        found.commit,
+        found.backend,
+        *_run_as(found.backend, spec),
+        _said(spec),
+    )
     with _lock:
         encoder = _loaded.get(key)
         if encoder is None:
             encoder = ContextualEncoder.from_spec(replace(spec, truncate_dim=None), found)
             _loaded[key] = encoder
         return encoder.fork(truncate_dim=spec.truncate_dim)
+
+
+def _said(spec: ModelSpec) -> str:
+    """Return what is said about the model, in one form."""
+    return json.dumps(spec.reading.says(), sort_keys=True)
 
 
 def _run_as(backend: str, spec: ModelSpec) -> tuple[Any, Any]:
@@ -48,5 +60,4 @@ def _run_as(backend: str, spec: ModelSpec) -> tuple[Any, Any]:
 
 def _state_of(folder: Path) -> tuple[tuple[int, int], ...]:
     """Return what changes when a checkpoint is written anew: time in nanoseconds and size in bytes of each file."""
-    files = [folder / name for name in (CONFIG_NAME, WEIGHTS_NAME, LOW_RANK_NAME, TOKENIZER_NAME, EXPORT_NAME)]
-    return tuple((stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in files if file.is_file()))
+    return tuple((stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in files_that_matter(folder)))

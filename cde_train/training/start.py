@@ -6,37 +6,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, PreTrainedModel
 
-from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME, find_checkpoint, read_tokenizer
+from cde_retriever.checkpoint.folder import CONFIG_NAME, find_checkpoint
+from cde_retriever.checkpoint.kinds import TRANSFORMERS, kind_of
+from cde_retriever.checkpoint.reading import Reading
+from cde_retriever.checkpoint.sentence_transformers import read_plain_encoder
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.errors import ConfigError
 from cde_retriever.model.two_stage import TwoStageModel
 from cde_train.training.config import StartConfig
-
-
-def read_plain_encoder(folder: str | os.PathLike[str]) -> PreTrainedModel:
-    """Read an encoder strictly: `transformers` fills missing weights with random numbers and only reports it.
-
-    Masked language models name their weights ``bert.…`` (nomic-bert-2048 among them); both ways are read.
-
-    Raises:
-        CheckpointError: if weights are missing or of another shape; names some.
-    """
-    plain: PreTrainedModel
-    try:
-        plain, info = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, key_mapping={r"^bert\.": ""}, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"cannot read the plain encoder {folder}: {error!s:.300}") from error
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} weights of its {plain.config.model_type} encoder, such as {missing[0]}; "
-            "is it the whole checkpoint, under the names transformers uses?"
-        )
-    return plain
 
 
 def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0) -> ContextualEncoder:
@@ -46,27 +24,31 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
     prompt, null context, heads) starts as `SecondStage` says, so that the model begins near the plain encoder.
 
     Args:
-        folder: A `transformers` or sentence-transformers folder with mean pooling.
+        folder: A sentence-transformers model, or an encoder of `transformers`, which is pooled by the mean.
         start: What to build.
         seed: Seed of what starts random.
 
     Raises:
         CheckpointError: if the folder does not hold every weight of the encoder, or no tokenizer.
+        ConfigError: if the encoder pools in a way, or has layers, that the layout has no place for.
     """
     torch.manual_seed(seed)
-    plain = read_plain_encoder(folder)
-    settings = {
-        k: v
-        for k, v in plain.config.to_diff_dict().items()
-        if k not in ("architectures", "dtype", "transformers_version")
-    }
-    settings |= {"model_type": plain.config.model_type, "hidden_size": plain.config.hidden_size}
-    model = TwoStageModel(start.model_config(settings))
-    weights = {k: v for k, v in plain.state_dict().items() if not k.startswith("pooler.")}
-    model.first_stage.backbone.load_state_dict(weights)
-    model.second_stage.backbone.load_state_dict(weights)
+    folder = Path(folder)
+    pooling = "mean" if kind_of(folder) == TRANSFORMERS else None
+    plain = read_plain_encoder(folder, Reading(pooling=pooling, max_length=start.max_length))
+    config = replace(
+        start.model_config(plain.settings),
+        prompts=start.prompts if any(start.prompts.values()) else plain.prompts,
+        pooling=plain.pooling,
+        pool_prompt=plain.pool_prompt,
+        projection=tuple(plain.projection),
+    )
+    model = TwoStageModel(config)
+    for stage in (model.first_stage, model.second_stage):
+        stage.backbone.load_state_dict(plain.backbone.state_dict())
+        stage.projection.load_state_dict(plain.weights)
     model.second_stage.enter_like_words()
-    return ContextualEncoder.from_model(model, read_tokenizer(Path(folder) / TOKENIZER_NAME))
+    return ContextualEncoder.from_model(model, plain.tokenizer)
 
 
 def open_start(base: str | None, start: StartConfig, seed: int = 0) -> ContextualEncoder:

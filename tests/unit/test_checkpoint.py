@@ -13,7 +13,7 @@ from cde_retriever import CheckpointError, ContextualEncoder
 from cde_retriever.checkpoint.folder import find_checkpoint, hash_checkpoint
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig
-from tests.tiny import FAMILIES, documents, plain_encoder, tiny_encoder
+from tests.tiny import FAMILIES, documents, tiny_encoder
 
 
 @pytest.fixture
@@ -127,19 +127,20 @@ def test_overwriting_is_all_or_nothing_and_keeps_other_files(folder, monkeypatch
 
 def test_hub_ids_are_fetched_and_pinned_to_a_commit(folder, tmp_path, monkeypatch) -> None:
     snapshot = shutil.copytree(folder, tmp_path / "cache" / "0123abcd")
-    asked = {}
+    asked = []
 
-    def fetch(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.update(name=name, revision=revision, patterns=allow_patterns)
+    def fetch(name: str, *, revision: str | None, allow_patterns: list[str], **_) -> str:
+        asked.append((name, revision, allow_patterns))
         return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     encoder = ContextualEncoder.from_pretrained("organisation/model", revision="v1", device="cpu")
-    assert asked == {
-        "name": "organisation/model",
-        "revision": "v1",
-        "patterns": ["config.json", "model.safetensors", "low_rank.safetensors", "tokenizer.json"],
-    }
+    assert [(name, revision) for name, revision, _ in asked] == [
+        ("organisation/model", "v1"),
+        ("organisation/model", "0123abcd"),
+    ]
+    assert "config.json" in asked[0][2]
+    assert asked[1][2] == ["*.json", "*.safetensors", "*.txt", "*.model"]
     assert encoder.identity.revision == "0123abcd"
     assert encoder.identity.sha256 == hash_checkpoint(folder)
 
@@ -206,12 +207,6 @@ def test_what_is_neither_folder_nor_hub_id_is_looked_up_nowhere(name, message, t
     with pytest.raises(CheckpointError, match=message) as raised:
         ContextualEncoder.from_pretrained(name)
     assert len(str(raised.value)) < 400
-
-
-def test_a_plain_encoder_is_told_how_to_become_a_checkpoint(tmp_path) -> None:
-    folder = plain_encoder(tmp_path / "plain")
-    with pytest.raises(CheckpointError, match=r"is a plain bert encoder; .*cde-train fit DOCUMENTS .*--base .*plain"):
-        ContextualEncoder.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:9", "meta", "cpu:x", "xpu"])

@@ -312,7 +312,8 @@ def test_a_base_on_the_hub_is_pinned_to_its_commit(base, tmp_path, monkeypatch):
     encoder = trained(base)
     folder = write_low_rank(tmp_path / "updates", encoder, "organisation/model", revision="main")
     read = ContextualEncoder.from_pretrained(folder, device="cpu")
-    assert asked == [("organisation/model", "main"), ("organisation/model", "0123abcd")]
+    assert asked[0] == ("organisation/model", "main")
+    assert set(asked[1:]) == {("organisation/model", "0123abcd")}
     np.testing.assert_allclose(vectors(read), vectors(encoder), atol=1e-5, rtol=0)
 
 

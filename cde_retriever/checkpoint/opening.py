@@ -1,0 +1,37 @@
+"""Open a model's folder as what it is: a CDE checkpoint, or an encoder that gets a head in memory."""
+
+from pathlib import Path
+
+import torch
+
+from cde_retriever.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from cde_retriever.checkpoint.kinds import CDE, kind_of
+from cde_retriever.checkpoint.reading import Reading, refuse_sayings
+from cde_retriever.checkpoint.wrapping import wrap
+
+
+def open_model(
+    folder: Path,
+    reading: Reading,
+    *,
+    name: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Checkpoint:
+    """Read a model, whatever the format of its folder.
+
+    Args:
+        folder: The folder.
+        reading: What is said about a model that is no CDE checkpoint.
+        name: Name of a model that brings none.
+        device: Where the model goes.
+        dtype: Its dtype; None for float32.
+
+    Raises:
+        CheckpointError: if it is incomplete, damaged or nothing that is understood.
+        ConfigError: if what is said does not go with it.
+    """
+    if kind_of(folder) == CDE:
+        refuse_sayings(folder, reading)
+        return read_checkpoint(folder, device=device, dtype=dtype)
+    return wrap(folder, reading, name, device=device, dtype=dtype)

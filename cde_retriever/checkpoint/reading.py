@@ -1,0 +1,102 @@
+"""Say how to read an encoder that is no CDE checkpoint, and identify what was read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cde_retriever.checkpoint.folder import hash_checkpoint
+from cde_retriever.checkpoint.kinds import CDE, kind_of
+from cde_retriever.errors import ConfigError
+from cde_retriever.files.hashing import hash_file
+from cde_retriever.model.config import POOLINGS, ROLES
+
+READER_VERSION = 1
+"""Grows with every change after which the same files give other vectors."""
+NOT_READ = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".md", ".gguf", ".png", ".py", ".pt")
+FOLDERS_NOT_READ = ("onnx", "openvino", "coreml", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a user may say about an encoder; None leaves it to the encoder's own files.
+
+    Attributes:
+        pooling: How token vectors become one, a name from `POOLINGS`; only for encoders that do not say it themselves.
+        max_length: Longest text in tokens, prompt and special tokens included.
+        prompts: Text put before a query and before a document, by role.
+        head: Whether the model knows its corpus; without, vectors are the encoder's own under every context.
+
+    Raises:
+        ConfigError: for an unknown pooling, role or a length below 3.
+    """
+
+    pooling: str | None = None
+    max_length: int | None = None
+    prompts: Mapping[str, str] | None = None
+    head: bool = True
+
+    def __post_init__(self) -> None:
+        """Validate what does not depend on the encoder."""
+        if self.pooling not in (None, *POOLINGS):
+            raise ConfigError(f"pooling is {self.pooling!r}, expected one of {', '.join(POOLINGS)}")
+        if self.max_length is not None and self.max_length < 3:
+            raise ConfigError(f"max_length is {self.max_length}, expected at least 3")
+        if self.prompts is not None and not set(self.prompts) <= set(ROLES):
+            raise ConfigError(f"prompts has the keys {sorted(self.prompts)}, expected some of {sorted(ROLES)}")
+
+    def says(self) -> dict[str, Any]:
+        """Return what was said, as JSON takes it."""
+        said = {"pooling": self.pooling, "max_length": self.max_length, "head": self.head}
+        return {**said, "prompts": None if self.prompts is None else dict(self.prompts)}
+
+
+def identify_model(folder: Path, reading: Reading) -> str:
+    """Return the sha256 of a model's folder, whatever it holds, without loading it.
+
+    Raises:
+        CheckpointError: if it holds nothing that is understood.
+        ConfigError: if something is said about a CDE checkpoint, which says all itself.
+    """
+    if kind_of(folder) != CDE:
+        return identify_source(folder, reading)
+    refuse_sayings(folder, reading)
+    return hash_checkpoint(folder)
+
+
+def refuse_sayings(folder: Path, reading: Reading) -> None:
+    """Refuse what is said about a CDE checkpoint.
+
+    Raises:
+        ConfigError: naming what was said.
+    """
+    said = {name: value for name, value in reading.says().items() if value != getattr(Reading(), name)}
+    if said:
+        raise ConfigError(
+            f"{folder} is a CDE checkpoint or export, whose config.json says {', '.join(said)}; leave that out, or "
+            "wrap the encoder it was made from anew"
+        )
+
+
+def identify_source(folder: Path, reading: Reading) -> str:
+    """Return a sha256 of all that decides an encoder's vectors: its files, what was said, and the reader's version.
+
+    Two machines with the same files agree on it, whatever versions of `transformers` they have.
+    """
+    files = {str(path.relative_to(folder)): hash_file(path) for path in files_that_matter(folder)}
+    stated = {"reader": READER_VERSION, "reading": reading.says(), "files": files}
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+
+def files_that_matter(folder: Path) -> list[Path]:
+    """Return configurations, tokenizers and weights; not model cards, other formats, or what is hidden."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if any(part.startswith(".") for part in parts) or parts[0].startswith(FOLDERS_NOT_READ):
+            continue
+        if path.is_file() and path.suffix not in NOT_READ:
+            found.append(path)
+    return found

@@ -1,0 +1,73 @@
+"""Put a head that knows the corpus on a plain encoder, in memory: a `late` model in which nothing is trained."""
+
+from pathlib import Path
+
+import torch
+
+from cde_retriever.checkpoint.checkpoint import Checkpoint
+from cde_retriever.checkpoint.reading import Reading, identify_source
+from cde_retriever.checkpoint.sentence_transformers import PlainEncoder, read_plain_encoder
+from cde_retriever.errors import CheckpointError
+from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.two_stage import TwoStageModel
+
+SKETCH_WIDTH = 640
+SHRINKAGE = 0.15
+"""As in the bundled checkpoint (docs/log.md says how they were chosen)."""
+
+
+def wrap(
+    folder: Path,
+    reading: Reading,
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Checkpoint:
+    """Read an encoder and put the head on it.
+
+    Args:
+        folder: A sentence-transformers model, or an encoder of `transformers`.
+        reading: What the user says about it.
+        name: Its name, for people.
+        device: Where the model goes.
+        dtype: Its dtype; None for float32.
+
+    Raises:
+        CheckpointError: if something is missing, damaged or not understood.
+        ConfigError: if what the user says does not go with the encoder.
+    """
+    plain = read_plain_encoder(folder, reading)
+    model = TwoStageModel(_configure(plain, name, head=reading.head), plain.backbone)  # type: ignore[arg-type]
+    try:
+        model.second_stage.projection.load_state_dict(plain.weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"the layers after pooling in {folder} do not fit: {error!s:.300}") from error
+    identity = identify_source(folder, reading)
+    return Checkpoint(
+        model=model.to(device=device, dtype=dtype or torch.float32).eval(),
+        tokenizer=plain.tokenizer,
+        sha256=identity,
+        stored_dtype=torch.float32,
+        source_sha256=identity,
+    )
+
+
+def _configure(plain: PlainEncoder, name: str, *, head: bool) -> ModelConfig:
+    return ModelConfig(
+        name=name,
+        first_stage=plain.settings,
+        second_stage=plain.settings,
+        context_attention="late",
+        context_moments=not head,  # untrained, they change nothing
+        term_statistics=head,
+        term_shrinkage=SHRINKAGE if head else 0.0,
+        sketch_width=SKETCH_WIDTH if head else 0,
+        context_projection=False,
+        share_backbone=True,
+        pooling=plain.pooling,
+        pool_prompt=plain.pool_prompt,
+        projection=tuple(plain.projection),
+        max_length=plain.max_length,
+        prompts=plain.prompts,
+    )

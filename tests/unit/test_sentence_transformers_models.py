@@ -1,0 +1,245 @@
+"""Any encoder without its head gives the vectors that sentence-transformers gives."""
+
+import json
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize
+from sentence_transformers.sentence_transformer.modules import LayerNorm, StaticEmbedding
+
+from cde_retriever.backends.loading import identify
+from cde_retriever.backends.pytorch import TorchBackend
+from cde_retriever.checkpoint.opening import open_model
+from cde_retriever.checkpoint.reading import Reading
+from cde_retriever.cli.main import main
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError
+from cde_retriever.model.config import POOLINGS
+from cde_train.training.config import StartConfig
+from cde_train.training.start import start_from
+from tests.plain_models import FAMILIES, PROMPTS, TEXTS, save_model, save_transformer
+from tests.tiny import documents, tiny_tokenizer
+
+HEADLESS = Reading(head=False)
+
+
+def read(folder, reading=HEADLESS):
+    read = open_model(folder, reading, name="tiny")
+    encoder = ContextualEncoder(
+        TorchBackend(read.model, source_sha256=read.source_sha256, sole_owner=True),
+        read.tokenizer,
+        identify(read.model.config, read.sha256, None),
+    )
+    encoder.set_context(encoder.null_context())
+    return encoder
+
+
+def assert_same_vectors(encoder, theirs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one text is longer than the models read, on purpose
+        for ours, other in (("encode_queries", "encode_query"), ("encode_documents", "encode_document")):
+            expected = getattr(theirs, other)(TEXTS, normalize_embeddings=True)
+            assert np.abs(getattr(encoder, ours)(TEXTS) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(tmp_path, family):
+    pooling = "lasttoken" if family in ("qwen3", "gemma3_text") else "mean"
+    theirs = save_model(tmp_path, family, pooling=pooling, prompts=PROMPTS)
+    encoder = read(tmp_path / "model")
+    assert encoder.config.prompts == PROMPTS
+    assert_same_vectors(encoder, theirs)
+
+
+@pytest.mark.parametrize("tokenizer", ["bpe", "unigram"])
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert"])
+def test_every_tokenizer(tmp_path, family, tokenizer):
+    theirs = save_model(tmp_path, family, tokenizer, prompts=PROMPTS)
+    assert_same_vectors(read(tmp_path / "model"), theirs)
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("pooling", [*POOLINGS, ("cls", "mean")])
+def test_every_pooling(tmp_path, pooling, include_prompt):
+    theirs = save_model(tmp_path, pooling=pooling, include_prompt=include_prompt, prompts=PROMPTS)
+    assert_same_vectors(read(tmp_path / "model"), theirs)
+
+
+def test_layers_after_pooling(tmp_path):
+    torch.manual_seed(1)
+    norm = LayerNorm(24)
+    norm.norm.weight.data.normal_()
+    layers = [
+        Dense(32, 48, bias=False, activation_function=torch.nn.Identity()),
+        Normalize(),
+        Dense(48, 24, activation_function=torch.nn.GELU()),
+        norm,
+        Dense(24, 24, use_residual=True),
+    ]
+    theirs = save_model(tmp_path, layers=layers, normalize=False)
+    encoder = read(tmp_path / "model")
+    assert encoder.dimension == 24
+    assert_same_vectors(encoder, theirs)
+
+
+def test_a_dense_layer_as_old_releases_saved_it(tmp_path):
+    theirs = save_model(tmp_path, layers=[Dense(32, 16)])
+    listed = json.loads((tmp_path / "model/modules.json").read_text())
+    old = {"Transformer": "Transformer", "Pooling": "Pooling", "Dense": "Dense", "Normalize": "Normalize"}
+    for module in listed:
+        module["type"] = "sentence_transformers.models." + old[module["type"].rpartition(".")[2]]
+    (tmp_path / "model/modules.json").write_text(json.dumps(listed))
+    pooling = tmp_path / "model" / listed[1]["path"] / "config.json"
+    pooling.write_text(json.dumps({"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}))
+    assert_same_vectors(read(tmp_path / "model"), theirs)
+
+
+def test_maximum_length_and_lower_case_of_old_configurations(tmp_path):
+    save_model(tmp_path, tokenizer="unigram")
+    (tmp_path / "model/sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12, "do_lower_case": True}))
+    theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    encoder = read(tmp_path / "model")
+    assert encoder.config.max_length == 12
+    assert_same_vectors(encoder, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_computed_in_whole(tmp_path, dtype):
+    save_model(tmp_path)
+    file = tmp_path / "model/model.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", model_kwargs={"dtype": torch.float32})
+    assert_same_vectors(read(tmp_path / "model"), theirs)
+
+
+def test_weights_in_several_files(tmp_path):
+    theirs = save_model(tmp_path)
+    theirs[0].model.save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    (tmp_path / "model/model.safetensors").unlink(missing_ok=True)
+    assert len(list((tmp_path / "model").glob("model-*.safetensors"))) > 1
+    assert_same_vectors(read(tmp_path / "model"), theirs)
+
+
+def test_static_embeddings(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    static = StaticEmbedding(tokenizer, embedding_weights=torch.randn(tokenizer.get_vocab_size(), 24))
+    SentenceTransformer(modules=[static, Normalize()], device="cpu").save_pretrained(str(tmp_path))
+    encoder, theirs = read(tmp_path), SentenceTransformer(str(tmp_path), device="cpu")
+    assert_same_vectors(encoder, theirs)
+    assert not encoder.encode_documents([""]).any()
+
+
+def test_model2vec_with_a_mapping_and_weights(tmp_path):
+    torch.manual_seed(0)
+    size = tiny_tokenizer().get_vocab_size()
+    tensors = {"embeddings": torch.randn(9, 24), "mapping": torch.arange(size) % 9, "weights": torch.rand(size)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": True}))
+    modules = [{"idx": 0, "name": "0", "path": ".", "type": "sentence_transformers.models.StaticEmbedding"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert_same_vectors(read(tmp_path), SentenceTransformer(str(tmp_path), device="cpu"))
+
+
+def test_an_encoder_of_transformers_needs_its_pooling_said(tmp_path):
+    theirs = save_model(tmp_path, pooling="cls", prompts=PROMPTS)
+    encoder = read(tmp_path / "plain", Reading(pooling="cls", prompts=PROMPTS, head=False))
+    assert_same_vectors(encoder, theirs)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "t5", "xlm-roberta"])
+def test_what_is_written_is_what_was_read(tmp_path, family):
+    save_model(tmp_path, family, pooling=("cls", "mean"), layers=[Dense(64, 16)], include_prompt=False, prompts=PROMPTS)
+    encoder = read(tmp_path / "model", Reading())
+    encoder.fit_context(documents(20))
+    saved = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "saved"))
+    assert saved.identity.sha256 == encoder.identity.sha256
+    saved.set_context(encoder.context)
+    assert np.array_equal(saved.encode_queries(TEXTS[:3]), encoder.encode_queries(TEXTS[:3]))
+    again = ContextualEncoder.from_pretrained(saved.save_pretrained(tmp_path / "again"))
+    assert again.identity.sha256 == encoder.identity.sha256
+
+
+def test_what_was_changed_is_another_model(tmp_path):
+    save_model(tmp_path)
+    encoder = read(tmp_path / "model", Reading())
+    encoder.save_pretrained(tmp_path / "saved")
+    file = tmp_path / "saved/model.safetensors"
+    tensors = load_file(file)
+    tensors["second_stage.term_head.mix"] += 1
+    save_file(tensors, file)
+    assert ContextualEncoder.from_pretrained(tmp_path / "saved").identity.sha256 != encoder.identity.sha256
+    encoder.model.second_stage.term_head.mix.data += 1
+    changed = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "changed"))
+    assert changed.identity.sha256 != encoder.identity.sha256
+
+
+def test_identity_is_of_files_and_of_what_is_said(tmp_path):
+    save_model(tmp_path)
+    folder = tmp_path / "model"
+    identity = read(folder, Reading()).identity.sha256
+    (folder / "README.md").write_text("another card")
+    (folder / "onnx").mkdir()
+    (folder / "onnx/config.json").write_text("{}")
+    assert read(folder, Reading()).identity.sha256 == identity
+    others = [read(folder, reading).identity.sha256 for reading in (HEADLESS, Reading(max_length=9))]
+    (folder / "special_tokens_map.json").write_text("{}")
+    others.append(read(folder, Reading()).identity.sha256)
+    assert len({identity, *others}) == 4
+
+
+def test_the_head_knows_the_corpus(tmp_path):
+    save_model(tmp_path, pooling="cls")
+    encoder = ContextualEncoder.from_pretrained(tmp_path / "model", max_length=32)
+    assert (encoder.config.name, encoder.config.max_length) == ("model", 32)
+    context = encoder.fit_context([f"baron kolak {text}" for text in documents(30)])
+    assert len(context.frequencies) > 10
+    assert encoder.dimension == 32 + 640
+    common = encoder.encode_queries(["baron tiron misim"])[0]
+    encoder.set_context(encoder.null_context())
+    assert np.abs(encoder.encode_queries(["baron tiron misim"])[0] - common).max() > 0.01
+
+
+def test_exports_agree(tmp_path):
+    pytest.importorskip("onnxruntime")
+    save_model(tmp_path, pooling="cls", layers=[Dense(32, 16)], prompts=PROMPTS)
+    encoder = ContextualEncoder.from_pretrained(tmp_path / "model")
+    encoder.fit_context(documents(20))
+    exported = ContextualEncoder.from_pretrained(tmp_path / "model", backend="onnx")
+    assert exported.identity.sha256 == encoder.identity.sha256
+    exported.set_context(encoder.context)
+    assert np.abs(exported.encode_queries(TEXTS[:3]) - encoder.encode_queries(TEXTS[:3])).max() < 1e-5
+
+
+def test_a_bare_transformer_is_read_too(tmp_path):
+    folder = save_transformer(tmp_path / "x", "roberta", "bpe")
+    encoder = ContextualEncoder.from_pretrained(folder, pooling="mean")
+    encoder.fit_context(documents(20))
+    assert encoder.encode_queries(["baron"]).shape == (1, 672)
+
+
+def test_the_command_writes_what_is_opened_in_memory(tmp_path, capsys):
+    save_model(tmp_path)
+    assert main(["wrap", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--query-prompt", "ask: "]) == 0
+    said = json.loads(capsys.readouterr().out)
+    opened = ContextualEncoder.from_pretrained(tmp_path / "model", prompts={"query": "ask: "})
+    assert said["sha256"] == opened.identity.sha256
+    written = ContextualEncoder.from_pretrained(tmp_path / "out")
+    assert written.config.prompts == {"query": "ask: ", "document": ""}
+    assert written.identity == replace(opened.identity, name="model")
+
+
+def test_training_starts_from_the_encoder_as_it_is(tmp_path):
+    theirs = save_model(tmp_path, pooling="cls", layers=[Dense(32, 16)], prompts=PROMPTS)
+    start = StartConfig("late", context_attention="late", share_backbone=True, max_length=64)
+    encoder = start_from(tmp_path / "model", start)
+    encoder.set_context(encoder.null_context())
+    assert_same_vectors(encoder, theirs)
+    with pytest.raises(ConfigError, match="projection has 2 parts, which needs context_attention 'late'"):
+        start_from(tmp_path / "model", StartConfig("cached", max_length=64))

@@ -209,9 +209,11 @@ def _embed(options: argparse.Namespace) -> None:
     config = _configuration(options, surrogate__model=options.surrogate)
     from cde_train.data.pairs import texts_of
     from cde_train.data.readers import read_pairs
+    from cde_train.run.base import resolve
     from cde_train.training.start import open_start
     from cde_train.vectors.surrogate import embed_texts, open_surrogate
 
+    config = resolve(config)
     texts, settings = texts_of(read_pairs(options.data, _say)), config.surrogate
     surrogate, identity = open_surrogate(
         settings, lambda: open_start(config.model.base or None, config.start_of("start"))

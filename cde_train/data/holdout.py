@@ -44,25 +44,22 @@ class HoldOutConfig(Settings):
 
 
 def hold_out(
-    pairs: Sequence[TrainingPair],
-    documents: Sequence[str],
-    config: HoldOutConfig,
-    *,
-    sources: Sequence[str] | None = None,
+    pairs: Sequence[TrainingPair], documents: Sequence[str], config: HoldOutConfig
 ) -> tuple[list[TrainingPair], RetrievalSet]:
     """Split pairs into training pairs and a retrieval set.
+
+    Pairs of one source, or of one document where they have none, stay together, and all held-out documents of a source
+    are relevant to its queries.
 
     Args:
         pairs: All pairs.
         documents: Further documents of the corpus; near-copies of held-out ones are left out.
         config: Settings.
-        sources: Text each pair was made of, for pseudo-queries: pairs of one source stay together, and all held-out
-            documents of a source are relevant to its queries. By default the pair's document.
 
     Raises:
         TrainingDataError: if too few queries are held out, or nothing is left to train on.
     """
-    keys = [_key(text) for text in (sources or [pair.document for pair in pairs])]
+    keys = [_key(pair.source or pair.document) for pair in pairs]
     drawn = {key for key in set(keys) if _draw(key, config.seed) < config.share}
     held = [i for i, key in enumerate(keys) if key in drawn]
     if len(held) < config.least:
@@ -70,7 +67,7 @@ def hold_out(
             f"{len(held)} of {len(pairs)} pairs would be held out, expected at least {config.least}; "
             "give more pairs, or raise held_out.share"
         )
-    copies = _Copies(text for i in held for text in (pairs[i].document, sources[i] if sources else ""))
+    copies = _Copies(text for i in held for text in (pairs[i].document, pairs[i].source))
     asked = {_key(pairs[i].query) for i in held}
     train = [
         pair

@@ -11,12 +11,22 @@ from cde_retriever.files.replacing import write_atomically
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """One query, its document, the domain whose corpus the document belongs to, and hard negatives if there are any."""
+    """A query and its document.
+
+    Attributes:
+        query: The query.
+        document: A document that answers it.
+        domain: The corpus the document belongs to.
+        negatives: Hard negatives, nearest first, if there are any.
+        source: The whole text that query and document were taken from, if they were; pairs of one source are held out
+            together.
+    """
 
     query: str
     document: str
     domain: str
     negatives: tuple[str, ...] = ()
+    source: str = ""
 
 
 def by_domain(pairs: Iterable[TrainingPair]) -> dict[str, list[TrainingPair]]:
@@ -43,5 +53,5 @@ def texts_of(pairs: Sequence[TrainingPair]) -> list[str]:
 
 def write_pairs(pairs: Iterable[TrainingPair], file: Path) -> None:
     """Write pairs as JSONL that `cde_train.data.readers.read_pairs` reads."""
-    lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
-    write_atomically(file, "".join(lines).encode())
+    rows = ({key: value for key, value in asdict(pair).items() if value != ""} for pair in pairs)
+    write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

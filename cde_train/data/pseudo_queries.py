@@ -69,14 +69,12 @@ class PseudoPairs:
     """Pairs made of documents.
 
     Attributes:
-        pairs: The pairs.
+        pairs: The pairs; the source of each is the whole document it was made of.
         generators: Name of the generator of each.
-        sources: The whole document each was made of; `hold_out` keeps pairs of one source together.
     """
 
     pairs: list[TrainingPair]
     generators: list[str]
-    sources: list[str]
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def make_pairs(
     config = config or PseudoQueryConfig()
     texts = list(dict.fromkeys(documents))
     chosen = generators or built_in(config.generators, texts)
-    made = PseudoPairs([], [], [])
+    made = PseudoPairs([], [])
     for text in texts:
         rng = random.Random(hashlib.blake2b(f"{config.seed}\0{text}".encode(), digest_size=16).digest())
         found: dict[str, tuple[str, str]] = {}
@@ -194,9 +192,8 @@ def make_pairs(
                     found.setdefault(query.strip(), (name, rest))
         for query in rng.sample(list(found), min(config.per_document, len(found))):
             name, rest = found[query]
-            made.pairs.append(TrainingPair(query, rest, domain))
+            made.pairs.append(TrainingPair(query, rest, domain, source=text))
             made.generators.append(name)
-            made.sources.append(text)
     if not made.pairs:
         raise TrainingDataError(f"none of {len(texts)} documents gives a query; they may be too short")
     return made
@@ -223,7 +220,7 @@ def round_trip_filter(made: PseudoPairs, vectors: TextLookup, config: PseudoQuer
         TrainingDataError: if no pair is left.
     """
     config = config or PseudoQueryConfig()
-    sources = sorted(set(made.sources))
+    sources = sorted({pair.source for pair in made.pairs})
     if len(sources) > config.distractors:
         sources = sorted(random.Random(config.seed).sample(sources, config.distractors))
     corpus, row = vectors.take(sources), {text: i for i, text in enumerate(sources)}
@@ -233,14 +230,14 @@ def round_trip_filter(made: PseudoPairs, vectors: TextLookup, config: PseudoQuer
         queries = vectors.take([pair.query for pair in chunk])
         own = (queries * vectors.take([pair.document for pair in chunk])).sum(axis=1)
         scores = queries @ corpus.T
-        for i, source in enumerate(made.sources[start : start + _CHUNK]):
-            if source in row:
-                scores[i, row[source]] = -np.inf
+        for i, pair in enumerate(chunk):
+            if pair.source in row:
+                scores[i, row[pair.source]] = -np.inf
         better = (scores > own[:, None]).sum(axis=1)
         keep += (start + np.flatnonzero(better < config.keep_rank)).tolist()
     if not keep:
         raise TrainingDataError(f"none of {len(made.pairs)} pseudo-queries finds its document; raise keep_rank")
     kept = Counter(made.generators[i] for i in keep)
     dropped = Counter(made.generators) - kept
-    left = PseudoPairs(*([values[i] for i in keep] for values in (made.pairs, made.generators, made.sources)))  # type: ignore[arg-type]
+    left = PseudoPairs([made.pairs[i] for i in keep], [made.generators[i] for i in keep])
     return RoundTrip(left, dict(kept), dict(dropped))

@@ -154,7 +154,8 @@ class _Collector:
             kept = tuple(text for text in given if text.strip() and _plain(text) != _plain(document))
             if len(kept) < len(given):
                 self.skipped["negative empty or equal to document"] += len(given) - len(kept)
-            self.pairs[TrainingPair(query, document, domain or self.domain, kept)] = None
+            source = _text(row, "source") if row.get("source") is not None else ""
+            self.pairs[TrainingPair(query, document, domain or self.domain, kept, source)] = None
 
     def add_document(self, text: str) -> None:
         """Add a document without a query."""

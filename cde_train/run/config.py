@@ -121,14 +121,9 @@ def to_toml(config: RunConfig) -> str:
     return tomli_w.dumps(_without_none(values))
 
 
-def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
-    """Return the settings in which two runs differ, ``path is ours here, theirs there`` each."""
-    mine, other = (dict(_leaves(tomllib.loads(to_toml(config)))) for config in (ours, theirs))
-    return [
-        f"{path} is {mine.get(path)!r} here, {other.get(path)!r} there"
-        for path in sorted(mine.keys() | other.keys())
-        if mine.get(path) != other.get(path)
-    ]
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Return every single setting of a run by its path, such as ``phase.0.steps``."""
+    return dict(_leaves(tomllib.loads(to_toml(config))))
 
 
 def _parse(section: type[Section], values: Any, path: str, faults: list[str], unread: set[str]) -> Section:

@@ -19,8 +19,8 @@ training, and the others wait.
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from dataclasses import asdict, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -29,21 +29,18 @@ from cde_retriever.backends.pytorch import as_dtype
 from cde_retriever.checkpoint.folder import CONFIG_NAME, find_checkpoint
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import replacing, write_atomically
-from cde_train.batching.clustering import Clustering, cluster_pairs
 from cde_train.batching.false_negatives import report_batches
 from cde_train.batching.hard_negatives import mine
 from cde_train.batching.packing import load_batches, packer, save_batches
-from cde_train.batching.pair_vectors import views
-from cde_train.data.holdout import hold_out as hold_out_pairs
-from cde_train.data.holdout import leave_out_copies
-from cde_train.data.pairs import TrainingPair, documents_by_domain, texts_of, write_pairs
-from cde_train.data.pseudo_queries import RoundTrip, make_pairs, round_trip_filter
-from cde_train.data.readers import TrainingData, read_data, read_pairs, size_for
-from cde_train.data.retrieval_sets import RetrievalSet, read_retrieval_set, write_retrieval_set
+from cde_train.data.pairs import documents_by_domain, write_pairs
+from cde_train.data.readers import read_pairs
+from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
+from cde_train.run.base import resolve
 from cde_train.run.config import to_toml
 from cde_train.run.folder import Report, RunFolder
+from cde_train.run.preparation import DEVELOPMENT, HELD_OUT, PAIRS, VECTORS, Preparation, Prepared
 from cde_train.run.sections import PhaseConfig, RunConfig
 from cde_train.training.batches import TrainingSet
 from cde_train.training.config import TrainConfig
@@ -52,14 +49,11 @@ from cde_train.training.processes import is_first_process, one_at_a_time
 from cde_train.training.start import is_cde_checkpoint, open_start
 from cde_train.training.term_prior import estimate_prior
 from cde_train.training.trainer import train
-from cde_train.vectors.surrogate import Surrogate, embed_texts, open_surrogate
 from cde_train.vectors.text_vectors import TextVectors
 
 Say = Callable[[str], None]
-PAIRS = "pairs.jsonl"
-START, VECTORS, HELD_OUT, DEVELOPMENT = "start", "vectors", "held_out", "development"
-MODEL, STATES, REPORT_FOLDER = "model", "states", "report"
-CLUSTERS, BATCHES, FILTER = "clusters.safetensors", "batches.npy", "filter.json"
+START, MODEL, STATES, REPORT_FOLDER = "start", "model", "states", "report"
+BATCHES, FILTER = "batches.npy", "filter.json"
 
 
 def fit(data: str | os.PathLike[str], output: str | os.PathLike[str], config: RunConfig, *, say: Say) -> Report:
@@ -73,19 +67,11 @@ def fit(data: str | os.PathLike[str], output: str | os.PathLike[str], config: Ru
 
     Raises:
         FileNotFoundError: if there are no data.
-        ConfigError: if the configuration contradicts the model it starts from.
+        ConfigError: if the configuration contradicts the model it starts from; nothing is written then.
         ArtifactError: if the folder belongs to another run, or a file of it is damaged.
         TrainingDataError: if the data cannot be trained on.
     """
-    return _Fit(Path(data), Path(output), config, say).run()
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """One source of pairs, ready for packing."""
-
-    pairs: list[TrainingPair]
-    clustering: Clustering
+    return _Fit(Path(data), Path(output), resolve(config), say).run()
 
 
 class _Fit:
@@ -93,128 +79,35 @@ class _Fit:
         self.data, self.output, self.config = data, output, config
         self.folder = RunFolder(output, say, one_at_a_time())
         self.work = self.folder.work
+        self.preparation = Preparation(self.folder, config, lambda: self._start)
 
     def run(self) -> Report:
         own = [Path(phase.data) for phase in self.config.phase if phase.data]
         self.folder.claim(self.config, [self.data, *own])
-        self.folder.step("start", [START], self._write_start)
-        model = self.work / START
-        for phase in self.config.phase:
-            model = self._phase(phase, model)
-        if not self.config.phase:
-            model = self._count()
+        self.folder.step("start", [START], self._write_start, uses=["model", "phase.0.seed"])
+        model = self._train_phases() if self.config.phase else self._count()
         self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(model))
         return self._deliver(model)
 
-    # The start
-
     def _write_start(self) -> Report:
-        name = self.config.model.name or self.output.resolve().name
+        settings = self.config.model
         seed = self.config.phase[0].seed if self.config.phase else 0
-        encoder = open_start(self.config.model.base or None, self.config.start_of(name), seed)
+        start = self.config.start_of(settings.name or self.output.resolve().name)
+        encoder = open_start(settings.base or None, start, seed)
         encoder.save_pretrained(self.work / START, dtype=torch.float32)
-        config = encoder.config
         return {
-            "base": self.config.model.base or "the bundled checkpoint",
-            "context_attention": config.context_attention,
-            "max_length": config.max_length,
+            "base": settings.base or "the bundled checkpoint",
+            "context_attention": encoder.config.context_attention,
+            "max_length": encoder.config.max_length,
         }
 
     @cached_property
     def _start(self) -> ContextualEncoder:
         return ContextualEncoder.from_pretrained(self.work / START)
 
-    @cached_property
-    def _surrogate(self) -> tuple[Surrogate, str]:
-        return open_surrogate(self.config.surrogate, lambda: self._start)
-
-    # The data
-
-    def _prepare(self, name: str, source: Path, *, hold_out: bool) -> _Prepared:
-        """Read a source of pairs and cluster it; its files are in a folder of the work folder."""
-        pairs, place = self._pairs(name, source, hold_out=hold_out), self.work / name
-        self.folder.step(f"{name} vectors", [], lambda: {"texts": len(self._embed(texts_of(pairs)))})
-        vectors = TextVectors.open(self.work / VECTORS)
-        self.folder.step(
-            f"{name} clusters", [f"{name}/{CLUSTERS}"], lambda: self._cluster(pairs, vectors, place / CLUSTERS)
-        )
-        return _Prepared(pairs, Clustering.load(place / CLUSTERS))
-
-    def _pairs(self, name: str, source: Path, *, hold_out: bool) -> list[TrainingPair]:
-        """Read a source of pairs into a folder of the work folder."""
-        place = self.work / name
-        files = [f"{name}/{PAIRS}", *(self._set_aside if hold_out else {})]
-        self.folder.step(name, files, lambda: self._read(source, place, hold_out))
-        return read_pairs(place / PAIRS)
-
-    def _embed(self, texts: Sequence[str]) -> TextVectors:
-        encoder, identity = self._surrogate
-        settings = self.config.surrogate
-        return embed_texts(
-            texts,
-            encoder,
-            self.work / VECTORS,
-            identity=identity,
-            prompt=settings.prompt,
-            batch_size=settings.batch_size,
-        )
-
-    def _read(self, source: Path, place: Path, hold_out: bool) -> Report:
-        """Read or make pairs, set a part of them aside, and write both down."""
-        place.mkdir(exist_ok=True)
-        found = read_data(source, lambda: size_for(self._start))
-        report: Report = {"kind": found.kind, "documents": len(found.documents), "skipped": found.skipped}
-        pairs, sources = found.pairs, None
-        if not pairs:
-            trip = self._make_pairs(found)
-            pairs, sources = trip.made.pairs, trip.made.sources
-            report |= {"round_trip_kept": trip.kept, "round_trip_dropped": trip.dropped}
-        before = len(pairs)
-        if hold_out:
-            made_of = {id(pair): source for pair, source in zip(pairs, sources or (), strict=bool(sources))}
-            for part, seed in self._set_aside.items():
-                settings = replace(self.config.held_out, seed=seed)
-                left = [made_of[id(pair)] for pair in pairs] if made_of else None
-                pairs, data = hold_out_pairs(pairs, found.documents, settings, sources=left)
-                write_retrieval_set(data, self.work / part)
-                report[f"{part}_queries"] = len(data.queries)
-        else:
-            held_out = [read_retrieval_set(self.work / part) for part in self._set_aside]
-            pairs = leave_out_copies(pairs, held_out)
-        write_pairs(pairs, place / PAIRS)
-        return report | {"held_out_pairs_and_copies": before - len(pairs), "pairs": len(pairs)}
-
-    @property
-    def _set_aside(self) -> dict[str, int]:
-        """What is set aside of the data, and the seed by which: nothing that chose the weights judges them."""
-        seed = self.config.held_out.seed
-        return {HELD_OUT: seed} | ({DEVELOPMENT: seed + 1} if any(p.eval_steps for p in self.config.phase) else {})
-
-    def _make_pairs(self, found: TrainingData) -> RoundTrip:
-        """Make pairs of documents, and keep those whose query finds its document."""
-        settings = self.config.pseudo_queries
-        made = make_pairs(found.documents, found.domain, settings)
-        return round_trip_filter(made, self._embed([*texts_of(made.pairs), *made.sources]), settings)
-
-    def _cluster(self, pairs: list[TrainingPair], vectors: TextVectors, file: Path) -> Report:
-        domains = [pair.domain for pair in pairs]
-        clustering = cluster_pairs(*views(pairs, vectors), domains, self.config.clustering)
-        clustering.save(file)
-        return {"clusters": len(clustering.sizes), "largest": int(clustering.sizes.max())}
-
-    @cached_property
-    def _main(self) -> _Prepared:
-        return self._prepare("data", self.data, hold_out=True)
-
-    @cached_property
-    def _development(self) -> RetrievalSet | None:
-        return read_retrieval_set(self.work / DEVELOPMENT) if DEVELOPMENT in self._set_aside else None
-
-    # No phase
-
     def _count(self) -> Path:
         """Give the start a prior counted on the data, and return the folder of the model that this makes."""
-        documents = documents_by_domain(self._pairs("data", self.data, hold_out=True))
+        documents = documents_by_domain(self.preparation.read("data", self.data, sets_aside=True))
 
         def write() -> Report:
             encoder = ContextualEncoder.from_pretrained(self.work / START)
@@ -225,49 +118,70 @@ class _Fit:
         self.folder.step("prior", [MODEL], write)
         return self.work / MODEL
 
-    # A phase
+    # The phases
 
-    def _phase(self, phase: PhaseConfig, start: Path) -> Path:
-        """Train one phase and return the folder of its model."""
-        prepared = self._main  # first, because it says what is held out
-        if phase.data:
-            prepared = self._prepare(f"data-{phase.name}", Path(phase.data), hold_out=False)
-        place = self.work / f"phase-{phase.name}"
-        place.mkdir(exist_ok=True)
-        if phase.hard_negatives:
-            prepared = self._with_negatives(phase, prepared, place)
-        self._step(phase, "batches", [BATCHES, FILTER], lambda: self._pack(phase, prepared, place))
-        if self.folder.done(f"{phase.name} training") is None:
-            self._train(phase, prepared, start, place)
-        return place / MODEL
+    def _train_phases(self) -> Path:
+        """Train one phase after the other and return the folder of the last model."""
+        model, main = self.work / START, self.preparation.prepare("data", self.data, sets_aside=True)
+        for number, phase in enumerate(self.config.phase):
+            prepared = main
+            if phase.data:
+                prepared = self.preparation.prepare(f"data-{phase.name}", Path(phase.data), sets_aside=False)
+            (self.work / f"phase-{phase.name}").mkdir(exist_ok=True)
+            if phase.hard_negatives:
+                prepared = self._with_negatives(number, prepared)
+            uses = ["packing", "filtering", *self._of(number, "batch_size", "steps", "epochs", "hard_negatives")]
+            self._step(phase, "batches", [BATCHES, FILTER], partial(self._pack, phase, prepared), uses)
+            training = partial(self._train, phase, prepared, model)
+            self._step(phase, "training", [MODEL], training, [f"phase.{number}"], together=True)
+            model = self._place(phase) / MODEL
+        return model
 
-    def _step(self, phase: PhaseConfig, name: str, files: Sequence[str], do: Callable[[], Report]) -> Report:
-        return self.folder.step(f"{phase.name} {name}", [f"phase-{phase.name}/{file}" for file in files], do)
+    def _place(self, phase: PhaseConfig) -> Path:
+        return self.work / f"phase-{phase.name}"
 
-    def _with_negatives(self, phase: PhaseConfig, prepared: _Prepared, place: Path) -> _Prepared:
+    @staticmethod
+    def _of(number: int, *names: str) -> list[str]:
+        return [f"phase.{number}.{name}" for name in ("name", "data", *names)]
+
+    def _step(
+        self,
+        phase: PhaseConfig,
+        name: str,
+        files: Sequence[str],
+        do: Callable[[], Report],
+        uses: Sequence[str],
+        *,
+        together: bool = False,
+    ) -> None:
+        paths = [f"phase-{phase.name}/{file}" for file in files]
+        self.folder.step(f"{phase.name} {name}", paths, do, uses=uses, together=together)
+
+    def _with_negatives(self, number: int, prepared: Prepared) -> Prepared:
         """Return the pairs that have, or can be given, as many hard negatives as the phase uses."""
+        phase = self.config.phase[number]
+        file = self._place(phase) / PAIRS
 
         def search() -> Report:
             vectors = TextVectors.open(self.work / VECTORS)
             found = mine(prepared.pairs, self.config.mining_of(phase), queries=vectors, documents=vectors)
-            write_pairs(found.pairs, place / PAIRS)
+            write_pairs(found.pairs, file)
             return asdict(found.report)
 
-        self._step(phase, "negatives", [PAIRS], search)
-        pairs = read_pairs(place / PAIRS)
+        self._step(phase, "negatives", [PAIRS], search, ["negatives", *self._of(number, "hard_negatives")])
+        pairs = read_pairs(file)
         enough = [i for i, pair in enumerate(pairs) if len(pair.negatives) >= phase.hard_negatives]
-        return _Prepared(
-            [pairs[i] for i in enough], replace(prepared.clustering, labels=prepared.clustering.labels[enough])
-        )
+        labels = prepared.clustering.labels[enough]
+        return Prepared([pairs[i] for i in enough], replace(prepared.clustering, labels=labels))
 
-    def _pack(self, phase: PhaseConfig, prepared: _Prepared, place: Path) -> Report:
+    def _pack(self, phase: PhaseConfig, prepared: Prepared) -> Report:
         vectors = TextVectors.open(self.work / VECTORS)
         packing = packer(prepared.pairs, vectors, prepared.clustering, self.config.packing_of(phase))
         batches = packing.run(steps=phase.steps, epochs=phase.epochs)
-        save_batches(place / BATCHES, batches)
+        save_batches(self._place(phase) / BATCHES, batches)
         one_epoch = batches[: packing.report.batches]
         report = report_batches(prepared.pairs, one_epoch, self.config.filtering, queries=vectors, documents=vectors)
-        write_atomically(place / FILTER, report.to_json().encode())
+        write_atomically(self._place(phase) / FILTER, report.to_json().encode())
         return {
             "batches": len(batches),
             "batches_an_epoch": packing.report.batches,
@@ -278,33 +192,31 @@ class _Fit:
             "duplicates": report.total.duplicates,
         }
 
-    def _train(self, phase: PhaseConfig, prepared: _Prepared, start: Path, place: Path) -> None:
+    def _train(self, phase: PhaseConfig, prepared: Prepared, start: Path) -> Report:
         encoder = ContextualEncoder.from_pretrained(start)
         vectors = TextVectors.open(self.work / VECTORS)
         data = TrainingSet(
             prepared.pairs,
-            load_batches(place / BATCHES, pairs=len(prepared.pairs)),
+            load_batches(self._place(phase) / BATCHES, pairs=len(prepared.pairs)),
             vectors,
             self.config.filtering,
             vectors if self._are_dataset_embeddings() else None,
         )
         settings = TrainConfig(**{f.name: getattr(phase, f.name) for f in fields(TrainConfig)})
-        result = train(encoder, data, settings, place / STATES, development=self._development)
-
-        def keep() -> Report:
-            self._keep(encoder, phase, place / MODEL)
-            return {"steps": result.steps, "best_step": result.best_step, "best_ndcg_at_10": result.best_ndcg_at_10}
-
-        self._step(phase, "training", [MODEL], keep)
+        development = read_retrieval_set(self.work / DEVELOPMENT) if phase.eval_steps else None
+        result = train(encoder, data, settings, self._place(phase) / STATES, development=development)
+        if is_first_process():
+            self._keep(encoder, phase)
+        return {"steps": result.steps, "best_step": result.best_step, "best_ndcg_at_10": result.best_ndcg_at_10}
 
     def _are_dataset_embeddings(self) -> bool:
         """Whether the surrogate's vectors are the first stage's, and that stays as it is through all phases."""
         own = not self.config.surrogate.model and not any(phase.train_first_stage for phase in self.config.phase)
         return own and self._start.config.normalize_first_stage
 
-    def _keep(self, encoder: ContextualEncoder, phase: PhaseConfig, folder: Path) -> None:
+    def _keep(self, encoder: ContextualEncoder, phase: PhaseConfig) -> None:
         """Write a phase's model: low-rank updates alone if they are all that was trained on a CDE checkpoint."""
-        base = self.config.model.base or None
+        base, folder = self.config.model.base or None, self._place(phase) / MODEL
         if phase.lora_rank and len(self.config.phase) == 1 and is_cde_checkpoint(find_checkpoint(base)[0]):
             write_low_rank(folder, encoder, base)
             return

@@ -1,7 +1,8 @@
 """The folder of a run: which run it belongs to, which steps are done, and that their files are as they were left.
 
     OUT/run.toml              the resolved configuration
-    OUT/work/manifest.json    hash of the data; each finished step with its report and the sha256 of its files
+    OUT/work/manifest.json    hash of the data; each finished step with its report, the sha256 of its files, and the
+                              settings it used
     OUT/work/...              the files of the steps
 
 A step counts once the manifest names it, and the manifest is replaced after the step's files are whole. A killed run
@@ -20,12 +21,15 @@ from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import files_of, hash_file
 from cde_retriever.files.replacing import write_atomically
 from cde_train.errors import ArtifactError
-from cde_train.run.config import differences, load_run_config, to_toml
+from cde_train.run.base import resolve
+from cde_train.run.config import load_run_config, settings_of, to_toml
 from cde_train.run.sections import RunConfig
 
 FORMAT_VERSION = 1
 CONFIG_NAME, WORK_NAME, MANIFEST_NAME = "run.toml", "work", "manifest.json"
 Report = dict[str, Any]
+Settings = dict[str, Any]
+"""Every single setting by its path, such as ``phase.0.steps``."""
 
 
 class RunFolder:
@@ -48,6 +52,7 @@ class RunFolder:
         self.manifest = self.work / MANIFEST_NAME
         self.say = say
         self.one_at_a_time = one_at_a_time
+        self.settings: Settings = {}
 
     def claim(self, config: RunConfig, data: Sequence[Path]) -> None:
         """Make the folder this run's, or see that it is.
@@ -60,37 +65,49 @@ class RunFolder:
                 raise ConfigError(f"the output {self.output} lies inside the data {path}; choose a folder outside")
         with self.one_at_a_time():
             names, content = [str(path) for path in data], hash_text("".join(map(hash_files, data)))
-            if not self.manifest.exists():
-                self._start(config, names, content)
-                return
-            values = self._read()
-            if values["data"] != content:
-                raise ArtifactError(
-                    f"{self.output} belongs to a run on other data ({', '.join(values['from'])} then, hash "
-                    f"{values['data'][:12]}; {', '.join(names)} now, hash {content[:12]}); choose another output, or "
-                    f"delete {self.output}"
-                )
-            self._check_configuration(config)
+            self.settings = _used(config, content)
+            steps = {}
+            if self.manifest.exists():
+                values = self._read()
+                steps, theirs = values["steps"], _used(self._stored_config(), values["data"])
+                self._refuse_changes(steps, theirs, f"{', '.join(values['from'])} then, {', '.join(names)} now")
+                if theirs == self.settings:
+                    return
+            self._start(config, {"from": names, "data": content, "steps": steps})
 
-    def _start(self, config: RunConfig, names: list[str], content: str) -> None:
+    def _start(self, config: RunConfig, values: dict[str, Any]) -> None:
         known = (WORK_NAME, CONFIG_NAME, f".{CONFIG_NAME}.")  # the last from a process killed while writing it
-        if self.output.exists() and any(not path.name.startswith(known) for path in self.output.iterdir()):
+        files = self.output.iterdir() if self.output.exists() and not self.manifest.exists() else ()
+        if any(not path.name.startswith(known) for path in files):
             raise ArtifactError(f"{self.output} holds files that are not of a run; choose a new folder as output")
         self.work.mkdir(parents=True, exist_ok=True)
         write_atomically(self.output / CONFIG_NAME, to_toml(config).encode())
-        self._write({"format_version": FORMAT_VERSION, "from": names, "data": content, "steps": {}})
+        self._write({"format_version": FORMAT_VERSION, **values})
 
-    def _check_configuration(self, config: RunConfig) -> None:
+    def _stored_config(self) -> RunConfig:
         file = self.output / CONFIG_NAME
         try:
-            theirs = load_run_config(file)
+            return resolve(load_run_config(file))
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{file} is damaged ({error}); delete {self.output} to start afresh") from error
-        other = differences(config, theirs)
-        if other:
+
+    def _refuse_changes(self, steps: dict[str, Any], theirs: Settings, sources: str) -> None:
+        """Refuse settings, or data, other than those that a finished step has used."""
+        used = [(name, path, value) for name in steps for path, value in steps[name].get("settings", theirs).items()]
+        other = {path: (name, value) for name, path, value in used if self.settings.get(path) != value}
+        if "data" in other:
             raise ArtifactError(
-                f"{self.output} belongs to a run with another configuration: {'; '.join(other)}. Choose another "
-                f"output, or go on with its own: --config {file}"
+                f"{self.output} belongs to a run on other data ({sources}; hash {other['data'][1][:12]} then, "
+                f"{self.settings['data'][:12]} now); choose another output, or delete {self.output}"
+            )
+        if other:
+            changes = "; ".join(
+                f"{path} is {self.settings.get(path)!r} here, {value!r} there, where step {name!r} used it"
+                for path, (name, value) in sorted(other.items())
+            )
+            raise ArtifactError(
+                f"{self.output} belongs to a run with another configuration: {changes}. Choose another output, or go "
+                f"on with its own: --config {self.output / CONFIG_NAME}"
             )
 
     def done(self, name: str) -> Report | None:
@@ -112,30 +129,47 @@ class RunFolder:
         report: Report = step["report"]
         return report
 
-    def step(self, name: str, files: Sequence[str], do: Callable[[], Report]) -> Report:
+    def step(
+        self,
+        name: str,
+        files: Sequence[str],
+        do: Callable[[], Report],
+        *,
+        uses: Sequence[str] = (),
+        together: bool = False,
+    ) -> Report:
         """Do a step unless it is done.
 
         Args:
             name: Its name, unique in the run.
             files: What it leaves behind, files or folders inside the work folder.
             do: Does it and returns its report.
+            uses: Settings, or sections of them, that its result depends on and earlier steps have not used; a run may
+                go on with another value of any setting that no finished step has used. ``"data"`` stands for the data.
+            together: Whether all processes do it at once; otherwise the first one does it.
         """
-        with self.one_at_a_time():
+        with nullcontext() if together else self.one_at_a_time():
             report = self.done(name)
             if report is not None:
                 self.say(f"{name}: done already")
                 return report
             report = do()
-            self.finish(name, files, report)
+            with self.one_at_a_time() if together else nullcontext():
+                if self.done(name) is None:
+                    self._finish(name, files, report, uses)
         return report
 
-    def finish(self, name: str, files: Sequence[str], report: Report) -> None:
-        """Record a step as done."""
+    def _finish(self, name: str, files: Sequence[str], report: Report, uses: Sequence[str]) -> None:
         hashes = {
             str(path.relative_to(self.work)): hash_file(path) for file in files for path in files_of(self.work / file)
         }
+        used = {
+            path: value
+            for path, value in self.settings.items()
+            if any(path == use or path.startswith(f"{use}.") for use in uses)
+        }
         values = self._read()
-        values["steps"][name] = {"files": hashes, "report": report}
+        values["steps"][name] = {"files": hashes, "report": report, "settings": used}
         self._write(values)
         self.say(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in report.items()))
 
@@ -155,6 +189,12 @@ class RunFolder:
 
     def _write(self, values: dict[str, Any]) -> None:
         write_atomically(self.manifest, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def _used(config: RunConfig, data: str) -> Settings:
+    """Return what the steps of a run can depend on."""
+    measures = any(phase.eval_steps for phase in config.phase)
+    return settings_of(config) | {"data": data, "phase.*.eval_steps above 0": measures}
 
 
 def hash_files(path: Path) -> str:

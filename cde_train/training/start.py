@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,6 @@ from cde_retriever.checkpoint.kinds import TRANSFORMERS, kind_of
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.checkpoint.sentence_transformers import read_plain_encoder
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ConfigError
 from cde_retriever.model.two_stage import TwoStageModel
 from cde_train.training.config import StartConfig
 
@@ -56,24 +55,17 @@ def open_start(base: str | None, start: StartConfig, seed: int = 0) -> Contextua
 
     Args:
         base: A plain encoder or a CDE checkpoint, as folder or Hub id; None for the bundled checkpoint.
-        start: What to build of a plain encoder; may differ from a CDE checkpoint only where it stands at its default.
+        start: What to build of a plain encoder; a CDE checkpoint takes the name alone.
         seed: Seed of what starts random.
 
     Raises:
         CheckpointError: if the base cannot be found or read.
-        ConfigError: if settings differ from those of a CDE checkpoint; names each.
+        ConfigError: if a plain encoder has what the layout has no place for.
     """
     folder, _ = find_checkpoint(base)
     if not is_cde_checkpoint(folder):
         return start_from(folder, start, seed)
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu")
-    faults = []
-    for f in fields(StartConfig):
-        asked, there, default = (getattr(of, f.name) for of in (start, encoder.config, StartConfig("x")))
-        if f.name != "name" and asked not in (there, default):
-            faults.append(f"model.{f.name} is {asked!r}, but the checkpoint {folder.name} has {there!r}")
-    if faults:
-        raise ConfigError("; ".join(faults) + "; leave it out, or start from a plain encoder")
     encoder.model.config = replace(encoder.config, name=start.name)
     return encoder
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from cde_retriever.errors import TruncationWarning
+from cde_retriever.errors import CheckpointError, TruncationWarning
 from cde_retriever.files.locking import only_writer
 from cde_train.errors import TrainingDataError
 from cde_train.settings import AtLeast1, Settings
@@ -72,6 +72,7 @@ def load_surrogate(name_or_folder: str | os.PathLike[str], device: str | None = 
 
     Raises:
         ImportError: if sentence-transformers is not installed.
+        CheckpointError: if the model cannot be found or read.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -79,7 +80,13 @@ def load_surrogate(name_or_folder: str | os.PathLike[str], device: str | None = 
         raise ImportError(
             'the surrogate needs sentence-transformers; install it with: pip install "cde-retriever[train]"'
         ) from error
-    return cast(Surrogate, SentenceTransformer(str(name_or_folder), device=device, trust_remote_code=False))
+    try:
+        return cast(Surrogate, SentenceTransformer(str(name_or_folder), device=device, trust_remote_code=False))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read the surrogate {str(name_or_folder)!r} ({error!s:.200}); expected a sentence-transformers "
+            "model, as folder or Hub id"
+        ) from error
 
 
 def surrogate_identity(surrogate: Surrogate, name: str) -> str:

@@ -17,7 +17,8 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.cli import main
 from cde_train.data.readers import read_pairs
 from cde_train.run import fit as fitting
-from tests.tiny import documents, plain_encoder
+from cde_train.run import preparation
+from tests.tiny import documents, plain_encoder, tiny_checkpoint
 
 SETTINGS = """
 [model]
@@ -115,8 +116,10 @@ def test_a_finished_run_is_not_done_again(finished, config, pairs, capsys):
     assert {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*.safetensors")} == before
 
 
-@pytest.mark.parametrize("killed_at", ["save_batches", "train", "cluster_pairs"])
-def test_a_killed_run_ends_with_the_same_weights(finished, config, pairs, tmp_path, monkeypatch, killed_at):
+@pytest.mark.parametrize(
+    ("module", "killed_at"), [(fitting, "save_batches"), (fitting, "train"), (preparation, "cluster_pairs")]
+)
+def test_a_killed_run_ends_with_the_same_weights(finished, config, pairs, tmp_path, monkeypatch, module, killed_at):
     class Killed(BaseException):
         pass
 
@@ -129,8 +132,8 @@ def test_a_killed_run_ends_with_the_same_weights(finished, config, pairs, tmp_pa
         return original(*arguments, **options)
 
     output = tmp_path / "my-cde"
-    original = getattr(fitting, killed_at)
-    monkeypatch.setattr(fitting, killed_at, die)
+    original = getattr(module, killed_at)
+    monkeypatch.setattr(module, killed_at, die)
     with pytest.raises(Killed):
         main(["fit", str(pairs), "-o", str(output), "--config", str(config)])
     monkeypatch.undo()
@@ -223,6 +226,36 @@ def test_settings_that_contradict_a_cde_checkpoint_are_refused(finished, pairs, 
     command = ["fit", str(pairs), "-o", str(tmp_path / "out"), "--base", str(finished)]
     assert main([*command, "--set", "model.prompt_tokens=3"]) == 2
     assert "model.prompt_tokens is 3, but the checkpoint my-cde has 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "settings that are refused bind nothing"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        ("held_out.least=500", "expected at least 500"),
+        ("clustering.cluster_size=0", "cluster_size is 0"),
+        ("phase.0.batch_size=300", "lower batch_size to at most"),
+        ("surrogate.model=nowhere/at-all", "nowhere/at-all"),
+    ],
+)
+def test_corrected_settings_go_on_where_wrong_ones_stopped(finished, config, pairs, tmp_path, capsys, wrong, fault):
+    command = ["fit", str(pairs), "-o", str(tmp_path / "my-cde"), "--config", str(config)]
+    assert main([*command, "--set", wrong]) != 0
+    assert fault in capsys.readouterr().err
+    assert main(command) == 0
+    assert (tmp_path / "my-cde/model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_the_card_and_the_configuration_tell_the_layout_of_the_checkpoint_they_start_from(pairs, tmp_path):
+    base, output = tiny_checkpoint(tmp_path / "base", context_attention="late", context_size=7), tmp_path / "out"
+    command = ["fit", str(pairs), "-o", str(output), "--base", str(base), "--config", "default"]
+    settings = ["phase.0.batch_size=4", "phase.0.epochs=0", "phase.0.steps=1", "phase.0.warmup_steps=0"]
+    settings += ["held_out.share=0.3", "held_out.least=2", "phase.0.train_length=24"]
+    assert main([*command, *(word for setting in settings for word in ("--set", setting))]) == 0
+    for text in ((output / "README.md").read_text(), (output / "run.toml").read_text()):
+        assert 'context_attention = "late"' in text
+        assert "context_size = 7\n" in text
+        assert "cached" not in text
 
 
 def test_steps_alone_go_from_files_to_files(config, pairs, tmp_path, capsys):

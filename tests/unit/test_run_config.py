@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from cde_retriever.errors import ConfigError
-from cde_train.run.config import differences, find_config, load_run_config, parse_run_config, preset_names, to_toml
+from cde_train.run.config import find_config, load_run_config, parse_run_config, preset_names, settings_of, to_toml
 from cde_train.run.sections import OF_THE_PHASE, SECTIONS, PhaseConfig, RunConfig
 from cde_train.training.config import TrainConfig
 
@@ -197,10 +197,10 @@ def test_unknown_source_names_the_presets(tmp_path):
         load_run_config(tmp_path / "broken.toml")
 
 
-def test_differences_are_named():
-    assert differences(load_run_config(), load_run_config(None, ["phase.0.epochs=2"])) == [
-        "phase.0.epochs is 1 here, 2 there"
-    ]
+def test_settings_are_known_by_their_paths():
+    one, other = settings_of(load_run_config()), settings_of(load_run_config(None, ["phase.0.epochs=2"]))
+    assert {path: (one[path], other[path]) for path in one if one[path] != other[path]} == {"phase.0.epochs": (1, 2)}
+    assert (one["phase.0.context_sizes.1"], one["model.prompts.query"]) == (256, "")
 
 
 def test_plain_values_of_the_wrong_shape_are_refused():

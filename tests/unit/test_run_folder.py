@@ -6,8 +6,13 @@ import pytest
 
 from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
+from cde_train.run.base import resolve
 from cde_train.run.config import load_run_config
 from cde_train.run.folder import RunFolder, hash_files
+
+
+def run_config(source=None, overrides=()):
+    return resolve(load_run_config(source, overrides))
 
 
 @pytest.fixture
@@ -22,13 +27,13 @@ def folder(tmp_path, data):
     said = []
     folder = RunFolder(tmp_path / "out", said.append)
     folder.said = said
-    folder.claim(load_run_config(), [data])
+    folder.claim(run_config(), [data])
     return folder
 
 
 def again(folder, data, config=None):
     other = RunFolder(folder.output, folder.said.append)
-    other.claim(config or load_run_config(), [data])
+    other.claim(config or run_config(), [data])
     return other
 
 
@@ -70,14 +75,39 @@ def test_files_that_changed_since_are_refused_by_name(folder, data):
         again(folder, data).done("making")
 
 
-def test_another_configuration_is_refused_and_the_difference_named(folder, data):
-    with pytest.raises(ArtifactError, match=r"another configuration: phase\.0\.epochs is 7 here, 1 there"):
-        again(folder, data, load_run_config(None, ["phase.0.epochs=7"]))
-    assert again(folder, data, load_run_config(folder.output / "run.toml")).done("making") is None
+def test_settings_that_a_finished_step_used_are_refused_and_the_difference_named(folder, data):
+    folder.step("packing", ["x.txt"], write(folder), uses=["packing", "phase.0.epochs"])
+    fault = r"phase\.0\.epochs is 7 here, 1 there, where step 'packing' used it\. Choose another"
+    with pytest.raises(ArtifactError, match=fault):
+        again(folder, data, run_config(None, ["phase.0.epochs=7"]))
+    assert again(folder, data, run_config(folder.output / "run.toml")).done("packing") == {"texts_made": 1}
 
 
-def test_other_data_are_refused(folder, data):
+def test_settings_that_no_finished_step_used_may_change(folder, data):
+    folder.step("packing", ["x.txt"], write(folder), uses=["packing", "phase.0.epochs"])
+    changed = run_config(None, ["phase.0.learning_rate=3e-5"])
+    assert again(folder, data, changed).done("packing") == {"texts_made": 1}
+    assert run_config(folder.output / "run.toml") == changed
+    with pytest.raises(ArtifactError, match=r"packing\.order is 'random' here, 'greedy' there"):
+        again(folder, data, run_config(None, ["packing.order=random"]))
+
+
+def test_a_step_that_does_not_say_what_it_used_holds_all_settings(folder, data):
+    """As earlier versions wrote it."""
+    folder.step("packing", ["x.txt"], write(folder))
+    values = json.loads(folder.manifest.read_text())
+    del values["steps"]["packing"]["settings"]
+    folder.manifest.write_text(json.dumps(values))
+    assert again(folder, data).done("packing") == {"texts_made": 1}
+    with pytest.raises(ArtifactError, match=r"phase\.0\.epochs is 7 here, 1 there"):
+        again(folder, data, run_config(None, ["phase.0.epochs=7"]))
+
+
+def test_other_data_are_refused_once_a_step_has_read_them(folder, data):
     (data / "b.jsonl").write_text("two")
+    again(folder, data).step("data", ["x.txt"], write(folder), uses=["data"])
+    assert again(folder, data).done("data") == {"texts_made": 1}
+    (data / "b.jsonl").write_text("three")
     with pytest.raises(ArtifactError, match="belongs to a run on other data"):
         again(folder, data)
 
@@ -96,13 +126,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, data):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     with pytest.raises(ArtifactError, match="holds files that are not of a run"):
-        RunFolder(tmp_path / "out", print).claim(load_run_config(), [data])
+        RunFolder(tmp_path / "out", print).claim(run_config(), [data])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
 def test_an_output_inside_the_data_is_refused(data):
     with pytest.raises(ConfigError, match="lies inside the data"):
-        RunFolder(data / "out", print).claim(load_run_config(), [data])
+        RunFolder(data / "out", print).claim(run_config(), [data])
 
 
 def test_a_process_killed_before_the_manifest_leaves_a_folder_that_can_be_used(folder, data):

@@ -1,0 +1,50 @@
+"""Read what a CDE checkpoint decides about a run that starts from it, before anything of the run is written."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+from cde_retriever.checkpoint.folder import CONFIG_NAME, LOW_RANK_KEY, find_checkpoint
+from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.model.config import ModelConfig
+from cde_train.run.sections import ModelSection, RunConfig
+from cde_train.training.config import StartConfig
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Return a run whose model section says what the checkpoint it starts from is; of a plain encoder, the run itself.
+
+    Raises:
+        CheckpointError: if the base cannot be found or read.
+        ConfigError: if settings differ from those of a CDE checkpoint, or do not go with it; names each.
+    """
+    folder, _ = find_checkpoint(config.model.base or None)
+    there = read_model_config(folder)
+    if there is None:
+        return config
+    names = [f.name for f in fields(StartConfig) if f.name != "name"]
+    faults = [
+        f"model.{name} is {getattr(config.model, name)!r}, but the checkpoint {there.name} has {getattr(there, name)!r}"
+        for name in names
+        if getattr(config.model, name) not in (getattr(there, name), getattr(ModelSection(), name))
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults) + "; leave it out, or start from a plain encoder", faults)
+    described = {name: getattr(there, name) for name in names} | {"prompts": dict(there.prompts)}
+    return replace(config, model=ModelSection(**{**vars(config.model), **described}))
+
+
+def read_model_config(folder: Path) -> ModelConfig | None:
+    """Return the configuration of a CDE checkpoint, None for a plain encoder.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    file = folder / CONFIG_NAME
+    try:
+        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if "cde_format_version" not in values:
+            return None
+        return ModelConfig.from_dict({key: value for key, value in values.items() if key != LOW_RANK_KEY})
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); restore it, or start from another base") from error

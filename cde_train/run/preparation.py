@@ -1,0 +1,121 @@
+"""Prepare a source of pairs for training: read or make them, set a part aside, embed and cluster them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_train.batching.clustering import Clustering, cluster_pairs
+from cde_train.batching.pair_vectors import views
+from cde_train.data.holdout import hold_out, leave_out_copies
+from cde_train.data.pairs import TrainingPair, texts_of, write_pairs
+from cde_train.data.pseudo_queries import RoundTrip, make_pairs, round_trip_filter
+from cde_train.data.readers import TrainingData, read_data, read_pairs, size_for
+from cde_train.data.retrieval_sets import read_retrieval_set, write_retrieval_set
+from cde_train.run.folder import Report, RunFolder
+from cde_train.run.sections import RunConfig
+from cde_train.vectors.surrogate import Surrogate, embed_texts, open_surrogate
+from cde_train.vectors.text_vectors import TextVectors
+
+PAIRS, VECTORS, CLUSTERS = "pairs.jsonl", "vectors", "clusters.safetensors"
+HELD_OUT, DEVELOPMENT = "held_out", "development"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pairs, and which of them are hard for each other."""
+
+    pairs: list[TrainingPair]
+    clustering: Clustering
+
+
+class Preparation:
+    """Prepares the sources of one run, as steps of its folder.
+
+    Args:
+        folder: The run's folder.
+        config: The run.
+        start: Gives the model that training starts from.
+    """
+
+    def __init__(self, folder: RunFolder, config: RunConfig, start: Callable[[], ContextualEncoder]) -> None:
+        self.folder, self.config, self.start = folder, config, start
+        self.work = folder.work
+        seed = config.held_out.seed
+        # What is set aside, and by which seed: nothing that chose the weights judges them.
+        self.parts = {HELD_OUT: seed}
+        if any(phase.eval_steps for phase in config.phase):
+            self.parts[DEVELOPMENT] = seed + 1
+
+    def prepare(self, name: str, source: Path, *, sets_aside: bool) -> Prepared:
+        """Read a source of pairs and cluster it; its files are in a folder of the work folder."""
+        pairs, clusters = self.read(name, source, sets_aside=sets_aside), f"{name}/{CLUSTERS}"
+        self.folder.step(f"{name} vectors", [], lambda: {"texts": len(self.embed(texts_of(pairs)))}, uses=["surrogate"])
+        self.folder.step(f"{name} clusters", [clusters], lambda: self._cluster(pairs, clusters), uses=["clustering"])
+        return Prepared(pairs, Clustering.load(self.work / clusters))
+
+    def read(self, name: str, source: Path, *, sets_aside: bool) -> list[TrainingPair]:
+        """Read a source of pairs into a folder of the work folder.
+
+        Args:
+            name: The folder's.
+            source: What the user gave.
+            sets_aside: Whether a part is held out of it; if not, what is near to what was held out before is left out.
+        """
+        place = self.work / name
+        uses = ["data", "held_out", "phase.*.eval_steps above 0"]
+
+        def do() -> Report:
+            report = self._read(source, place, sets_aside)
+            uses.extend(["surrogate", "pseudo_queries"] if report["kind"] == "documents" else [])
+            return report
+
+        files = [f"{name}/{PAIRS}", *(self.parts if sets_aside else ())]
+        self.folder.step(name, files, do, uses=uses)
+        return read_pairs(place / PAIRS)
+
+    def embed(self, texts: Sequence[str]) -> TextVectors:
+        """Embed the texts that have no vector yet, with the surrogate."""
+        encoder, identity = self._surrogate
+        settings, folder = self.config.surrogate, self.work / VECTORS
+        return embed_texts(
+            texts, encoder, folder, identity=identity, prompt=settings.prompt, batch_size=settings.batch_size
+        )
+
+    @cached_property
+    def _surrogate(self) -> tuple[Surrogate, str]:
+        return open_surrogate(self.config.surrogate, self.start)
+
+    def _read(self, source: Path, place: Path, sets_aside: bool) -> Report:
+        place.mkdir(exist_ok=True)
+        found = read_data(source, lambda: size_for(self.start()))
+        pairs = found.pairs
+        report: Report = {"kind": found.kind, "documents": len(found.documents), "skipped": found.skipped}
+        if not pairs:
+            trip = self._make_pairs(found)
+            pairs = trip.made.pairs
+            report |= {"round_trip_kept": trip.kept, "round_trip_dropped": trip.dropped}
+        before = len(pairs)
+        if sets_aside:
+            for part, seed in self.parts.items():
+                pairs, data = hold_out(pairs, found.documents, replace(self.config.held_out, seed=seed))
+                write_retrieval_set(data, self.work / part)
+                report[f"{part}_queries"] = len(data.queries)
+        else:
+            pairs = leave_out_copies(pairs, [read_retrieval_set(self.work / part) for part in self.parts])
+        write_pairs(pairs, place / PAIRS)
+        return report | {"held_out_pairs_and_copies": before - len(pairs), "pairs": len(pairs)}
+
+    def _make_pairs(self, found: TrainingData) -> RoundTrip:
+        """Make pairs of documents, and keep those whose query finds its document."""
+        settings = self.config.pseudo_queries
+        made = make_pairs(found.documents, found.domain, settings)
+        texts = [*texts_of(made.pairs), *(pair.source for pair in made.pairs)]
+        return round_trip_filter(made, self.embed(texts), settings)
+
+    def _cluster(self, pairs: list[TrainingPair], file: str) -> Report:
+        both, domains = views(pairs, TextVectors.open(self.work / VECTORS)), [pair.domain for pair in pairs]
+        clustering = cluster_pairs(*both, domains, self.config.clustering)
+        clustering.save(self.work / file)
+        return {"clusters": len(clustering.sizes), "largest": int(clustering.sizes.max())}

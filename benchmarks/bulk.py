@@ -95,13 +95,18 @@ def time_engine(corpus: Path, output: Path, settings: BulkSettings, context: Con
     }
 
 
+def rows_of(file: Path) -> Iterable[Document]:
+    """Return the documents of a file."""
+    return read_documents(file.parent, file.name, Columns())
+
+
 def time_reading(documents: Sequence[Document], folder: Path) -> dict[str, float]:
     """Return processor seconds a document of reading each format and of hashing."""
     lines, parquet = write_corpora(folder, documents)
     count = len(documents)
     return {
-        "reading_jsonl_gz": processor_seconds(lambda: exhaust(read_documents(lines, Columns()))) / count,
-        "reading_parquet": processor_seconds(lambda: exhaust(read_documents(parquet, Columns()))) / count,
+        "reading_jsonl_gz": processor_seconds(lambda: exhaust(rows_of(lines))) / count,
+        "reading_parquet": processor_seconds(lambda: exhaust(rows_of(parquet))) / count,
         "hashing": processor_seconds(lambda: hash_file(parquet)) / count,
     }
 
@@ -119,7 +124,7 @@ def time_rest(encoder: ContextualEncoder, sample: Sequence[Document], folder: Pa
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Draw documents, time the stages alone, and embed with both engines."""
-    documents = [document for file in options.corpora for document in read_documents(file, Columns())]
+    documents = [document for file in options.corpora for document in rows_of(file)]
     sample = random.Random(0).sample(documents, min(options.documents, len(documents)))
     encoder = ContextualEncoder.from_pretrained(options.checkpoint, device=options.device, dtype=options.dtype)
     stages = time_reading(documents, folder) | time_rest(encoder, sample, folder)

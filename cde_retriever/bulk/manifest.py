@@ -1,5 +1,6 @@
-"""What a folder of vectors is of, as a file beside them, so that a later run goes on with the same or not at all."""
+"""Record the model, context and corpus behind a folder of vectors, so that a later run continues only with the same."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 from cde_retriever.corpus.rows import Columns, CorpusFile
 from cde_retriever.errors import OutputError
-from cde_retriever.files.replacing import write_atomically
+from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 
-FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+_REMEDY = "restore it, or choose another output"
+_FORMAT = RecordFormat(2, OutputError, _REMEDY)
+_FIRST_FORMAT = RecordFormat(1, OutputError, _REMEDY)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,6 @@ class Manifest:
         shard_size: Documents a part.
         columns: Which columns make a document.
         files: Files of the corpus, in order.
-        format_version: Version of the layout.
     """
 
     model: str
@@ -37,34 +39,58 @@ class Manifest:
     shard_size: int
     columns: Columns
     files: tuple[CorpusFile, ...]
-    format_version: int = FORMAT_VERSION
+
+    @property
+    def rows(self) -> int:
+        """Number of documents."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def corpus(self) -> str:
+        """sha256 over the files, how documents are made of them, and how they are cut into parts."""
+        return _hash([asdict(file) for file in self.files], asdict(self.columns), self.shard_size)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
         """Read the manifest of a folder; None if it has none.
 
         Raises:
-            OutputError: if it is damaged or of another version.
+            OutputError: if it is damaged, was edited, or is of another version.
+        """
+        file = folder / RECORDS_FOLDER / MANIFEST
+        if not file.is_file():
+            return None
+        with _FORMAT.reading(file):
+            values = _FORMAT.read(file)
+            stated = values.pop("sha256")
+            if stated != _hash(values):
+                raise OutputError(f"{file} is not as it was written (its sha256 is another); {_REMEDY}")
+            return cls._of(values)
+
+    @classmethod
+    def read_first_format(cls, folder: Path) -> "Manifest | None":
+        """Read the manifest that version 0.1.0 wrote; None if there is none.
+
+        Raises:
+            OutputError: if it is damaged.
         """
         file = folder / MANIFEST
         if not file.is_file():
             return None
-        try:
-            values: dict[str, Any] = json.loads(file.read_bytes())
-            if values["format_version"] != FORMAT_VERSION:
-                raise OutputError(
-                    f"{file} has format {values['format_version']!r}, this version reads {FORMAT_VERSION}; choose "
-                    "another output"
-                )
-            values["columns"] = Columns(**values["columns"])
-            values["files"] = tuple(CorpusFile(**file) for file in values["files"])
-            return cls(**values)
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{file} is damaged ({error!r}); restore it, or choose another output") from error
+        with _FIRST_FORMAT.reading(file):
+            return cls._of(_FIRST_FORMAT.read(file))
+
+    @classmethod
+    def _of(cls, values: dict[str, Any]) -> "Manifest":
+        values["columns"] = Columns(**values["columns"])
+        values["files"] = tuple(CorpusFile(**file) for file in values["files"])
+        return cls(**values)
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a folder; all or nothing."""
-        write_atomically(folder / MANIFEST, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        (folder / RECORDS_FOLDER).mkdir(exist_ok=True)
+        values = json.loads(json.dumps(asdict(self)))
+        _FORMAT.write(folder / RECORDS_FOLDER / MANIFEST, {**values, "sha256": _hash(values)})
 
     def refuse_setting(self, name: str, received: object, folder: Path) -> None:
         """Compare one attribute.
@@ -75,7 +101,7 @@ class Manifest:
         there = getattr(self, name)
         if received != there:
             raise OutputError(
-                f"{folder} holds vectors with {name} {there}, received {received}; choose another output, or go on "
+                f"{folder} holds vectors with {name} {there}, received {received}; choose another output, or continue "
                 "with what it was begun with"
             )
 
@@ -93,3 +119,7 @@ class Manifest:
                     f"{folder} holds vectors of another corpus: {name} {what}; choose another output and, to embed it "
                     f"under the same context, --context {folder}"
                 )
+
+
+def _hash(*values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,18 +1,22 @@
-"""Vectors on disk as parts: Parquet files of ids and vectors, each there whole or not at all.
+"""Write, find and verify parts: Parquet files of ids and vectors, each there whole or not at all.
 
-    part-000123.parquet     id: string, vector: fixed-size list of d float32
+    part-000123.parquet     id: string, vector: fixed-size list of d float32; of passages also text: string
 
-The Parquet metadata of a part say under which context and by which model its vectors were made. The numbers are stored
-as they are: unit vectors hardly compress.
+The Parquet metadata of a part say which documents its vectors are of, under which context and by which model. The
+numbers are stored as they are: unit vectors hardly compress.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.bulk.records import PartRecord
 from cde_retriever.errors import OutputError
+from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.replacing import replacing
 
 try:
@@ -21,7 +25,7 @@ try:
 except ModuleNotFoundError as missing:
     raise ImportError(f'{missing}; install it with: pip install "cde-retriever[bulk]"') from missing
 
-CONTEXT_KEY, MODEL_KEY = "cde_context", "cde_model"
+CONTEXT_KEY, MODEL_KEY, CORPUS_KEY, NUMBER_KEY = "cde_context", "cde_model", "cde_corpus", "cde_part"
 ROWS_AT_ONCE = 1024
 """Rows of a row group: what a writer holds twice, and a reader at least once."""
 
@@ -36,14 +40,21 @@ def part_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"), key=lambda file: int(file.stem.removeprefix("part-")))
 
 
-def write_part(file: Path, ids: Sequence[str], vectors: NDArray[np.float32], metadata: dict[str, str]) -> None:
-    """Write a part; a killed process leaves nothing by that name.
+def write_part(
+    file: Path,
+    ids: Sequence[str],
+    vectors: NDArray[np.float32],
+    metadata: dict[str, str],
+    texts: Sequence[str] | None = None,
+) -> str:
+    """Write a part and return its sha256; a killed process leaves nothing by that name.
 
     Args:
         file: Where to.
         ids: Ids of the documents, n of them.
         vectors: Their vectors, (n, d).
         metadata: What the Parquet metadata will say.
+        texts: The documents themselves, if they are to be kept beside their vectors.
     """
     width = vectors.shape[1]
     numbers = pyarrow.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
@@ -51,6 +62,8 @@ def write_part(file: Path, ids: Sequence[str], vectors: NDArray[np.float32], met
         "id": pyarrow.array(ids, pyarrow.string()),
         "vector": pyarrow.FixedSizeListArray.from_arrays(numbers, width),
     }
+    if texts is not None:
+        columns["text"] = pyarrow.array(texts, pyarrow.string())
     table = pyarrow.table(columns).replace_schema_metadata(metadata)
     with replacing(file) as stream:
         pyarrow.parquet.write_table(
@@ -61,31 +74,63 @@ def write_part(file: Path, ids: Sequence[str], vectors: NDArray[np.float32], met
             use_dictionary=False,
             write_page_checksum=True,
         )
+    return hash_file(file)
 
 
-def is_whole(file: Path, rows: int, metadata: dict[str, str]) -> bool:
-    """Tell whether a part is there with all its rows; reads the end of the file only.
+def damaged_parts(folder: Path, records: Sequence[PartRecord]) -> list[int]:
+    """Return the numbers of the parts that are not there as they were recorded; reads all of them, in parallel."""
+    with ThreadPoolExecutor() as pool:
+        as_recorded = pool.map(lambda record: _has_hash(part_file(folder, record.number), record.sha256), records)
+        return [record.number for record, same in zip(records, as_recorded, strict=True) if not same]
+
+
+def _has_hash(file: Path, sha256: str) -> bool:
+    try:
+        return hash_file(file) == sha256
+    except OSError:  # it is gone, or cannot be read; it will be written again
+        return False
+
+
+def refuse_foreign_part(file: Path, metadata: dict[str, str]) -> None:
+    """Keep a part that belongs elsewhere from being overwritten.
 
     Raises:
-        OutputError: if it is whole and its metadata say something else.
+        OutputError: if the file can be read as a part, and its metadata say something else than these.
     """
     try:
         found = pyarrow.parquet.read_metadata(file)
     except (OSError, pyarrow.ArrowException):  # not there, or damaged; it will be written again
-        return False
-    stated = {key.decode(): value.decode() for key, value in (found.metadata or {}).items()}
+        return
+    stated = {key.decode(): value.decode(errors="replace") for key, value in (found.metadata or {}).items()}
     for key, value in metadata.items():
-        if stated.get(key) != value:
-            raise OutputError(f"{file} has {key} {stated.get(key)!r}, expected {value!r}; move it out of this folder")
-    return int(found.num_rows) == rows
+        if key in stated and stated[key] != value:
+            raise OutputError(f"{file} has {key} {stated[key]!r}, expected {value!r}; move it out of this folder")
+
+
+def read_table(part: Path | bytes) -> "pyarrow.Table":
+    """Read a part, or what its file holds; its page checksums are verified.
+
+    Raises:
+        OutputError: if it cannot be read.
+    """
+    source = pyarrow.BufferReader(part) if isinstance(part, bytes) else part
+    try:
+        return pyarrow.parquet.read_table(source, page_checksum_verification=True)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise OutputError(f"{part if isinstance(part, Path) else 'the part'} cannot be read ({error})") from error
+
+
+def vectors_of(table: "pyarrow.Table") -> NDArray[np.float32]:
+    """Return the vectors of a part, (n, d); no vectors, (0, 0), if it has none of the right type."""
+    kind: Any = table.schema.field("vector").type if "vector" in table.schema.names else pyarrow.null()
+    if not (pyarrow.types.is_fixed_size_list(kind) and kind.value_type == pyarrow.float32()):
+        return np.zeros((0, 0), np.float32)
+    flat = table["vector"].combine_chunks().flatten().to_numpy()
+    found: NDArray[np.float32] = flat.reshape(-1, kind.list_size)
+    return found
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what killed processes had begun to write; call it when nobody writes."""
     for file in folder.glob(".part-*"):
         file.unlink(missing_ok=True)
-
-
-def missing_parts(folder: Path, rows: Iterable[int], metadata: dict[str, str]) -> list[int]:
-    """Return the numbers of the parts that are not there whole; `rows` are those each should have."""
-    return [i for i, count in enumerate(rows) if not is_whole(part_file(folder, i), count, metadata)]

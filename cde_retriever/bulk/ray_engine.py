@@ -22,7 +22,7 @@ import pyarrow
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.bulk.shards import PartReport, Shard, embed_shard, keep_few_kernels, read_shards
 from cde_retriever.context.context import Context
-from cde_retriever.corpus.rows import Corpus
+from cde_retriever.corpus.rows import Corpus, Document
 from cde_retriever.errors import CDEError, ConfigError
 
 try:
@@ -39,12 +39,13 @@ WORKERS_A_READER = 8
 
 
 def embed_on_ray(
-    corpus: Corpus, pending: Sequence[int], output: Path, context: Context, settings: BulkSettings
+    corpus: Corpus, key: str, pending: Sequence[int], output: Path, context: Context, settings: BulkSettings
 ) -> Iterator[PartReport]:
     """Embed shards on the cluster that ``RAY_ADDRESS`` or ``ray.init`` names, else on one started on this machine.
 
     Args:
         corpus: The corpus.
+        key: Hash of the corpus, for the metadata of parts.
         pending: Numbers of the shards, ascending.
         output: Folder of the parts.
         context: The context to embed under.
@@ -62,7 +63,7 @@ def embed_on_ray(
         ray.init(include_dashboard=False)
     try:
         stored = ray.put(context.to_bytes())  # named, so that it stays there for workers that are started again
-        for row in _pipeline(corpus, pending, output, stored, settings).iter_rows():
+        for row in _pipeline(corpus, key, pending, output, stored, settings).iter_rows():
             yield PartReport(**row)
     except ray.exceptions.RayError as error:
         cause = _own_cause(error)
@@ -74,7 +75,9 @@ def embed_on_ray(
             ray.shutdown()
 
 
-def _pipeline(corpus: Corpus, pending: Sequence[int], output: Path, context: Any, settings: BulkSettings) -> Any:
+def _pipeline(
+    corpus: Corpus, key: str, pending: Sequence[int], output: Path, context: Any, settings: BulkSettings
+) -> Any:
     """Return the dataset of reports; nothing runs before it is iterated over."""
     device, workers = _placement(settings)
     groups = _by_file(corpus, pending, settings.shard_size)
@@ -93,7 +96,7 @@ def _pipeline(corpus: Corpus, pending: Sequence[int], output: Path, context: Any
         )
         return shards.map_batches(
             _Worker,
-            fn_constructor_args=(context, settings, device, output),
+            fn_constructor_args=(context, settings, device, output, key, corpus.passages is not None),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
@@ -140,19 +143,23 @@ def _read(batch: dict[str, Any], corpus: Corpus, size: int) -> Iterator[Any]:
     schema = pyarrow.schema({"number": pyarrow.int64(), "ids": texts, "texts": texts})
     for numbers in batch["numbers"]:
         for shard in read_shards(corpus, size, [int(number) for number in numbers]):
-            yield pyarrow.Table.from_pylist([shard._asdict()], schema=schema)
+            documents = list(shard.documents)
+            row = {"number": shard.number, "ids": [d.id for d in documents], "texts": [d.text for d in documents]}
+            yield pyarrow.Table.from_pylist([row], schema=schema)
 
 
 class _Worker:
     """An actor: it loads the model once, fetches the context, and turns shards into parts."""
 
-    def __init__(self, context: Any, settings: BulkSettings, device: str, output: Path) -> None:
+    def __init__(
+        self, context: Any, settings: BulkSettings, device: str, output: Path, key: str, keep_texts: bool
+    ) -> None:
         from cde_retriever.encoder.encoder import ContextualEncoder  # here, because readers have no use for torch
 
         keep_few_kernels()
         self.encoder = ContextualEncoder.from_spec(replace(settings.model, device=device))
         self.encoder.set_context(Context.from_bytes(ray.get(context)))
-        self.output, self.batch_size = output, settings.batch_size
+        self.output, self.settings, self.key, self.keep_texts = output, settings, key, keep_texts
 
     def __call__(self, rows: Any) -> Iterator[Any]:
         """Embed the shards of a table; yield a report each.
@@ -160,5 +167,6 @@ class _Worker:
         A generator, because of what that raises Ray keeps the exception, of what a function raises only the text.
         """
         for row in rows.to_pylist():
-            report = embed_shard(self.encoder, Shard(**row), self.output, self.batch_size)
+            shard = Shard(row["number"], len(row["ids"]), map(Document, row["ids"], row["texts"]))
+            report = embed_shard(self.encoder, shard, self.output, self.settings, self.key, keep_texts=self.keep_texts)
             yield pyarrow.Table.from_pylist([asdict(report)])

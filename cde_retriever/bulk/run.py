@@ -1,15 +1,18 @@
-"""A whole corpus to vectors on disk, under one context, in as many runs as it takes.
+"""Embed a whole corpus into Parquet files under one context, in as many runs as it takes.
 
-    OUT/context.safetensors    the context; fitted to the corpus in one pass, if none is given
-    OUT/manifest.json          what the vectors are of: model, context, files of the corpus, size of a shard
-    OUT/part-000000.parquet    ids and vectors of the first shard, and so on (`cde_retriever.bulk.parts`)
+    OUT/part-000000.parquet         ids and vectors of the first shard, and so on (`cde_retriever.bulk.parts`)
+    OUT/_cde/context.safetensors    the context; fitted to the corpus in one pass, if none is given
+    OUT/_cde/manifest.json          model, context, files of the corpus, size of a shard
+    OUT/_cde/parts.jsonl            the parts that are done, with their hashes
 
 1. The files of the corpus are hashed. On the first run all rows are read once: checked, counted, and sampled for the
    context.
 2. Context and manifest are written; on later runs they are compared instead, and anything else is refused.
-3. Shards without a whole part are embedded, here or on a Ray cluster, and each part is written whole or not at all.
+3. Parts that are there are compared with their hashes. Shards without a whole part are embedded, here or on a Ray
+   cluster; each part is written whole or not at all, and then recorded.
 
-Memory is the model and a shard with its vectors, whatever the size of the corpus, and some hundred bytes a part.
+Memory is the model, the vectors of a shard, and a few megabytes of text, whatever the size of the corpus and of its
+documents, besides the documents of the context and some hundred bytes a part.
 """
 
 import os
@@ -18,24 +21,38 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cde_retriever.bulk import first_format
 from cde_retriever.bulk.manifest import MANIFEST, Manifest
-from cde_retriever.bulk.parts import missing_parts, part_files, remove_leftovers
+from cde_retriever.bulk.parts import (
+    CONTEXT_KEY,
+    MODEL_KEY,
+    damaged_parts,
+    part_file,
+    part_files,
+    refuse_foreign_part,
+    remove_leftovers,
+)
+from cde_retriever.bulk.records import PartRecord, PartRecords
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.bulk.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows
-from cde_retriever.context.context import Context, context_file
+from cde_retriever.context.context import FILE_NAME, Context
 from cde_retriever.corpus.rows import Corpus, CorpusFile, are_documents, find_files, read_documents
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextMismatchError, CorpusError, OutputError
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.locking import only_writer
+from cde_retriever.files.records import RECORDS_FOLDER
 from cde_retriever.progress import progress
 
 if TYPE_CHECKING:  # a corpus of rows needs no reader of documents
     from cde_retriever.corpus.passage_size import PassageSize
+
+CHARACTERS_OF_CONTEXT = 50_000_000
+"""Most characters of texts that a context's file holds."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +65,9 @@ class BulkSummary:
         documents: Documents in the corpus.
         embedded: Documents embedded by this run.
         skipped: Documents that had their vectors already.
-        empty: Of those embedded, documents without text.
-        cut: Whether a text was longer than the model reads.
+        empty: Documents without text, of all.
+        cut: Documents longer than the model reads, of all; of parts that version 0.1.0 wrote that is not known.
+        without_documents: Files of the corpus that gave no document.
         seconds: Time of reading, embedding and writing shards; what comes before is left out.
         core_seconds: Processor time of embedding and writing them, of all workers.
     """
@@ -60,7 +78,8 @@ class BulkSummary:
     embedded: int
     skipped: int
     empty: int
-    cut: bool
+    cut: int
+    without_documents: tuple[str, ...]
     seconds: float
     core_seconds: float
 
@@ -82,8 +101,9 @@ def embed_corpus(
     """Embed every document of a corpus that has no vector in the output yet.
 
     Args:
-        corpus: A ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or a folder of such.
-        output: Folder for context, manifest and parts; one that was begun is gone on with.
+        corpus: A ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, or a folder of such; or a text file, web page or
+            folder of such, which are cut into passages.
+        output: Folder for context, manifest and parts; one that was begun is continued.
         settings: How; None for the defaults.
         context: The context; None for the output's own, or else one fitted to the corpus.
         show_progress: Whether to show progress bars on stderr.
@@ -108,12 +128,7 @@ def embed_corpus(
     encoder = ContextualEncoder.from_spec(settings.model)
     run = _Run(root, names, folder, settings, encoder, _passage_size(names, encoder), show_progress)
     with only_writer(folder):
-        manifest = Manifest.read(folder)
-        if manifest is None:
-            manifest = run.begin(context)
-        else:
-            run.go_on(manifest, context)
-        return run.embed(manifest, on_part)
+        return run.embed(run.prepare(context), on_part)
 
 
 def _passage_size(names: list[str], encoder: ContextualEncoder) -> "PassageSize | None":
@@ -123,6 +138,12 @@ def _passage_size(names: list[str], encoder: ContextualEncoder) -> "PassageSize 
     from cde_retriever.corpus.passage_size import PassageSize
 
     return PassageSize.of(encoder.tokenizer, encoder.config.max_length, encoder.config.prompts["document"])
+
+
+def _without_long_texts(context: Context) -> Context:
+    """Return a context that holds only the hashes of its texts where these are very long; its fingerprint stays."""
+    held = sum(map(len, context.texts or ()))
+    return replace(context, texts=None) if held > CHARACTERS_OF_CONTEXT else context
 
 
 @dataclass(frozen=True)
@@ -137,11 +158,28 @@ class _Run:
     passages: "PassageSize | None"
     show_progress: bool
 
+    def prepare(self, context: Context | None) -> Manifest:
+        """Begin the output, or compare it with what is asked for; set its context."""
+        manifest = Manifest.read(self.folder)
+        if manifest is not None:
+            self.compare(manifest, context)
+            first_format.remove_first_format(self.folder)
+            return manifest
+        manifest = Manifest.read_first_format(self.folder)
+        if manifest is None:
+            return self.begin(context)
+        self.compare(manifest, context)
+        metadata = part_metadata(self.encoder, manifest.corpus, 0)
+        shared = {key: metadata[key] for key in (CONTEXT_KEY, MODEL_KEY)}
+        first_format.convert(self.folder, manifest, self._corpus(manifest), shared)
+        return manifest
+
     def begin(self, context: Context | None) -> Manifest:
         """Read the corpus once, set the context, and write down both."""
         if part_files(self.folder):
             raise OutputError(
-                f"{self.folder} holds parts but no {MANIFEST}, which says of what; restore it, or choose another output"
+                f"{self.folder} holds parts but no {RECORDS_FOLDER}/{MANIFEST}, which says of what; restore it, or "
+                "choose another output"
             )
         if context is not None:
             self.encoder.set_context(context)
@@ -149,7 +187,7 @@ class _Run:
         rows: list[int] = []
         with progress(self._texts(rows), label="Reading", unit="doc", show=self.show_progress) as texts:
             if context is None:
-                context = self.encoder.fit_context(texts, batch_size=self.settings.batch_size)
+                context = _without_long_texts(self.encoder.fit_context(texts, batch_size=self.settings.batch_size))
             else:
                 deque(texts, maxlen=0)
         manifest = Manifest(
@@ -162,18 +200,18 @@ class _Run:
             columns=self.settings.columns,
             files=tuple(CorpusFile(name, hashes[name], count) for name, count in zip(self.names, rows, strict=True)),
         )
-        context.save(self.folder)
+        context.save(self.folder / RECORDS_FOLDER / FILE_NAME)
         manifest.write(self.folder)
         return manifest
 
-    def go_on(self, manifest: Manifest, context: Context | None) -> None:
-        """Set the output's context; refuse to go on with anything else than what it was begun with."""
+    def compare(self, manifest: Manifest, context: Context | None) -> None:
+        """Set the output's context; refuse to continue with anything else than what it was begun with."""
         manifest.refuse_setting("model", self.encoder.identity.sha256, self.folder)
         context = context or Context.load(self.folder)
         if context.fingerprint != manifest.context:
             raise ContextMismatchError(
                 f"{self.folder} holds vectors under context {manifest.context[:12]}, received "
-                f"{context.fingerprint[:12]}; choose another output, or go on without --context"
+                f"{context.fingerprint[:12]}; choose another output, or continue without --context"
             )
         manifest.refuse_setting("dtype", self.encoder.backend.precision, self.folder)
         for name in ("shard_size", "columns"):
@@ -181,54 +219,78 @@ class _Run:
         manifest.refuse_setting("width", self.encoder.dimension, self.folder)
         manifest.refuse_files(self._hash_files(), self.folder)
         self.encoder.set_context(context)
-        if not context_file(self.folder).is_file():
-            context.save(self.folder)
+        context.save(self.folder / RECORDS_FOLDER / FILE_NAME)
 
     def embed(self, manifest: Manifest, on_part: Callable[[PartReport], object]) -> BulkSummary:
         """Embed what is missing."""
-        corpus = Corpus(self.root, manifest.files, self.settings.columns, self.passages)
-        rows = shard_rows(corpus.rows, manifest.shard_size)
-        pending = missing_parts(self.folder, rows, part_metadata(self.encoder))
-        left = sum(rows[i] for i in pending)
-        done, empty, cut, core_seconds, start = set(), 0, False, 0.0, time.perf_counter()
-        skipped = corpus.rows - left
+        records = PartRecords(self.folder)
+        rows = shard_rows(manifest.rows, manifest.shard_size)
+        pending = self._pending(manifest, records, len(rows))
+        left = sum(rows[number] for number in pending)
+        core_seconds, start = 0.0, time.perf_counter()
         bar = progress(
-            total=corpus.rows, initial=skipped, label="Embedding", unit="doc", show=self.show_progress and left > 0
+            total=manifest.rows,
+            initial=manifest.rows - left,
+            label="Embedding",
+            unit="doc",
+            show=self.show_progress and left > 0,
         )
-        with bar, closing(self._embed(corpus, pending, bar.update)) as reports:
+        with bar, closing(self._embed(manifest, pending, bar.update)) as reports:
             for report in reports:
-                done.add(report.number)
-                empty, cut, core_seconds = empty + report.empty, cut or report.cut, core_seconds + report.core_seconds
+                records.add(PartRecord(report.number, report.documents, report.sha256, report.empty, report.cut))
+                core_seconds += report.core_seconds
                 on_part(report)
         seconds = time.perf_counter() - start
-        lost = [number for number in pending if number not in done]
+        lost = [number for number in range(len(rows)) if number not in records.done]
         if lost:
             raise OutputError(f"{self.folder} lacks {len(lost)} parts, the first is {lost[0]}; run the same again")
         remove_leftovers(self.folder)
         return BulkSummary(
             output=str(self.folder),
             context=manifest.context,
-            documents=corpus.rows,
+            documents=manifest.rows,
             embedded=left,
-            skipped=skipped,
-            empty=empty,
-            cut=cut,
+            skipped=manifest.rows - left,
+            empty=sum(record.empty for record in records.done.values()),
+            cut=sum(record.cut or 0 for record in records.done.values()),
+            without_documents=tuple(file.name for file in manifest.files if not file.rows),
             seconds=seconds,
             core_seconds=core_seconds,
         )
 
+    def _pending(self, manifest: Manifest, records: PartRecords, parts: int) -> list[int]:
+        """Return the parts that are missing or damaged, and see that none of something else is overwritten."""
+        damaged = set(damaged_parts(self.folder, list(records.done.values())))
+        pending = [number for number in range(parts) if number not in records.done or number in damaged]
+        for number in pending:
+            metadata = part_metadata(self.encoder, manifest.corpus, number)
+            refuse_foreign_part(part_file(self.folder, number), metadata)
+        return pending
+
     def _embed(
-        self, corpus: Corpus, pending: list[int], advance: Callable[[int], object]
+        self, manifest: Manifest, pending: list[int], advance: Callable[[int], object]
     ) -> Generator[PartReport, None, None]:
-        if self.settings.engine == "local":
-            for shard in read_shards(corpus, self.settings.shard_size, pending):
-                yield embed_shard(self.encoder, shard, self.folder, self.settings.batch_size, advance)
+        corpus, key, settings = self._corpus(manifest), manifest.corpus, self.settings
+        if settings.engine == "local":
+            for shard in read_shards(corpus, settings.shard_size, pending):
+                yield embed_shard(
+                    self.encoder,
+                    shard,
+                    self.folder,
+                    settings,
+                    key,
+                    keep_texts=self.passages is not None,
+                    advance=advance,
+                )
         elif pending:
             from cde_retriever.bulk.ray_engine import embed_on_ray
 
-            for report in embed_on_ray(corpus, pending, self.folder.resolve(), self.encoder.context, self.settings):
+            for report in embed_on_ray(corpus, key, pending, self.folder.resolve(), self.encoder.context, settings):
                 advance(report.documents)
                 yield report
+
+    def _corpus(self, manifest: Manifest) -> Corpus:
+        return Corpus(self.root, manifest.files, self.settings.columns, self.passages)
 
     def _texts(self, rows: list[int]) -> Iterator[str]:
         """Yield every text; put into `rows` how many each file has, once it has been read."""

@@ -15,25 +15,36 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cde_retriever.bulk.parts import CONTEXT_KEY, MODEL_KEY, part_file, write_part
-from cde_retriever.corpus.rows import Corpus
+from cde_retriever.bulk.parts import CONTEXT_KEY, CORPUS_KEY, MODEL_KEY, NUMBER_KEY, part_file, write_part
+from cde_retriever.corpus.rows import Corpus, Document
 from cde_retriever.errors import TruncationWarning
 
 if TYPE_CHECKING:  # a process that only reads shards starts without torch
+    from numpy.typing import NDArray
+
+    from cde_retriever.bulk.settings import BulkSettings
     from cde_retriever.encoder.encoder import ContextualEncoder
 
 BATCHES_AT_ONCE = 32
 """Batches tokenised and sorted by length together; bounds the memory of tokens."""
+CHARACTERS_AT_ONCE = 8_000_000
+"""Characters of long documents that are tokenised together; bounds the memory of texts."""
 KERNELS = 16
 """More than one shape of batch needs, in any precision."""
 
 
 class Shard(NamedTuple):
-    """Consecutive documents of a corpus: number of the shard, ids, texts."""
+    """Consecutive documents of a corpus.
+
+    Attributes:
+        number: Number of the shard.
+        rows: How many documents it has.
+        documents: The documents; to be read once, before those of the next shard.
+    """
 
     number: int
-    ids: list[str]
-    texts: list[str]
+    rows: int
+    documents: Iterable[Document]
 
 
 def keep_few_kernels() -> None:
@@ -56,7 +67,8 @@ class PartReport:
         number: Number of shard and part.
         documents: Documents in it.
         empty: Those without text.
-        cut: Whether a text was longer than the model reads.
+        cut: Those longer than the model reads.
+        sha256: Hash of the part's file.
         process: Id of the process that embedded it, on its machine.
         core_seconds: Processor time that process took for it.
     """
@@ -64,7 +76,8 @@ class PartReport:
     number: int
     documents: int
     empty: int
-    cut: bool
+    cut: int
+    sha256: str
     process: int
     core_seconds: float
 
@@ -88,15 +101,18 @@ def read_shards(corpus: Corpus, size: int, numbers: Iterable[int]) -> Iterator[S
     wanted = list(numbers)
     documents = corpus.read((n * size, min((n + 1) * size, corpus.rows)) for n in wanted)
     for number in wanted:
-        rows = list(islice(documents, min(size, corpus.rows - number * size)))
-        yield Shard(number, [row.id for row in rows], [row.text for row in rows])
+        rows = min(size, corpus.rows - number * size)
+        yield Shard(number, rows, islice(documents, rows))
 
 
 def embed_shard(
     encoder: "ContextualEncoder",
     shard: Shard,
     folder: Path,
-    batch_size: int,
+    settings: "BulkSettings",
+    corpus: str,
+    *,
+    keep_texts: bool = False,
     advance: Callable[[int], object] = lambda _: None,
 ) -> PartReport:
     """Embed a shard under the encoder's context and write its part.
@@ -105,28 +121,62 @@ def embed_shard(
         encoder: An encoder with a context.
         shard: The documents.
         folder: Where the part goes.
-        batch_size: Texts of 128 tokens through the model at once.
+        settings: Sizes of batches.
+        corpus: Hash of the corpus, for the part's metadata.
+        keep_texts: Whether the part holds the texts too.
         advance: Called with a number of documents when so many more are embedded.
     """
-    began, group = time.process_time(), batch_size * BATCHES_AT_ONCE
+    began, at, ids, empty, cut = time.process_time(), 0, list[str](), 0, 0
     # One array for all rows: a list of blocks between a model's passing tensors would leave the heap in pieces.
-    vectors, cut = np.empty((len(shard.texts), encoder.dimension), np.float32), False
-    for start in range(0, len(shard.texts), group):
-        texts = shard.texts[start : start + group]
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            vectors[start : start + group] = encoder.encode_documents(texts, batch_size=batch_size)
-        for warning in caught:
-            if isinstance(warning.message, TruncationWarning):
-                cut = True  # said once, at the end of the run, not once a group
-            else:
-                warnings.warn(warning.message, stacklevel=2)
+    vectors = np.empty((shard.rows, encoder.dimension), np.float32)
+    kept: list[str] | None = [] if keep_texts else None
+    for group in groups_of(shard.documents, settings.batch_size * BATCHES_AT_ONCE):
+        texts = [document.text for document in group]
+        vectors[at : at + len(texts)], cut_now = _embed(encoder, texts, settings.batch_size)
+        at, cut = at + len(texts), cut + cut_now
+        ids += [document.id for document in group]
+        empty += sum(not text.strip() for text in texts)
+        if kept is not None:
+            kept += texts
         advance(len(texts))
-    write_part(part_file(folder, shard.number), shard.ids, vectors, part_metadata(encoder))
-    empty = sum(not text.strip() for text in shard.texts)
-    return PartReport(shard.number, len(shard.texts), empty, cut, os.getpid(), time.process_time() - began)
+    metadata = part_metadata(encoder, corpus, shard.number)
+    sha256 = write_part(part_file(folder, shard.number), ids, vectors, metadata, kept)
+    return PartReport(shard.number, at, empty, cut, sha256, os.getpid(), time.process_time() - began)
 
 
-def part_metadata(encoder: "ContextualEncoder") -> dict[str, str]:
-    """Return what the metadata of a part say: the fingerprint of the context and the sha256 of the model."""
-    return {CONTEXT_KEY: encoder.context.fingerprint, MODEL_KEY: encoder.identity.sha256}
+def groups_of(documents: Iterable[Document], most: int) -> Iterator[list[Document]]:
+    """Yield documents in groups of at most so many, and of few characters if they are long."""
+    group: list[Document] = []
+    characters = 0
+    for document in documents:
+        if group and (len(group) == most or characters + len(document.text) > CHARACTERS_AT_ONCE):
+            yield group
+            group, characters = [], 0
+        group.append(document)
+        characters += len(document.text)
+    if group:
+        yield group
+
+
+def _embed(encoder: "ContextualEncoder", texts: list[str], batch_size: int) -> tuple["NDArray[np.float32]", int]:
+    """Return vectors, and how many of the texts were cut: said once, at the end of the run, not once a group."""
+    cut = 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        vectors = encoder.encode_documents(texts, batch_size=batch_size)
+    for warning in caught:
+        if isinstance(warning.message, TruncationWarning):
+            cut += len(warning.message.indices)
+        else:
+            warnings.warn(warning.message, stacklevel=2)
+    return vectors, cut
+
+
+def part_metadata(encoder: "ContextualEncoder", corpus: str, number: int) -> dict[str, str]:
+    """Return what the metadata of a part say: context, model, corpus, and which part it is."""
+    return {
+        CONTEXT_KEY: encoder.context.fingerprint,
+        MODEL_KEY: encoder.identity.sha256,
+        CORPUS_KEY: corpus,
+        NUMBER_KEY: str(number),
+    }

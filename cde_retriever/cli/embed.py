@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # help needs no extra
 
 SUMMARY = "Embed a corpus of any size under one context; the same command again continues where it stopped."
 EXAMPLES = """\
-  cde embed corpus.jsonl.gz -o vectors                 fit a context to the corpus, then embed it on this machine
+  cde embed ./docs -o vectors                          fit a context to the folder, then embed its passages
   cde embed ./parquet -o vectors --engine ray --workers 64 --context context.safetensors
                                                        embed under an existing context on a Ray cluster"""
 
@@ -20,7 +20,10 @@ def add_command(program: CommandLine) -> None:
     """Add the command to a program."""
     embed = program.add("embed", SUMMARY, _embed, EXAMPLES)
     embed.add_argument(
-        "corpus", metavar="CORPUS", help="file to embed: .jsonl, .jsonl.gz or .parquet; or a folder of such files"
+        "corpus",
+        metavar="CORPUS",
+        help="file or folder to embed: .jsonl, .jsonl.gz or .parquet rows; or text, Markdown and HTML files, which are "
+        "cut into passages",
     )
     embed.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="folder to write the context and the vectors to"
@@ -75,7 +78,13 @@ def _report(done: "BulkSummary") -> None:
     from dataclasses import asdict
 
     if done.cut:
-        say("some texts were longer than the model reads, and were cut; split them to use them whole")
+        say(
+            f"{done.cut} of {done.documents} documents are longer than the model reads, and were cut; split them, or "
+            "give a folder of text files, which is cut into passages that fit"
+        )
+    if done.without_documents:
+        some = ", ".join(done.without_documents[:5]) + (", ..." if len(done.without_documents) > 5 else "")
+        say(f"{len(done.without_documents)} files gave no document: {some}")
     if done.empty:
         say(f"{done.empty} documents have no text; they have vectors, which mean nothing")
     say(

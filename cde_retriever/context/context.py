@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.sampling import Sample
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
-from cde_retriever.files.records import RecordFormat
+from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.files.tensors import read_tensors
 
@@ -205,9 +205,15 @@ def hash_text(text: str) -> str:
 
 
 def context_file(path: str | os.PathLike[str]) -> Path:
-    """Return the file a path stands for: itself if it names a ``.safetensors`` file, else one in that folder."""
+    """Return the file a path stands for: itself if it names a ``.safetensors`` file, else one in that folder.
+
+    In an output of `cde embed` that is a folder below, so that all files beside it are vectors.
+    """
     path = Path(path)
-    return path if path.suffix == ".safetensors" else path / FILE_NAME
+    if path.suffix == ".safetensors":
+        return path
+    file, beside_vectors = path / FILE_NAME, path / RECORDS_FOLDER / FILE_NAME
+    return beside_vectors if beside_vectors.is_file() and not file.is_file() else file
 
 
 def make_context(

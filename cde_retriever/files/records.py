@@ -10,6 +10,8 @@ from typing import Any
 from cde_retriever.files.replacing import write_atomically
 
 VERSION_KEY = "format_version"
+RECORDS_FOLDER = "_cde"
+"""Folder of records inside a folder of Parquet files; whatever reads those passes over names with an underscore."""
 
 
 @dataclass(frozen=True)

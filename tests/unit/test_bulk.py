@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -13,7 +15,9 @@ import pyarrow.parquet
 import pytest
 
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.bulk.parts import part_files
+from cde_retriever.bulk.parts import damaged_parts, part_files
+from cde_retriever.bulk.reading import read_parts as verified_parts
+from cde_retriever.bulk.records import PartRecords
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.context.context import Context
@@ -60,15 +64,15 @@ def read_parts(folder):
 
 
 def content(folder):
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def test_vectors_are_those_of_the_encoder_under_the_fitted_context(corpus, settings, checkpoint, tmp_path):
     done = embed_corpus(corpus, tmp_path / "out", settings)
-    assert (done.documents, done.embedded, done.skipped, done.empty, done.cut) == (50, 50, 0, 0, False)
+    assert (done.documents, done.embedded, done.skipped, done.empty, done.cut) == (50, 50, 0, 0, 0)
     assert done.core_seconds > 0
-    names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names == {".lock", "context.safetensors", "manifest.json", *(f"part-{i:06d}.parquet" for i in range(7))}
+    records = {"_cde/context.safetensors", "_cde/manifest.json", "_cde/parts.jsonl"}
+    assert set(content(tmp_path / "out")) == {".lock", *records, *(f"part-{i:06d}.parquet" for i in range(7))}
     encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
     context = encoder.fit_context(TEXTS)
     assert Context.load(tmp_path / "out").fingerprint == context.fingerprint == done.context
@@ -79,12 +83,16 @@ def test_vectors_are_those_of_the_encoder_under_the_fitted_context(corpus, setti
 
 def test_a_part_says_of_which_context_and_model_it_is(corpus, settings, tmp_path):
     done = embed_corpus(corpus, tmp_path / "out", settings)
-    for file in part_files(tmp_path / "out"):
+    keys = set()
+    for number, file in enumerate(part_files(tmp_path / "out")):
         schema = pyarrow.parquet.read_schema(file)
         model = Context.load(tmp_path / "out").model.sha256
-        assert schema.metadata == {b"cde_context": done.context.encode(), b"cde_model": model.encode()}
+        stated = {key.decode(): value.decode() for key, value in schema.metadata.items()}
+        keys.add(stated.pop("cde_corpus"))
+        assert stated == {"cde_context": done.context, "cde_model": model, "cde_part": str(number)}
         assert schema.field("id").type == pyarrow.string()
         assert schema.field("vector").type == pyarrow.list_(pyarrow.field("element", pyarrow.float32()), 32)
+    assert len(keys) == 1
 
 
 def test_a_context_that_is_given_is_taken_and_kept(corpus, settings, checkpoint, tmp_path):
@@ -127,7 +135,7 @@ def test_a_killed_run_is_gone_on_with_and_ends_the_same(corpus, settings, checkp
     np.testing.assert_allclose(vectors, read_parts(tmp_path / "whole")[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "of fewer rows"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "of fewer rows", "flipped", "not recorded"])
 def test_only_parts_that_are_not_whole_are_done_again(corpus, settings, tmp_path, damage):
     output = tmp_path / "out"
     embed_corpus(corpus, output, settings)
@@ -137,14 +145,190 @@ def test_only_parts_that_are_not_whole_are_done_again(corpus, settings, tmp_path
         part.unlink()
     elif damage == "cut":
         part.write_bytes(part.read_bytes()[:-10])
+    elif damage == "flipped":
+        flip(part, len(part.read_bytes()) // 2)
+    elif damage == "not recorded":  # as of a run killed just after it wrote
+        records = output / "_cde" / "parts.jsonl"
+        records.write_text("".join(line for line in records.read_text().splitlines(True) if '"number": 2' not in line))
     else:
         pyarrow.parquet.write_table(pyarrow.parquet.read_table(part).slice(0, 3), part)
     seen = []
     done = embed_corpus(corpus, output, settings, on_part=lambda report: seen.append(report.number))
     assert seen == [2]
     assert (done.embedded, done.skipped) == (8, 42)
-    assert content(output) == before
+    after = content(output)
+    for found in (before, after):  # the order of lines is that of writing
+        found["_cde/parts.jsonl"] = set(found["_cde/parts.jsonl"].splitlines())
+    assert after == before
     assert embed_corpus(corpus, output, settings).embedded == 0
+
+
+def flip(file, place):
+    """Flip a bit of a file."""
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1 << (place % 8)
+    file.write_bytes(data)
+
+
+def test_no_flipped_bit_is_taken_or_read(corpus, settings, tmp_path):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    parts = part_files(output)
+    expected = content(output)
+    rng = np.random.default_rng(0)
+    for turn in range(30):
+        part = parts[turn % len(parts)]
+        flip(part, int(rng.integers(len(part.read_bytes()))))
+        with pytest.raises(OutputError, match=f"{part.name} is not as it was written; run the same cde embed again"):
+            list(verified_parts(output))
+        records = PartRecords(output)
+        assert damaged_parts(output, list(records.done.values())) == [int(part.stem.removeprefix("part-"))]
+        part.write_bytes(expected[part.name])
+    flip(parts[3], 200)
+    assert embed_corpus(corpus, output, settings).embedded == 8
+    assert content(output)[parts[3].name] == expected[parts[3].name]
+
+
+def test_parts_are_read_in_order_and_verified(corpus, settings, tmp_path):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    found = list(verified_parts(output))
+    ids, vectors = read_parts(output)
+    assert [identifier for part in found for identifier in part.ids] == ids
+    np.testing.assert_array_equal(np.concatenate([part.vectors for part in found]), vectors)
+    (output / "part-000004.parquet").unlink()
+    with pytest.raises(OutputError, match=r"part-000004.parquet cannot be read .*; run the same cde embed again"):
+        list(verified_parts(output))
+    with pytest.raises(OutputError, match=r"holds no finished output of this version"):
+        next(verified_parts(corpus))
+
+
+def test_the_folder_is_a_parquet_data_set(corpus, settings, tmp_path):
+    embed_corpus(corpus, tmp_path / "out", settings)
+    table = pyarrow.parquet.read_table(tmp_path / "out")
+    assert table["id"].to_pylist() == [row["id"] for row in ROWS]
+
+
+def test_a_part_of_another_corpus_or_place_is_refused_not_overwritten(corpus, settings, checkpoint, tmp_path):
+    output, context = tmp_path / "out", other_context(checkpoint)
+    embed_corpus(corpus, output, settings, context=context)
+    changed = [{**row, "text": row["text"] + " baron"} for row in ROWS]
+    embed_corpus(write_corpus(tmp_path / "other", changed), tmp_path / "foreign", settings, context=context)
+    part = output / "part-000001.parquet"
+    for source, message in (
+        (tmp_path / "foreign" / part.name, "has cde_corpus"),
+        (output / "part-000002.parquet", "has cde_part '2', expected '1'"),
+    ):
+        part.write_bytes(source.read_bytes())
+        with pytest.raises(OutputError, match=f"{part.name} {message}.*; move it out of this folder"):
+            embed_corpus(corpus, output, settings)
+        assert part.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"rows": 21', '"rows": 20'),
+        ('"width": 32', '"width": 16'),
+        ('"shard_size": 8', '"shard_size": 9'),
+        ("tiny", "x"),
+    ],
+)
+def test_an_edited_manifest_is_refused(corpus, settings, tmp_path, old, new):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    file = output / "_cde" / "manifest.json"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    before = content(output)
+    with pytest.raises(OutputError, match=r"manifest.json is not as it was written .*; restore it, or choose another"):
+        embed_corpus(corpus, output, settings)
+    assert content(output) == before
+
+
+def test_half_a_line_of_the_records_is_passed_over_and_a_damaged_one_refused(corpus, settings, tmp_path):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    file = output / "_cde" / "parts.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    assert embed_corpus(corpus, output, settings).embedded == 2  # the last part
+    assert file.read_bytes() == whole
+    file.write_bytes(b"{}\n" + whole)
+    with pytest.raises(OutputError, match=r"parts.jsonl, line 1 is damaged .*; delete the file, and the same command"):
+        embed_corpus(corpus, output, settings)
+    file.unlink()
+    assert embed_corpus(corpus, output, settings).embedded == 50
+
+
+FIRST_FORMAT = Path(__file__).parent.parent / "fixtures" / "bulk"
+FIRST_SETTINGS = BulkSettings(ModelSpec("checkpoints/terms", device="cpu"), shard_size=8)
+
+
+@pytest.fixture
+def first_format(tmp_path, monkeypatch):
+    """A whole output of version 0.1.0; return its folder."""
+    shutil.copytree(FIRST_FORMAT, tmp_path / "bulk")
+    shutil.copytree(FIRST_FORMAT.parent / "checkpoints" / "terms", tmp_path / "checkpoints" / "terms")
+    monkeypatch.chdir(tmp_path)
+    return Path("bulk/whole")
+
+
+def test_an_output_of_the_first_format_gets_records_once(first_format):
+    before = {file.name: file.read_bytes() for file in part_files(first_format)}
+    assert embed_corpus("bulk/corpus.jsonl", first_format, FIRST_SETTINGS).embedded == 0
+    assert set(content(first_format)) == {
+        ".lock",
+        "_cde/context.safetensors",
+        "_cde/manifest.json",
+        "_cde/parts.jsonl",
+        *before,
+    }
+    assert {name: content(first_format)[name] for name in before} == before
+    assert sum(len(part.ids) for part in verified_parts(first_format)) == 24
+
+
+def test_parts_of_the_first_format_are_compared_with_the_corpus(first_format):
+    whole = [file.read_bytes() for file in part_files(first_format)]
+    flip(first_format / "part-000000.parquet", 900)
+    shutil.copy(first_format / "part-000002.parquet", first_format / "part-000001.parquet")
+    done = embed_corpus("bulk/corpus.jsonl", first_format, FIRST_SETTINGS)
+    assert (done.embedded, done.skipped) == (16, 8)
+    assert (first_format / "part-000002.parquet").read_bytes() == whole[2]
+    assert [identifier for part in verified_parts(first_format) for identifier in part.ids] == [
+        f"d{i}" for i in range(24)
+    ]
+
+
+def test_an_edited_manifest_of_the_first_format_is_refused(first_format):
+    file = first_format / "manifest.json"
+    file.write_text(file.read_text().replace('"rows": 24', '"rows": 20'))
+    before = {part.name: part.read_bytes() for part in part_files(first_format)}
+    with pytest.raises(OutputError, match=r"says that corpus.jsonl has 20 rows, it has 2\d; restore the manifest"):
+        embed_corpus("bulk/corpus.jsonl", first_format, FIRST_SETTINGS)
+    assert {part.name: part.read_bytes() for part in part_files(first_format)} == before
+
+
+def test_a_folder_of_documents_keeps_its_passages_beside_their_vectors(settings, checkpoint, tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text("# Guide\n\n## Install\n\nbaron kolak\n\n## Use\n\n" + "misim ludor. " * 60)
+    (docs / "b.html").write_text("<script>no text</script>")
+    done = embed_corpus(docs, tmp_path / "out", settings)
+    table = pyarrow.parquet.read_table(tmp_path / "out")
+    assert table["id"].to_pylist() == [f"a.md#{i + 1}" for i in range(done.documents)]
+    texts = table["text"].to_pylist()
+    assert texts[0] == "Guide > Install\n\nbaron kolak"
+    assert len(texts) > 2
+    assert (done.cut, done.without_documents) == (0, ("b.html",))
+    encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
+    encoder.set_context(Context.load(tmp_path / "out"))
+    np.testing.assert_allclose(read_parts(tmp_path / "out")[1], encoder.encode_documents(texts), atol=1e-6)
+    assert embed_corpus(docs, tmp_path / "out", settings).embedded == 0
+    (docs / "b.html").write_text("now it has")
+    with pytest.raises(OutputError, match=r"another corpus: b.html has changed"):
+        embed_corpus(docs, tmp_path / "out", settings)
 
 
 def test_a_run_killed_while_it_reads_begins_again(corpus, settings, tmp_path, monkeypatch):
@@ -155,7 +339,7 @@ def test_a_run_killed_while_it_reads_begins_again(corpus, settings, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         embed_corpus(corpus, tmp_path / "out", settings)
     monkeypatch.undo()
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {".lock", "context.safetensors"}
+    assert set(content(tmp_path / "out")) == {".lock", "_cde/context.safetensors"}
     assert embed_corpus(corpus, tmp_path / "out", settings).embedded == 50
 
 
@@ -217,19 +401,23 @@ def test_a_part_of_something_else_is_refused_not_overwritten(corpus, settings, c
 def test_a_damaged_output_is_refused_by_name(corpus, settings, tmp_path):
     output = tmp_path / "out"
     embed_corpus(corpus, output, settings)
-    manifest = (output / "manifest.json").read_text()
-    (output / "manifest.json").write_text(manifest[:-20])
+    file = output / "_cde" / "manifest.json"
+    manifest = file.read_text()
+    file.write_text(manifest[:-20])
     with pytest.raises(OutputError, match=r"manifest.json is damaged"):
         embed_corpus(corpus, output, settings)
-    (output / "manifest.json").write_text(manifest.replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(OutputError, match=r"manifest.json has format 2, this version reads 1"):
+    file.write_text("[" * 100_000)
+    with pytest.raises(OutputError, match=r"manifest.json is damaged .*nested too deep"):
         embed_corpus(corpus, output, settings)
-    (output / "manifest.json").unlink()
-    with pytest.raises(OutputError, match=r"holds parts but no manifest.json"):
+    file.write_text(manifest.replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(OutputError, match=r"manifest.json has format 3, this version reads 2"):
         embed_corpus(corpus, output, settings)
-    (output / "manifest.json").write_text(manifest)
-    (output / "context.safetensors").write_bytes(b"none")
-    with pytest.raises(ContextFormatError, match=r"is damaged"):
+    file.unlink()
+    with pytest.raises(OutputError, match=r"holds parts but no _cde/manifest.json"):
+        embed_corpus(corpus, output, settings)
+    file.write_text(manifest)
+    (output / "_cde" / "context.safetensors").write_bytes(b"none")
+    with pytest.raises(ContextFormatError, match=r"context.safetensors is damaged"):
         embed_corpus(corpus, output, settings)
 
 
@@ -262,7 +450,9 @@ def test_empty_and_overlong_texts_have_vectors_and_are_counted(settings, tmp_pat
     rows = [{"id": 1, "text": " "}, {"id": 2, "text": "baron " * 500}, {"id": 3, "text": None}, {"id": 4, "text": "x"}]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = embed_corpus(tmp_path / "c.jsonl", tmp_path / "out", settings)
-    assert (done.embedded, done.empty, done.cut) == (4, 2, True)
+    assert (done.embedded, done.empty, done.cut) == (4, 2, 1)
+    again = embed_corpus(tmp_path / "c.jsonl", tmp_path / "out", settings)
+    assert (again.embedded, again.empty, again.cut) == (0, 2, 1)
     ids, vectors = read_parts(tmp_path / "out")
     assert ids == ["1", "2", "3", "4"]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -114,7 +114,7 @@ def test_what_goes_wrong_on_a_worker_is_said_in_our_words(cluster, corpus, check
     one = settings(checkpoint, engine="ray", workers=1)
     short = Corpus(corpus, (CorpusFile("a.jsonl", "", rows=400),), Columns())
     with pytest.raises(CorpusError, match=f"^{corpus}/a.jsonl has fewer rows than before") as raised:
-        list(embed_on_ray(short, [15], tmp_path, Context.load(local), one))
+        list(embed_on_ray(short, "", [15], tmp_path, Context.load(local), one))
     assert type(raised.value) is CorpusError
 
 
@@ -137,7 +137,9 @@ def test_readers_wait_for_workers(cluster, checkpoint, local, tmp_path):
     (tmp_path / "out").mkdir()
     waiting = [
         len(written) - done
-        for done, _ in enumerate(embed_on_ray(corpus, range(count), tmp_path / "out", Context.load(local), one_each))
+        for done, _ in enumerate(
+            embed_on_ray(corpus, "", range(count), tmp_path / "out", Context.load(local), one_each)
+        )
     ]
     writer.join()
     assert len(waiting) == len(written) == count

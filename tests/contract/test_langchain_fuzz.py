@@ -76,6 +76,14 @@ class Live:
     def __init__(self, store: Any, embedding: CDEEmbeddings) -> None:
         self.store, self.embedding, self.context = store, embedding, embedding.context
 
+    def copied(self) -> Any:
+        """Return the store as another process gets it; a cache cannot be pickled, and copies share it."""
+        if isinstance(self.store.embeddings, CDEEmbeddings):
+            return pickle.loads(pickle.dumps(self.store))
+        twin = copy.copy(self.store)
+        twin.store = copy.deepcopy(self.store.store)
+        return twin
+
     def vectors(self) -> dict[str, list[np.ndarray]]:
         """Return every stored vector by text."""
         found: dict[str, list[np.ndarray]] = {}
@@ -204,7 +212,7 @@ class Indexes(RuleBasedStateMachine):
         if isinstance(live.store, InMemoryVectorStore) and isinstance(other.store, InMemoryVectorStore):
             live.store.store |= other.store.store
         elif isinstance(live.store, FAISS) and isinstance(other.store, FAISS) and live is not other:
-            copied = pickle.loads(pickle.dumps(other.store))
+            copied = other.copied()
             if not set(copied.index_to_docstore_id.values()) & set(live.store.index_to_docstore_id.values()):
                 with contextlib.suppress(ContextMismatchError):
                     live.store.merge_from(copied)
@@ -275,7 +283,7 @@ class Indexes(RuleBasedStateMachine):
         if live.embedding.truncate_dim is None:
             with pytest.raises(ContextMismatchError):
                 guard(live.store, cut)
-            twin = pickle.loads(pickle.dumps(live.store))
+            twin = live.copied()
             name = "embedding" if isinstance(twin, InMemoryVectorStore) else "embedding_function"
             setattr(twin, name, cut)
             with pytest.raises(ContextMismatchError):
@@ -336,7 +344,7 @@ class Indexes(RuleBasedStateMachine):
 
     @rule(target=lives, live=consumes(lives))
     def move_to_another_process(self, live: Live) -> Live:
-        store = pickle.loads(pickle.dumps(live.store))
+        store = live.copied()
         found = store.embeddings
         return self.live(store, getattr(found, "underlying_embeddings", found))
 

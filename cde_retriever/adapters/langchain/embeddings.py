@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +10,10 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
 
+from cde_retriever.adapters.cut_texts import add_cut_texts, one_summary
 from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.adapters.stamps import StampedVector
+from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -19,6 +21,11 @@ from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ContextNotFittedError
 
 PathLike = str | os.PathLike[str]
+SPLIT = (
+    "split documents with RecursiveCharacterTextSplitter(chunk_size=embedding.max_tokens, "
+    "length_function=embedding.count_tokens)"
+)
+"""What to do where texts were cut."""
 
 
 class CDEEmbeddings(BaseModel, Embeddings):
@@ -188,20 +195,41 @@ class CDEEmbeddings(BaseModel, Embeddings):
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, given to the model as they are.
 
+        If some are cut, one `TruncationSummary` says how much was lost, at the end of what the user called.
+
         Raises:
             ContextNotFittedError: if there is no context yet.
             TypeError: if a text is not a string; names its index.
         """
-        return self._embed(self._encoder.encode_documents, texts)
+        stamp = self.stamp
+        with one_summary(SPLIT) as summary:
+            summary.texts += len(texts)
+            vectors = self._encoder.encode_documents(
+                texts,
+                batch_size=self.batch_size,
+                show_progress=self.show_progress,
+                on_truncation=lambda cut: add_cut_texts(
+                    summary, texts, cut, token_counter(self._encoder.tokenizer), self.max_tokens
+                ),
+            )
+        return [StampedVector(vector, stamp) for vector in vectors.tolist()]
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query; raises as `embed_documents` does."""
-        return self._embed(self._encoder.encode_queries, [text])[0]
-
-    def _embed(self, encode: Callable[..., Any], texts: list[str]) -> list[list[float]]:
         stamp = self.stamp
-        vectors = encode(texts, batch_size=self.batch_size, show_progress=self.show_progress)
-        return [StampedVector(vector, stamp) for vector in vectors.tolist()]
+        vectors = self._encoder.encode_queries([text], batch_size=self.batch_size, show_progress=self.show_progress)
+        return StampedVector(vectors[0].tolist(), stamp)
+
+    # How long a text may be
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens of a document the model reads: the ``chunk_size`` of a text splitter."""
+        return tokens_for_text(self._encoder)
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens a text has for the model: the ``length_function`` of a text splitter."""
+        return len(token_counter(self._encoder.tokenizer)(text))
 
     # Copies
 

@@ -24,8 +24,9 @@ from typing import Any, TypeVar, cast
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from cde_retriever.adapters.cut_texts import one_summary
 from cde_retriever.adapters.langchain.documents import stamp_documents
-from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
+from cde_retriever.adapters.langchain.embeddings import SPLIT, CDEEmbeddings
 from cde_retriever.adapters.langchain.guard import build_guarded, guard_store, save_guarded
 from cde_retriever.context.context import Context, known_documents
 from cde_retriever.files.replacing import recover_folder
@@ -79,9 +80,10 @@ def from_documents(
     if context_dir is not None:
         embedding.save_context(context_dir)
     stamped = stamp(documents, embedding)
-    store = build_guarded(
-        store_class, embedding.stamp, lambda guarded: guarded.from_documents(stamped, embedding, **store_kwargs)
-    )
+    with one_summary(SPLIT):  # stores embed in batches
+        store = build_guarded(
+            store_class, embedding.stamp, lambda guarded: guarded.from_documents(stamped, embedding, **store_kwargs)
+        )
     return guard(cast(Store, store), embedding)
 
 

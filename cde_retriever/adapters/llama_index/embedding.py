@@ -20,7 +20,7 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode
 from llama_index.core.storage.storage_context import StorageContext
 
-from cde_retriever.adapters.llama_index.cut_texts import TruncationSummary, add_cut_texts, one_summary
+from cde_retriever.adapters.cut_texts import TruncationSummary, add_cut_texts, one_summary
 from cde_retriever.adapters.llama_index.first_batch import (
     WAYS_OUT,
     refuse_automatic_fit,
@@ -33,10 +33,11 @@ from cde_retriever.adapters.llama_index.pipeline_run import (
     keep_context,
     running_pipeline,
 )
-from cde_retriever.adapters.llama_index.splitting import splitter_for, token_counter
+from cde_retriever.adapters.llama_index.splitting import SPLIT, splitter_for
 from cde_retriever.adapters.llama_index.storage import PathLike, attach_context, embedded_text, read_context, stamped
 from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.adapters.stamps import StampedVector
+from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -280,7 +281,7 @@ class CDEEmbedding(BaseEmbedding):
         self.fit_if_missing(texts, whole=False, show_progress=show_progress)
         # Longest first: LlamaIndex cuts batches in the order given, and neighbours of one length need no padding.
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        with one_summary():
+        with one_summary(SPLIT):
             embedded = super().get_text_embedding_batch(
                 [texts[i] for i in order], show_progress=show_progress, **kwargs
             )
@@ -346,7 +347,7 @@ class CDEEmbedding(BaseEmbedding):
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         encoder = self._fitted_encoder()
-        with one_summary() as summary:
+        with one_summary(SPLIT) as summary:
             summary.texts += len(texts)
             vectors = encoder.encode_documents(
                 texts,
@@ -356,8 +357,7 @@ class CDEEmbedding(BaseEmbedding):
         return [StampedVector(vector, self.stamp) for vector in vectors.tolist()]
 
     def _add_cut(self, summary: TruncationSummary, texts: list[str], cut: TruncationWarning) -> None:
-        room = splitter_for(self._encoder).chunk_size
-        add_cut_texts(summary, texts, cut, token_counter(self._encoder.tokenizer), room)
+        add_cut_texts(summary, texts, cut, token_counter(self._encoder.tokenizer), tokens_for_text(self._encoder))
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         return await asyncio.to_thread(self._get_query_embedding, query)

@@ -25,13 +25,13 @@ from llama_index.core.schema import BaseNode, Document
 from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
-from cde_retriever.adapters.llama_index.cut_texts import one_summary
+from cde_retriever.adapters.cut_texts import one_summary
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
 from cde_retriever.adapters.llama_index.guarded_store import check_stored, guard_store, stored_stamps
 from cde_retriever.adapters.llama_index.index_folder import write_index_folder
 from cde_retriever.adapters.llama_index.index_struct import CDEIndexDict, register
-from cde_retriever.adapters.llama_index.splitting import transformations_for
+from cde_retriever.adapters.llama_index.splitting import SPLIT, transformations_for
 from cde_retriever.adapters.llama_index.storage import (
     PathLike,
     attached_context,
@@ -230,14 +230,14 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
     ) -> None:
         ready = self._ready(index_struct, nodes, show_progress)
-        with one_summary():
+        with one_summary(SPLIT):
             super()._add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
 
     async def _async_add_nodes_to_index(
         self, index_struct: IndexDict, nodes: Sequence[BaseNode], show_progress: bool = False, **insert_kwargs: Any
     ) -> None:
         ready = await asyncio.to_thread(self._ready, index_struct, nodes, show_progress)
-        with one_summary():
+        with one_summary(SPLIT):
             await super()._async_add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
 
     def _get_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:

@@ -4,41 +4,25 @@ LlamaIndex's own splitter makes nodes of 1,024 tokens of another tokenizer; a mo
 quarters of the text. Tokens are counted here as the model counts them, metadata that are embedded with a node included.
 """
 
-from functools import lru_cache
 from typing import Any
 
 from llama_index.core.constants import DEFAULT_CHUNK_SIZE
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode, MetadataMode, TransformComponent
 from llama_index.core.settings import Settings
-from tokenizers import Tokenizer
 
+from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
 from cde_retriever.encoder.encoder import ContextualEncoder
 
+SPLIT = (
+    "split documents with transformations=[embed.sentence_splitter()], which CDEVectorStoreIndex does by default, and "
+    "leave long metadata out with excluded_embed_metadata_keys"
+)
+"""What to do where texts were cut."""
 OVERLAP = 8
 """Neighbouring nodes share one part in so many."""
 LEAST = 4
 """Metadata leave at least one part in so many for the text; what is too long is cut, and told (`cut_texts`)."""
-
-
-class TokenCounter:
-    """Turn a text into the ids of all its tokens, without prompt, special tokens or a limit."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-
-    def __call__(self, text: str) -> list[int]:
-        """Return the ids."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-
-@lru_cache(maxsize=8)
-def token_counter(tokenizer: Tokenizer) -> TokenCounter:
-    """Return a counter for a tokenizer; copying one takes a tenth of a second."""
-    return TokenCounter(tokenizer)
 
 
 class ModelSentenceSplitter(SentenceSplitter):
@@ -71,8 +55,7 @@ def splitter_for(encoder: ContextualEncoder, chunk_overlap: int | None = None) -
         encoder: The model.
         chunk_overlap: How many tokens neighbouring nodes share; None for an eighth of what the model reads.
     """
-    alone = encoder.tokenize([""], "document").ids[0]  # prompt and special tokens
-    size = max(1, encoder.config.max_length - len(alone))
+    size = tokens_for_text(encoder)
     return ModelSentenceSplitter(
         chunk_size=size,
         chunk_overlap=size // OVERLAP if chunk_overlap is None else chunk_overlap,

@@ -18,19 +18,19 @@ class TruncationSummary(TruncationWarning):
         cut: How many texts were cut.
         tokens: How many tokens they have together.
         lost: How many of these were not embedded.
+        advice: What to do, in the words of the framework.
     """
 
-    def __init__(self, texts: int = 0, max_length: int = 0) -> None:
+    def __init__(self, texts: int = 0, max_length: int = 0, advice: str = "split them") -> None:
         super().__init__((), texts, max_length)
+        self.advice = advice
         self.cut = self.tokens = self.lost = 0
 
     def __str__(self) -> str:
         """Say how much was lost, and what to do."""
         return (
             f"{self.cut} of {self.texts} texts are longer than the {self.max_length} tokens this model reads, and "
-            f"{self.lost} of their {self.tokens} tokens were not embedded; split documents with "
-            "transformations=[embed.sentence_splitter()], which CDEVectorStoreIndex does by default, and leave long "
-            "metadata out with excluded_embed_metadata_keys"
+            f"{self.lost} of their {self.tokens} tokens were not embedded; {self.advice}"
         )
 
 
@@ -38,13 +38,13 @@ _run: ContextVar[TruncationSummary | None] = ContextVar("cde_run_of_texts", defa
 
 
 @contextmanager
-def one_summary() -> Iterator[TruncationSummary]:
-    """Collect what is cut until the block ends; the outermost block warns of it."""
+def one_summary(advice: str) -> Iterator[TruncationSummary]:
+    """Collect what is cut until the block ends; the outermost block warns of it, and says what to do."""
     outer = _run.get()
     if outer is not None:
         yield outer
         return
-    summary = TruncationSummary()
+    summary = TruncationSummary(advice=advice)
     token = _run.set(summary)
     try:
         yield summary

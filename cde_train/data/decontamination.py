@@ -23,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cde_train.data.near_copies import Grams, normalise
+from cde_train.data.near_copies import Grams
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
+from cde_train.data.words import comparable
 
 THRESHOLD = 0.10
 LEAST_WORDS = {"query": 1, "document": 4}
@@ -112,7 +113,7 @@ class Detector:
                 self._add_whole(text, ("query", data.name, query))
             for document, text in zip(data.document_ids, data.documents, strict=True):
                 self._add_whole(text, ("document", data.name, document))
-                grams.append(self._grams(normalise(text)))
+                grams.append(self._grams(comparable(text)))
                 self._documents.append((data.name, document))
         owners = np.repeat(np.arange(len(grams), dtype=np.int32), [len(row) for row in grams])
         everything = np.concatenate([*grams, np.zeros(0, np.uint64)])
@@ -120,15 +121,15 @@ class Detector:
         self._sorted, self._owners = everything[order], owners[order]
 
     def _add_whole(self, text: str, what: tuple[str, str, str]) -> None:
-        words = normalise(text)
+        words = comparable(text)
         if len(words) >= LEAST_WORDS[what[0]]:
             self._whole.setdefault(" ".join(words), []).append(what)
 
     def check(self, number: int, pair: TrainingPair) -> list[Leak]:
         """Return the leaks of one pair, at most one for each set and kind."""
         found: dict[tuple[str, str], Leak] = {}
-        words = normalise(pair.document)
-        for text, key in ((pair.query, " ".join(normalise(pair.query))), (pair.document, " ".join(words))):
+        words = comparable(pair.document)
+        for text, key in ((pair.query, " ".join(comparable(pair.query))), (pair.document, " ".join(words))):
             for kind, name, identifier in self._whole.get(key, ()):
                 leak = Leak(kind, name, identifier, number, pair.domain, text[:200], 1.0)
                 found.setdefault((name, kind), leak)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_train.data.near_copies import Grams, normalise
+from cde_train.data.near_copies import Grams
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
+from cde_train.data.words import comparable
 from cde_train.errors import TrainingDataError
 from cde_train.settings import AtLeast1, OpenShare, Seed, Settings
 
@@ -149,14 +150,14 @@ class _Copies:
         self._grams = Grams()
         distinct = list(dict.fromkeys(text for text in texts if text))
         self._keys = set(map(_key, distinct))
-        grams = [self._grams(normalise(text)) for text in distinct]
+        grams = [self._grams(comparable(text)) for text in distinct]
         self._known: NDArray[np.uint64] = np.unique(np.concatenate([np.zeros(0, np.uint64), *grams]))
 
     def near(self, text: str) -> bool:
         """Whether a text is one of them, or shares half of its 13-grams with them."""
         if _key(text) in self._keys:
             return True
-        grams = self._grams(normalise(text))
+        grams = self._grams(comparable(text))
         if not len(grams) or not len(self._known):
             return False
         at = np.searchsorted(self._known, grams).clip(max=len(self._known) - 1)
@@ -165,7 +166,7 @@ class _Copies:
 
 def _key(text: str) -> str:
     """Return a text's words, or the text itself if it has none."""
-    return " ".join(normalise(text)) or text.strip()
+    return " ".join(comparable(text)) or text.strip()
 
 
 def _draw(key: str, seed: int) -> float:

@@ -1,20 +1,13 @@
 """Hash the 13-grams of a text's words, by which near copies are found."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 GRAM = 13
-_WORD = re.compile(r"[^\W_]+")
 _POWERS = np.random.default_rng(13).integers(2**63, size=GRAM, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-
-
-def normalise(text: str) -> list[str]:
-    """Return the lower-case alphanumeric words of a text."""
-    return _WORD.findall(text.lower())
 
 
 class Grams:

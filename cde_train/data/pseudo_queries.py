@@ -18,6 +18,7 @@ import numpy as np
 
 from cde_retriever.corpus.sections import BETWEEN_HEADINGS
 from cde_train.data.pairs import TrainingPair
+from cde_train.data.words import UNSPACED, count_words, pieces, sentences, with_spaces
 from cde_train.errors import TrainingDataError
 from cde_train.settings import AtLeast1, Seed, Settings, Share
 from cde_train.vectors.text_vectors import TextLookup
@@ -25,8 +26,7 @@ from cde_train.vectors.text_vectors import TextLookup
 GENERATORS: tuple[Literal["heading", "lead", "keywords", "crop"], ...] = ("heading", "lead", "keywords", "crop")
 LEAST_WORDS = 5
 """Fewest words a document keeps once its query is taken out."""
-_WORD = re.compile(r"[^\W\d_][\w-]{2,}")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_WORD = re.compile(rf"[^\W\d_{UNSPACED}][\w-]{{2,}}|[{UNSPACED}]{{2}}")
 _CHUNK = 1024
 
 
@@ -93,7 +93,7 @@ class Heading:
         """Return the heading, if there is one."""
         first, _, rest = document.partition("\n")
         heading = first.rpartition(BETWEEN_HEADINGS)[2].strip()
-        return [heading] if rest.strip() and 1 <= len(heading.split()) <= 15 else []
+        return [heading] if rest.strip() and 1 <= count_words(heading) <= 15 else []
 
 
 class Lead:
@@ -102,8 +102,7 @@ class Lead:
     def generate(self, document: str, rng: random.Random) -> list[str]:
         """Return the sentence, if it has 4 to 40 words."""
         body = document.partition("\n")[2] if Heading().generate(document, rng) else document
-        first = _SENTENCE.split(body.strip(), maxsplit=1)[0]
-        return [first] if 4 <= len(first.split()) <= 40 else []
+        return [first for first in sentences(body)[:1] if 4 <= count_words(first) <= 40]
 
 
 class Crop:
@@ -111,12 +110,12 @@ class Crop:
 
     def generate(self, document: str, rng: random.Random) -> list[str]:
         """Return one span as it stands in the document."""
-        words = list(re.finditer(r"\S+", document))
+        words = pieces(document)
         length = rng.randint(5, 15)
         if len(words) < 3 * length:
             return []
         start = rng.randrange(len(words) - length + 1)
-        return [document[words[start].start() : words[start + length - 1].end()]]
+        return [document[words[start][0] : words[start + length - 1][1]]]
 
 
 class Keywords:
@@ -139,7 +138,7 @@ class Keywords:
 
 
 def _words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(text)]
+    return [word.lower() for word in _WORD.findall(with_spaces(text))]
 
 
 def built_in(names: Sequence[str], documents: Sequence[str]) -> dict[str, PseudoQueryGenerator]:
@@ -179,6 +178,8 @@ def make_pairs(
         TrainingDataError: if no document gives a pair.
     """
     config = config or PseudoQueryConfig()
+    if isinstance(documents, str):
+        raise TypeError(f"documents is one string, {documents!r:.80}, expected several")
     texts = list(dict.fromkeys(documents))
     chosen = generators or built_in(config.generators, texts)
     made = PseudoPairs([], [])
@@ -188,7 +189,7 @@ def make_pairs(
         for name, generator in chosen.items():
             for query in generator.generate(text, rng):
                 rest = text if rng.random() < config.keep_text else _without(text, query)
-                if query.strip() and len(rest.split()) >= LEAST_WORDS and rest.strip() != query.strip():
+                if query.strip() and count_words(rest) >= LEAST_WORDS and rest.strip() != query.strip():
                     found.setdefault(query.strip(), (name, rest))
         for query in rng.sample(list(found), min(config.per_document, len(found))):
             name, rest = found[query]

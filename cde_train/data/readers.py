@@ -139,10 +139,7 @@ class _Collector:
         """
         query, document = _text(row, "query"), _text(row, "document")
         domain = _text(row, "domain") if row.get("domain") is not None else domain
-        given = row.get("negatives")
-        given = [] if given is None else given
-        if not isinstance(given, list | tuple) or not all(isinstance(text, str) for text in given):
-            raise TypeError(f"negatives is {given!r}, expected a list of texts")
+        given = _texts(row, "negatives")
         if not query.strip() or not document.strip():
             self.skipped["empty query" if not query.strip() else "empty document"] += 1
         elif _plain(query) == _plain(document):
@@ -171,6 +168,16 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(row[name], str):
         raise TypeError(f"{name} is {row[name]!r}, expected text")
     return str(row[name])
+
+
+def _texts(row: Mapping[str, Any], name: str) -> list[str]:
+    """Return a column of texts; a single text is a list of one, and a missing one is empty."""
+    given = row.get(name)
+    if given is None or isinstance(given, str):
+        return [] if given is None else [given]
+    if not isinstance(given, list | tuple) or not all(isinstance(text, str) for text in given):
+        raise TypeError(f"{name} is {given!r}, expected a list of texts")
+    return list(given)
 
 
 def _plain(text: str) -> str:
@@ -218,7 +225,7 @@ def _read_dataset(path: Path, found: _Collector) -> None:
     single = [name for name in columns if _NEGATIVE.fullmatch(name)]
     for number, row in enumerate(data):
         try:
-            negatives = [*(row.get("negatives") or ()), *(row[name] for name in single if row[name] is not None)]
+            negatives = [text for name in ("negatives", *single) for text in _texts(row, name)]
             pair = {"query": row[query], "document": row[document], "domain": row.get("domain"), "negatives": negatives}
             found.add(pair, found.domain)
         except TypeError as error:

@@ -9,7 +9,7 @@ The adaptations are fitted on a corpus's document vectors alone, never on querie
 | centring | identity | |
 | whitening | textbook PCA whitening, power 0.5, all spanned directions | Su et al., arXiv 2103.15316 |
 | shrunk whitening | the same of the covariance shrunk towards a sphere by OAS, no free parameter | Chen et al. 2010 |
-| soft whitening | shrunk whitening of power 0.25 | power near the 0.26 a head learned (design, section 7) |
+| soft whitening | shrunk whitening of power 0.25 | power near the 0.26 a head learned in training |
 | all but the top | removes the D = d / 100 strongest directions | Mu & Viswanath 2018, ICLR, section 2 |
 
 A corpus of fewer documents than dimensions spans fewer directions than d. Textbook whitening then puts all
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_train.data.words import with_spaces
 from cde_train.evaluation.ranking import DEPTH, Ranking, best
 
 Vectors = NDArray[np.float32]
@@ -32,7 +33,8 @@ RELATIVE_RANK = 1e-6
 def score_bm25(documents: Sequence[str], queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
     """Yield BM25's scores of all documents, (n,), a query; 0 where a document shares no word with it.
 
-    bm25s with its defaults, Snowball's English stemmer, English stop words.
+    bm25s with its defaults, Snowball's English stemmer, English stop words; in scripts without spaces, pairs of
+    characters are words.
     """
     import bm25s
     import Stemmer
@@ -40,7 +42,11 @@ def score_bm25(documents: Sequence[str], queries: Sequence[str]) -> Iterator[NDA
     def words(texts: Sequence[str]) -> list[list[str]]:
         stemmer = Stemmer.Stemmer("english")
         tokens: list[list[str]] = bm25s.tokenize(
-            list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
+            [with_spaces(text) for text in texts],
+            stopwords="en",
+            stemmer=stemmer,
+            return_ids=False,
+            show_progress=False,
         )
         return tokens
 

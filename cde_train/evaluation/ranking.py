@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cde_train.data.retrieval_sets import RetrievalSet
 
-DEPTH = 100
+DEPTH = 101
+"""Documents retrieved: what the measures look at, and one more, because a query's own text may be among them."""
 MEASURES = ("nDCG@10", "R@100", "RR@10")
 
 Ranking = list[NDArray[np.int64]]
@@ -77,6 +78,9 @@ def rank(
 def measure(data: RetrievalSet, ranking: Ranking) -> Quality:
     """Measure a ranking of a set's documents for each of its queries.
 
+    A document with the query's own id, which is the query itself in sets such as ArguAna, is left out of the ranking
+    unless it is judged relevant, as BEIR does.
+
     The order of the ranking is what is judged: scores are made from ranks, so trec_eval's own rule for ties, which is
     by document id, plays no part.
 
@@ -88,7 +92,11 @@ def measure(data: RetrievalSet, ranking: Ranking) -> Quality:
     if len(ranking) != len(data.queries):
         raise ValueError(f"received {len(ranking)} rankings for {len(data.queries)} queries of {data.name}")
     run = {
-        query: {data.document_ids[position]: float(len(row) - i) for i, position in enumerate(row)}
+        query: {
+            key: float(len(row) - i)
+            for i, key in enumerate(data.document_ids[position] for position in row)
+            if key != query or key in data.relevant[query]
+        }
         for query, row in zip(data.query_ids, ranking, strict=True)
     }
     index = {query: i for i, query in enumerate(data.query_ids)}

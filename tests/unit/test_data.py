@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cde_train.data.pairs import TrainingPair, write_pairs
 from cde_train.data.readers import read_data, read_pairs
 from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.errors import TrainingDataError
@@ -40,7 +41,7 @@ def test_unusable_rows_are_counted_by_reason(tmp_path) -> None:
         read_data(tmp_path / "b.jsonl")
 
 
-@pytest.mark.parametrize("line", ["{", "3", '{"query": "q"}', '{"query": "q", "document": "d", "negatives": "n"}'])
+@pytest.mark.parametrize("line", ["{", "3", '{"query": "q"}', '{"query": "q", "document": "d", "negatives": [3]}'])
 def test_a_malformed_line_is_named(tmp_path, line: str) -> None:
     (tmp_path / "bad.jsonl").write_text(json.dumps(GOOD) + "\n" + line)
     with pytest.raises(TrainingDataError, match=r"bad\.jsonl, line 2(: not a pair| is)"):
@@ -110,3 +111,24 @@ def test_wrong_types_in_judged_sets_are_refused(tmp_path) -> None:
             read_retrieval_set(tmp_path)
     write(tmp_path / "corpus.jsonl", [{"_id": 1, "text": "one"}])
     assert read_retrieval_set(tmp_path).relevant == {"a": {"1": 1}}
+
+
+def test_a_single_negative_as_a_string_is_one_negative_in_every_form(tmp_path) -> None:
+    from datasets import Dataset
+
+    rows = [{"query": f"q{i}", "document": f"text {i}", "negatives": "Open mail."} for i in range(3)]
+    write(tmp_path / "a.jsonl", rows)
+    Dataset.from_list(rows).save_to_disk(str(tmp_path / "set"))
+    Dataset.from_list([{**row, "negative_1": ["one", "two"]} for row in rows]).save_to_disk(str(tmp_path / "more"))
+    for name, expected in (
+        ("a.jsonl", ("Open mail.",)),
+        ("set", ("Open mail.",)),
+        ("more", ("Open mail.", "one", "two")),
+    ):
+        assert [pair.negatives for pair in read_data(tmp_path / name).pairs] == [expected] * 3
+
+
+def test_pairs_written_and_read_are_the_same(tmp_path) -> None:
+    pairs = [TrainingPair("q", "d", "x", ("n", "m"), "where d came from"), TrainingPair("r", "e", "y")]
+    write_pairs(pairs, tmp_path / "pairs.jsonl")
+    assert read_pairs(tmp_path / "pairs.jsonl") == pairs

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from cde_train.data.decontamination import Detector, check_pairs, main
-from cde_train.data.near_copies import Grams, normalise
+from cde_train.data.near_copies import Grams
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
+from cde_train.data.words import comparable
 
 ANSWER = " ".join(f"answer{i}" for i in range(30))
 OTHER = " ".join(f"other{i}" for i in range(30))
@@ -29,13 +30,13 @@ def leaks(query, document):
     return {(leak.kind, leak.evaluation_id): leak.share for leak in Detector([evaluation_set()]).check(0, pair)}
 
 
-def test_normalise():
-    assert normalise("Don't STOP_me, Ωmega-3!") == ["don", "t", "stop", "me", "ωmega", "3"]
+def test_comparable_words():
+    assert comparable("Don't STOP_me, Ωmega-3!") == ["don", "t", "stop", "me", "ωmega", "3"]
 
 
 def test_grams_are_the_distinct_windows_of_thirteen_words():
     grams = Grams()
-    words = normalise(fresh(20))
+    words = comparable(fresh(20))
     assert len(grams(words)) == 8
     assert len(grams(words[:12])) == 0
     assert len(grams(["same"] * 40)) == 1

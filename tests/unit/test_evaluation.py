@@ -169,3 +169,18 @@ def test_our_order_is_judged_not_the_libraries_tie_rule():
 def test_one_ranking_a_query():
     with pytest.raises(ValueError, match="0 rankings for 1 queries of three"):
         measure(three_documents({"d1": 1}), [])
+
+
+def test_a_document_with_the_querys_own_id_is_left_out_unless_it_is_judged():
+    """The query's own text would take rank 1; 0.63 is what rank 2 is worth."""
+    ids, texts = ("a", "b"), ("the claim", "the answer")
+    data = RetrievalSet("self", ids, texts, ("a",), texts[:1], {"a": {"b": 1}})
+    vectors = np.array([[1, 0], [0.8, 0.6]], np.float32)
+    assert evaluate(data, vectors[:1], vectors).ndcg_at_10.tolist() == [1.0]
+    judged = RetrievalSet("judged", ids, texts, ("a",), texts[:1], {"a": {"a": 1}})
+    assert evaluate(judged, vectors[:1], vectors).ndcg_at_10.tolist() == [1.0]
+    other = RetrievalSet("other", ids, texts, ("q",), texts[:1], {"q": {"b": 1}})
+    assert evaluate(other, vectors[:1], vectors).ndcg_at_10[0] == pytest.approx(1 / np.log2(3))
+    many = RetrievalSet("many", tuple(map(str, range(150))), ("x",) * 150, ("0",), ("x",), {"0": {"100": 1}})
+    falling = np.stack([np.cos(np.arange(150) / 200), np.sin(np.arange(150) / 200)], axis=1).astype(np.float32)
+    assert evaluate(many, falling[:1], falling).recall_at_100.tolist() == [1.0], "rank 101 becomes rank 100"

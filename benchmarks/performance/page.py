@@ -108,8 +108,13 @@ def absolute(sections: Mapping[str, Section]) -> list[str]:
             cells = f"{rates['alone']:.1f} | {rates['together']:.1f} | {differences[name]:.1g}"
             lines.append(f"| {name.replace('_', ' ')} | {cells} |")
         lines.append("")
-    sizes = sections.get("startup", {}).get("result", {}).get("installed_megabytes")
-    return lines + (_table("installed packages, MB", sizes) if sizes else [])
+    startup = sections.get("startup", {}).get("result", {})
+    for key, label in (
+        ("seconds_of_checksums", "of a start, checksums of the model's files alone, s"),
+        ("installed_megabytes", "installed packages, MB"),
+    ):
+        lines += _table(label, startup[key]) if key in startup else []
+    return lines
 
 
 def _table(label: str, values: Mapping[str, float]) -> list[str]:

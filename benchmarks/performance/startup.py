@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from benchmarks.performance.rivals import (
     write_plain_backbone,
 )
 from benchmarks.performance.texts import real_documents
-from benchmarks.performance.timing import Timings, medians, ratio
+from benchmarks.performance.timing import Timings, interleave, medians, ratio
+from cde_retriever.backends.exported import ExportBackend
+from cde_retriever.checkpoint.folder import find_checkpoint, hash_checkpoint
 
 READS = ("context_size", "startup_repetitions", "serving_python")
 REFERENCE, SERVING = "sentence_transformers", "serving"
@@ -48,10 +51,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if options.serving_python:
             commands[SERVING] = [str(options.serving_python), *commands["onnx_int8"][1:]]
         timings = time_starts(commands, options.startup_repetitions)
+        checks = time_checks(options)
     found: dict[str, Any] = {
         "ratios": {side: ratio(timings, side, REFERENCE) for side in commands if side != REFERENCE},
         "seconds_a_start": medians(timings),
         "seconds": timings,
+        "seconds_of_checksums": medians(checks),
         "about": {"context_documents": options.context_size},
     }
     if options.serving_python:
@@ -66,6 +71,17 @@ def our_command(options: argparse.Namespace, backend: str, corpus: Sequence[str]
     encoder.fit_context(corpus, context_size=options.context_size).save(context)
     settings = json.dumps({"name": options.checkpoint, **BACKENDS[backend]})
     return [sys.executable, "-m", MODULE, "ours", settings, str(context)]
+
+
+def time_checks(options: argparse.Namespace) -> Timings:
+    """Time the checksums of a checkpoint and its exports alone; an export is opened while they are computed."""
+    checkpoint = find_checkpoint(options.checkpoint)[0]
+    checks: dict[str, Callable[[], object]] = {"torch": partial(hash_checkpoint, checkpoint)}
+    for backend in SERVING_BACKENDS:
+        opened = load_encoder(options.checkpoint, backend).backend
+        if isinstance(opened, ExportBackend):
+            checks[backend] = partial(opened.export.verify, opened.folder)
+    return interleave(checks, options.startup_repetitions, "Checksums")
 
 
 def time_start(command: Sequence[str]) -> tuple[float, str]:

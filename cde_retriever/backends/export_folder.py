@@ -57,10 +57,10 @@ class Export:
 
     @classmethod
     def read(cls, folder: Path) -> "Export":
-        """Read it, and see that every file is what was exported.
+        """Read it.
 
         Raises:
-            CheckpointError: if something is missing, damaged or of another format; says what.
+            CheckpointError: if it is missing, damaged or of another format.
         """
         try:
             values = FORMAT.read(folder / EXPORT_NAME)
@@ -68,18 +68,22 @@ class Export:
             raise CheckpointError(f"cannot read {folder / EXPORT_NAME} ({error}); {FORMAT.remedy}") from error
         with FORMAT.reading(folder / EXPORT_NAME):
             export = cls(**values)
-            needed = {CONFIG_NAME, TOKENIZER_NAME, SECOND_STAGE, PREPARE, NULL_STATE}
-            needed |= {FIRST_STAGE} if export.first_stage_width else set()
-            export.verify(folder, sorted(needed | export.files.keys()))
-        return export
+            if set(map(type, values["files"].values())) - {str}:
+                raise TypeError("a sha256 is no text")
+            return export
 
-    def verify(self, folder: Path, names: Iterable[str]) -> None:
+    def verify(self, folder: Path, names: Iterable[str] = ()) -> None:
         """Compare files with their hashes.
+
+        Args:
+            folder: The export's folder.
+            names: Which files; by default all.
 
         Raises:
             CheckpointError: if one is missing or is not what was exported; names it.
         """
-        names = list(names)
+        needed = {CONFIG_NAME, TOKENIZER_NAME, SECOND_STAGE, PREPARE, NULL_STATE, *self.files}
+        names = list(names) or sorted(needed | ({FIRST_STAGE} if self.first_stage_width else set()))
         with ThreadPoolExecutor() as pool:
             try:
                 hashes = list(pool.map(hash_file, [folder / name for name in names]))

@@ -6,6 +6,7 @@ A server of queries can do without it, and documents are embedded faster by a ru
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ class ExportBackend(ABC):
     def __init__(self, folder: Path, device: str) -> None:
         self.export = Export.read(folder)
         self.folder, self._device = folder, device
-        self._second_stage = self._graph(SECOND_STAGE)
+        with ThreadPoolExecutor(1) as pool:
+            whole = pool.submit(self.export.verify, folder)  # takes as long as opening does, so both at once
+            try:
+                self._second_stage = self._graph(SECOND_STAGE)
+            finally:
+                whole.result()  # says more of a damaged file than the runtime does
         self._others: dict[str, Graph] = {}  # needed for new contexts only, loaded when they are
         with FORMAT.reading(folder / CONFIG_NAME):
             self.config = ModelConfig.from_dict(parse_json((folder / CONFIG_NAME).read_bytes()))

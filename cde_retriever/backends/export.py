@@ -76,6 +76,9 @@ def export_onnx(
             f"{read.model.config.name} uses context_moments, whose eigen-decomposition ONNX does not have; use "
             "backend='torch'"
         )
+    switches = ", ".join(read.model.config.released_switches)
+    if switches:
+        raise ConfigError(f"{read.model.config.name} uses {switches}, which exports do not have; use backend='torch'")
     backend = TorchBackend(read.model)
     width = read.model.config.first_stage_width if backend.reads_dataset_embeddings else 0
     with replacing_folder(folder, start_empty=True) as new:

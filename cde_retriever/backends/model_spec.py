@@ -61,6 +61,7 @@ class ModelSpec:
         pooling: str | None = None,
         max_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
+        variant: str | None = None,
     ) -> "ModelSpec":
         """Make a spec of what users pass: paths, and PyTorch's own devices and dtypes, become their names."""
         return cls(
@@ -70,5 +71,5 @@ class ModelSpec:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             backend=backend,
             truncate_dim=truncate_dim,
-            reading=Reading(pooling, max_length, prompts),
+            reading=Reading(pooling, max_length, prompts, variant),
         )

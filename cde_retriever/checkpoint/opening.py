@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from cde_retriever.checkpoint.checkpoint import Checkpoint, read_checkpoint
-from cde_retriever.checkpoint.kinds import CDE, kind_of
+from cde_retriever.checkpoint.kinds import CDE, RELEASED, kind_of
 from cde_retriever.checkpoint.reading import Reading, refuse_sayings
+from cde_retriever.checkpoint.released import read_released
 from cde_retriever.checkpoint.wrapping import wrap
 
 
@@ -31,7 +32,10 @@ def open_model(
         CheckpointError: if it is incomplete, damaged or nothing that is understood.
         ConfigError: if what is said does not go with it.
     """
-    if kind_of(folder) == CDE:
+    kind = kind_of(folder)
+    if kind == CDE:
         refuse_sayings(folder, reading)
         return read_checkpoint(folder, device=device, dtype=dtype)
+    if kind == RELEASED:
+        return read_released(folder, reading, name, device=device, dtype=dtype)
     return wrap(folder, reading, name, device=device, dtype=dtype)

@@ -27,6 +27,7 @@ class Reading:
         pooling: How token vectors become one, a name from `POOLINGS`; only for encoders that do not say it themselves.
         max_length: Longest text in tokens, prompt and special tokens included.
         prompts: Text put before a query and before a document, by role.
+        variant: Which of the networks that may have been released to compute (`cde_retriever.checkpoint.released`).
         head: Whether the model knows its corpus; without, vectors are the encoder's own under every context.
 
     Raises:
@@ -36,6 +37,7 @@ class Reading:
     pooling: str | None = None
     max_length: int | None = None
     prompts: Mapping[str, str] | None = None
+    variant: str | None = None
     head: bool = True
 
     def __post_init__(self) -> None:
@@ -50,6 +52,8 @@ class Reading:
     def says(self) -> dict[str, Any]:
         """Return what was said, as JSON takes it."""
         said = {"pooling": self.pooling, "max_length": self.max_length, "head": self.head}
+        if self.variant is not None:
+            said["variant"] = self.variant
         return {**said, "prompts": None if self.prompts is None else dict(self.prompts)}
 
 

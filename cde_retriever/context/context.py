@@ -239,6 +239,19 @@ def make_context(
     )
 
 
+def listed_context(vectors: NDArray[np.float32], model: ModelIdentity, needs: int | None) -> Context:
+    """Make a context of dataset embeddings, (J, d), without texts; what their bytes hash to stands for these."""
+    return Context(
+        vectors=vectors,
+        model=model,
+        text_hashes=tuple(hashlib.sha256(row.tobytes()).hexdigest() for row in vectors),
+        texts=None,
+        method="vectors",
+        documents_seen=len(vectors),
+        oversampled_to=needs if needs is not None and needs > len(vectors) else None,
+    )
+
+
 def known_documents(context: Context, documents: Sequence[str]) -> int:
     """Count how many of the context's documents are among these; none means a foreign context."""
     return len(set(context.text_hashes) & {hash_text(text) for text in documents})

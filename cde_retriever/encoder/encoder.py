@@ -17,13 +17,19 @@ from tqdm.auto import tqdm
 from cde_retriever.backends.backend import Backend
 from cde_retriever.backends.loading import FoundModel, identify, load
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.context.context import Context, ModelIdentity, make_context
-from cde_retriever.context.sampling import sample_documents
+from cde_retriever.context.context import Context, ModelIdentity, listed_context, make_context
+from cde_retriever.context.sampling import Sample, sample_documents
 from cde_retriever.encoder.batches import batches_of
 from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.shared_queries import SharedBatches
 from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts, count_documents
-from cde_retriever.errors import ConfigError, ContextMismatchError, ContextNotFittedError, TruncationWarning
+from cde_retriever.errors import (
+    ConfigError,
+    ContextError,
+    ContextMismatchError,
+    ContextNotFittedError,
+    TruncationWarning,
+)
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
 
@@ -96,6 +102,7 @@ class ContextualEncoder:
         pooling: str | None = None,
         max_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
+        variant: str | None = None,
     ) -> "ContextualEncoder":
         """Load a model; `from_spec` does the same with all arguments in one value.
 
@@ -115,6 +122,7 @@ class ContextualEncoder:
                 sentence-transformers models and CDE checkpoints say it themselves.
             max_length: Longest text of a sentence-transformers model or an encoder, in tokens; its own by default.
             prompts: Text put before its queries and documents, ``{"query": …, "document": …}``; its own by default.
+            variant: Which network of the authors' own weights to compute (docs/released.md).
 
         Raises:
             CheckpointError: if it cannot be found, is incomplete or damaged, or nothing that is understood.
@@ -133,6 +141,7 @@ class ContextualEncoder:
                 pooling=pooling,
                 max_length=max_length,
                 prompts=prompts,
+                variant=variant,
             )
         )
 
@@ -299,10 +308,16 @@ class ContextualEncoder:
             TypeError: if an item is not a string; names its index.
             ContextError: if no document has any text.
         """
+        exact = self.config.positions != "text"
+        if exact and context_size is not None and context_size > self.config.context_size:
+            raise ConfigError(
+                f"context_size is {context_size}, but {self.config.name} reads {self.config.context_size} context "
+                "documents, no more; leave context_size out"
+            )
         sample = sample_documents(documents, context_size or self.config.context_size, seed)
         # No warning: a context document is meant to be cut.
         ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
-        needs = None if self.config.positions == "text" else self.config.context_size
+        needs = self.config.context_size if exact else None
         context = make_context(
             sample,
             self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None,
@@ -313,6 +328,56 @@ class ContextualEncoder:
         )
         self.set_context(context)
         return context
+
+    def list_context(self, documents: Sequence[str], *, store_texts: bool = True) -> Context:
+        """Set a context of given documents, in the order given, and return it; nothing is drawn.
+
+        Args:
+            documents: The context documents; a model that reads exactly J of them repeats fewer.
+            store_texts: Whether the context keeps the texts, or only their hashes.
+
+        Raises:
+            TypeError: if an item is not a string; names its index.
+            ContextError: if there are none, or more than the model reads.
+        """
+        texts = tuple(documents)
+        self._refuse_size(len(texts))
+        ids = self._tokenize(texts, "document", DEFAULT_BATCH, warn=False)
+        context = make_context(
+            Sample(texts, len(texts), 0),
+            self._first_stage(ids, DEFAULT_BATCH, False) if self.backend.reads_dataset_embeddings else None,
+            self.identity,
+            store_texts=store_texts,
+            needs=self.config.context_size if self.config.positions != "text" else None,
+            frequencies=self._count_terms(ids) if self.config.term_statistics else None,
+        )
+        self.set_context(context)
+        return context
+
+    def context_from_vectors(self, vectors: Vectors) -> Context:
+        """Set a context of dataset embeddings, (J, d), whose texts are not known, and return it.
+
+        Raises:
+            ConfigError: for a model that reads more of a context than vectors.
+            ContextError: if they are of another width, or too many.
+        """
+        if self.config.term_statistics or not self.backend.reads_dataset_embeddings:
+            raise ConfigError(f"{self.config.name} reads the words of a context, not its vectors; fit it to texts")
+        vectors = np.asarray(vectors, np.float32)
+        width = self.config.first_stage_width
+        if vectors.ndim != 2 or vectors.shape[1] != width or not np.isfinite(vectors).all():
+            raise ContextError(f"expected finite dataset embeddings, (J, {width}), received shape {vectors.shape}")
+        self._refuse_size(len(vectors))
+        context = listed_context(
+            vectors, self.identity, self.config.context_size if self.config.positions != "text" else None
+        )
+        self.set_context(context)
+        return context
+
+    def _refuse_size(self, documents: int) -> None:
+        most = self.config.context_size
+        if not 1 <= documents <= most:
+            raise ContextError(f"{self.config.name} reads 1 to {most} context documents, received {documents}")
 
     def set_context(self, context: Context) -> None:
         """Embed under this context from now on.
@@ -348,7 +413,16 @@ class ContextualEncoder:
         return np.stack([found, counts[found]], axis=1)
 
     def null_context(self) -> Context:
-        """Return the context that stands for "no corpus"; setting it is a mode of its own, with a fingerprint."""
+        """Return the context that stands for "no corpus"; setting it is a mode of its own, with a fingerprint.
+
+        Raises:
+            ContextError: for a model that has none, as v2 of the authors' own weights.
+        """
+        if self.config.null_context == "none":
+            raise ContextError(
+                f"{self.config.name} has no null context; fit it a context of any texts, for example the "
+                "random_strings.txt of its repository"
+            )
         width = self.config.first_stage_width if self.backend.reads_dataset_embeddings else 0
         return Context(vectors=np.zeros((0, width), np.float32), model=self.identity)
 

@@ -61,7 +61,7 @@ class CachedSecondStage(PrefixSecondStage):
         dtype = self.backbone.dtype
         padding = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, -math.inf)
         if not self._attention_layers:  # the state was prepared by another copy of this model
-            self._record(self.null_context)
+            self._record(self._null())
         layers = zip(self._attention_layers, pairs[0::2], pairs[1::2], bias, strict=True)
         reader = ContextReader(
             {layer: (key, value, add) for layer, key, value, add in layers}, padding[:, None, None, :]

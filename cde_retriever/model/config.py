@@ -18,7 +18,11 @@ PROJECTION_KEYS = {
     "normalize": {"kind"},
 }
 ROLES = ("query", "document")
-OPTIONAL = ("pooling", "pool_prompt", "projection")
+ACTIVATIONS = ("gelu", "relu")
+NULL_CONTEXTS = ("vector", "repeated", "none")
+JOINT_ONLY = ("first_stage_head", "output_activation", "embedding_norm", "pool_after_token", "null_context")
+"""What the authors' own weights need, and `joint` alone has."""
+OPTIONAL = ("pooling", "pool_prompt", "projection", *JOINT_ONLY)
 """Fields that are written only where they are not at their default, so that older checkpoints keep their hashes."""
 
 
@@ -58,6 +62,14 @@ class ModelConfig:
         pool_prompt: Whether the tokens of a prompt, special ones before it included, are pooled too.
         projection: Layers between pooling and the final normalisation, as `cde_retriever.model.projection` reads them;
             needs ``"late"``.
+        first_stage_head: What follows pooling in the first stage: nothing (``"none"``), or an MLP (``"mlp"``).
+        output_activation: Between the layers of the output head: ``"gelu"`` or ``"relu"``.
+        embedding_norm: Whether the second stage's backbone normalises what enters it (ModernBERT); if not, its table
+            holds words that are normalised already.
+        pool_after_token: Leave out of pooling all up to the first token of this id, where a text has one; None pools
+            all. The first place is never looked at.
+        null_context: What stands for no context: one learned vector (``"vector"``), the vector in every place
+            (``"repeated"``), or nothing, so that there is no null context (``"none"``).
         max_length: Longest text in tokens, prompt and special tokens included; the rest is cut off.
         prompts: Text put before a query and before a document.
     """
@@ -81,6 +93,11 @@ class ModelConfig:
     pooling: tuple[str, ...] = ("mean",)
     pool_prompt: bool = True
     projection: tuple[Mapping[str, Any], ...] = ()
+    first_stage_head: str = "none"
+    output_activation: str = "gelu"
+    embedding_norm: bool = True
+    pool_after_token: int | None = None
+    null_context: str = "vector"
     max_length: int = 512
     prompts: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
 
@@ -95,6 +112,9 @@ class ModelConfig:
             ("context_attention", CONTEXT_ATTENTIONS),
             ("positions", POSITIONS),
             ("output_head", OUTPUT_HEADS),
+            ("first_stage_head", OUTPUT_HEADS[:2]),
+            ("output_activation", ACTIVATIONS),
+            ("null_context", NULL_CONTEXTS),
         ):
             if getattr(self, name) not in allowed:
                 yield f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
@@ -136,6 +156,8 @@ class ModelConfig:
         for name, value in (("context_projection", False), ("prompt_tokens", 0), ("normalize_first_stage", True)):
             if late and getattr(self, name) != value:
                 yield f"{name} is {getattr(self, name)}, which context_attention 'late' needs to be {value}"
+        for name in self.released_switches if self.context_attention != "joint" else ():
+            yield f"{name} is {getattr(self, name)!r}, which needs context_attention 'joint'"
         yield from self._misfits_of_terms()
         widths = [stage.get("hidden_size") for stage in (self.first_stage, self.second_stage)]
         if widths[0] != widths[1] and (late or not self.context_projection):
@@ -195,6 +217,12 @@ class ModelConfig:
             if field_.name in OPTIONAL and values[field_.name] == field_.default:
                 del values[field_.name]
         return values
+
+    @property
+    def released_switches(self) -> tuple[str, ...]:
+        """Names of what is set that the authors' own weights alone need."""
+        defaults = {field_.name: field_.default for field_ in fields(self)}
+        return tuple(name for name in JOINT_ONLY if getattr(self, name) != defaults[name])
 
     @property
     def plain_width(self) -> int:

@@ -41,6 +41,15 @@ def pool(hidden: Tensor, mask: Tensor, ways: Sequence[str]) -> Tensor:
     return torch.cat([_WAYS[way](hidden, pooled) for way in ways], dim=-1)
 
 
+def after_token(input_ids: Tensor, mask: Tensor, token: int) -> Tensor:
+    """Return a mask, (b, s), without all places up to the first of a token, where a text has it after place 0."""
+    hits = (input_ids == token) & (mask != 0)
+    hits[:, 0] = False
+    seen = hits.cumsum(dim=1)
+    later = (seen - hits.long()) > 0
+    return torch.where(seen[:, -1:] > 0, later, True).to(mask.dtype) * mask
+
+
 def _first(hidden: Tensor, mask: Tensor) -> Tensor:
     return _at(hidden, mask.argmax(dim=1))
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cde_retriever.errors import ContextError
 from cde_retriever.model.backbone import input_offset
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
@@ -16,7 +17,9 @@ class PrefixSecondStage(SecondStage):
     def __init__(self, config: ModelConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config, backbone)
         width = self.backbone.config.hidden_size
-        self.null_context = nn.Parameter(torch.zeros(1, width))
+        self.null_context = None
+        if config.null_context != "none":
+            self.null_context = nn.Parameter(torch.zeros(1, width))
         self.prompt = nn.Parameter(0.02 * torch.randn(config.prompt_tokens, width))
         self.context_projection = None
         if config.context_projection:
@@ -36,10 +39,16 @@ class PrefixSecondStage(SecondStage):
             evidence: The context's documents, of which their vectors are read.
             dropped: True for documents which the null context's vector replaces (context dropout), (c,).
         """
-        context = self.null_context if evidence.documents == 0 else evidence.vectors
+        context = self._null() if evidence.documents == 0 else evidence.vectors
         assert context is not None  # a model of this kind is always given them
         if evidence.documents != 0 and self.context_projection is not None:
             context = self.context_projection(context)
         if dropped is not None and len(dropped):
-            context = torch.where(dropped[:, None], self.null_context.to(context.dtype), context)
+            context = torch.where(dropped[:, None], self._null()[:1].to(context.dtype), context)
         return torch.cat([context, self.prompt])
+
+    def _null(self) -> Tensor:
+        """Return what stands for no context, (1, d), or in every place, (J, d)."""
+        if self.null_context is None:
+            raise ContextError(f"{self.config.name} has no null context; fit it a context of any texts")
+        return self.null_context.expand(self.config.context_size if self.config.null_context == "repeated" else 1, -1)

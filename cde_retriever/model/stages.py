@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 from cde_retriever.model.backbone import build_backbone
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
-from cde_retriever.model.pooling import pool
+from cde_retriever.model.pooling import after_token, pool
 from cde_retriever.model.projection import Projection
 
 State = tuple[Tensor, ...]
@@ -27,6 +27,10 @@ class FirstStage(nn.Module):
         self.backbone = build_backbone(config.first_stage, attention) if shared is None else shared.backbone
         self.pooling, self.pool_prompt = config.pooling, config.pool_prompt
         self.projection = Projection(config.projection) if shared is None else shared.projection
+        width = config.first_stage_width
+        self.mlp = None
+        if config.first_stage_head == "mlp":
+            self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
         self.normalize = config.normalize_first_stage
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -34,13 +38,15 @@ class FirstStage(nn.Module):
         read = mask if self.pool_prompt else (mask != 0).to(mask.dtype)
         hidden = self.backbone(input_ids=input_ids, attention_mask=read).last_hidden_state
         pooled = self.projection(pool(hidden, mask, self.pooling))
+        if self.mlp is not None:
+            pooled = self.mlp(pooled)
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
 
 class OutputHead(nn.Module):
     """What follows pooling: nothing, an MLP, or an MLP added to its input (which starts as the identity)."""
 
-    def __init__(self, kind: str, width: int) -> None:
+    def __init__(self, kind: str, width: int, activation: str = "gelu") -> None:
         super().__init__()
         self.residual = kind == "residual_mlp"
         self.mlp = None
@@ -49,7 +55,7 @@ class OutputHead(nn.Module):
             if self.residual:
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
-            self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), last)
+            self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU() if activation == "gelu" else nn.ReLU(), last)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled vectors, (b, d), to output vectors, (b, d)."""
@@ -76,7 +82,9 @@ class SecondStage(nn.Module):
         self.config = config
         self.backbone = build_backbone(config.second_stage, self.attention) if backbone is None else backbone
         self.projection = Projection(config.projection)
-        self.output_head = OutputHead(config.output_head, config.plain_width)
+        self.output_head = OutputHead(config.output_head, config.plain_width, config.output_activation)
+        if not config.embedding_norm:
+            self.backbone.get_submodule("embeddings").norm = nn.Identity()
 
     @property
     def reads_dataset_embeddings(self) -> bool:
@@ -101,5 +109,6 @@ class SecondStage(nn.Module):
 
     def forward(self, input_ids: Tensor, mask: Tensor, state: State) -> Tensor:
         """Return unit vectors, (b, d), of tokenised texts, (b, s), given a prepared context."""
-        pooled = pool(self.hidden_states(input_ids, mask, state), mask, self.config.pooling)
+        hidden, token = self.hidden_states(input_ids, mask, state), self.config.pool_after_token
+        pooled = pool(hidden, mask if token is None else after_token(input_ids, mask, token), self.config.pooling)
         return nn.functional.normalize(self.output_head(pooled), dim=-1)

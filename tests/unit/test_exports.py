@@ -283,6 +283,27 @@ print(*encoder.encode_queries(["what turns the wheel?"])[0])
     np.testing.assert_allclose(vector, encoder.encode_queries(["what turns the wheel?"])[0], atol=TOLERANCE)
 
 
+def test_both_frameworks_serve_an_export_without_torch(checkpoint, tmp_path):
+    folder = export_onnx(checkpoint, tmp_path / "serving")
+    encoder = ContextualEncoder.from_pretrained(checkpoint)
+    encoder.fit_context(documents(30)).save(tmp_path)
+    code = f"""
+import sys
+for name in ("torch", "transformers", "safetensors", "sentence_transformers"):
+    sys.modules[name] = None
+from cde_retriever.langchain import CDEEmbeddings
+from cde_retriever.llama_index import CDEEmbedding
+print(*CDEEmbedding({str(folder)!r}, context={str(tmp_path)!r}).get_query_embedding("what turns the wheel?"))
+print(*CDEEmbeddings(model_name={str(folder)!r}, context={str(tmp_path)!r}).embed_query("what turns the wheel?"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = encoder.encode_queries(["what turns the wheel?"])[0]
+    for line in done.stdout.splitlines():
+        np.testing.assert_allclose(np.array(line.split(), np.float32), expected, atol=TOLERANCE)
+    assert len(done.stdout.splitlines()) == 2
+
+
 @pytest.mark.parametrize(("runtime", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_a_missing_runtime_says_how_to_install_it(checkpoint, monkeypatch, runtime, package):
     export_onnx(checkpoint, cached_export(hash_checkpoint(checkpoint), "float32"))

@@ -54,8 +54,8 @@ def ranking(index, query: str = QUERY, top_k: int = 5) -> list[tuple[str, float]
 class Oracle:
     """Recomputes vectors with an encoder of its own, to tell under which context a stored one was made."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
+    def __init__(self, checkpoint: Path, truncate_dim: int | None = None) -> None:
+        self.encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu", truncate_dim=truncate_dim)
         self.known: dict[tuple[str, str, str], np.ndarray] = {}
 
     def vector(self, context, role: str, text: str) -> np.ndarray:

@@ -250,7 +250,8 @@ class CDEVectorStoreIndex(VectorStoreIndex):
 
     def _open(self) -> None:
         """Check what is stored against the embedding, and guard it from here on."""
-        if self._check_storage():
+        self._check_storage()
+        if self.embedding.is_fitted:
             self._mark(self._index_struct)
             self._storage_context.index_store.add_index_struct(self._index_struct)
 

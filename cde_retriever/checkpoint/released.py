@@ -6,13 +6,15 @@ the model's identity. What follows in the names: `source` is theirs, `native` ou
 
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
@@ -68,7 +70,7 @@ class Variant:
         residual: Whether the pooled vector is added to the output head's.
         whole_text: Whether the prompt's tokens are pooled.
         norms: How often words pass ModernBERT's embedding norm: ``"words"``, once, before context joins them;
-            ``"twice"``, again together with the context. None for NomicBERT.
+            ``"twice"``, again together with the context; ``"once"``, together with it alone. None for NomicBERT.
     """
 
     about: str
@@ -114,20 +116,8 @@ def read_released(
         ConfigError: for an unknown variant, or if something else is said.
     """
     said = read_json(folder / "config.json")
-    embedder = _refuse_others(folder, said)
-    variant = _choose(embedder, reading, name)
-    tokenizer = read_tokenizer(folder / TOKENIZER_NAME)
-    try:
-        source = {key: tensor.float() for key, tensor in load_file(folder / WEIGHTS_NAME).items()}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {folder / WEIGHTS_NAME}: {error}") from error
-    colon = tokenizer.encode(": ", add_special_tokens=False).ids[0]
-    config = configure(said, variant, name, null=NULL in source, colon=colon)
-    with no_init_weights():
-        model = TwoStageModel(config)
-    native = convert(source, config)
-    refuse_misfits(native, {key: tuple(t.shape) for key, t in model.stored_state().items()}, source=str(folder))
-    model.load_state_dict(native, strict=False)
+    variant = _choose(refuse_others(folder, said), reading, name)
+    model, tokenizer = build_variant(folder, variant, name)
     identity = identify_source(folder, reading)
     return Checkpoint(
         model=model.to(device=device, dtype=dtype or torch.float32).eval(),
@@ -138,7 +128,37 @@ def read_released(
     )
 
 
-def _refuse_others(folder: Path, said: dict[str, Any]) -> str:
+def build_variant(
+    folder: Path, variant: Variant, name: str, prompts: Mapping[str, str] = PROMPTS
+) -> tuple[TwoStageModel, Tokenizer]:
+    """Return one of the networks of a released checkpoint, and the tokenizer.
+
+    Args:
+        folder: The checkpoint.
+        variant: The network.
+        name: The model's name.
+        prompts: Text put before queries and documents.
+
+    Raises:
+        CheckpointError: if a file or tensor is missing, of another shape or unexpected; names it.
+    """
+    said = read_json(folder / "config.json")
+    tokenizer = read_tokenizer(folder / TOKENIZER_NAME)
+    try:
+        source = {key: tensor.float() for key, tensor in load_file(folder / WEIGHTS_NAME).items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {folder / WEIGHTS_NAME}: {error}") from error
+    colon = tokenizer.encode(": ", add_special_tokens=False).ids[0]
+    config = replace(configure(said, variant, name, null=NULL in source, colon=colon), prompts=prompts)
+    with no_init_weights():
+        model = TwoStageModel(config)
+    native = convert(source, config, normalise_words=variant.norms != "once")
+    refuse_misfits(native, {key: tuple(t.shape) for key, t in model.stored_state().items()}, source=str(folder))
+    model.load_state_dict(native, strict=False)
+    return model.eval(), tokenizer
+
+
+def refuse_others(folder: Path, said: dict[str, Any]) -> str:
     """Refuse configurations of other networks, and return the backbone's name."""
     for key, value in WANTED.items():
         other = key.replace("transductive_", "contextual_")
@@ -205,7 +225,7 @@ def configure(said: dict[str, Any], variant: Variant, name: str, *, null: bool, 
     )
 
 
-def convert(source: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def convert(source: dict[str, Tensor], config: ModelConfig, *, normalise_words: bool = True) -> dict[str, Tensor]:
     """Return the native tensors of released ones.
 
     NomicBERT adds the token-type vector to all that enters it, and the trained network to words alone, so context,
@@ -224,12 +244,12 @@ def convert(source: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
         native["second_stage.context_projection.bias"] = -offset
         if NULL in source:
             native["second_stage.null_context"] -= offset
-    else:
+    elif normalise_words:
         table = "second_stage.backbone.embeddings.tok_embeddings.weight"
         norm = native["second_stage.backbone.embeddings.norm.weight"]
         native[table] = torch.nn.functional.layer_norm(native[table], norm.shape, norm, None, LAYER_NORM_EPS)
-        if not config.embedding_norm:
-            del native["second_stage.backbone.embeddings.norm.weight"]
+    if not config.embedding_norm:
+        del native["second_stage.backbone.embeddings.norm.weight"]
     native["second_stage.prompt"] = prompt
     return native
 

@@ -3,6 +3,7 @@
     cde embed CORPUS -o OUT      embed a corpus of any size into files of vectors, resumably
     cde export [MODEL] -o OUT    write a model as ONNX graphs that run without PyTorch
     cde wrap MODEL -o OUT        write any encoder as a checkpoint that knows its corpus
+    cde verify MODEL             tell which network the authors' released weights belong to
 
 The result goes to stdout as a line of JSON, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130
 interrupted.
@@ -11,10 +12,10 @@ interrupted.
 import sys
 from collections.abc import Sequence
 
-from cde_retriever.cli import embed, export, wrap
+from cde_retriever.cli import embed, export, verify, wrap
 from cde_retriever.cli.command_line import CommandLine
 
-COMMANDS = {"embed": embed, "export": export, "wrap": wrap}
+COMMANDS = {"embed": embed, "export": export, "wrap": wrap, "verify": verify}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

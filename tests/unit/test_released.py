@@ -9,12 +9,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
 from torch.nn.functional import normalize
 
 from cde_retriever.checkpoint import released
-from cde_retriever.checkpoint.released import BACKBONES, MODERN, NOMIC, VARIANTS, configure, convert
+from cde_retriever.checkpoint.released import BACKBONES, MODERN, NOMIC, VARIANTS, build_variant, configure, convert
+from cde_retriever.cli.main import main
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import CheckpointError, ConfigError, ContextError
+from cde_retriever.encoder.variants import rank_correlation, read_pairs
+from cde_retriever.errors import CheckpointError, ConfigError, ContextError, CorpusError
 from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.two_stage import TwoStageModel
 from tests.tiny import documents, tiny_tokenizer
@@ -295,3 +298,37 @@ def test_missing_and_unknown_tensors_are_named(folder, name):
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"first_stage.mlp.0.bias|prompt_projection.2.bias"):
         opened(folder)
+
+
+def test_verify_finds_the_network_that_the_judgements_come_from(folder, tmp_path, capsys):
+    first, second = documents(24, seed=3, words=6), documents(24, seed=4, words=6)
+    embedder = NOMIC if folder.name.endswith("v1") else MODERN
+    model, tokenizer = build_variant(
+        folder, VARIANTS[embedder]["trained"], "x", {"query": "classification: ", "document": "classification: "}
+    )
+    encoder = ContextualEncoder.from_model(model, tokenizer)
+    encoder.list_context([*first, *second][:12])
+    scores = (encoder.encode_documents(first) * encoder.encode_documents(second)).sum(axis=1)
+    rows = [{"sentence1": a, "sentence2": b, "score": float(c)} for a, b, c in zip(first, second, scores, strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["verify", str(folder), "--pairs", str(tmp_path / "pairs.jsonl")]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["scores"]) == (2 if embedder == NOMIC else 12)
+    expected = VARIANTS[embedder]["trained"]
+    assert said["best"]["spearman"] == pytest.approx(100)
+    assert (said["best"]["norms"], said["best"]["residual"]) == (expected.norms, expected.residual)
+    assert said["best"]["whole_text"] == expected.whole_text
+    assert sum(score["spearman"] > 99.99 for score in said["scores"]) == 1
+
+
+def test_rank_correlation_of_ties():
+    assert rank_correlation([1.0, 2.0, 2.0, 4.0], [1, 3, 2, 4]) == pytest.approx(
+        spearmanr([1, 2, 2, 4], [1, 3, 2, 4])[0]
+    )
+
+
+@pytest.mark.parametrize("rows", ['{"sentence1": "a", "score": 1}', '{"sentence1": "a", "sentence2": "b", "score": 1}'])
+def test_pairs_that_are_none_are_refused(folder, tmp_path, rows):
+    (tmp_path / "pairs.jsonl").write_text(rows)
+    with pytest.raises(CorpusError, match=r"row 1 of .* is no judged pair|holds 1 pairs of one score"):
+        read_pairs(tmp_path / "pairs.jsonl")

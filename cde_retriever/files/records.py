@@ -50,7 +50,7 @@ class RecordFormat:
             values = parse_json(data)
             if not isinstance(values, dict):
                 raise TypeError(f"it is a {type(values).__name__}, expected an object")
-            version = values.pop(VERSION_KEY, None)
+            version = values.pop(VERSION_KEY)
         if version != self.version or isinstance(version, bool):
             raise self.error(f"{source} has format {version!r}, this version reads {self.version}; {self.remedy}")
         return values

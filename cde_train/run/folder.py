@@ -10,7 +10,6 @@ does the step again that it was in; steps that take long (embedding, training) k
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,13 +18,13 @@ from typing import Any
 from cde_retriever.context.context import hash_text
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import files_of, hash_file
+from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import write_atomically
 from cde_train.errors import ArtifactError
 from cde_train.run.base import resolve
 from cde_train.run.config import load_run_config, settings_of, to_toml
 from cde_train.run.sections import RunConfig
 
-FORMAT_VERSION = 1
 CONFIG_NAME, WORK_NAME, MANIFEST_NAME = "run.toml", "work", "manifest.json"
 Report = dict[str, Any]
 Settings = dict[str, Any]
@@ -50,6 +49,7 @@ class RunFolder:
         self.output = output
         self.work = output / WORK_NAME
         self.manifest = self.work / MANIFEST_NAME
+        self._format = RecordFormat(1, ArtifactError, f"choose another output, or delete {output} to start afresh")
         self.say = say
         self.one_at_a_time = one_at_a_time
         self.settings: Settings = {}
@@ -82,7 +82,7 @@ class RunFolder:
             raise ArtifactError(f"{self.output} holds files that are not of a run; choose a new folder as output")
         self.work.mkdir(parents=True, exist_ok=True)
         write_atomically(self.output / CONFIG_NAME, to_toml(config).encode())
-        self._write({"format_version": FORMAT_VERSION, **values})
+        self._write(values)
 
     def _stored_config(self) -> RunConfig:
         file = self.output / CONFIG_NAME
@@ -175,20 +175,17 @@ class RunFolder:
 
     def _read(self) -> dict[str, Any]:
         try:
-            values: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
-            version = values["format_version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{self.manifest} is damaged ({error!r}); delete {self.output} to start afresh"
-            ) from error
-        if version != FORMAT_VERSION:
-            raise ArtifactError(
-                f"{self.manifest} has format {version!r}, this version reads {FORMAT_VERSION}; choose another output"
-            )
+            values = self._format.read(self.manifest)
+        except OSError as error:
+            raise ArtifactError(f"cannot read {self.manifest} ({error}); {self._format.remedy}") from error
+        with self._format.reading(self.manifest):
+            for name, step in values["steps"].items():
+                if not {"files", "report"} <= step.keys():
+                    raise ValueError(f"step {name!r} lacks its files or report")
         return values
 
     def _write(self, values: dict[str, Any]) -> None:
-        write_atomically(self.manifest, (json.dumps(values, indent=2) + "\n").encode())
+        self._format.write(self.manifest, values)
 
 
 def _used(config: RunConfig, data: str) -> Settings:

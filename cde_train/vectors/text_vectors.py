@@ -11,7 +11,6 @@ moment leaves whole chunks behind and nothing else. In memory, keys take about 1
 """
 
 import errno
-import json
 import os
 import zlib
 from collections.abc import Sequence
@@ -23,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.context import hash_text
-from cde_retriever.files.replacing import write_atomically
+from cde_retriever.files.records import RecordFormat
 from cde_train.errors import ArtifactError, TrainingDataError
 
-FORMAT_VERSION = 1
+FORMAT = RecordFormat(1, ArtifactError, "restore it, or delete the folder and embed again")
 VECTORS, KEYS, MANIFEST = "vectors.f32", "keys.sha256", "manifest.json"
 KEY_BYTES = 32
 _READ_BYTES = 1 << 24
@@ -51,7 +50,6 @@ class Manifest:
         vectors_crc32: Checksum of these rows.
         keys_crc32: Checksum of their keys.
         dtype: Type of the numbers.
-        format_version: Version of the layout.
     """
 
     identity: str
@@ -61,7 +59,6 @@ class Manifest:
     vectors_crc32: int = 0
     keys_crc32: int = 0
     dtype: str = "<f4"
-    format_version: int = FORMAT_VERSION
 
     def sizes(self) -> dict[str, int]:
         """Return the number of good bytes of each file."""
@@ -215,7 +212,7 @@ def _write_at_end(file: Path, content: bytes) -> None:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_atomically(folder / MANIFEST, (json.dumps(asdict(manifest), indent=2) + "\n").encode())
+    FORMAT.write(folder / MANIFEST, asdict(manifest))
 
 
 def _cut(folder: Path, manifest: Manifest) -> None:
@@ -247,18 +244,10 @@ def _read_manifest(folder: Path) -> Manifest | None:
     file = folder / MANIFEST
     if not file.is_file():
         return None
-    try:
-        values = json.loads(file.read_bytes())
-        if values["format_version"] != FORMAT_VERSION:
-            raise ArtifactError(
-                f"{file} has format {values['format_version']!r}, this version reads {FORMAT_VERSION}; embed again"
-            )
+    values = FORMAT.read(file)
+    with FORMAT.reading(file):
         manifest = Manifest(**values)
         sizes = manifest.sizes()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{file} is damaged ({error!r}); restore it, or delete the folder and embed again"
-        ) from error
     checksums = {VECTORS: manifest.vectors_crc32, KEYS: manifest.keys_crc32}
     for name, size in sizes.items():
         _check_file(folder / name, size, checksums[name])

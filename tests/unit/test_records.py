@@ -21,7 +21,7 @@ def test_a_record_comes_back_and_its_version_is_written(tmp_path):
     ("content", "message"),
     [
         (b'{"format_version": 2}', "has format 2, this version reads 3; write it again"),
-        (b'{"rows": 3}', "has format None, this version reads 3; write it again"),
+        (b'{"rows": 3}', r"is damaged \(KeyError\('format_version'\)\); write it again"),
         (b'{"format_version": "3"}', "has format '3', this version reads 3"),
         (b'{"format_version": 3, "ro', r"is damaged \(JSONDecodeError.*; write it again"),
         (b"", "is damaged"),

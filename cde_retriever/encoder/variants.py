@@ -27,7 +27,7 @@ class JudgedPairs:
 
 @dataclass(frozen=True)
 class VariantScore:
-    """A network and its rank correlation with people's judgements, × 100."""
+    """A network and its rank correlation with people's judgements, in hundredths."""
 
     norms: str | None
     residual: bool
@@ -67,10 +67,9 @@ def score_variants(folder: Path, pairs: JudgedPairs) -> Iterator[VariantScore]:
     from cde_retriever.checkpoint.kinds import read_json
     from cde_retriever.checkpoint.released import MODERN, Variant, build_variant, refuse_others
 
-    norms = (
-        ("words", "twice", "once") if refuse_others(folder, read_json(folder / "config.json")) == MODERN else (None,)
-    )
-    whole = (False, True) if norms[0] else (True,)
+    modern = refuse_others(folder, read_json(folder / "config.json")) == MODERN
+    norms = ("words", "twice", "once") if modern else (None,)
+    whole = (False, True) if modern else (True,)
     for norm, residual, whole_text in itertools.product(norms, (False, True), whole):
         model, tokenizer = build_variant(
             folder, Variant("", residual, whole_text, norm), folder.name, {"query": PROMPT, "document": PROMPT}
@@ -84,8 +83,8 @@ def score_variants(folder: Path, pairs: JudgedPairs) -> Iterator[VariantScore]:
 
 def rank_correlation(one: Sequence[float] | NDArray[np.float32], other: Sequence[float]) -> float:
     """Return Spearman's correlation; equal values share their mean rank."""
-    ranks = [_ranks(np.asarray(values, np.float64)) for values in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks = np.stack([_ranks(np.asarray(values, np.float64)) for values in (one, other)])
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ class ModelCard:
         data: Source, pairs, domains, skipped counts, filter report: label to value.
         compute: Seconds, device, steps: label to value.
         settings: The resolved configuration, as TOML.
+        sample: What to know of the sample that figures were measured on; empty for the full corpus.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelCard:
     data: Mapping[str, Any] = field(default_factory=dict)
     compute: Mapping[str, Any] = field(default_factory=dict)
     settings: str = ""
+    sample: str = ""
 
     def markdown(self) -> str:
         """Return the README."""
@@ -53,7 +55,7 @@ class ModelCard:
             f'embedding = CDEEmbedding("path/to/{self.name}")\n'
             f'embeddings = CDEEmbeddings(model_name="path/to/{self.name}")\n{fence}',
             "## Held-out report\n\n" + "\n".join(f"- {line}" for line in verdicts(self.comparison)),
-            "100 times each measure over the full corpus; "
+            f"100 times each measure. {self.sample or 'Measured on the full corpus.'} "
             + ", ".join(f"{name}: {count} queries" for name, count in queries.items())
             + ". Intervals: 95 %, over queries, not over training seeds.",
             self.comparison.markdown().strip(),

@@ -18,6 +18,7 @@ training, and the others wait.
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
@@ -34,7 +35,7 @@ from cde_train.batching.hard_negatives import mine
 from cde_train.batching.packing import load_batches, packer, save_batches
 from cde_train.data.pairs import documents_by_domain, write_pairs
 from cde_train.data.readers import read_pairs
-from cde_train.data.retrieval_sets import read_retrieval_set
+from cde_train.data.retrieval_sets import read_retrieval_set, write_retrieval_set
 from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
 from cde_train.run.base import resolve
@@ -53,6 +54,10 @@ from cde_train.vectors.text_vectors import TextVectors
 
 Say = Callable[[str], None]
 START, MODEL, STATES, REPORT_FOLDER = "start", "model", "states", "report"
+FORWARDS_A_TEXT = 4
+"""What a text costs in training, in forward passes: one without a graph, one with, and backward, which is two."""
+REPORT_PASSES = 4
+"""How often the report encodes a document: without context, under null and own context, and by the start."""
 BATCHES, FILTER = "batches.npy", "filter.json"
 
 
@@ -132,6 +137,8 @@ class _Fit:
                 prepared = self._with_negatives(number, prepared)
             uses = ["packing", "filtering", *self._of(number, "batch_size", "steps", "epochs", "hard_negatives")]
             self._step(phase, "batches", [BATCHES, FILTER], partial(self._pack, phase, prepared), uses)
+            if phase.eval_steps:
+                self._step(phase, "development set", [DEVELOPMENT], partial(self._write_development, phase), [])
             training = partial(self._train, phase, prepared, model)
             self._step(phase, "training", [MODEL], training, [f"phase.{number}"], together=True)
             model = self._place(phase) / MODEL
@@ -192,6 +199,13 @@ class _Fit:
             "duplicates": report.total.duplicates,
         }
 
+    def _write_development(self, phase: PhaseConfig) -> Report:
+        """Write what a phase measures on: as much of the development set as costs a tenth of the steps between."""
+        affordable = phase.eval_steps * texts_a_step(phase) * FORWARDS_A_TEXT // 10
+        sample = self.preparation.affordable(read_retrieval_set(self.work / DEVELOPMENT), affordable)
+        write_retrieval_set(sample.data, self._place(phase) / DEVELOPMENT)
+        return {"documents": len(sample.data.documents), "of": sample.whole, "too_high_by": sample.error}
+
     def _train(self, phase: PhaseConfig, prepared: Prepared, start: Path) -> Report:
         encoder = ContextualEncoder.from_pretrained(start)
         vectors = TextVectors.open(self.work / VECTORS)
@@ -203,7 +217,7 @@ class _Fit:
             vectors if self._are_dataset_embeddings() else None,
         )
         settings = TrainConfig(**{f.name: getattr(phase, f.name) for f in fields(TrainConfig)})
-        development = read_retrieval_set(self.work / DEVELOPMENT) if phase.eval_steps else None
+        development = read_retrieval_set(self._place(phase) / DEVELOPMENT) if phase.eval_steps else None
         result = train(encoder, data, settings, self._place(phase) / STATES, development=development)
         if is_first_process():
             self._keep(encoder, phase)
@@ -233,7 +247,8 @@ class _Fit:
     def _compare(self, model: Path) -> Report:
         """Measure the result beside the start and every baseline on what was held out, and write the model card."""
         trained = ContextualEncoder.from_pretrained(model)
-        comparison = compare(trained, [read_retrieval_set(self.work / HELD_OUT)], start=self._start, show_progress=True)
+        sample = self.preparation.affordable(read_retrieval_set(self.work / HELD_OUT), self._affordable())
+        comparison = compare(trained, [sample.data], start=self._start, show_progress=True)
         card = ModelCard(
             name=trained.config.name,
             comparison=comparison,
@@ -242,9 +257,18 @@ class _Fit:
             compute={phase.name: self.folder.done(f"{phase.name} training") for phase in self.config.phase}
             or {"nothing was trained": self.folder.done("prior")},
             settings=to_toml(self.config),
+            sample=sample.sentence if len(sample.data.documents) < sample.whole else "",
         )
         write_model_card(self.work / REPORT_FOLDER, card)
-        return {"verdicts": verdicts(comparison)}
+        return {"verdicts": verdicts(comparison), "documents": len(sample.data.documents), "of": sample.whole}
+
+    def _affordable(self) -> int:
+        """Return how many documents the report can encode in a tenth of the training time."""
+        if not self.config.phase:
+            return sys.maxsize
+        reports = [(phase, self.folder.done(f"{phase.name} training") or {}) for phase in self.config.phase]
+        texts = sum(int(report["steps"]) * texts_a_step(phase) for phase, report in reports)
+        return texts * FORWARDS_A_TEXT // (10 * REPORT_PASSES)
 
     def _deliver(self, model: Path) -> Report:
         """Put the result into the output folder, ``config.json`` last: a checkpoint that is there is whole."""
@@ -257,6 +281,11 @@ class _Fit:
                 config = config_seen_from(self.output, model / CONFIG_NAME)
                 write_atomically(self.output / CONFIG_NAME, config)
         return {"checkpoint": str(self.output), **report}
+
+
+def texts_a_step(phase: PhaseConfig) -> int:
+    """Return how many texts a step trains on."""
+    return phase.batch_size * (2 + phase.hard_negatives)
 
 
 def _copy(file: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.cli import main
 from cde_train.data.readers import read_pairs
+from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.run import fit as fitting
 from cde_train.run import preparation
 from tests.tiny import documents, plain_encoder, tiny_checkpoint
@@ -196,6 +197,20 @@ def test_fit_takes_a_folder_of_documents(config, tmp_path):
         (folder / f"{i}.md").write_text(f"# Chapter {text}\n\n{text} and more of {text}\n")
     assert main(["fit", str(folder), "-o", str(tmp_path / "out"), "--config", str(config)]) == 0
     assert ContextualEncoder.from_pretrained(tmp_path / "out", device="cpu").config.name == "out"
+
+
+def test_a_large_corpus_is_sampled_for_report_and_development_set(config, pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preparation, "FEWEST_DOCUMENTS", 13)
+    output = tmp_path / "my-cde"
+    assert main(["fit", str(pairs), "-o", str(output), "--config", str(config)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["documents"], result["of"]) == (13, 40)
+    card = (output / "README.md").read_text()
+    assert "Measured on 13 of 40 documents" in card
+    assert "nDCG@10, the gain of a ranker that had no part in the choice" in card
+    measured = read_retrieval_set(output / "work" / "phase-weak" / "development")
+    assert len(measured.documents) == 13
+    assert len(read_retrieval_set(output / "work" / "development").documents) > 13
 
 
 def test_without_a_phase_the_prior_is_counted_and_nothing_trained(base, pairs, tmp_path):

@@ -51,19 +51,19 @@ def peak_megabytes() -> float:
 def measure_memory(options: argparse.Namespace, size: int) -> dict[str, float]:
     """Return the peak of a process that takes steps of one batch size, and its growth over the model's own needs."""
     encoder = start_from(options.base, StartConfig("benchmark"))
-    encoder.model.requires_grad_(True)
-    for parameter in encoder.model.parameters():
+    encoder.open_model().requires_grad_(True)
+    for parameter in encoder.open_model().parameters():
         parameter.grad = torch.zeros_like(parameter)  # is there in any training
     before = peak_megabytes()
     batch = make_batch(encoder, options.pairs, size, options.length, options.context)
-    cached_step(encoder.model, batch, TEMPERATURE, Chunking(encoder.text_tokenizer().pad, options.chunk))
+    cached_step(encoder.open_model(), batch, TEMPERATURE, Chunking(encoder.text_tokenizer().pad, options.chunk))
     return {"batch": size, "peak_mb": peak_megabytes(), "step_mb": peak_megabytes() - before}
 
 
 def measure_time(options: argparse.Namespace) -> dict[str, object]:
     """Return the time of the cached step over that of the un-cached one, fp32 and bf16."""
     encoder = start_from(options.base, StartConfig("benchmark"))
-    encoder.model.requires_grad_(True)
+    encoder.open_model().requires_grad_(True)
     batch = make_batch(encoder, options.pairs, options.time_batch, options.length, options.context)
     found: dict[str, object] = {"batch": options.time_batch}
     for name, autocast in (("fp32", None), ("bf16", partial(torch.autocast, "cpu", torch.bfloat16))):
@@ -72,9 +72,9 @@ def measure_time(options: argparse.Namespace) -> dict[str, object]:
         for turn in range(options.repetitions + 1):
             taken = []
             for step in (cached_step, direct_step):
-                encoder.model.zero_grad(set_to_none=True)
+                encoder.open_model().zero_grad(set_to_none=True)
                 began = time.perf_counter()
-                step(encoder.model, batch, TEMPERATURE, how)
+                step(encoder.open_model(), batch, TEMPERATURE, how)
                 taken.append(time.perf_counter() - began)
             if turn:  # the first warms up
                 ratios.append(taken[0] / taken[1])

@@ -233,7 +233,7 @@ def hash_first_stage(encoder: ContextualEncoder) -> str:
     settings = [dict(config.first_stage), config.normalize_first_stage, config.max_length, config.prompts["document"]]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(encoder.tokenizer.to_str().encode())
-    for name, tensor in sorted(encoder.model.first_stage.state_dict().items()):
+    for name, tensor in sorted(encoder.open_model().first_stage.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -245,7 +245,7 @@ def distance_from_prior(encoder: ContextualEncoder, context: Context) -> float |
     That is the Jensen-Shannon divergence, in bits, between the document frequencies of the context's tokens and those
     of the checkpoint's prior, each divided by its sum.
     """
-    second = encoder.model.second_stage
+    second = encoder.open_model().second_stage
     if not isinstance(second, LateSecondStage) or second.term_head is None:
         return None
     prior = second.term_head.log_prior.double().exp().numpy(force=True)

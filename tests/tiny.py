@@ -116,7 +116,7 @@ def plain_encoder(folder: Path, family: str = "bert") -> Path:
 def plain_vectors(encoder: ContextualEncoder, texts: list[str]) -> NDArray[np.float64]:
     """Embed texts one by one with the second stage's backbone alone, eagerly and without padding."""
     plain = build_backbone(dict(encoder.config.second_stage), "eager").eval()
-    plain.load_state_dict(encoder.model.second_stage.backbone.state_dict())
+    plain.load_state_dict(encoder.open_model().second_stage.backbone.state_dict())
     rows = []
     with torch.no_grad():
         for ids in encoder.tokenize(texts, "document").ids:

@@ -161,7 +161,7 @@ def embed_context_documents(pairs: list[TrainingPair], config: dict[str, Any], f
     """Return the frozen first stage's vectors of all documents; every run starts from the same one."""
     if not folder.is_dir():
         encoder = start_encoder(config, "first stage")
-        encoder.model.to(torch.bfloat16)
+        encoder.open_model().to(torch.bfloat16)
         part = folder.with_name(folder.name + ".part")
         embed_texts([pair.document for pair in pairs], FirstStage(encoder), part, identity=config["start"]["base"])
         part.rename(folder)
@@ -173,7 +173,7 @@ def plain_scores(config: dict[str, Any]) -> dict[str, float]:
     file = Path(config["output"]) / "plain.json"
     found: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
     encoder = start_encoder(config, "start")
-    encoder.model.to(torch.bfloat16)
+    encoder.open_model().to(torch.bfloat16)
     for path in find_retrieval_sets(config["evaluation"]):
         data = read_retrieval_set(path)
         if data.name not in found:
@@ -206,7 +206,7 @@ def cluster_sweep(
 
 def gate_of(encoder: ContextualEncoder) -> list[float]:
     """Return quartiles of the gate, or the few numbers of a late head."""
-    second = encoder.model.second_stage
+    second = encoder.open_model().second_stage
     numbers = [p.detach().flatten() for name, p in second.named_parameters() if "." not in name and 0 < p.numel() < 300]
     return torch.cat(numbers).quantile(torch.linspace(0, 1, 5)).tolist() if numbers else []
 
@@ -215,7 +215,7 @@ def measure(encoder: ContextualEncoder, run: Run, config: dict[str, Any]) -> dic
     """Return nDCG@10 of every set under every context of the cell; keeps what is done."""
     file = run.folder / "sets.json"
     found: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
-    encoder.model.to(torch.bfloat16)
+    encoder.open_model().to(torch.bfloat16)
     names = [str(path) for path in find_retrieval_sets(config["evaluation"])]
     sets = [read_retrieval_set(name) for name in names]
     for i, data in enumerate(sets):
@@ -243,7 +243,7 @@ def measure_unseen(runs: list[Run], config: dict[str, Any]) -> None:
         if not file.exists():
             steps = json.loads(run.result.read_text())["steps"]
             encoder = ContextualEncoder.from_pretrained(run.folder / "training" / f"checkpoint-{steps}")
-            encoder.model.to(torch.bfloat16)
+            encoder.open_model().to(torch.bfloat16)
             own = run.settings["contexts"][0]
             scores = {s.name: ndcg(encoder, s, own, s) for s in sets}
             write_atomically(file, json.dumps(scores).encode())

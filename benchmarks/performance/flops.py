@@ -58,7 +58,7 @@ def count_flops(encoder: ContextualEncoder, run: Callable[[], object]) -> int:
 
     PyTorch's counter does not know packed layers, so the encoder is made to do without.
     """
-    _ = encoder.model
+    _ = encoder.open_model()
     counter = FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: attention_flop})
     with counter:
         run()

@@ -44,7 +44,7 @@ def write_plain_backbone(encoder: ContextualEncoder, folder: Path) -> None:
         encoder: One on PyTorch that is not measured: it runs more slowly once its model was asked for.
         folder: Where to.
     """
-    encoder.model.first_stage.backbone.save_pretrained(folder)
+    encoder.open_model().first_stage.backbone.save_pretrained(folder)
     pad = encoder.tokenizer.id_to_token(int(encoder.config.first_stage.get("pad_token_id") or 0))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=encoder.text_tokenizer(encoder.config.max_length).tokenizer,  # cuts where we cut

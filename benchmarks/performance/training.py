@@ -117,7 +117,7 @@ def our_step(
     encoder: ContextualEncoder, queries: Ids, documents: Ids, context: Ids, chunk: int, *, trained: bool
 ) -> Callable[[], object]:
     """Return our step."""
-    prepare_parameters(encoder.model, TrainConfig(train_first_stage=trained))
+    prepare_parameters(encoder.open_model(), TrainConfig(train_first_stage=trained))
     tokenizer = encoder.text_tokenizer(encoder.config.max_length)
 
     def pad(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -127,12 +127,12 @@ def our_step(
     known: Ids | Tensor = context
     if not trained:
         with torch.no_grad():
-            known = torch.cat([encoder.model.first_stage(*pad([ids])) for ids in context])
+            known = torch.cat([encoder.open_model().first_stage(*pad([ids])) for ids in context])
     batch = TwoStageBatch(queries, documents, known, torch.zeros(len(queries), len(queries), dtype=torch.bool))
 
     def step() -> None:
-        encoder.model.zero_grad(set_to_none=True)
-        cached_step(encoder.model, batch, TEMPERATURE, Chunking(pad, chunk))
+        encoder.open_model().zero_grad(set_to_none=True)
+        cached_step(encoder.open_model(), batch, TEMPERATURE, Chunking(pad, chunk))
 
     return step
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
@@ -43,6 +44,13 @@ class Backend(Protocol):
     @property
     def reads_dataset_embeddings(self) -> bool:
         """Whether the first stage's vectors of a context play a part."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody else holds the model, and may change it."""
+
+    def changed_sha256(self, tokenizer: Tokenizer) -> str | None:
+        """Return the hash of the model as it is now; None if it is as it was loaded, or nobody could change it."""
 
     def prepare(self, evidence: Evidence[NDArray[np.float32]]) -> Any:
         """Return what the second stage makes of a context's documents; for `embed` alone."""

@@ -79,7 +79,7 @@ def export_onnx(
     switches = ", ".join(read.model.config.released_switches)
     if switches:
         raise ConfigError(f"{read.model.config.name} uses {switches}, which exports do not have; use backend='torch'")
-    backend = TorchBackend(read.model)
+    backend = TorchBackend(read.model, sole_owner=True)
     width = read.model.config.first_stage_width if backend.reads_dataset_embeddings else 0
     with replacing_folder(folder, start_empty=True) as new:
         states = _write_graphs(read.model, width, new)

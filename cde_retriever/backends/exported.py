@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from cde_retriever.backends.export_folder import FIRST_STAGE, FORMAT, NULL_STATE, PREPARE, SECOND_STAGE, Export
 from cde_retriever.checkpoint.folder import CONFIG_NAME
@@ -80,6 +81,15 @@ class ExportBackend(ABC):
     def reads_dataset_embeddings(self) -> bool:
         """Whether the first stage's vectors of a context play a part."""
         return self.export.first_stage_width > 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody may change the model; nobody changes a graph."""
+        return False
+
+    def changed_sha256(self, tokenizer: Tokenizer) -> str | None:  # noqa: ARG002
+        """Return None; see `Backend.changed_sha256`."""
+        return None
 
     def prepare(self, evidence: Evidence[NDArray[np.float32]]) -> State:
         """Return what the second stage makes of a context; see `Backend.prepare`."""

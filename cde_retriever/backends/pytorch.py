@@ -1,8 +1,12 @@
 """A two-stage model on PyTorch: any device, any floating dtype, and the only backend that trains and writes weights."""
 
+import hashlib
+import itertools
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +15,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from cde_retriever.backends.packed import can_pack, pack
-from cde_retriever.checkpoint.checkpoint import write_checkpoint
-from cde_retriever.errors import ConfigError
+from cde_retriever.checkpoint.checkpoint import hash_model, write_checkpoint
+from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.late import LateSecondStage
@@ -27,7 +31,7 @@ class TorchBackend:
         model: The model, where it should run.
         stored_dtype: Dtype in which `save` writes the weights.
         sole_owner: Whether nobody else holds the model. It then runs from packed weights, where this machine has them,
-            until somebody asks for it (`model`).
+            until it is handed out (`open_model`).
         source_sha256: Hash of what the model was converted from, if it was.
     """
 
@@ -41,14 +45,35 @@ class TorchBackend:
     ) -> None:
         self._model = model.eval()
         self.stored_dtype = stored_dtype
-        self._sole_owner = sole_owner
+        self._as_loaded = None if sole_owner else _digest(model)
         self._source_sha256 = source_sha256
 
     @property
-    def model(self) -> TwoStageModel:
-        """The model; whoever asks for it may change it, so from then on it runs as it is."""
-        self._sole_owner = False
+    def is_open(self) -> bool:
+        """Whether somebody else holds the model, and may change it."""
+        return self._as_loaded is not None
+
+    def open_model(self) -> TwoStageModel:
+        """Hand out the model, which may be changed from then on and runs as it is."""
+        if self._as_loaded is None:
+            self._as_loaded = _digest(self._model)
+            self.__dict__.pop("_packed", None)
         return self._model
+
+    def changed_sha256(self, tokenizer: Tokenizer) -> str | None:
+        """Return the hash of the model as it is now; None if it is as it was loaded, or nobody could change it."""
+        if self._as_loaded is None:
+            return None
+        now = _digest(self._model)
+        if now == self._as_loaded:
+            return None
+        try:
+            sha256 = hash_model(self._model, tokenizer, self.stored_dtype)
+        except CheckpointError:  # low-rank updates beside the weights, which no checkpoint holds
+            sha256 = now.stored
+        if now.rest != self._as_loaded.rest:  # a stored copy will be another model
+            sha256 = hashlib.sha256(f"{sha256} {now.rest}".encode()).hexdigest()
+        return sha256
 
     @cached_property
     def _packed(self) -> TwoStageModel:
@@ -57,7 +82,7 @@ class TorchBackend:
     @property
     def running(self) -> TwoStageModel:
         """What embeds texts: the model, or its packed copy; not to be changed."""
-        return self._packed if self._sole_owner else self._model
+        return self._model if self.is_open else self._packed
 
     @property
     def config(self) -> ModelConfig:
@@ -134,7 +159,11 @@ class TorchBackend:
     def save(self, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype | None) -> Path:
         """Write a checkpoint; see `write_checkpoint`."""
         # What was changed, or rounded when it was loaded, is no longer its source.
-        whole = self._sole_owner and self.dtype == torch.float32 and dtype in (None, self.stored_dtype)
+        whole = (
+            self.changed_sha256(tokenizer) is None
+            and self.dtype == torch.float32
+            and dtype in (None, self.stored_dtype)
+        )
         return write_checkpoint(
             folder,
             self._model,
@@ -142,6 +171,24 @@ class TorchBackend:
             dtype=dtype or self.stored_dtype,
             source_sha256=self._source_sha256 if whole else None,
         )
+
+
+class _Digest(NamedTuple):
+    """What decides a model's vectors, as it is in memory, as sha256: of what a checkpoint stores, and of the rest."""
+
+    stored: str
+    rest: str
+
+
+def _digest(model: TwoStageModel) -> _Digest:
+    config = {name: value for name, value in model.config.to_dict().items() if name != "name"}
+    stored, rest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()), hashlib.sha256(str(model).encode())
+    names = model.state_dict().keys()
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        digest = stored if name in names else rest
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return _Digest(stored.hexdigest(), rest.hexdigest())
 
 
 def _array(vectors: Tensor) -> NDArray[np.float32]:

@@ -80,10 +80,10 @@ class ContextualEncoder:
                 f"truncate_dim is {truncate_dim}, but vectors of {identity.name} have {backend.dimension} numbers; "
                 f"expected 1 to {backend.dimension}, or None for all"
             )
-        self.backend = backend
-        self.tokenizer = tokenizer
-        self.identity = identity
-        self.truncate_dim = truncate_dim
+        self._backend = backend
+        self._tokenizer = tokenizer
+        self._identity = identity
+        self._truncate_dim = truncate_dim
         self._active: _Active | None = None
         self._origin: ContextualEncoder | None = None
         self._lock = threading.RLock()
@@ -181,7 +181,7 @@ class ContextualEncoder:
             truncate_dim: The fork's; None for the original's.
         """
         size = self.truncate_dim if truncate_dim is None else truncate_dim
-        twin = type(self)(self.backend, self.tokenizer, self.identity, truncate_dim=size)
+        twin = type(self)(self.backend, self.tokenizer, self._identity, truncate_dim=size)
         twin._lock = self._lock
         twin._origin = self  # lives as long as its forks, so that `sharing` finds it
         return twin
@@ -199,23 +199,48 @@ class ContextualEncoder:
         written: Path = self._torch().save(Path(folder), self.tokenizer, dtype)
         return written
 
-    @property
-    def model(self) -> "TwoStageModel":
-        """The PyTorch model. On a CPU texts are embedded more slowly once somebody has it, because it may be changed.
+    def open_model(self) -> "TwoStageModel":
+        """Hand out the PyTorch model, to look into or to change.
+
+        From then on the encoder, and all its forks, follow the model: they run it as it is, which is slower on a CPU,
+        hash it with every call, and once it has changed it has another `identity` and refuses contexts of before.
 
         Raises:
             ConfigError: if the model runs as an export.
         """
-        model: TwoStageModel = self._torch().model
+        model: TwoStageModel = self._torch().open_model()
         return model
 
     def _torch(self) -> Any:
-        if not hasattr(type(self.backend), "model"):
+        if not hasattr(self.backend, "open_model"):
             raise ConfigError(
                 f"{self.identity.name} runs as an export (backend={type(self.backend).__name__}), which has no PyTorch "
                 "model; load the checkpoint with backend='torch'"
             )
         return self.backend
+
+    @property
+    def backend(self) -> Backend:
+        """The two-stage model and what runs it."""
+        return self._backend
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, without prompts."""
+        return self._tokenizer
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """How many numbers of a vector are kept; None for all. Another number needs another encoder (`fork`)."""
+        return self._truncate_dim
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What tells this model from others; after `open_model` that of the weights as they are now."""
+        if not self.backend.is_open:
+            return self._identity
+        changed = self.backend.changed_sha256(self.tokenizer)
+        return identify(self.config, changed or self._identity.sha256, self._identity.revision)
 
     @property
     def config(self) -> ModelConfig:
@@ -438,6 +463,8 @@ class ContextualEncoder:
 
     def _require_active(self) -> _Active:
         active = self._active
+        if active is not None and self.backend.is_open:
+            self._check_model(active.context)
         if active is None:
             raise ContextNotFittedError(
                 "no context is set; call fit_context(documents), or set_context(Context.load(path)), or "

@@ -36,7 +36,7 @@ def shared_encoder(spec: ModelSpec) -> ContextualEncoder:
     )
     with _lock:
         encoder = _loaded.get(key)
-        if encoder is None:
+        if encoder is None or encoder.backend.is_open:  # a model that was handed out is no longer the checkpoint's
             encoder = ContextualEncoder.from_spec(replace(spec, truncate_dim=None), found)
             _loaded[key] = encoder
         return encoder.fork(truncate_dim=spec.truncate_dim)

@@ -235,7 +235,7 @@ class _Fit:
             write_low_rank(folder, encoder, base)
             return
         if phase.lora_rank:
-            merge_low_rank(encoder.model)
+            merge_low_rank(encoder.open_model())
         encoder.save_pretrained(folder, dtype=self._dtype if phase is self.config.phase[-1] else torch.float32)
 
     @property

@@ -124,16 +124,16 @@ def write_low_rank(
         ValueError: if the model has no updates.
     """
     folder = Path(folder)
-    settings = _settings(encoder.model)
+    settings = _settings(encoder.open_model())
     if settings is None:
         raise ValueError("the model has no low-rank updates; call add_low_rank before training, or save_pretrained")
     source, commit = find_checkpoint(base, revision)
     read = read_checkpoint(source)
-    _refuse_other_base(encoder.model, read.model, source)
+    _refuse_other_base(encoder.open_model(), read.model, source)
     name = _name_of(base, source, folder)
     described = {"name": name, "revision": commit, "sha256": read.sha256}
     config = encoder.config.to_dict() | {LOW_RANK_KEY: LowRankSettings(described, *settings).to_dict()}
-    state = {k: v.to("cpu", torch.float32).contiguous() for k, v in low_rank_state(encoder.model).items()}
+    state = {k: v.to("cpu", torch.float32).contiguous() for k, v in low_rank_state(encoder.open_model()).items()}
     with replacing_folder(folder) as new:
         for stale in (WEIGHTS_NAME, TOKENIZER_NAME):
             (new / stale).unlink(missing_ok=True)

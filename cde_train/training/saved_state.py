@@ -93,10 +93,12 @@ def write_model(folder: Path, encoder: ContextualEncoder, config: TrainConfig) -
     """Write what training changes: the whole model as a checkpoint, or the low-rank updates."""
     if config.lora_rank:
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in low_rank_state(encoder.model).items()}
+        state = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in low_rank_state(encoder.open_model()).items()
+        }
         (folder / UPDATES_NAME).write_bytes(save(state))  # readable as the umask says
     else:
-        write_checkpoint(folder, encoder.model, encoder.tokenizer, dtype=torch.float32)
+        write_checkpoint(folder, encoder.open_model(), encoder.tokenizer, dtype=torch.float32)
 
 
 def load_model(folder: Path, encoder: ContextualEncoder, config: TrainConfig) -> None:
@@ -107,9 +109,9 @@ def load_model(folder: Path, encoder: ContextualEncoder, config: TrainConfig) ->
     """
     try:
         if config.lora_rank:
-            load_low_rank_state(encoder.model, load_file(folder / UPDATES_NAME))
+            load_low_rank_state(encoder.open_model(), load_file(folder / UPDATES_NAME))
         else:
-            encoder.model.load_state_dict(read_checkpoint(folder).model.state_dict())
+            encoder.open_model().load_state_dict(read_checkpoint(folder).model.state_dict())
     except (CheckpointError, SafetensorError, OSError) as error:
         raise ArtifactError(f"cannot read the saved state {folder}: {error}") from error
 

@@ -66,7 +66,7 @@ def open_start(base: str | None, start: StartConfig, seed: int = 0) -> Contextua
     if not is_cde_checkpoint(folder):
         return start_from(folder, start, seed)
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu")
-    encoder.model.config = replace(encoder.config, name=start.name)
+    encoder.open_model().config = replace(encoder.config, name=start.name)
     return encoder
 
 

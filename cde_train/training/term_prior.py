@@ -42,7 +42,7 @@ def term_head(encoder: ContextualEncoder) -> TermHead:
     Raises:
         ValueError: if the model has none.
     """
-    second = encoder.model.second_stage
+    second = encoder.open_model().second_stage
     if not isinstance(second, LateSecondStage) or second.term_head is None:
         raise ValueError(f"{encoder.config.name} has no term statistics")
     return second.term_head

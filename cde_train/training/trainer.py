@@ -67,7 +67,7 @@ def train(
 
     Args:
         encoder: The model to start from. Afterwards it holds the best weights, or the last ones without a development
-            set, `config.interpolation` of the way from the start; its `identity` is that of the start.
+            set, `config.interpolation` of the way from the start.
         data: Pairs and packed batches; `config.steps` of them are used, or all.
         config: Settings of the run.
         output: Where states and loggers write.
@@ -80,19 +80,20 @@ def train(
     """
     start = {}
     if config.interpolation != 1:
-        start = {name: tensor.detach().clone() for name, tensor in encoder.model.state_dict().items()}
+        start = {name: tensor.detach().clone() for name, tensor in encoder.open_model().state_dict().items()}
     output.mkdir(parents=True, exist_ok=True)
-    claim(output, config, data.batches, encoder.identity.sha256)
+    identity = encoder.identity.sha256
+    claim(output, config, data.batches, identity)
     if encoder.config.term_statistics:
         estimate_prior(encoder, data.documents_by_domain)
-    trainer = TwoStageTrainer(encoder, data, config, output, development)
+    trainer = TwoStageTrainer(encoder, data, config, output, development, identity)
     state = newest_whole_state(output)
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
     with torch.no_grad():
-        for name, weight in encoder.model.state_dict().items():
+        for name, weight in encoder.open_model().state_dict().items():
             if name in start:
                 weight.lerp_(start[name].to(weight), 1 - config.interpolation)
-    encoder.model.requires_grad_(False).eval()
+    encoder.open_model().requires_grad_(False).eval()
     best = trainer.state.best_global_step if development is not None and config.eval_steps else None
     return TrainResult(trainer.state.global_step, best, trainer.state.best_metric if best else None, trainer.history)
 
@@ -107,16 +108,19 @@ class TwoStageTrainer(HuggingFaceTrainer):
         config: TrainConfig,
         output: Path,
         development: RetrievalSet | None,
+        identity: str,
     ) -> None:
         self.encoder = encoder
+        self.two_stage = encoder.open_model()
+        self.identity = identity  # of the start, whose first stage stays as it is unless it is trained
         self.config = config
         self.development = development
         self.measured = development is not None and config.eval_steps > 0
         self._sums: dict[str, float] = {}
-        prepare_parameters(encoder.model, config)
+        prepare_parameters(self.two_stage, config)
         steps = len(data.batches) if config.steps == 0 else min(config.steps, len(data.batches))
         super().__init__(
-            model=nn.ModuleList([encoder.model]),  # the `Trainer` would write into the model's own frozen `config`
+            model=nn.ModuleList([self.two_stage]),  # the `Trainer` would write into the model's own frozen `config`
             args=_arguments(config, output, steps, self.measured),
             train_dataset=[{"step": step} for step in range(steps)],
             eval_dataset=[] if self.measured else None,  # `evaluate` has its own
@@ -125,7 +129,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
         if self.pop_callback(ProgressCallback):
             self.add_callback(ProgressBar)
         if config.gradient_checkpointing:
-            for stage in (encoder.model.first_stage, encoder.model.second_stage):
+            for stage in (self.two_stage.first_stage, self.two_stage.second_stage):
                 stage.backbone.activation_checkpointing_enable({"use_reentrant": False})
         self.tokenizer = encoder.text_tokenizer(config.train_length)
         self.builder = BatchBuilder(
@@ -133,7 +137,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
             config,
             self.tokenizer,
             first_stage=self._first_stage_vectors(data, output),
-            reads_vectors=encoder.model.second_stage.reads_dataset_embeddings,
+            reads_vectors=self.two_stage.second_stage.reads_dataset_embeddings,
             vocabulary=encoder.vocabulary_size if encoder.config.term_statistics else 0,
             rank=self.args.process_index,
             processes=self.args.world_size,
@@ -141,7 +145,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
 
     def _first_stage_vectors(self, data: TrainingSet, output: Path) -> TextVectors | None:
         """Return a frozen first stage's vectors of what may become context; None if it trains or is not read."""
-        if not self.encoder.model.second_stage.reads_dataset_embeddings:
+        if not self.two_stage.second_stage.reads_dataset_embeddings:
             return None
         if self.config.train_first_stage or not self.encoder.config.normalize_first_stage:
             return None
@@ -152,7 +156,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
         with self.args.main_process_first(desc="embedding context documents"):
             if self.args.process_index == 0:
                 with self.accelerator.autocast():
-                    embed_texts(documents, surrogate, folder, identity=self.encoder.identity.sha256)
+                    embed_texts(documents, surrogate, folder, identity=self.identity)
         return TextVectors.open(folder)
 
     # The step
@@ -165,9 +169,9 @@ class TwoStageTrainer(HuggingFaceTrainer):
         """Take one cached step; the wrapper around the model, if there is one, takes no part in it."""
         device = self.args.device
         batch = self.builder.build(inputs["step"]).to(device)
-        self.encoder.model.train()  # for gradient checkpointing; neither stage has dropout
+        self.two_stage.train()  # for gradient checkpointing; neither stage has dropout
         how = Chunking(lambda ids: self._pad(ids, device), self.config.chunk_size, self.accelerator.autocast)
-        result = cached_step(self.encoder.model, batch, self.config.temperature, how)
+        result = cached_step(self.two_stage, batch, self.config.temperature, how)
         if not torch.isfinite(result.loss):
             raise FloatingPointError(
                 f"the loss of step {inputs['step']} is {result.loss.item()}; lower the learning rate, or use fp32"
@@ -182,7 +186,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:  # noqa: ARG002
         """Return AdamW over the groups of `parameter_groups`."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(parameter_groups(self.encoder.model, self.config))
+            self.optimizer = torch.optim.AdamW(parameter_groups(self.two_stage, self.config))
         return self.optimizer
 
     # Measuring and logging
@@ -190,7 +194,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure full-corpus retrieval on the development set, context fitted on its corpus."""
         assert self.development is not None  # eval_strategy is "no" otherwise
-        self.encoder.model.eval()
+        self.two_stage.eval()
         measured = self.encoder.fork()
         with self.accelerator.autocast(), warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)  # the same texts are cut in every measurement
@@ -211,7 +215,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
             steps = self._sums.pop("steps")
             logs |= {name: value / steps for name, value in self._sums.items()}
             self._sums = {}
-            gate = getattr(self.encoder.model.second_stage, "gate", None)
+            gate = getattr(self.two_stage.second_stage, "gate", None)
             if isinstance(gate, Tensor):
                 logs |= {"gate_mean": gate.mean().item(), "gate_max": gate.max().item()}
         super().log(logs, start_time)

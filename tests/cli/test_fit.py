@@ -220,7 +220,7 @@ def test_without_a_phase_the_prior_is_counted_and_nothing_trained(base, pairs, t
     assert main(command) == 0
     assert load_file(output / "model.safetensors")["second_stage.term_head.log_prior"].dtype == torch.float16
     encoder = ContextualEncoder.from_pretrained(output, device="cpu", dtype="float32")
-    head, first = encoder.model.second_stage.term_head, read_pairs(output / "work" / "data" / "pairs.jsonl")[0]
+    head, first = encoder.open_model().second_stage.term_head, read_pairs(output / "work" / "data" / "pairs.jsonl")[0]
     word = encoder.tokenizer.encode(first.document, add_special_tokens=False).ids[-1]
     assert head.log_prior[word] > head.log_prior.min()
     plain = load_file(base / "model.safetensors")

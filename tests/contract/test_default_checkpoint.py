@@ -86,5 +86,5 @@ def test_both_adapters_load_it_without_arguments_or_network(monkeypatch) -> None
 
 def test_weights_are_stored_in_half_precision(encoder) -> None:
     assert encoder.backend.stored_dtype == torch.float16
-    assert next(encoder.model.parameters()).dtype == torch.float32
+    assert next(encoder.open_model().parameters()).dtype == torch.float32
     assert encoder.identity.name == json.loads((DEFAULT_CHECKPOINT / "config.json").read_text())["name"]

@@ -231,7 +231,7 @@ def test_query_before_fit_raises_with_the_ways_out(make, use):
 
 def test_embeddings_of_one_checkpoint_share_weights_not_contexts(fitted):
     first, second = fitted(0), fitted(1)
-    assert first._encoder.model is second._encoder.model
+    assert first._encoder.open_model() is second._encoder.open_model()
     assert first.context_fingerprint != second.context_fingerprint
     assert foreign_to(first, second) > 1e-3
 

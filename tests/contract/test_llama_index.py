@@ -142,14 +142,14 @@ def test_dimension_needs_no_context(embed) -> None:
 
 def test_weights_are_shared_and_contexts_are_not(checkpoint) -> None:
     first, second = CDEEmbedding(checkpoint), CDEEmbedding(checkpoint)
-    assert first._encoder.model is second._encoder.model
+    assert first._encoder.open_model() is second._encoder.open_model()
     first.fit(documents(30))
     assert not second.is_fitted
     second.fit(documents(30, seed=1))
     assert first.context_fingerprint != second.context_fingerprint
     assert first.get_query_embedding(QUERY) != second.get_query_embedding(QUERY)
     half = CDEEmbedding(checkpoint, dtype="bfloat16")
-    assert half._encoder.model is not first._encoder.model
+    assert half._encoder.open_model() is not first._encoder.open_model()
 
 
 def test_a_rewritten_checkpoint_is_read_anew(tmp_path) -> None:
@@ -162,7 +162,7 @@ def test_a_rewritten_checkpoint_is_read_anew(tmp_path) -> None:
 
 def test_weights_go_with_their_last_user(tmp_path) -> None:
     embedding = CDEEmbedding(tiny_checkpoint(tmp_path / "model"))
-    model = weakref.ref(embedding._encoder.model)
+    model = weakref.ref(embedding._encoder.open_model())
     assert model() is not None
     del embedding
     gc.collect()

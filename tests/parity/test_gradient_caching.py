@@ -23,7 +23,7 @@ def model_and_batch(
 ):
     """Return a float64 model with random weights and a batch of texts of unequal lengths, one false negative in it."""
     encoder = tiny_encoder(family, context_attention=layout, share_word_embeddings=tied)
-    model = encoder.model.double()
+    model = encoder.open_model().double()
     model.requires_grad_(True)
     queries = encoder.tokenize([text[:20] for text in documents(QUERIES, seed=1)], "query").ids
     texts = encoder.tokenize(documents(QUERIES * (1 + negatives), seed=2, words=20), "document").ids

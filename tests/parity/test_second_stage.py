@@ -19,7 +19,7 @@ TOLERANCE = 1e-5
 
 def reference(encoder: ContextualEncoder, texts: list[str]) -> np.ndarray:
     """Embed texts one by one with the independent implementation."""
-    second = encoder.model.second_stage
+    second = encoder.open_model().second_stage
     embeddings = torch.tensor(encoder.context.vectors)
     with torch.no_grad():
         prefix = second.prefix(Evidence(len(embeddings), embeddings))
@@ -64,13 +64,13 @@ def test_cached_under_null_context_equals_block_masked_full_sequence(family: str
 def test_embedding_and_training_attend_alike(family: str, dtype: str, tolerance: float) -> None:
     """Embedding reads the context's keys apart from the text's, training in one softmax; heads may be closed."""
     encoder = tiny_encoder(family)
-    encoder.model.second_stage.gate.data[:, 0] = -math.inf
-    encoder.model.to(getattr(torch, dtype))
+    encoder.open_model().second_stage.gate.data[:, 0] = -math.inf
+    encoder.open_model().to(getattr(torch, dtype))
     encoder.fit_context(documents(40))
     ids, mask = encoder.text_tokenizer().pad(encoder.tokenize(documents(7, seed=5, words=40), "document").ids)
     state = encoder._active.state
     with torch.no_grad():
-        expected = encoder.model.second_stage(torch.as_tensor(ids), torch.as_tensor(mask), state).float().numpy()
+        expected = encoder.open_model().second_stage(torch.as_tensor(ids), torch.as_tensor(mask), state).float().numpy()
     np.testing.assert_allclose(encoder.backend.embed(ids, mask, state), expected, atol=tolerance, rtol=0)
 
 
@@ -86,7 +86,7 @@ def test_joint_in_modernbert_keeps_the_trained_window_over_the_whole_sequence() 
     """The window counts places in [context, text], so the text's far tokens do not see the context there."""
     encoder = tiny_encoder("modernbert", context_attention="joint", positions="sequence", context_size=16)
     encoder.fit_context(documents(40))
-    second = encoder.model.second_stage
+    second = encoder.open_model().second_stage
     ids = encoder.tokenize(documents(1, seed=3, words=30), "document").ids
     with torch.no_grad():
         prefix = second.prefix(Evidence(encoder.context.size, torch.tensor(encoder.context.vectors)))
@@ -102,7 +102,7 @@ def test_joint_in_modernbert_keeps_the_trained_window_over_the_whole_sequence() 
 def test_sliding_window_layers_see_the_whole_context_from_every_token() -> None:
     """With the window closed to all but neighbours, a change of context still reaches the last token directly."""
     encoder = tiny_encoder("modernbert")
-    state_of = encoder.model.second_stage
+    state_of = encoder.open_model().second_stage
     hidden = []
     for seed in (1, 2):
         encoder.fit_context(documents(40, seed=seed))
@@ -153,7 +153,7 @@ def test_padding_and_batch_composition_change_nothing(family: str, layout: str) 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_closed_gate_is_the_plain_backbone(family: str) -> None:
     encoder = tiny_encoder(family)
-    encoder.model.second_stage.gate.data.fill_(-math.inf)
+    encoder.open_model().second_stage.gate.data.fill_(-math.inf)
     encoder.fit_context(documents(40))
     texts = documents(7, words=50)
     np.testing.assert_allclose(encoder.encode_documents(texts), plain_vectors(encoder, texts), atol=TOLERANCE, rtol=0)
@@ -197,7 +197,7 @@ def test_bfloat16_stays_near_float32(family: str, tmp_path) -> None:
     half.set_context(context)
     texts = documents(7, words=30)
     cosine = (exact.encode_documents(texts) * half.encode_documents(texts)).sum(axis=1)
-    assert next(half.model.parameters()).dtype == torch.bfloat16
+    assert next(half.open_model().parameters()).dtype == torch.bfloat16
     assert cosine.min() > 0.99
 
 

@@ -41,7 +41,7 @@ def test_half_precision_is_half_the_size_and_keeps_its_identity(tmp_path) -> Non
     half = encoder.save_pretrained(tmp_path / "half", dtype=torch.float16) / "model.safetensors"
     assert half.stat().st_size < 0.55 * full.stat().st_size
     loaded = ContextualEncoder.from_pretrained(tmp_path / "half", device="cpu")
-    assert next(loaded.model.parameters()).dtype == torch.float32
+    assert next(loaded.open_model().parameters()).dtype == torch.float32
     assert hash_checkpoint(loaded.save_pretrained(tmp_path / "again")) == loaded.identity.sha256
 
 
@@ -59,7 +59,7 @@ def test_shared_word_embeddings_are_stored_once_and_stay_shared(tmp_path) -> Non
     folder = tiny_encoder(share_word_embeddings=True).save_pretrained(tmp_path / "model")
     names = [name for name in load_file(folder / "model.safetensors") if "word_embeddings" in name]
     assert names == ["second_stage.backbone.embeddings.word_embeddings.weight"]
-    model = ContextualEncoder.from_pretrained(folder, device="cpu").model
+    model = ContextualEncoder.from_pretrained(folder, device="cpu").open_model()
     stages = model.first_stage, model.second_stage
     assert stages[0].backbone.get_input_embeddings().weight is stages[1].backbone.get_input_embeddings().weight
 
@@ -292,5 +292,5 @@ def test_the_hash_of_a_model_is_that_of_its_folder_without_writing_one(family, d
     expected = hash_checkpoint(folder)
     monkeypatch.setattr("pathlib.Path.open", lambda *_, **__: pytest.fail("opened a file"))
     monkeypatch.setattr("tempfile.mkdtemp", lambda *_, **__: pytest.fail("made a folder"))
-    again = ContextualEncoder.from_model(encoder.model, encoder.tokenizer, stored_dtype=dtype)
+    again = ContextualEncoder.from_model(encoder.open_model(), encoder.tokenizer, stored_dtype=dtype)
     assert again.identity.sha256 == expected

@@ -78,7 +78,7 @@ def test_moments_and_terms_of_a_sample_are_tokenised_once(monkeypatch):
 def test_documents_that_are_dropped_do_not_count(dropped):
     """Tokens have p = (df + κ prior) / (c + κ), after the docstring of `cde_retriever.model.terms`."""
     encoder = tiny_encoder(**TERMS)
-    second = encoder.model.second_stage
+    second = encoder.open_model().second_stage
     frequencies = torch.arange(float(encoder.vocabulary_size)) % 5
     with torch.no_grad():
         (state,) = second.prepare(Evidence(9, frequencies=frequencies), dropped)

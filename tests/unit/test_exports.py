@@ -153,7 +153,7 @@ def test_an_export_has_no_pytorch_model(checkpoint, tmp_path, runtime, name):
     encoder = ContextualEncoder.from_pretrained(checkpoint, backend=runtime)
     message = f"tiny.* runs as an export .backend={name}.*load the checkpoint with backend='torch'"
     with pytest.raises(ConfigError, match=message):
-        _ = encoder.model
+        encoder.open_model()
     with pytest.raises(ConfigError, match=message):
         encoder.save_pretrained(tmp_path / "copy")
     with pytest.raises(ConfigError, match="has no use for first-stage vectors"):

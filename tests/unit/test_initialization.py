@@ -23,7 +23,7 @@ def test_start_is_two_stages_of_the_plain_encoder(tmp_path, family: str) -> None
             pooled = plain(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
             rows.append((pooled / pooled.norm()).numpy())
     np.testing.assert_allclose(encoder.encode_first_stage(texts), np.stack(rows), atol=1e-5)
-    encoder.model.second_stage.gate.data.fill_(-torch.inf)
+    encoder.open_model().second_stage.gate.data.fill_(-torch.inf)
     encoder.fit_context(documents(20))
     np.testing.assert_allclose(encoder.encode_documents(texts), np.stack(rows), atol=1e-5)
 
@@ -55,7 +55,8 @@ def test_missing_weights_are_an_error_not_random_numbers(tmp_path, family: str) 
 def test_no_stage_ever_runs_flash_attention(tmp_path, family: str) -> None:
     """With repeated position ids it would take a batch of one for packed sequences and cut the context off."""
     for layout, second in (("cached", "cde_context"), ("joint", "sdpa")):
-        model = start_from(plain_encoder(tmp_path / layout, family), StartConfig("x", context_attention=layout)).model
+        encoder = start_from(plain_encoder(tmp_path / layout, family), StartConfig("x", context_attention=layout))
+        model = encoder.open_model()
         assert model.first_stage.backbone.config._attn_implementation == "sdpa"
         assert model.second_stage.backbone.config._attn_implementation == second
 
@@ -64,7 +65,7 @@ def test_no_stage_ever_runs_flash_attention(tmp_path, family: str) -> None:
 def test_a_context_document_enters_without_the_offset_of_position_zero(tmp_path, family: str) -> None:
     """What the first layer normalises is the document's vector itself."""
     encoder = start_from(plain_encoder(tmp_path / "base", family), StartConfig("x"))
-    second, seen = encoder.model.second_stage, []
+    second, seen = encoder.open_model().second_stage, []
     embeddings = second.backbone.embeddings
     norm = embeddings.norm if family == "modernbert" else embeddings.LayerNorm
     handle = norm.register_forward_hook(lambda *args: seen.append(args[1][0]))

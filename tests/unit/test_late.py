@@ -46,7 +46,7 @@ def test_equals_the_formula(family, size):
     context = encoder.fit_context(documents(600), context_size=size)
     texts = documents(7, seed=5)
     plain = plain_vectors(encoder, texts)
-    expected = formula(plain, context.vectors, encoder.model.second_stage.moment_head)
+    expected = formula(plain, context.vectors, encoder.open_model().second_stage.moment_head)
     np.testing.assert_allclose(encoder.encode_documents(texts), expected, atol=1e-5, rtol=0)
     assert np.abs(expected - plain).max() > 1e-2, "the context must matter"
 
@@ -59,7 +59,7 @@ def test_starts_as_the_plain_encoder_and_null_context_stays_it(family):
     encoder.set_context(encoder.null_context())
     null = encoder.encode_documents(texts)
     np.testing.assert_allclose(null, plain, atol=1e-6, rtol=0)
-    encoder.model.second_stage.moment_head.load_state_dict(MomentHead(encoder.dimension).state_dict())
+    encoder.open_model().second_stage.moment_head.load_state_dict(MomentHead(encoder.dimension).state_dict())
     encoder.fit_context(documents(40))
     np.testing.assert_array_equal(encoder.encode_documents(texts), null)
 
@@ -72,7 +72,7 @@ def test_any_context_is_finite(tmp_path, rows, dtype):
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu", dtype=dtype)
     context = encoder.fit_context(documents({"one": 1, "equal": 1, "five": 5, "many": 600}[rows]))
     repeated = torch.tensor(context.vectors, dtype=encoder.backend.dtype).repeat(7 if rows == "equal" else 1, 1)
-    mean, transform = seen(encoder.model.second_stage, repeated)
+    mean, transform = seen(encoder.open_model().second_stage, repeated)
     assert mean.dtype == transform.dtype == torch.float32
     if rows in ("one", "equal"):
         scale = transform[0, 0]
@@ -87,13 +87,13 @@ def test_order_of_context_and_of_batch_and_padding_change_nothing():
     texts = documents(11, words=50)
     whole = encoder.encode_documents(texts, batch_size=11)
     np.testing.assert_allclose(encoder.encode_documents(texts[::-1], batch_size=3)[::-1], whole, atol=1e-5, rtol=0)
-    second, rows = encoder.model.second_stage, torch.tensor(context.vectors)
+    second, rows = encoder.open_model().second_stage, torch.tensor(context.vectors)
     for one, other in zip(seen(second, rows), seen(second, rows.flip(0)), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 def test_dropped_documents_are_left_out():
-    second = late_encoder().model.second_stage
+    second = late_encoder().open_model().second_stage
     rows = torch.nn.functional.normalize(torch.randn(9, 32), dim=1)
     dropped = torch.arange(9) % 3 == 1
     for got, expected in zip(seen(second, rows, dropped), seen(second, rows[~dropped]), strict=True):
@@ -105,7 +105,11 @@ def test_dropped_documents_are_left_out():
 
 def test_round_trip_and_nothing_unused_is_stored(tmp_path):
     encoder = late_encoder()
-    own = [name for name in encoder.model.state_dict() if name.startswith("second_stage.") and "backbone" not in name]
+    own = [
+        name
+        for name in encoder.open_model().state_dict()
+        if name.startswith("second_stage.") and "backbone" not in name
+    ]
     assert len(own) == 5
     assert all(name.startswith("second_stage.moment_head.") for name in own)
     again = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "model"), device="cpu")
@@ -173,7 +177,7 @@ class _Applied(torch.nn.Module):
 @pytest.mark.parametrize("dropped", [False, True])
 def test_cached_step_equals_plain_autograd(dropped):
     encoder = late_encoder(share_word_embeddings=True)
-    model = encoder.model.double().requires_grad_(True)
+    model = encoder.open_model().double().requires_grad_(True)
     ids = [encoder.tokenize(documents(5, seed=seed), "document").ids for seed in (1, 2, 3)]
     batch = TwoStageBatch(*ids, torch.zeros(5, 5, dtype=torch.bool), torch.arange(5) == 2 if dropped else None)
     found = []
@@ -188,7 +192,7 @@ def test_cached_step_equals_plain_autograd(dropped):
 
 
 def test_autocast_leaves_the_moments_in_float32():
-    second = late_encoder().model.second_stage
+    second = late_encoder().open_model().second_stage
     rows = torch.nn.functional.normalize(torch.randn(20, 32), dim=1)
     exact = seen(second, rows)
     with torch.autocast("cpu", torch.bfloat16):

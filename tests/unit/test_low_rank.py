@@ -38,10 +38,10 @@ def vectors(encoder):
 def trained(base):
     """Return an encoder with updates that are not zero, read from a base."""
     encoder = ContextualEncoder.from_pretrained(base, device="cpu")
-    add_low_rank(encoder.model, RANK, ALPHA)
+    add_low_rank(encoder.open_model(), RANK, ALPHA)
     torch.manual_seed(1)
     with torch.no_grad():
-        for parameter in encoder.model.parameters():
+        for parameter in encoder.open_model().parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return encoder
@@ -69,7 +69,7 @@ def test_what_is_read_embeds_as_what_was_trained(tmp_path, family, layout):
     np.testing.assert_allclose(vectors(again), expected, atol=1e-5, rtol=0)
     assert np.abs(expected - vectors(start)).max() > 1e-2, "the updates must matter"
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "low_rank.safetensors"]
-    assert not any("lora" in name for name in again.model.state_dict())
+    assert not any("lora" in name for name in again.open_model().state_dict())
 
 
 def test_updates_start_as_zero_whatever_the_process_drew_before(base):
@@ -80,26 +80,26 @@ def test_updates_start_as_zero_whatever_the_process_drew_before(base):
         encoder = ContextualEncoder.from_pretrained(base, device="cpu")
         torch.manual_seed(seed)
         random_state = torch.random.get_rng_state()
-        add_low_rank(encoder.model, RANK, ALPHA)
+        add_low_rank(encoder.open_model(), RANK, ALPHA)
         assert torch.equal(torch.random.get_rng_state(), random_state)
         np.testing.assert_allclose(vectors(encoder), before, atol=1e-6, rtol=0)
-        states.append(low_rank_state(encoder.model))
+        states.append(low_rank_state(encoder.open_model()))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_training_touches_the_updates_and_the_new_parameters_alone(base):
     encoder = ContextualEncoder.from_pretrained(base, device="cpu")
-    add_low_rank(encoder.model, RANK, ALPHA)
-    before = {name: p.detach().clone() for name, p in encoder.model.named_parameters()}
+    add_low_rank(encoder.open_model(), RANK, ALPHA)
+    before = {name: p.detach().clone() for name, p in encoder.open_model().named_parameters()}
     ids = [encoder.tokenize(documents(5, seed=seed), "document").ids for seed in (1, 2)]
     context = torch.nn.functional.normalize(torch.randn(6, 32), dim=1)
     batch = TwoStageBatch(*ids, context, torch.zeros(5, 5, dtype=torch.bool), torch.arange(6) == 2)
-    optimizer = torch.optim.SGD([p for p in encoder.model.parameters() if p.requires_grad], lr=1.0)
+    optimizer = torch.optim.SGD([p for p in encoder.open_model().parameters() if p.requires_grad], lr=1.0)
     for _ in range(2):  # lora_A has a gradient once lora_B is not zero
-        cached_step(encoder.model, batch, 0.05, Chunking(encoder.text_tokenizer().pad, 2))
+        cached_step(encoder.open_model(), batch, 0.05, Chunking(encoder.text_tokenizer().pad, 2))
         optimizer.step()
         optimizer.zero_grad()
-    changed = {name for name, p in encoder.model.named_parameters() if not torch.equal(p, before[name])}
+    changed = {name for name, p in encoder.open_model().named_parameters() if not torch.equal(p, before[name])}
     own = {name for name in before if name.startswith("second_stage.") and ".backbone." not in name}
     assert changed == own | {name for name in before if ".lora_" in name}
     assert len({name for name in before if ".lora_" in name}) == 3 * 6 * 2  # layers, linear layers in each, factors
@@ -172,7 +172,7 @@ def test_merging_makes_a_plain_model(tmp_path, base, folder):
     expected = vectors(encoder)
     with pytest.raises(CheckpointError, match="merge_low_rank"):
         encoder.save_pretrained(tmp_path / "whole")
-    merge_low_rank(encoder.model)
+    merge_low_rank(encoder.open_model())
     read = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "whole"), device="cpu")
     np.testing.assert_allclose(vectors(read), expected, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="no low-rank updates"):
@@ -181,22 +181,22 @@ def test_merging_makes_a_plain_model(tmp_path, base, folder):
 
 def test_states_are_taken_up_again(base):
     encoder, other = trained(base), ContextualEncoder.from_pretrained(base, device="cpu")
-    state = {name: tensor.clone() for name, tensor in low_rank_state(encoder.model).items()}
-    add_low_rank(other.model, RANK, ALPHA)
-    load_low_rank_state(other.model, state)
+    state = {name: tensor.clone() for name, tensor in low_rank_state(encoder.open_model()).items()}
+    add_low_rank(other.open_model(), RANK, ALPHA)
+    load_low_rank_state(other.open_model(), state)
     np.testing.assert_array_equal(vectors(other), vectors(encoder))
     state["second_stage.gaet"] = state.pop("second_stage.gate")
     with pytest.raises(CheckpointError, match=r"missing second_stage\.gate; unexpected second_stage\.gaet"):
-        load_low_rank_state(other.model, state)
+        load_low_rank_state(other.open_model(), state)
 
 
 def test_updates_are_kept_and_others_refused(base):
     encoder = trained(base)
     expected = vectors(encoder)
-    add_low_rank(encoder.model, RANK, ALPHA)
+    add_low_rank(encoder.open_model(), RANK, ALPHA)
     np.testing.assert_array_equal(vectors(encoder), expected)
     with pytest.raises(ValueError, match=r"rank 2 and alpha 6\.0, received rank 4 and alpha 8"):
-        add_low_rank(encoder.model, 4, 8)
+        add_low_rank(encoder.open_model(), 4, 8)
 
 
 def test_another_base_is_refused_in_writing(tmp_path, base):
@@ -292,10 +292,10 @@ def test_a_half_precision_base_is_read_in_full_and_stays_so(tmp_path):
 
 def test_shared_weights_are_read_anew_when_the_updates_are_written_anew(folder, base):
     first = shared_encoder(ModelSpec(str(folder), device="cpu"))
-    assert shared_encoder(ModelSpec(str(folder), device="cpu")).model is first.model
+    assert shared_encoder(ModelSpec(str(folder), device="cpu")).backend is first.backend
     encoder = trained(base)
     with torch.no_grad():
-        encoder.model.second_stage.gate.add_(1)
+        encoder.open_model().second_stage.gate.add_(1)
     write_low_rank(folder, encoder, base)
     assert shared_encoder(ModelSpec(str(folder), device="cpu")).identity.sha256 != first.identity.sha256
 

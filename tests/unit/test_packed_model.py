@@ -59,7 +59,7 @@ def test_a_decoder_is_none_of_berts_kind():
 def test_a_layout_that_remembered_its_layers_remembers_the_packed_ones():
     encoder = tiny_encoder(context_attention="cached")
     encoder.fit_context(documents(20))
-    stage = pack(encoder.model).second_stage
+    stage = pack(encoder.open_model()).second_stage
     assert stage._attention_layers
     assert all(type(layer) is PackedBertLayer for layer in stage._attention_layers)
 
@@ -77,7 +77,7 @@ def test_a_loaded_encoder_runs_packed_and_gives_the_same_vectors(loaded, family,
     assert layers(running, PackedLinear) > 4
     assert layers(running, nn.Linear) == layers(running, nn.Dropout) == 0
     assert layers(encoder.backend._model, nn.Linear), "the model itself stays as it is"
-    shared = dict(encoder.model.named_parameters())
+    shared = dict(encoder.open_model().named_parameters())
     kept = dict(running.named_parameters())
     assert kept
     assert all(parameter is shared[name] for name, parameter in kept.items())
@@ -90,10 +90,11 @@ def test_a_model_that_was_asked_for_runs_as_it_is(loaded):
     before = encoder.encode_queries(["a b c"])
     assert layers(encoder.backend.running, PackedLinear)
     with torch.no_grad():
-        for module in encoder.model.modules():
+        for module in encoder.open_model().modules():
             if isinstance(module, nn.Linear):
                 module.weight.mul_(0.5)
-    assert encoder.backend.running is encoder.model
+    assert encoder.backend.running is encoder.open_model()
+    encoder.set_context(encoder.null_context())
     assert np.abs(encoder.encode_queries(["a b c"]) - before).max() > 1e-3
 
 

@@ -52,7 +52,7 @@ def test_plain_results_serve_other_checkpoints_with_the_same_first_stage(argumen
     quality.main([*arguments, "--modes", "plain", "bm25", "null"])
     other = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
     with torch.no_grad():
-        other.model.second_stage.null_context.add_(1)
+        other.open_model().second_stage.null_context.add_(1)
     assert quality.hash_first_stage(other) == results(arguments)[1]["first_stage"]
     other.save_pretrained(tmp_path / "other")
     quality.main([str(tmp_path / "other"), *arguments[1:], "--modes", "plain", "bm25", "null"])

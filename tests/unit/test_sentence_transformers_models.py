@@ -175,7 +175,7 @@ def test_what_was_changed_is_another_model(tmp_path):
     tensors["second_stage.term_head.mix"] += 1
     save_file(tensors, file)
     assert ContextualEncoder.from_pretrained(tmp_path / "saved").identity.sha256 != encoder.identity.sha256
-    encoder.model.second_stage.term_head.mix.data += 1
+    encoder.open_model().second_stage.term_head.mix.data += 1
     changed = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "changed"))
     assert changed.identity.sha256 != encoder.identity.sha256
 

@@ -38,7 +38,7 @@ def term_encoder(family="bert", *, sketch_width=SKETCH, **config):
 
 def by_hand(encoder, texts, context):
     """Embed texts one by one after the module docstring of `cde_retriever.model.terms`, token by token in float64."""
-    second = encoder.model.second_stage
+    second = encoder.open_model().second_stage
     head = second.term_head
     prior = head.log_prior.exp().tolist()
     worth = head.log_documents.exp().item()
@@ -151,7 +151,7 @@ def test_batches_padding_and_dtypes(tmp_path, dtype):
 
 def test_without_learned_numbers_pooling_is_the_plain_mean():
     encoder = term_encoder(sketch_width=0)
-    second = encoder.model.second_stage
+    second = encoder.open_model().second_stage
     second.moment_head.load_state_dict(type(second.moment_head)(32).state_dict())
     fresh = TermHead(encoder.vocabulary_size, 32, 0)
     fresh.power.data.zero_()
@@ -166,7 +166,7 @@ def test_without_learned_numbers_pooling_is_the_plain_mean():
 @pytest.mark.parametrize("case", ["tokens", "vectors", "null", "dropped", "shared"])
 def test_gradients_equal_plain_autograd(case, size):
     encoder = term_encoder(share_backbone=case == "shared")
-    model = encoder.model.double()
+    model = encoder.open_model().double()
     model.requires_grad_(True)
     tokenize = encoder.tokenize
     queries = tokenize([text[:20] for text in documents(5, seed=1)], "query").ids
@@ -249,7 +249,7 @@ def test_damaged_statistics_are_refused():
 def test_a_word_of_the_corpus_weighs_less_in_it():
     """The reason for all this: in a corpus about barons, "baron" finds nothing, and the other word decides."""
     encoder = term_encoder()
-    head = encoder.model.second_stage.term_head
+    head = encoder.open_model().second_stage.term_head
     head.load_state_dict(TermHead(encoder.vocabulary_size, 32, SKETCH).state_dict())
     about = {"baron": 0.0, "kosim": 0.0}
     for word in about:
@@ -265,11 +265,11 @@ def test_a_word_of_the_corpus_weighs_less_in_it():
 def test_shared_stages_are_stored_once(tmp_path):
     start = StartConfig("s", context_attention="late", term_statistics=True, sketch_width=SKETCH, share_backbone=True)
     encoder = start_from(plain_encoder(tmp_path / "plain"), start)
-    assert encoder.model.first_stage.backbone is encoder.model.second_stage.backbone
+    assert encoder.open_model().first_stage.backbone is encoder.open_model().second_stage.backbone
     folder = encoder.save_pretrained(tmp_path / "model")
     loaded = ContextualEncoder.from_pretrained(folder, device="cpu")
-    assert loaded.model.first_stage.backbone is loaded.model.second_stage.backbone
-    assert not any(name.startswith("first_stage.backbone") for name in loaded.model.stored_state())
+    assert loaded.open_model().first_stage.backbone is loaded.open_model().second_stage.backbone
+    assert not any(name.startswith("first_stage.backbone") for name in loaded.open_model().stored_state())
     for one in (encoder, loaded):
         one.fit_context(documents(60))
     texts = documents(4, seed=2)
@@ -314,13 +314,13 @@ def test_the_prior_is_the_mean_over_domains(tmp_path):
         TrainingPair("q3", "lulak", domain="b"),
     ]
     estimate_prior(encoder, documents_by_domain(data))
-    prior = encoder.model.second_stage.term_head.log_prior.exp()
+    prior = encoder.open_model().second_stage.term_head.log_prior.exp()
     shares = {word: prior[encoder.tokenizer.token_to_id(word)].item() for word in ("baron", "lulak", "kosim", "[CLS]")}
     assert shares == pytest.approx({"baron": 0.5, "lulak": 0.75, "kosim": 0.25, "[CLS]": 1.0}, abs=1e-6)
     assert prior.min().item() == pytest.approx(LEAST_SHARE, rel=1e-4)
-    kept = encoder.model.second_stage.term_head.log_prior.clone()
+    kept = encoder.open_model().second_stage.term_head.log_prior.clone()
     estimate_prior(encoder, documents_by_domain(data[:1]))
-    assert torch.equal(encoder.model.second_stage.term_head.log_prior, kept), "a prior that is there stays"
+    assert torch.equal(encoder.open_model().second_stage.term_head.log_prior, kept), "a prior that is there stays"
 
 
 def test_batches_count_the_documents_that_are_not_dropped():
@@ -340,11 +340,13 @@ def test_batches_count_the_documents_that_are_not_dropped():
 def test_training_moves_the_head_and_leaves_a_shared_encoder_alone(tmp_path):
     start = StartConfig("s", context_attention="late", term_statistics=True, sketch_width=SKETCH, share_backbone=True)
     encoder = start_from(plain_encoder(tmp_path / "plain"), start)
-    before = {name: tensor.clone() for name, tensor in encoder.model.stored_state().items()}
+    before = {name: tensor.clone() for name, tensor in encoder.open_model().stored_state().items()}
     config = TrainConfig(steps=3, batch_size=12, chunk_size=5, context_sizes=(4, 10), warmup_steps=0, save_steps=3)
     config = replace(config, train_backbone=False)
     train(encoder, TrainingSet(pairs(), np.arange(24).reshape(2, 12).repeat(2, axis=0)), config, tmp_path / "run")
-    moved = {name for name, tensor in encoder.model.stored_state().items() if not torch.equal(tensor, before[name])}
+    moved = {
+        name for name, tensor in encoder.open_model().stored_state().items() if not torch.equal(tensor, before[name])
+    }
     assert moved
     assert all("_head." in name for name in moved)
     assert {f"second_stage.term_head.{name}" for name in ("power", "mix", "log_documents", "log_prior")} <= moved

@@ -67,7 +67,7 @@ def development() -> RetrievalSet:
 
 
 def weights(encoder: ContextualEncoder) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in encoder.open_model().state_dict().items()}
 
 
 def assert_same_weights(one, other):
@@ -112,7 +112,7 @@ def test_the_first_step_is_a_step_of_adamw_along_the_plain_gradient(tmp_path):
     config = replace(config, hard_negatives=2)
     trained, by_hand = tiny_encoder(), tiny_encoder()
     train(trained, data, config, tmp_path / "run")
-    model, tokenizer = by_hand.model.requires_grad_(True), by_hand.text_tokenizer()
+    model, tokenizer = by_hand.open_model().requires_grad_(True), by_hand.text_tokenizer()
     tokenizer.tokenizer.enable_truncation(config.train_length)
     batch = BatchBuilder(data, config, tokenizer).build(0)
     direct_step(model, batch, config.temperature, Chunking(tokenizer.pad, 100))
@@ -134,9 +134,9 @@ def test_four_steps_are_those_of_adamw_with_warm_up_decay_clipping_and_weight_de
         CONFIG, steps=4, warmup_steps=2, max_grad_norm=5.0, weight_decay=0.3, null_rate=0.0, train_first_stage=True
     )
     data, trained, by_hand = training_set(), tiny_encoder(), tiny_encoder()
-    trained.model.double()
+    trained.open_model().double()
     result = train(trained, data, config, tmp_path / "run")
-    model, tokenizer = by_hand.model.double().requires_grad_(True), by_hand.text_tokenizer(config.train_length)
+    model, tokenizer = by_hand.open_model().double().requires_grad_(True), by_hand.text_tokenizer(config.train_length)
     builder, moments, norms = BatchBuilder(data, config, tokenizer), {}, []
     for step, factor in enumerate((0.0, 0.5, 1.0, 0.5)):  # two steps of warm-up, two of decay
         model.zero_grad()
@@ -178,7 +178,7 @@ def test_precision_is_that_of_the_products_and_weights_stay_fp32(tmp_path, preci
     """Seen at a layer of both stages, in steps, in measuring, and where a frozen first stage embeds its context."""
     encoder, seen = tiny_encoder(), {"first_stage": Counter(), "second_stage": Counter()}
     for stage, dtypes in seen.items():
-        layer = getattr(encoder.model, stage).backbone.encoder.layer[1].intermediate.dense
+        layer = getattr(encoder.open_model(), stage).backbone.encoder.layer[1].intermediate.dense
         layer.register_forward_hook(lambda _, __, output, dtypes=dtypes: dtypes.update([output.dtype]))
     config = replace(CONFIG, precision=precision, train_first_stage=train_first_stage, eval_steps=2, steps=2)
     train(encoder, training_set(), config, tmp_path / "run", development=development())
@@ -191,7 +191,7 @@ def test_gradient_checkpointing_computes_every_layer_twice_and_changes_nothing(t
     forwards, trained = {}, {}
     for checkpointing in (False, True):
         encoder, counted = tiny_encoder(), Counter()
-        for name, module in encoder.model.named_modules():
+        for name, module in encoder.open_model().named_modules():
             if name.endswith(".intermediate.dense"):
                 module.register_forward_pre_hook(lambda *_, n=name, c=counted: c.update([n] * torch.is_grad_enabled()))
         config = replace(CONFIG, train_first_stage=True, gradient_checkpointing=checkpointing, steps=2)

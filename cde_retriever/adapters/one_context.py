@@ -4,7 +4,6 @@ Frameworks share embeddings between indexes and stores, so a second context woul
 a context its documents never saw. What has to change is made anew; the weights are shared, so that costs little.
 """
 
-import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,6 +13,7 @@ from cde_retriever.context.context import Context, make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ContextMismatchError
+from cde_retriever.files.forking import ThreadLock
 
 
 class OneContext:
@@ -29,7 +29,7 @@ class OneContext:
     def __init__(self, encoder: ContextualEncoder, owner: str) -> None:
         self.encoder = encoder
         self.owner = owner
-        self._lock = threading.RLock()
+        self._lock = ThreadLock()
         self._known: tuple[Context, str] | None = None
 
     @property

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from cde_retriever.backends.export_folder import FIRST_STAGE, FORMAT, NULL_STATE, PREPARE, SECOND_STAGE, Export
 from cde_retriever.checkpoint.folder import CONFIG_NAME
 from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.files.forking import renew_in_children
 from cde_retriever.files.records import parse_json
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
@@ -43,13 +44,14 @@ class ExportBackend(ABC):
     def __init__(self, folder: Path, device: str) -> None:
         self.export = Export.read(folder)
         self.folder, self._device = folder, device
+        self._graphs: dict[str, Graph] = {}  # those for new contexts are opened when they are needed
         with ThreadPoolExecutor(1) as pool:
             whole = pool.submit(self.export.verify, folder)  # takes as long as opening does, so both at once
             try:
-                self._second_stage = self._graph(SECOND_STAGE)
+                self._graphs[SECOND_STAGE] = self._opened(SECOND_STAGE)
             finally:
                 whole.result()  # says more of a damaged file than the runtime does
-        self._others: dict[str, Graph] = {}  # needed for new contexts only, loaded when they are
+        renew_in_children(self._forget_graphs)
         with FORMAT.reading(folder / CONFIG_NAME):
             self.config = ModelConfig.from_dict(parse_json((folder / CONFIG_NAME).read_bytes()))
 
@@ -103,13 +105,13 @@ class ExportBackend(ABC):
             known["dataset_embeddings"] = evidence.vectors
         if evidence.frequencies is not None:
             known |= {"frequencies": evidence.frequencies, "documents": np.array(evidence.documents, np.float32)}
-        made = self._other(PREPARE)(known)
+        made = self._graph(PREPARE)(known)
         return tuple(made[name] for name in names)
 
     def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: State) -> NDArray[np.float32]:
         """Return unit vectors; see `Backend.embed`."""
         states = {f"state_{i}": tensor for i, tensor in enumerate(state)}
-        return self._second_stage({"input_ids": input_ids, "mask": mask, **states})["vectors"]
+        return self._graph(SECOND_STAGE)({"input_ids": input_ids, "mask": mask, **states})["vectors"]
 
     def embed_under(
         self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], states: Sequence[State]
@@ -125,15 +127,21 @@ class ExportBackend(ABC):
         """
         if not self.reads_dataset_embeddings:
             raise ConfigError(f"{self.config.name} has no use for first-stage vectors, so its export makes none")
-        return self._other(FIRST_STAGE)({"input_ids": input_ids, "mask": mask})["vectors"]
+        return self._graph(FIRST_STAGE)({"input_ids": input_ids, "mask": mask})["vectors"]
 
-    def _other(self, name: str) -> Graph:
-        if name not in self._others:
-            self.export.verify(self.folder, [name])  # again, because the folder may hold another export by now
-            self._others[name] = self._graph(name)
-        return self._others[name]
+    def _forget_graphs(self) -> None:
+        """Leave a parent's graphs, whose threads a forked child does not have; they are opened again there."""
+        self._parents = self._graphs  # kept, since tearing them down waits for those threads
+        self._graphs = {}
 
     def _graph(self, name: str) -> Graph:
+        """Return a graph, which is opened when it is first asked for."""
+        if name not in self._graphs:
+            self.export.verify(self.folder, [name])  # again, because the folder may hold another export by now
+            self._graphs[name] = self._opened(name)
+        return self._graphs[name]
+
+    def _opened(self, name: str) -> Graph:
         try:
             return self._open(self.folder / name)
         except Exception as error:  # each library raises classes of its own, some of them Exception itself

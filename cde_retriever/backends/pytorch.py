@@ -17,6 +17,7 @@ from torch import Tensor
 from cde_retriever.backends.packed import can_pack, pack
 from cde_retriever.checkpoint.checkpoint import hash_model, write_checkpoint
 from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.files.forking import renew_in_children
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.late import LateSecondStage
@@ -47,6 +48,11 @@ class TorchBackend:
         self.stored_dtype = stored_dtype
         self._as_loaded = None if sole_owner else _digest(model)
         self._source_sha256 = source_sha256
+        renew_in_children(self._run_on_one_thread)
+
+    def _run_on_one_thread(self) -> None:
+        """Compute without OpenMP's threads in a forked child: it waits for its parent's, which do not exist there."""
+        torch.set_num_threads(1)
 
     @property
     def is_open(self) -> bool:

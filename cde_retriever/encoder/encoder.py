@@ -1,7 +1,6 @@
 """`ContextualEncoder`: a model, a context, and texts to vectors. Everything a framework adapter needs."""
 
 import os
-import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from cde_retriever.errors import (
     ContextNotFittedError,
     TruncationWarning,
 )
+from cde_retriever.files.forking import ThreadLock
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
 
@@ -86,7 +86,7 @@ class ContextualEncoder:
         self._truncate_dim = truncate_dim
         self._active: _Active | None = None
         self._origin: ContextualEncoder | None = None
-        self._lock = threading.RLock()
+        self._lock = ThreadLock()
         self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, QUERIES_AT_ONCE)
 
     @classmethod

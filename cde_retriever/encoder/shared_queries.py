@@ -5,6 +5,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from cde_retriever.files.forking import renew_in_children
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,6 +34,11 @@ class SharedBatches(Generic[Item, Result]):
 
     def __init__(self, run: Callable[[Hashable, list[Item]], list[Result]], most: int = 64) -> None:
         self._run, self._most = run, most
+        self._begin()
+        renew_in_children(self._begin)
+
+    def _begin(self) -> None:
+        """Start with nobody waiting."""
         self._waiting: list[_Request[Item, Result]] = []
         self._leader: _Request[Item, Result] | None = None
         self._guard = threading.Lock()

@@ -5,7 +5,6 @@ weights go when the last encoder that uses them goes. A checkpoint written anew 
 """
 
 import json
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from cde_retriever.backends.loading import find_model
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.checkpoint.reading import files_that_matter
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.files.forking import ThreadLock
 
 _loaded: WeakValueDictionary[tuple[Any, ...], ContextualEncoder] = WeakValueDictionary()
-_lock = threading.Lock()
+_lock = ThreadLock()
 
 
 def shared_encoder(spec: ModelSpec) -> ContextualEncoder:

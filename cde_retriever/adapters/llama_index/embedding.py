@@ -7,7 +7,6 @@ batches of documents only and says on how many, and puts its context's fingerpri
 
 import asyncio
 import os
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +42,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ConfigError, ContextNotFittedError, TruncationWarning
+from cde_retriever.files.forking import ThreadLock
 
 DEFAULT_MODEL = "cde-retriever/default"
 MODEL_FIELDS = frozenset(("model_name", "revision", "device", "dtype", "backend", "truncate_dim"))
@@ -96,7 +96,7 @@ class CDEEmbedding(BaseEmbedding):
 
     _encoder: ContextualEncoder = PrivateAttr()
     _own: OneContext = PrivateAttr()
-    _first: Any = PrivateAttr(default_factory=threading.RLock)
+    _first: Any = PrivateAttr(default_factory=ThreadLock)
     _slice: int | None = PrivateAttr(default=None)
 
     def __init__(

@@ -16,7 +16,7 @@ from cde_retriever import ContextualEncoder
 from cde_retriever.encoder.shared_queries import SharedBatches
 from cde_retriever.files.forking import ThreadLock
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "checkpoints" / "terms"
 DOCUMENTS = [f"{number} baron kolak misim {'ludor zevex ' * (number % 9)}" for number in range(30)]
 PATIENCE = 60
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
@@ -89,13 +89,13 @@ def test_a_forked_child_does_not_wait_for_a_leader_that_is_not_there():
 
 
 @needs_fork
-@pytest.mark.parametrize(("backend", "folder"), [("torch", "checkpoints/cached"), ("onnx", "onnx/float32")])
-def test_children_embed_while_other_threads_do(backend, folder):
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_children_embed_while_other_threads_do(tmp_path, backend):
     """In a process of its own, since it forks with the threads of the runtime running, two of them."""
     if backend == "onnx":
         pytest.importorskip("onnxruntime")
-    command = [sys.executable, "-W", "ignore", "-m", "tests.unit.test_forking", str(FIXTURES / folder), backend]
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.unit.test_forking", str(CHECKPOINT), backend]
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "CDE_CACHE": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=5 * PATIENCE, check=False)
     assert done.stdout.split() == ["True"] * 3, done.stdout + done.stderr
 

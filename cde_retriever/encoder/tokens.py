@@ -3,12 +3,19 @@
 Uses the `tokenizers` library directly; a checkpoint's ``tokenizer.json`` says everything that is needed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+
+from cde_retriever.encoder.text_start import safe_end
+
+CHARACTERS_A_TOKEN = 16
+"""Of a long text so many characters are read for each token that the model reads, and more only if they do not do."""
+CHARACTERS_AT_ONCE = 1 << 20
+"""Most characters tokenised at once; while they are, each takes some 50 bytes."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class TextTokenizer:
         pool_prompt: bool = True,
     ) -> None:
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._safe_end = safe_end(self.tokenizer)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
         self.prompts = dict(prompts)
@@ -64,11 +72,34 @@ class TextTokenizer:
             ValueError: if a text cannot be encoded as UTF-8 (lone surrogates); names its index.
         """
         prompt = self.prompts[role]
-        encodings = self.tokenizer.encode_batch([prompt + text for text in check_texts(texts)])
-        return TokenizedTexts(
-            ids=[encoding.ids for encoding in encodings],
-            truncated=[i for i, encoding in enumerate(encodings) if encoding.overflowing],
-        )
+        found = TokenizedTexts([], [])
+        for chunk in _chunks(check_texts(texts), CHARACTERS_A_TOKEN * self.max_length):
+            for ids, cut in self._encode(prompt, chunk):
+                if cut:
+                    found.truncated.append(len(found.ids))
+                found.ids.append(ids)
+        return found
+
+    def _encode(self, prompt: str, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
+        """Return token ids of texts, and whether the texts had more, reading no more of a long text than is needed."""
+        found: list[tuple[list[int], bool]] = [([], False)] * len(texts)
+        size, unread = CHARACTERS_A_TOKEN * self.max_length, list(range(len(texts)))
+        while unread:
+            starts = [self._start(texts[i], size) for i in unread]
+            encodings = self.tokenizer.encode_batch_fast([prompt + start for start in starts])
+            for i, encoding in zip(unread, encodings, strict=True):
+                found[i] = encoding.ids, bool(encoding.overflowing)
+            # A start that filled no sequence tells too little, such as one of a thousand blanks.
+            unread = [
+                i for i, start in zip(unread, starts, strict=True) if len(start) < len(texts[i]) and not found[i][1]
+            ]
+            size *= 8
+        return found
+
+    def _start(self, text: str, size: int) -> str:
+        """Return the start of a text, whose tokens are the first of the text's."""
+        end = self._safe_end.search(text, size) if self._safe_end and len(text) > size else None
+        return text if end is None else text[: end.end()]
 
     def pad(self, ids: Sequence[Sequence[int]], role: str = "document") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return token ids and mask (`cde_retriever.model.pooling`), both (b, s), padded to the longest sequence.
@@ -84,6 +115,20 @@ class TextTokenizer:
             mask[i, : len(row)] = 1
             mask[i, : min(self._unpooled[role], len(row))] = 2
         return input_ids, mask
+
+
+def _chunks(texts: Sequence[str], most: int) -> Iterator[list[str]]:
+    """Yield texts in turn, so many at once that what is read of them stays small; `most` of each text."""
+    chunk: list[str] = []
+    read = 0
+    for text in texts:
+        if chunk and read + min(len(text), most) > CHARACTERS_AT_ONCE:
+            yield chunk
+            chunk, read = [], 0
+        chunk.append(text)
+        read += min(len(text), most)
+    if chunk:
+        yield chunk
 
 
 def count_documents(ids: Sequence[Sequence[int]], vocabulary: int) -> NDArray[np.int64]:

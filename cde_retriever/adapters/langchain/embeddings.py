@@ -37,12 +37,16 @@ class CDEEmbeddings(BaseModel, Embeddings):
     new one for a new context costs little.
 
     Attributes:
-        model_name: A checkpoint folder or a Hub id; None for the bundled default.
+        model_name: A CDE checkpoint or any encoder (docs/encoders.md), as folder or Hub id; None for the bundled one.
         revision: Branch, tag or commit on the Hub.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
         backend: ``"torch"``, the default, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
         truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
+        pooling: How an encoder of `transformers` pools its token vectors; other models say it themselves.
+        max_length: Longest text of a model that is no CDE checkpoint, in tokens; None for its own.
+        prompts: Text put before its queries and documents, by role; None for its own.
+        variant: Which network of the authors' own weights to compute.
         given_context: The argument ``context``: a `Context`, or the path of a saved one.
         context_size: Most context documents to sample; None for the model's own number.
         seed: Seed of the sample.
@@ -58,6 +62,10 @@ class CDEEmbeddings(BaseModel, Embeddings):
     dtype: str | None = None
     backend: Literal["torch", "onnx", "openvino"] | None = None
     truncate_dim: int | None = Field(default=None, gt=0)
+    pooling: str | None = None
+    max_length: int | None = None
+    prompts: dict[str, str] | None = None
+    variant: str | None = None
     given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
     context_size: int | None = Field(default=None, ge=1)
     seed: int = 0
@@ -76,7 +84,18 @@ class CDEEmbeddings(BaseModel, Embeddings):
             FileNotFoundError: if there is no context at the path.
         """
         name = None if self.model_name is None else str(self.model_name)
-        spec = ModelSpec(name, self.revision, self.device, self.dtype, self.backend, self.truncate_dim)
+        spec = ModelSpec.of(
+            name,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
+            truncate_dim=self.truncate_dim,
+            pooling=self.pooling,
+            max_length=self.max_length,
+            prompts=self.prompts,
+            variant=self.variant,
+        )
         self._encoder = shared_encoder(spec)
         self._own = OneContext(self._encoder, type(self).__name__)
         if self.given_context is not None:

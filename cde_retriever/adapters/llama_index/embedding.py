@@ -45,7 +45,8 @@ from cde_retriever.errors import ConfigError, ContextNotFittedError, TruncationW
 from cde_retriever.files.forking import ThreadLock
 
 DEFAULT_MODEL = "cde-retriever/default"
-MODEL_FIELDS = frozenset(("model_name", "revision", "device", "dtype", "backend", "truncate_dim"))
+SAID_FIELDS = ("pooling", "max_length", "prompts", "variant")
+MODEL_FIELDS = frozenset(("model_name", "revision", "device", "dtype", "backend", "truncate_dim", *SAID_FIELDS))
 """Fields that decide which model an object holds, and so stay as they were when it was made."""
 
 
@@ -56,7 +57,7 @@ class CDEEmbedding(BaseEmbedding):
     own, and stays: an index under another context needs another object, so no object ever serves two.
 
     Args:
-        model_name: A checkpoint folder or a Hub id; None for the bundled default.
+        model_name: A CDE checkpoint or any encoder (docs/encoders.md), as folder or Hub id; None for the bundled one.
         context: A `Context`, or where one is saved; by default there is none yet.
         settings: The fields below, and those of `BaseEmbedding`.
 
@@ -66,6 +67,10 @@ class CDEEmbedding(BaseEmbedding):
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
         backend: ``"torch"``, the default, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
         truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
+        pooling: How an encoder of `transformers` pools its token vectors; other models say it themselves.
+        max_length: Longest text of a model that is no CDE checkpoint, in tokens; None for its own.
+        prompts: Text put before its queries and documents, by role; None for its own.
+        variant: Which network of the authors' own weights to compute.
         context_size: Most context documents; None for the model's own number.
         seed: Seed of the sample.
         on_missing_context: ``"fit"``: the first batch of documents becomes the context; ``"error"``: it raises.
@@ -88,6 +93,10 @@ class CDEEmbedding(BaseEmbedding):
     dtype: str | None = None
     backend: Literal["torch", "onnx", "openvino"] | None = None
     truncate_dim: int | None = Field(default=None, gt=0)
+    pooling: str | None = None
+    max_length: int | None = None
+    prompts: dict[str, str] | None = None
+    variant: str | None = None
     context_size: int | None = Field(default=None, gt=0)
     seed: int = 0
     on_missing_context: Literal["fit", "error"] = "fit"
@@ -106,7 +115,18 @@ class CDEEmbedding(BaseEmbedding):
         name = DEFAULT_MODEL if model_name is None else os.fspath(model_name)
         super().__init__(model_name=name, **settings)
         named = None if name == DEFAULT_MODEL else name
-        spec = ModelSpec(named, self.revision, self.device, self.dtype, self.backend, self.truncate_dim)
+        spec = ModelSpec.of(
+            named,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
+            truncate_dim=self.truncate_dim,
+            pooling=self.pooling,
+            max_length=self.max_length,
+            prompts=self.prompts,
+            variant=self.variant,
+        )
         self._encoder = shared_encoder(spec)
         self._own = OneContext(self._encoder, type(self).__name__)
         if context is not None:

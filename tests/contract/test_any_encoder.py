@@ -1,0 +1,45 @@
+"""Any encoder by name in both frameworks: what is said of it arrives, and an index made with it opens again."""
+
+import numpy as np
+import pytest
+from langchain_core.vectorstores import InMemoryVectorStore
+from llama_index.core import Document, StorageContext
+
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ContextMismatchError
+from cde_retriever.langchain import CDEEmbeddings
+from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
+from tests.plain_models import PROMPTS, save_model, save_transformer
+from tests.tiny import documents
+
+
+def test_llama_index(tmp_path):
+    save_model(tmp_path, pooling="cls", prompts=PROMPTS)
+    folder = str(tmp_path / "model")
+    embedding = CDEEmbedding(folder, max_length=40, device="cpu")
+    index = CDEVectorStoreIndex.from_documents([Document(text=text) for text in documents(30)], embed_model=embedding)
+    found = [node.text for node in index.as_retriever(similarity_top_k=3).retrieve("baron kolak")]
+    index.storage_context.persist(tmp_path / "index")
+
+    def reopened(**said):
+        storage = StorageContext.from_defaults(persist_dir=str(tmp_path / "index"))
+        stored = CDEEmbedding.from_storage(storage, folder, device="cpu", **said)
+        opened = CDEVectorStoreIndex.from_storage(storage, stored)
+        return [node.text for node in opened.as_retriever(similarity_top_k=3).retrieve("baron kolak")]
+
+    assert reopened(max_length=40) == found
+    with pytest.raises(ContextMismatchError, match="max_length"):
+        reopened()
+
+
+def test_langchain(tmp_path):
+    folder = save_transformer(tmp_path / "x", "xlm-roberta", "unigram")
+    embeddings = CDEEmbeddings(model_name=folder, pooling="mean", prompts=PROMPTS, device="cpu")
+    embeddings.fit(documents(30))
+    store = InMemoryVectorStore(embeddings)
+    store.add_texts(documents(30))
+    encoder = ContextualEncoder.from_pretrained(folder, pooling="mean", prompts=PROMPTS, device="cpu")
+    encoder.set_context(embeddings.context)
+    scores = encoder.encode_documents(documents(30)) @ encoder.encode_queries(["baron kolak"])[0]
+    best = store.similarity_search("baron kolak", k=1)[0].page_content
+    assert best == documents(30)[int(np.argmax(scores))]

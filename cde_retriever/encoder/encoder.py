@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from tqdm.auto import tqdm
 
 from cde_retriever.backends.backend import Backend
 from cde_retriever.backends.loading import FoundModel, identify, load
@@ -32,6 +31,7 @@ from cde_retriever.errors import (
 from cde_retriever.files.forking import ThreadLock
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
+from cde_retriever.progress import progress
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
@@ -629,8 +629,8 @@ class ContextualEncoder:
 
 
 def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:
-    # Not tqdm(disable=...): making a bar that shows nothing takes one per cent of a query.
-    with tqdm(total=texts, desc="Embedding", unit="text") as bar:
+    # Not progress(show=False): making even that takes time where a query counts.
+    with progress(total=texts, label="Embedding", unit="text") as bar:
         for rows in batches:
             yield rows
             bar.update(len(rows))

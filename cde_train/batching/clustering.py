@@ -26,11 +26,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
-from tqdm.auto import tqdm
 
 from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.files.tensors import read_tensors
+from cde_retriever.progress import progress
 from cde_train.batching.pair_vectors import PairVectors, Rows
 from cde_train.batching.spherical_kmeans import SphericalKMeans
 from cde_train.errors import ArtifactError
@@ -154,7 +154,7 @@ def cluster_pairs(
     centroids: list[NDArray[np.float32]] = []
     cluster_domains: list[str] = []
     names, index = np.unique(np.asarray(domains, dtype=np.str_), return_inverse=True)
-    with tqdm(total=len(pairs), desc="clustering", unit="pair", disable=not show_progress) as bar:
+    with progress(total=len(pairs), label="Clustering", unit="pair", show=show_progress) as bar:
         for i, name in enumerate(names):
             members = np.flatnonzero(index == i)
             count = 1 if config.method == "domain" else -(-len(members) // config.cluster_size)

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from cde_retriever.progress import progress
 from cde_train.data.pairs import TrainingPair
 from cde_train.settings import Cosine, Settings
 from cde_train.vectors.text_vectors import TextLookup
@@ -179,7 +179,7 @@ def report_batches(
     """
     report = FilterReport(config.margin if config.enabled else None)
     kept: dict[str, int] = {}
-    for row in tqdm(batches, desc="Filtering", unit="batch"):
+    for row in progress(batches, label="Filtering", unit="batch"):
         batch = [pairs[i] for i in row]
         texts = [pair.document for pair in batch] + [text for pair in batch for text in pair.negatives]
         duplicates = duplicate_mask([pair.query for pair in batch], texts)

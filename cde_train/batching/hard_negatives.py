@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from cde_retriever.progress import progress
 from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
 from cde_train.settings import AtLeast0, AtLeast1, AtLeast2, Cosine, Seed, Settings
@@ -120,7 +120,7 @@ def mine(pairs: Sequence[TrainingPair], config: MiningConfig, *, queries: TextLo
         domains[pair.domain].append(i)
     result = list(pairs)
     outcomes: dict[str, int] = defaultdict(int)
-    for number, domain in enumerate(tqdm(sorted(domains), desc="Mining", unit="domain")):
+    for number, domain in enumerate(progress(sorted(domains), label="Mining", unit="domain")):
         rng = np.random.default_rng([config.seed, number])
         for part in _parts(pairs, domains[domain], config.search_size, rng):
             for members, sources in _search(pairs, part, config, queries, documents, rng):

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cde_retriever.progress import progress
 from cde_train.data.near_copies import Grams
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.readers import read_pairs
@@ -177,8 +178,6 @@ def stream_pairs(path: Path) -> Iterator[TrainingPair]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check pairs against evaluation sets; 0 if nothing was found, 1 if something was."""
-    from tqdm.auto import tqdm
-
     parser = argparse.ArgumentParser(
         prog="python -m cde_train.data.decontamination", description=__doc__.splitlines()[0]
     )
@@ -186,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("eval", type=Path, help="a retrieval set's folder, or a folder of them")
     options = parser.parse_args(arguments)
     sets = [read_retrieval_set(folder) for folder in find_retrieval_sets(options.eval)]
-    report = check_pairs(tqdm(stream_pairs(options.pairs), desc="Checking", unit="pair"), Detector(sets))
+    report = check_pairs(progress(stream_pairs(options.pairs), label="Checking", unit="pair"), Detector(sets))
     print(json.dumps(asdict(report), indent=2))  # noqa: T201 - the command's result
     return 0 if report.clean else 1
 

@@ -7,8 +7,8 @@ import tomllib
 
 import pytest
 
-from cde_train import cli
-from cde_train.cli import EXAMPLES, main
+from cde_retriever import __version__
+from cde_train.cli import EXAMPLES, PRESETS, main, program
 from cde_train.errors import TrainingDataError
 from cde_train.run.config import load_run_config, preset_names
 
@@ -32,9 +32,36 @@ def test_help_has_two_examples_that_the_command_understands(capsys, command):
     assert EXAMPLES[command] in text
     lines = [line.split("   ")[0].split() for line in EXAMPLES[command].splitlines() if "cde-train" in line]
     assert len(lines) == 2
-    for program, *arguments in lines:
-        assert program == "cde-train"
-        assert cli._parser().parse_args(arguments).command == command
+    for called, *arguments in lines:
+        assert called == "cde-train"
+        assert program().parser.parse_args(arguments).command == command
+
+
+def test_help_and_version_need_no_extra():
+    """Neither pydantic, which settings are read with, nor a framework."""
+    code = "import sys; sys.modules['pydantic'] = None; from cde_train.cli import main; sys.exit(main(sys.argv[1:]))"
+    for arguments, said in ((["--version"], f"cde-train {__version__}\n"), (["fit", "--help"], "usage: cde-train fit")):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(said)
+    done = subprocess.run([sys.executable, "-c", code, "validate", "small"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'cde-train needs: pip install "cde-retriever[train]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_option_says_what_it_does_and_its_default():
+    for name in COMMANDS:
+        for action in program()._commands.choices[name]._actions:
+            optional = not action.required and action.dest not in ("help", "debug")
+            assert action.help
+            assert not optional or "default" in action.help, f"{name} {action.dest}: {action.help}"
+
+
+def test_the_bundled_model_is_evaluated_unless_another_is_named():
+    parse = program().parser.parse_args
+    assert (parse(["evaluate", "sets"]).checkpoint, parse(["evaluate", "sets"]).sets) == (None, "sets")
+    assert parse(["evaluate", "my-cde", "sets"]).checkpoint == "my-cde"
+    assert preset_names() == PRESETS
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -91,15 +118,15 @@ def test_a_failed_run_is_1_and_a_bug_is_shown_as_one(capsys, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(cli, "load_run_config", fail(TrainingDataError("line 3: no query")))
+    monkeypatch.setattr("cde_train.run.config.load_run_config", fail(TrainingDataError("line 3: no query")))
     assert main(["validate", "small"]) == 1
     assert capsys.readouterr().err == "cde-train validate: line 3: no query\n"
     with pytest.raises(TrainingDataError, match="line 3"):
         main(["validate", "small", "--debug"])
-    monkeypatch.setattr(cli, "load_run_config", fail(KeyboardInterrupt()))
+    monkeypatch.setattr("cde_train.run.config.load_run_config", fail(KeyboardInterrupt()))
     assert main(["validate", "small"]) == 130
     assert "run the same command again" in capsys.readouterr().err
-    monkeypatch.setattr(cli, "load_run_config", fail(AttributeError("a bug")))
+    monkeypatch.setattr("cde_train.run.config.load_run_config", fail(AttributeError("a bug")))
     with pytest.raises(AttributeError, match="a bug"):
         main(["validate", "small"])
 

@@ -89,14 +89,9 @@ def command_lines(page: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if command_lines(page)], ids=lambda page: page.name)
 def test_commands_are_understood(page):
-    parsers = {"cde": program().parser, "cde-train": train_parser()}
+    parsers = {"cde": program().parser, "cde-train": cde_train.program().parser}
     for name, *arguments in command_lines(page):
         assert parsers[name].parse_args(arguments).command == arguments[0]
-
-
-def train_parser():
-    """Return the parser of `cde-train`."""
-    return cde_train.program().parser if hasattr(cde_train, "program") else cde_train._parser()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")], ids=lambda page: page.name)

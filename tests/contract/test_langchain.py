@@ -229,6 +229,16 @@ def test_query_before_fit_raises_with_the_ways_out(make, use):
     assert embedding.dimension == 32
 
 
+def test_an_embedding_shows_what_was_chosen_its_context_and_its_size(make):
+    embedding = make(batch_size=7, truncate_dim=12)
+    assert "batch_size=7" in repr(embedding)
+    assert repr(embedding).endswith(f"context=None, dimension=12, max_tokens={embedding.max_tokens})")
+    embedding.fit(corpus(0))
+    assert f"context={embedding.context!r}, dimension=12" in repr(embedding)
+    assert repr(embedding.context) in repr(make(context=embedding.context))
+    assert "device" not in repr(embedding)
+
+
 def test_embeddings_of_one_checkpoint_share_weights_not_contexts(fitted):
     first, second = fitted(0), fitted(1)
     assert first._encoder.open_model() is second._encoder.open_model()

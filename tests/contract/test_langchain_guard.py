@@ -298,6 +298,29 @@ def test_a_store_that_cannot_search_by_vector_is_guarded_all_the_same(fitted):
         guard(foreign, embedding)
 
 
+def test_a_store_with_asynchronous_methods_alone_is_guarded(fitted):
+    class Later(InMemoryVectorStore):
+        """Refuses its synchronous methods, as stores over an asynchronous driver do."""
+
+        def similarity_search(self, *_: Any, **__: Any) -> Any:
+            raise NotImplementedError("use asimilarity_search")
+
+        def add_documents(self, *_: Any, **__: Any) -> Any:
+            raise NotImplementedError("use aadd_documents")
+
+    first, second = fitted(0), fitted(1)
+    store = guard(Later(first), first)
+    asyncio.run(store.aadd_documents(corpus(0)))
+    assert len(asyncio.run(store.asimilarity_search(QUERY, k=30))) == 12
+    other = Later(second)
+    other.store = store.store
+    other = guard(other, second)
+    before = dict(store.store)
+    with pytest.raises(ContextMismatchError, match="embed its documents again"):
+        asyncio.run(other.aadd_documents(corpus(1)))
+    assert store.store == before
+
+
 # Caches and records
 
 

@@ -4,6 +4,7 @@ A store's embedding is an attribute that anyone may replace, so it is looked at 
 `CacheBackedEmbeddings` is looked through: what it embeds with, and whether its keys tell contexts apart.
 """
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -58,7 +59,7 @@ def _embedders_of(store: VectorStore) -> Iterator[Any]:
     if store.embeddings is not None:
         yield store.embeddings
     for name, value in vars(store).items():
-        owner = getattr(value, "__self__", value)  # of a method such as `embedding.embed_query`
+        owner = value.__self__ if inspect.ismethod(value) else value  # such as `embedding.embed_query`
         if isinstance(owner, Embeddings):
             yield owner
         elif "embed" in name.lower() and callable(value):

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,6 +238,15 @@ class CDEEmbeddings(BaseModel, Embeddings):
         stamp = self.stamp
         vectors = self._encoder.encode_queries([text], batch_size=self.batch_size, show_progress=self.show_progress)
         return StampedVector(vectors[0].tolist(), stamp)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield what is shown of an embedding: what was chosen, and what vectors come of it."""
+        fields = type(self).model_fields
+        yield from ((name, value) for name, value in super().__repr_args__() if value != fields[str(name)].default)
+        if self.given_context is None:
+            yield "context", self.context if self.is_fitted else None
+        yield "dimension", self.dimension
+        yield "max_tokens", self.max_tokens
 
     # How long a text may be
 

@@ -174,7 +174,8 @@ class World:
 
     def query_by_stock_retriever(self, a: int, b: int) -> None:
         index, embedding = self.indexes[a % len(self.indexes)], self._any_embedding(b)
-        retriever = VectorIndexRetriever(index, embed_model=embedding, similarity_top_k=4 + b % 12)
+        own = {} if index.vector_store.stores_text else {"node_ids": list(index.index_struct.nodes_dict.values())}
+        retriever = VectorIndexRetriever(index, embed_model=embedding, similarity_top_k=4 + b % 12, **own)
         found = asyncio.run(retriever.aretrieve(QUERY)) if b % 5 == 0 else retriever.retrieve(QUERY)
         self.judge(index, found, embedding)
 

@@ -169,15 +169,16 @@ def test_what_is_written_is_what_was_read(tmp_path, family):
 def test_what_was_changed_is_another_model(tmp_path):
     save_model(tmp_path)
     encoder = read(tmp_path / "model", Reading())
+    before = encoder.identity.sha256
     encoder.save_pretrained(tmp_path / "saved")
     file = tmp_path / "saved/model.safetensors"
     tensors = load_file(file)
     tensors["second_stage.term_head.mix"] += 1
     save_file(tensors, file)
-    assert ContextualEncoder.from_pretrained(tmp_path / "saved").identity.sha256 != encoder.identity.sha256
+    assert ContextualEncoder.from_pretrained(tmp_path / "saved").identity.sha256 != before
     encoder.open_model().second_stage.term_head.mix.data += 1
     changed = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "changed"))
-    assert changed.identity.sha256 != encoder.identity.sha256
+    assert changed.identity.sha256 == encoder.identity.sha256 != before
 
 
 def test_identity_is_of_files_and_of_what_is_said(tmp_path):

@@ -55,7 +55,7 @@ def _sizes(config: ModelConfig, numbers: int, tensors: int) -> Iterator[tuple[st
                 yield f"{stage}.{name}", value, numbers
 
 
-def refuse_unknown_ids(tokenizer: Tokenizer, vocabulary_size: int, folder: Path) -> None:
+def refuse_unknown_ids(tokenizer: Tokenizer, vocabulary_size: int, source: Path | str) -> None:
     """Compare a tokenizer with the vocabulary of its model.
 
     Raises:
@@ -64,6 +64,6 @@ def refuse_unknown_ids(tokenizer: Tokenizer, vocabulary_size: int, folder: Path)
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= vocabulary_size:
         raise CheckpointError(
-            f"the tokenizer in {folder} gives token ids up to {largest}, but the model knows {vocabulary_size} tokens; "
+            f"the tokenizer of {source} gives token ids up to {largest}, but the model knows {vocabulary_size} tokens; "
             "restore the tokenizer that belongs to it"
         )

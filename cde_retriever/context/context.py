@@ -60,8 +60,7 @@ class Context:
         model: The model that made them.
         text_hashes: sha256 of each sampled text.
         texts: The sampled texts, or None if only their hashes are kept.
-        method: ``"sample"`` or ``"null"``.
-        seed: Seed of the sample, None for the null context.
+        seed: Seed of the sample, None where nothing was drawn.
         documents_seen: How many documents the sample was drawn from, empty ones and duplicates included.
         oversampled_to: Size to which a model that needs exactly that many repeats the documents, else None.
         frequencies: Token ids and in how many of the documents each occurs, (k, 2) int64, read-only, ids ascending; no
@@ -72,7 +71,6 @@ class Context:
     model: ModelIdentity
     text_hashes: tuple[str, ...] = ()
     texts: tuple[str, ...] | None = ()
-    method: str = "null"
     seed: int | None = None
     documents_seen: int = 0
     oversampled_to: int | None = None
@@ -128,12 +126,19 @@ class Context:
             "fingerprint": self.fingerprint,
             "vectors_sha256": self._digest(),
             "model": asdict(self.model),
+            "method": self._method(),
             **{name: getattr(self, name) for name in _HEADER_FIELDS},
         }
         arrays: dict[str, NDArray[Any]] = {"vectors": self.vectors}
         if len(self.frequencies):
             arrays["frequencies"] = self.frequencies
         return save(arrays, metadata={METADATA_KEY: FORMAT.to_text(header)})
+
+    def _method(self) -> str:
+        """Return how the context came about, which files say to people and to earlier versions."""
+        if not self.size:
+            return "null"
+        return "vectors" if self.seed is None else "sample"
 
     def _digest(self) -> str:
         """Return the sha256 of what was computed from the texts."""
@@ -196,7 +201,7 @@ class Context:
         return cls.from_bytes(file.read_bytes(), source=str(file))
 
 
-_HEADER_FIELDS = ("text_hashes", "texts", "method", "seed", "documents_seen", "oversampled_to")
+_HEADER_FIELDS = ("text_hashes", "texts", "seed", "documents_seen", "oversampled_to")
 
 
 def hash_text(text: str) -> str:
@@ -231,7 +236,6 @@ def make_context(
         model=model,
         text_hashes=tuple(map(hash_text, sample.texts)),
         texts=sample.texts if store_texts else None,
-        method="sample",
         seed=sample.seed,
         documents_seen=sample.documents_seen,
         oversampled_to=needs if needs is not None and needs > len(sample.texts) else None,
@@ -246,7 +250,6 @@ def listed_context(vectors: NDArray[np.float32], model: ModelIdentity, needs: in
         model=model,
         text_hashes=tuple(hashlib.sha256(row.tobytes()).hexdigest() for row in vectors),
         texts=None,
-        method="vectors",
         documents_seen=len(vectors),
         oversampled_to=needs if needs is not None and needs > len(vectors) else None,
     )

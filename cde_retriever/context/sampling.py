@@ -5,6 +5,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cde_retriever.context.whole_numbers import valid_seed, whole_number
 from cde_retriever.errors import ContextError
 
 
@@ -30,14 +31,15 @@ def sample_documents(documents: Iterable[str], size: int, seed: int) -> Sample:
         seed: Seed of the priorities.
 
     Raises:
-        TypeError: if `documents` is one string or an item is not a string; names its index.
+        TypeError: if `documents` is one string or an item is not a string; names its index. If size or seed is no
+            whole number.
+        ConfigError: if the size is below 1, or the seed has more than 63 bits.
         ValueError: if a document is not valid Unicode; names its index.
         ContextError: if no document has any text.
     """
     if isinstance(documents, str | bytes):
         raise TypeError(f"documents must be an iterable of strings, received one {type(documents).__name__}")
-    if size < 1:
-        raise ValueError(f"the context size must be at least 1, received {size}")
+    size, seed = whole_number("context_size", size, 1), valid_seed(seed)
     key = str(seed).encode()
     heap: list[tuple[int, str]] = []  # largest priority first, hence the minus
     kept: set[str] = set()

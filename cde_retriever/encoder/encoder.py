@@ -17,6 +17,7 @@ from cde_retriever.backends.loading import FoundModel, identify, load
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, ModelIdentity, listed_context, make_context
 from cde_retriever.context.sampling import Sample, sample_documents
+from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.batches import batches_of
 from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.shared_queries import SharedBatches
@@ -75,7 +76,7 @@ class ContextualEncoder:
     def __init__(
         self, backend: Backend, tokenizer: Tokenizer, identity: ModelIdentity, *, truncate_dim: int | None = None
     ) -> None:
-        if truncate_dim is not None and not 1 <= truncate_dim <= backend.dimension:
+        if truncate_dim is not None and whole_number("truncate_dim", truncate_dim, 1) > backend.dimension:
             raise ConfigError(
                 f"truncate_dim is {truncate_dim}, but vectors of {identity.name} have {backend.dimension} numbers; "
                 f"expected 1 to {backend.dimension}, or None for all"
@@ -169,10 +170,20 @@ class ContextualEncoder:
         """
         from cde_retriever.backends.pytorch import TorchBackend
         from cde_retriever.checkpoint.checkpoint import hash_model
+        from cde_retriever.checkpoint.sizes import refuse_unknown_ids
 
+        refuse_unknown_ids(tokenizer, int(model.second_stage.backbone.config.vocab_size), model.config.name)
         backend = TorchBackend(model) if stored_dtype is None else TorchBackend(model, stored_dtype)
         sha256 = hash_model(model, tokenizer, backend.stored_dtype)
         return cls(backend, tokenizer, identify(model.config, sha256, None))
+
+    def __repr__(self) -> str:
+        """Name the model, what its vectors and texts are like, where it runs, and the context."""
+        context = repr(self._active.context) if self._active else "no context"
+        return (
+            f"ContextualEncoder({self.config.name}, {self.dimension} numbers, texts up to {self.config.max_length} "
+            f"tokens, {self.device}, {context})"
+        )
 
     def fork(self, *, truncate_dim: int | None = None) -> "ContextualEncoder":
         """Return an encoder over the same weights, without a context yet; one call at a time runs over all forks.
@@ -332,14 +343,18 @@ class ContextualEncoder:
         Raises:
             TypeError: if an item is not a string; names its index.
             ContextError: if no document has any text.
+            ConfigError: if a number is out of range.
         """
-        exact = self.config.positions != "text"
-        if exact and context_size is not None and context_size > self.config.context_size:
+        exact, size = self.config.positions != "text", self.config.context_size
+        if context_size is not None:
+            size = whole_number("context_size", context_size, 1)
+        whole_number("batch_size", batch_size, 1)
+        if exact and size > self.config.context_size:
             raise ConfigError(
-                f"context_size is {context_size}, but {self.config.name} reads {self.config.context_size} context "
+                f"context_size is {size}, but {self.config.name} reads {self.config.context_size} context "
                 "documents, no more; leave context_size out"
             )
-        sample = sample_documents(documents, context_size or self.config.context_size, seed)
+        sample = sample_documents(documents, size, seed)
         # No warning: a context document is meant to be cut.
         ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
         needs = self.config.context_size if exact else None
@@ -427,6 +442,11 @@ class ContextualEncoder:
         frequencies = None
         if self.config.term_statistics:
             frequencies = np.zeros(self.vocabulary_size, np.float32)
+            if context.frequencies[:, 0].max(initial=-1) >= len(frequencies):
+                raise ContextMismatchError(
+                    f"context {context.fingerprint[:12]} counts token {context.frequencies[:, 0].max()}, but "
+                    f"{self.config.name} knows tokens 0 to {len(frequencies) - 1}; fit a context with this model"
+                )
             frequencies[context.frequencies[:, 0]] = context.frequencies[:, 1]
         reads = self.backend.reads_dataset_embeddings
         return Evidence(len(rows), context.vectors[rows % context.size] if reads else None, frequencies)
@@ -574,8 +594,7 @@ class ContextualEncoder:
         *,
         warn: bool = True,
     ) -> list[Ids]:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, received {batch_size}")
+        whole_number("batch_size", batch_size, 1)
         tokenized = self.tokenize(texts, role)
         if warn and tokenized.truncated:
             cut = TruncationWarning(tokenized.truncated, len(tokenized.ids), self.config.max_length)

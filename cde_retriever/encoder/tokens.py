@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cde_retriever.encoder.text_start import safe_end
+from cde_retriever.errors import ConfigError
 
 CHARACTERS_A_TOKEN = 16
 """Of a long text so many characters are read for each token that the model reads, and more only if they do not do."""
@@ -71,6 +72,8 @@ class TextTokenizer:
             TypeError: if an item is not a string; names its index.
             ValueError: if a text cannot be encoded as UTF-8 (lone surrogates); names its index.
         """
+        if role not in self.prompts:
+            raise ConfigError(f"role is {role!r:.80}, expected {' or '.join(map(repr, self.prompts))}")
         prompt = self.prompts[role]
         found = TokenizedTexts([], [])
         for chunk in _chunks(check_texts(texts), CHARACTERS_A_TOKEN * self.max_length):

@@ -117,7 +117,7 @@ def test_a_context_of_hashes_alone_is_the_same_context() -> None:
 
 def test_a_stored_null_context_is_the_null_context() -> None:
     context = Context.load("contexts/null.safetensors")
-    assert (context.size, context.method) == (0, "null")
+    assert (context.size, context.seed) == (0, None)
     assert context.fingerprint == FACTS["checkpoints/cached"]["null"]
     encoder = ContextualEncoder.from_pretrained("checkpoints/cached", device="cpu")
     encoder.set_context(context)

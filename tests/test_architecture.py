@@ -21,6 +21,7 @@ ROOMS = {
         "progress",
         "files",
         "corpus",
+        "words",
         "context",
         "model",
         "checkpoint",
@@ -54,7 +55,10 @@ WITHOUT_TORCH = (
 )
 
 # What the bare install brings, and who may import what it does not.
-REQUIRED = {"filelock", "huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "tqdm", "transformers"}
+REQUIRED = {
+    *("filelock", "huggingface_hub", "numpy", "regex", "safetensors", "scipy", "snowballstemmer", "tokenizers"),
+    *("torch", "tqdm", "transformers"),
+}
 OPTIONAL = {
     "llama_index": ("cde_retriever.adapters.llama_index.", "cde_retriever.llama_index"),
     "llama_index_instrumentation": "cde_retriever.adapters.llama_index.",

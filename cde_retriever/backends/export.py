@@ -117,18 +117,24 @@ def _write_graphs(model: TwoStageModel, first_stage_width: int, folder: Path) ->
     """Write every graph and the null state; return the number of tensors of a state."""
     second = model.second_stage
     vocabulary = int(second.backbone.config.vocab_size)
-    if first_stage_width:
-        known: tuple[Tensor, ...] = (torch.randn(EXAMPLE_DOCUMENTS, first_stage_width),)
+    names: list[str]
+    dynamic: list[dict[int, Any] | None]
+    if model.config.corpus_head is not None:  # what a context does is done outside of the graphs
+        known: tuple[Tensor, ...] = ()
+        names, dynamic = [], []
+    elif first_stage_width:
+        known = (torch.randn(EXAMPLE_DOCUMENTS, first_stage_width),)
         names = ["dataset_embeddings"]
-        dynamic: list[dict[int, Any] | None] = [_dimensions("documents")]
+        dynamic = [_dimensions("documents")]
     else:
         known = (torch.zeros(vocabulary), torch.tensor(float(EXAMPLE_DOCUMENTS)))
         names = ["frequencies", "documents"]
         dynamic = [None, None]
     prepare = _Prepare(second)
-    state = prepare(*known)
+    state = prepare(*known) if known else ()
     outputs = [f"state_{i}" for i in range(len(state))]
-    _export(prepare, known, folder / PREPARE, names, outputs, dynamic)
+    if known:
+        _export(prepare, known, folder / PREPARE, names, outputs, dynamic)
     null = second.prepare(Evidence(0, torch.zeros(0, first_stage_width)))
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in zip(outputs, null, strict=True)}
     np.savez(folder / NULL_STATE, **arrays)
@@ -198,7 +204,7 @@ def _export(
     variadic = isinstance(module, _Prepare)
     shapes: Any = (tuple(dynamic),) if variadic else tuple(dynamic)
     if isinstance(module, _Embed):
-        shapes = (*dynamic[:2], tuple(dynamic[2:]))
+        shapes = (*dynamic[:2], tuple(dynamic[2:])) if dynamic[2:] else tuple(dynamic)
     # The logger tells of operators of packages that play no part.
     with _errors_only("torch.onnx"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

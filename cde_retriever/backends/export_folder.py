@@ -82,7 +82,8 @@ class Export:
         Raises:
             CheckpointError: if one is missing or is not what was exported; names it.
         """
-        needed = {CONFIG_NAME, TOKENIZER_NAME, SECOND_STAGE, PREPARE, NULL_STATE, *self.files}
+        needed = {CONFIG_NAME, TOKENIZER_NAME, SECOND_STAGE, NULL_STATE, *self.files}
+        needed |= {PREPARE} if self.states else set()
         names = list(names) or sorted(needed | ({FIRST_STAGE} if self.first_stage_width else set()))
         with ThreadPoolExecutor() as pool:
             try:

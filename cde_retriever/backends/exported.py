@@ -96,6 +96,8 @@ class ExportBackend(ABC):
     def prepare(self, evidence: Evidence[NDArray[np.float32]]) -> State:
         """Return what the second stage makes of a context; see `Backend.prepare`."""
         names = [f"state_{i}" for i in range(self.export.states)]
+        if not names:  # a corpus head works outside of the graphs
+            return ()
         if evidence.documents == 0:
             self.export.verify(self.folder, [NULL_STATE])
             with np.load(self.folder / NULL_STATE, allow_pickle=False) as stored:

@@ -23,8 +23,11 @@ from cde_retriever.errors import ContextError, ContextFormatError, ContextMismat
 from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.files.tensors import read_tensors
+from cde_retriever.words.corpus_words import PREFIX, CorpusWords
 
 FORMAT = RecordFormat(1, ContextFormatError, "restore it, or fit again")
+WITH_WORDS = RecordFormat(2, ContextFormatError, "restore it, or fit again")
+"""Of a context that keeps words, which older versions of this package cannot use."""
 FILE_NAME = "context.safetensors"
 METADATA_KEY = "cde_context"
 
@@ -65,6 +68,7 @@ class Context:
         oversampled_to: Size to which a model that needs exactly that many repeats the documents, else None.
         frequencies: Token ids and in how many of the documents each occurs, (k, 2) int64, read-only, ids ascending; no
             rows for a model without term statistics.
+        words: The documents' words, for a model with a corpus head; None for others.
     """
 
     vectors: NDArray[np.float32]
@@ -75,6 +79,7 @@ class Context:
     documents_seen: int = 0
     oversampled_to: int | None = None
     frequencies: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    words: CorpusWords | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check that the parts belong together."""
@@ -93,6 +98,10 @@ class Context:
             raise ContextError(
                 f"a token is said to occur in {frequencies[:, 1].max()} documents, but the context has {len(vectors)}"
             )
+        if self.words is not None and self.words.counts.rows != self.size:
+            raise ContextError(
+                f"the context has words of {self.words.counts.rows} documents, but {self.size} documents"
+            )
         if self.texts is not None and tuple(map(hash_text, self.texts)) != self.text_hashes:
             raise ContextError("the texts of the context do not have the hashes it lists; fit it again")
 
@@ -102,16 +111,23 @@ class Context:
         return len(self.text_hashes)
 
     @property
+    def record_format(self) -> RecordFormat:
+        """The file format that can hold it."""
+        return FORMAT if self.words is None else WITH_WORDS
+
+    @property
     def fingerprint(self) -> str:
         """sha256 over model and texts, in hexadecimal; equal fingerprints mean comparable vectors."""
         hashes = self.text_hashes if self.model.ordered else sorted(self.text_hashes)
-        identity = {
-            "format_version": FORMAT.version,
+        identity: dict[str, Any] = {
+            "format_version": self.record_format.version,
             "model": self.model.sha256,
             "prompts": self.model.prompts,
             "max_length": self.model.max_length,
             "texts": list(hashes),
         }
+        if self.words is not None:
+            identity["words"] = self.words.fingerprint
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -132,7 +148,10 @@ class Context:
         arrays: dict[str, NDArray[Any]] = {"vectors": self.vectors}
         if len(self.frequencies):
             arrays["frequencies"] = self.frequencies
-        return save(arrays, metadata={METADATA_KEY: FORMAT.to_text(header)})
+        if self.words is not None:
+            header["language"] = self.words.language
+            arrays |= self.words.arrays()
+        return save(arrays, metadata={METADATA_KEY: self.record_format.to_text(header)})
 
     def _method(self) -> str:
         """Return how the context came about, which files say to people and to earlier versions."""
@@ -142,7 +161,10 @@ class Context:
 
     def _digest(self) -> str:
         """Return the sha256 of what was computed from the texts."""
-        return hashlib.sha256(self.vectors.tobytes() + self.frequencies.tobytes()).hexdigest()
+        digest = hashlib.sha256(self.vectors.tobytes() + self.frequencies.tobytes())
+        for array in () if self.words is None else self.words.arrays().values():
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "bytes") -> "Context":
@@ -153,12 +175,15 @@ class Context:
         """
         with FORMAT.reading(source):
             arrays, metadata = read_tensors(data)
-            header = FORMAT.parse(metadata[METADATA_KEY], source)
+            kept = WITH_WORDS if any(name.startswith(PREFIX) for name in arrays) else FORMAT
+            header = kept.parse(metadata[METADATA_KEY], source)
             values = {name: header[name] for name in _HEADER_FIELDS}
             for name in ("text_hashes", "texts"):
                 values[name] = None if values[name] is None else tuple(values[name])
             if "frequencies" in arrays:
                 values["frequencies"] = arrays["frequencies"]
+            if kept is WITH_WORDS:
+                values["words"] = CorpusWords.of_arrays(header["language"], arrays)
             try:
                 context = cls(vectors=arrays["vectors"], model=ModelIdentity(**header["model"]), **values)
             except ContextError as error:
@@ -229,8 +254,9 @@ def make_context(
     store_texts: bool,
     needs: int | None,
     frequencies: NDArray[np.int64] | None = None,
+    words: CorpusWords | None = None,
 ) -> Context:
-    """Put a sample, its dataset embeddings, (J, d), and its term statistics, (k, 2), together; None for none."""
+    """Put a sample, its dataset embeddings, (J, d), its term statistics, (k, 2), and words together; None for none."""
     return Context(
         vectors=np.zeros((len(sample.texts), 0), np.float32) if vectors is None else vectors,
         model=model,
@@ -240,6 +266,7 @@ def make_context(
         documents_seen=sample.documents_seen,
         oversampled_to=needs if needs is not None and needs > len(sample.texts) else None,
         frequencies=np.zeros((0, 2), np.int64) if frequencies is None else frequencies,
+        words=words,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,15 @@ from cde_retriever.backends.backend import Backend
 from cde_retriever.backends.loading import FoundModel, identify, load
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, ModelIdentity, listed_context, make_context
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.sampling import Sample, sample_documents
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.batches import batches_of
+from cde_retriever.encoder.corpus_head import CorpusHead, check_parts
 from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.shared_queries import SharedBatches
-from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts, count_documents
+from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts, check_texts, count_documents
 from cde_retriever.errors import (
     ConfigError,
     ContextError,
@@ -33,9 +36,12 @@ from cde_retriever.files.forking import ThreadLock
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
 from cde_retriever.progress import progress
+from cde_retriever.words.corpus_words import CorpusWords
+from cde_retriever.words.reading import WordReader, reader
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
+    from scipy.sparse import csr_array
 
     from cde_retriever.model.two_stage import TwoStageModel
 
@@ -55,6 +61,7 @@ class _Active:
 
     context: Context
     state: Any
+    head: CorpusHead | None = None
 
 
 class ContextualEncoder:
@@ -76,10 +83,11 @@ class ContextualEncoder:
     def __init__(
         self, backend: Backend, tokenizer: Tokenizer, identity: ModelIdentity, *, truncate_dim: int | None = None
     ) -> None:
-        if truncate_dim is not None and whole_number("truncate_dim", truncate_dim, 1) > backend.dimension:
+        longest = full_dimension(backend)
+        if truncate_dim is not None and whole_number("truncate_dim", truncate_dim, 1) > longest:
             raise ConfigError(
-                f"truncate_dim is {truncate_dim}, but vectors of {identity.name} have {backend.dimension} numbers; "
-                f"expected 1 to {backend.dimension}, or None for all"
+                f"truncate_dim is {truncate_dim}, but vectors of {identity.name} have {longest} numbers; "
+                f"expected 1 to {longest}, or None for all"
             )
         self._backend = backend
         self._tokenizer = tokenizer
@@ -261,7 +269,7 @@ class ContextualEncoder:
     @property
     def dimension(self) -> int:
         """Width of the vectors; needs no context."""
-        return self.truncate_dim or self.backend.dimension
+        return self.truncate_dim or full_dimension(self.backend)
 
     @property
     def vocabulary_size(self) -> int:
@@ -324,6 +332,7 @@ class ContextualEncoder:
         seed: int = 0,
         context_size: int | None = None,
         store_texts: bool = True,
+        language: str | None = None,
         batch_size: int = DEFAULT_BATCH,
         show_progress: bool = False,
     ) -> Context:
@@ -337,14 +346,18 @@ class ContextualEncoder:
             seed: Seed of the sample.
             context_size: Most context documents; None for the model's own number.
             store_texts: Whether the context keeps the sampled texts, or only their hashes.
+            language: Whose stemmer words go through, for a model with a corpus head, such as ``"german"``; ``"none"``
+                for no stemmer, None for the model's own language.
             batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
             show_progress: Whether to show a progress bar on stderr.
 
         Raises:
             TypeError: if an item is not a string; names its index.
             ContextError: if no document has any text.
-            ConfigError: if a number is out of range.
+            ConfigError: if a number is out of range, for a language without a stemmer, or for any language if the model
+                has no corpus head.
         """
+        words = self._word_reader(language)
         exact, size = self.config.positions != "text", self.config.context_size
         if context_size is not None:
             size = whole_number("context_size", context_size, 1)
@@ -360,11 +373,12 @@ class ContextualEncoder:
         needs = self.config.context_size if exact else None
         context = make_context(
             sample,
-            self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None,
+            self._context_vectors(ids, batch_size, show_progress),
             self.identity,
             store_texts=store_texts,
             needs=needs,
             frequencies=self._count_terms(ids) if self.config.term_statistics else None,
+            words=None if words is None else CorpusWords.of(words.language, words.read(sample.texts, "document")),
         )
         self.set_context(context)
         return context
@@ -380,16 +394,17 @@ class ContextualEncoder:
             TypeError: if an item is not a string; names its index.
             ContextError: if there are none, or more than the model reads.
         """
-        texts = tuple(documents)
+        texts, words = tuple(documents), self._word_reader(None)
         self._refuse_size(len(texts))
         ids = self._tokenize(texts, "document", DEFAULT_BATCH, warn=False)
         context = make_context(
             Sample(texts, len(texts), 0),
-            self._first_stage(ids, DEFAULT_BATCH, False) if self.backend.reads_dataset_embeddings else None,
+            self._context_vectors(ids, DEFAULT_BATCH, False),
             self.identity,
             store_texts=store_texts,
             needs=self.config.context_size if self.config.positions != "text" else None,
             frequencies=self._count_terms(ids) if self.config.term_statistics else None,
+            words=None if words is None else CorpusWords.of(words.language, words.read(texts, "document")),
         )
         self.set_context(context)
         return context
@@ -419,6 +434,27 @@ class ContextualEncoder:
         if not 1 <= documents <= most:
             raise ContextError(f"{self.config.name} reads 1 to {most} context documents, received {documents}")
 
+    def _context_vectors(self, ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors | None:
+        """Return what a context keeps of its documents' vectors; None for nothing."""
+        if self._head_settings is not None:
+            return self._plain(ids, "document", batch_size, show_progress)
+        return self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None
+
+    @cached_property
+    def _head_settings(self) -> HeadSettings | None:
+        settings = self.config.corpus_head
+        return None if settings is None else HeadSettings.from_dict(settings)
+
+    def _word_reader(self, language: str | None) -> WordReader | None:
+        if self._head_settings is None:
+            if language is not None:
+                raise ConfigError(
+                    f"language is {language!r}, but model {self.identity.name!r} has no corpus head, which reads "
+                    "words; leave it out"
+                )
+            return None
+        return reader(self._head_settings.language if language is None else language)
+
     def set_context(self, context: Context) -> None:
         """Embed under this context from now on.
 
@@ -434,7 +470,10 @@ class ContextualEncoder:
         if not isinstance(context, Context):
             raise TypeError(f"expected a Context, received {type(context).__name__}; use Context.load(path)")
         self._check_model(context)
-        return _Active(context, self.backend.prepare(self._evidence(context)))
+        head = None
+        if self._head_settings is not None:
+            head = CorpusHead(self._head_settings, context, self.backend.dimension, self.dimension)
+        return _Active(context, self.backend.prepare(self._evidence(context)), head)
 
     def _evidence(self, context: Context) -> Evidence[NDArray[np.float32]]:
         """Return what the second stage is told of a context: only what it reads, each document as often as it needs."""
@@ -468,8 +507,10 @@ class ContextualEncoder:
                 f"{self.config.name} has no null context; fit it a context of any texts, for example the "
                 "random_strings.txt of its repository"
             )
-        width = self.config.first_stage_width if self.backend.reads_dataset_embeddings else 0
-        return Context(vectors=np.zeros((0, width), np.float32), model=self.identity)
+        reads = self.backend.reads_dataset_embeddings or self._head_settings is not None
+        width = self.config.first_stage_width if reads else 0
+        words = None if self._head_settings is None else CorpusWords.none(self._head_settings.language)
+        return Context(vectors=np.zeros((0, width), np.float32), model=self.identity, words=words)
 
     def _check_model(self, context: Context) -> None:
         ours, theirs = self.identity, context.model
@@ -494,47 +535,136 @@ class ContextualEncoder:
 
     # Texts to vectors
 
+    @overload
     def encode_documents(
         self,
         texts: Sequence[str],
         *,
+        parts: Literal["one", "dense"] = "one",
         batch_size: int = DEFAULT_BATCH,
         show_progress: bool = False,
         on_truncation: Callable[[TruncationWarning], object] | None = None,
-    ) -> Vectors:
+    ) -> Vectors: ...
+
+    @overload
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        *,
+        parts: Literal["sparse", "both"],
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+        on_truncation: Callable[[TruncationWarning], object] | None = None,
+    ) -> Any: ...
+
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        *,
+        parts: str = "one",
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+        on_truncation: Callable[[TruncationWarning], object] | None = None,
+    ) -> "Vectors | csr_array[Any] | Parts":
         """Embed documents under the context in force.
 
         Args:
             texts: The documents, given to the model as they are.
+            parts: ``"one"``: one vector that holds all the context knows, for any store. ``"both"``: `Parts` of a dense
+                vector and an exact sparse one for hybrid search, whose inner products add up to the score;
+                ``"dense"`` and ``"sparse"``: one of these. Other than ``"one"`` and ``"dense"`` needs a model with a
+                corpus head; words are counted over the whole text, whatever the model reads.
             batch_size: Texts of 128 tokens through the model at once, of shorter ones more, of longer ones fewer; does
                 not change the result beyond the model's precision.
             show_progress: Whether to show a progress bar on stderr.
             on_truncation: Called with what was cut, if any text was; None warns.
 
         Returns:
-            Unit vectors, (n, d) float32, in input order.
+            Unit vectors, (n, d) float32, in input order; or a sparse array, (n, 2**32); or both.
 
         Raises:
             ContextNotFittedError: if no context is set.
+            ConfigError: if the model has no such part.
             TypeError: if a text is not a string; names its index.
         """
-        active = self._require_active()
-        ids = self._tokenize(texts, "document", batch_size, on_truncation)
-        return self._run(ids, self._under(active), self.dimension, batch_size, show_progress)
+        return self._encode(texts, "document", parts, batch_size, show_progress, on_truncation)
+
+    @overload
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        parts: Literal["one", "dense"] = "one",
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+    ) -> Vectors: ...
+
+    @overload
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        parts: Literal["sparse", "both"],
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+    ) -> Any: ...
 
     def encode_queries(
-        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
-    ) -> Vectors:
+        self,
+        texts: Sequence[str],
+        *,
+        parts: str = "one",
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+    ) -> "Vectors | csr_array[Any] | Parts":
         """Embed queries under the context in force; otherwise as `encode_documents`.
+
+        What words are worth beside meaning is in the query's sparse part, so that a store has but to add.
 
         Few queries at a time (at most `QUERIES_AT_ONCE`) run together with those of other threads that wait, so that
         many callers do not queue up one after the other; a vector does not depend on its company.
         """
+        return self._encode(texts, "query", parts, batch_size, show_progress, None)
+
+    def _encode(
+        self,
+        texts: Sequence[str],
+        role: str,
+        parts: str,
+        batch_size: int,
+        show_progress: bool,
+        on_truncation: Callable[[TruncationWarning], object] | None,
+    ) -> "Vectors | csr_array[Any] | Parts":
         active = self._require_active()
-        ids = self._tokenize(texts, "query", batch_size)
-        if 0 < len(ids) <= QUERIES_AT_ONCE:
+        check_parts(parts, active.head is not None, self.identity.name)
+        if parts == "sparse":
+            texts = check_texts(texts)
+            dense = np.zeros((len(texts), 0), np.float32)  # words need no model
+        else:
+            ids = self._tokenize(texts, role, batch_size, on_truncation, stacklevel=4)
+            dense = self._dense(active, ids, role, batch_size, show_progress)
+        if active.head is None:
+            return dense
+        return (active.head.queries if role == "query" else active.head.documents)(dense, texts, parts)
+
+    def _dense(self, active: _Active, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
+        """Return what the backend makes of texts under a context; with a corpus head plain vectors."""
+        if role == "query" and 0 < len(ids) <= QUERIES_AT_ONCE:
             return np.stack(self._queries(active, ids))
-        return self._run(ids, self._under(active), self.dimension, batch_size, show_progress, role="query")
+        return self._run(ids, self._under(active), self._backend_width, batch_size, show_progress, role=role)
+
+    @property
+    def _backend_width(self) -> int:
+        return self.dimension if self._head_settings is None else self.backend.dimension
+
+    def _plain(self, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
+        """Return vectors of a model with a corpus head, without any context."""
+        nothing = self.backend.prepare(Evidence(0))
+
+        def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
+            return self.backend.embed(input_ids, mask, nothing)
+
+        return self._run(ids, embed, self.backend.dimension, batch_size, show_progress, role=role)
 
     def encode_under(
         self,
@@ -564,6 +694,13 @@ class ContextualEncoder:
             TypeError: if a text is not a string; names its index.
         """
         ids = self._tokenize(texts, role, batch_size)
+        if self._head_settings is not None:
+            plain = self._plain(ids, role, batch_size, show_progress and len(contexts) > 0)
+            heads = [self._activate(context).head for context in contexts]
+            made = [
+                (head.queries if role == "query" else head.documents)(plain, texts, "one") for head in heads if head
+            ]
+            return cast("list[Vectors]", made)
         output = [np.zeros((len(ids), self.dimension), np.float32) for _ in contexts]
         with self._lock:
             states = [self._activate(context).state for context in contexts]
@@ -593,13 +730,14 @@ class ContextualEncoder:
         on_truncation: Callable[[TruncationWarning], object] | None = None,
         *,
         warn: bool = True,
+        stacklevel: int = 3,
     ) -> list[Ids]:
         whole_number("batch_size", batch_size, 1)
         tokenized = self.tokenize(texts, role)
         if warn and tokenized.truncated:
             cut = TruncationWarning(tokenized.truncated, len(tokenized.ids), self.config.max_length)
             if on_truncation is None:
-                warnings.warn(cut, stacklevel=3)
+                warnings.warn(cut, stacklevel=stacklevel)
             else:
                 on_truncation(cut)
         return tokenized.ids
@@ -611,13 +749,13 @@ class ContextualEncoder:
         return embed
 
     def _shortened(self, vectors: Vectors) -> Vectors:
-        if self.truncate_dim is None:
+        if self.truncate_dim is None or self._head_settings is not None:
             return vectors
         return shorten(vectors, self.truncate_dim, self.config.sketch_width)
 
     def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
         assert isinstance(active, _Active)
-        return list(self._run(ids, self._under(active), self.dimension, DEFAULT_BATCH, False, role="query"))
+        return list(self._run(ids, self._under(active), self._backend_width, DEFAULT_BATCH, False, role="query"))
 
     def _run(
         self,
@@ -645,6 +783,12 @@ class ContextualEncoder:
             batches = _with_progress(batches, len(ids))
         for rows in batches:
             yield rows, *self._texts.pad([ids[i] for i in rows], role)
+
+
+def full_dimension(backend: Backend) -> int:
+    """Return the width of the vectors of a backend's model, what a corpus head adds included."""
+    settings = backend.config.corpus_head
+    return backend.dimension + (0 if settings is None else HeadSettings.from_dict(settings).added_width)
 
 
 def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import ConfigError
 
 FORMAT_VERSION = 1
@@ -22,7 +23,7 @@ ACTIVATIONS = ("gelu", "relu")
 NULL_CONTEXTS = ("vector", "repeated", "none")
 JOINT_ONLY = ("first_stage_head", "output_activation", "embedding_norm", "pool_after_token", "null_context")
 """What the authors' own weights need, and `joint` alone has."""
-OPTIONAL = ("pooling", "pool_prompt", "projection", *JOINT_ONLY)
+OPTIONAL = ("pooling", "pool_prompt", "projection", "corpus_head", *JOINT_ONLY)
 """Fields that are written only where they are not at their default, so that older checkpoints keep their hashes."""
 
 
@@ -62,6 +63,9 @@ class ModelConfig:
         pool_prompt: Whether the tokens of a prompt, special ones before it included, are pooled too.
         projection: Layers between pooling and the final normalisation, as `cde_retriever.model.projection` reads them;
             needs ``"late"``.
+        corpus_head: Settings of what a context does to the vectors of a plain encoder, outside of any backend
+            (`cde_retriever.context.head_settings.HeadSettings`); needs ``"late"`` without moments and term statistics.
+            None for none.
         first_stage_head: What follows pooling in the first stage: nothing (``"none"``), or an MLP (``"mlp"``).
         output_activation: Between the layers of the output head: ``"gelu"`` or ``"relu"``.
         embedding_norm: Whether the second stage's backbone normalises what enters it (ModernBERT); if not, its table
@@ -93,6 +97,7 @@ class ModelConfig:
     pooling: tuple[str, ...] = ("mean",)
     pool_prompt: bool = True
     projection: tuple[Mapping[str, Any], ...] = ()
+    corpus_head: Mapping[str, Any] | None = None
     first_stage_head: str = "none"
     output_activation: str = "gelu"
     embedding_norm: bool = True
@@ -132,6 +137,7 @@ class ModelConfig:
             yield f"prompts has the keys {sorted(self.prompts)}, expected {sorted(ROLES)}"
         yield from self._faults_of_pooling()
         yield from self._misfits()
+        yield from self._faults_of_corpus_head()
 
     def _faults_of_pooling(self) -> Iterator[str]:
         unknown = [way for way in self.pooling if way not in POOLINGS]
@@ -147,6 +153,16 @@ class ModelConfig:
                 yield f"{name} has {len(getattr(self, name))} parts, which needs context_attention 'late'"
         if not self.pool_prompt and not late:
             yield "pool_prompt is false, which needs context_attention 'late'"
+
+    def _faults_of_corpus_head(self) -> Iterator[str]:
+        if self.corpus_head is None:
+            return
+        if self.context_attention != "late" or self.context_moments or self.term_statistics:
+            yield "corpus_head needs context_attention 'late', context_moments false and term_statistics false"
+        try:
+            HeadSettings.from_dict(self.corpus_head)
+        except ConfigError as error:
+            yield str(error)
 
     def _misfits(self) -> Iterator[str]:
         """Say which settings do not go with the layout."""
@@ -170,8 +186,11 @@ class ModelConfig:
         for name in ("term_statistics", "share_backbone"):
             if getattr(self, name) and not late:
                 yield f"{name} is true, which needs context_attention 'late'"
-        if late and not self.context_moments and not self.term_statistics:
-            yield "context_moments and term_statistics are both false, which leaves 'late' without a context"
+        if late and not self.context_moments and not self.term_statistics and self.corpus_head is None:
+            yield (
+                "context_moments and term_statistics are both false and corpus_head is None, which leaves 'late' "
+                "without a context"
+            )
         if not 0 <= self.term_shrinkage < 1:
             yield f"term_shrinkage is {self.term_shrinkage}, expected at least 0 and less than 1"
         elif self.term_shrinkage and not self.term_statistics:

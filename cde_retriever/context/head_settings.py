@@ -1,0 +1,80 @@
+"""Describe a corpus head: the few numbers by which a context changes plain vectors and weighs words."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from cde_retriever.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Settings of a corpus head, part of a model's configuration; the same for every corpus and every encoder.
+
+    "Spreads" are standard deviations of the cosines between distinct documents of the context, which is how far one
+    encoder's similarities differ from another's.
+
+    Attributes:
+        language: Whose stemmer words go through, ``"none"`` for none; a context may say another.
+        prior: Name of the word prior that comes with the package.
+        prior_documents: How many documents the prior counts as.
+        sharpness: How sharply documents attend to the context (`cde_retriever.context.neighbours`).
+        amount: How far they move towards what they attend to.
+        word_weight: What an exact share of words of 1 is worth beside a cosine, in spreads.
+        gram_weight: The same for the grams of the words.
+        topics: Numbers of the one vector that stand for topics of the context; at most so many.
+        sketch: Numbers of it that are a random projection of what words say beyond the topics.
+        topic_weight: What words within the topics are worth there, in spreads.
+        sketch_weight: What the rest of the words is worth there; less, because a projection has noise.
+        typical_spread: The spread where no context shows one.
+    """
+
+    language: str = "english"
+    prior: str = "english"
+    prior_documents: float = 4.0
+    sharpness: float = 3.0
+    amount: float = 0.3
+    word_weight: float = 2.0
+    gram_weight: float = 4.0
+    topics: int = 200
+    sketch: int = 183
+    topic_weight: float = 5.0
+    sketch_weight: float = 1.5
+    typical_spread: float = 0.12
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range, all faults in one message."""
+        faults = list(self._faults())
+        if faults:
+            raise ConfigError("invalid corpus head: " + "; ".join(faults))
+
+    def _faults(self) -> Iterator[str]:
+        for name in ("prior_documents", "sharpness", "typical_spread"):
+            if not getattr(self, name) > 0:
+                yield f"{name} is {getattr(self, name)}, expected above 0"
+        for name in ("amount", "word_weight", "gram_weight", "topics", "sketch", "topic_weight", "sketch_weight"):
+            if not getattr(self, name) >= 0:
+                yield f"{name} is {getattr(self, name)}, expected at least 0"
+
+    @property
+    def added_width(self) -> int:
+        """How many numbers the one vector has beside those of the encoder: topics, sketch, and one for its length."""
+        return self.topics + self.sketch + 1
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "HeadSettings":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ConfigError: for an unknown key or a number out of range.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ConfigError(
+                f"unknown keys {unknown} in corpus_head; expected {', '.join(f.name for f in fields(cls))}"
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)

@@ -1,0 +1,151 @@
+"""Apply a context to plain vectors and word counts: neighbours, exact words, topics. Needs NumPy alone, no PyTorch.
+
+A backend gives a text's plain unit vector z, under no context at all. What the context knows is applied here, so it is
+the same on every backend, in two forms:
+
+- two parts: a document's vector moved towards its neighbours in the context (`cde_retriever.context.neighbours`), and
+  the exact weights of its words and of their grams (`cde_retriever.words.weights`). The score is dense · dense +
+  sparse · sparse, where a query's sparse part carries the factors `word_weight` and `gram_weight` spreads.
+- one vector, for stores that hold nothing else: the same moved vector, then the words as topics of the context and a
+  random projection of what lies outside of them (`cde_retriever.words.topics`), then one number that gives every
+  document length 1 although its words do not have one length (√(1 - |x|² / M²); Bachrach et al. 2014), so that cosines
+  rank as inner products do.
+
+Everything is a function of the frozen context, so vectors of stored documents never change when others come.
+"""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.neighbours import Neighbours, unit
+from cde_retriever.words.corpus_words import CorpusWords
+from cde_retriever.words.reading import TextCounts
+from cde_retriever.words.sparse import Sparse, added
+from cde_retriever.words.statistics import GRAM_PRIOR, WordStatistics, load_prior
+from cde_retriever.words.topics import Topics
+from cde_retriever.words.weights import weigh_documents, weigh_queries
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Vectors = NDArray[np.float32]
+
+ROOM = 1.5
+"""The longest document allowed, in lengths of the context's longest; a longer one's words are scaled down."""
+TYPICAL_LENGTH = 4.0
+"""The same length where there is no context."""
+LEAST_INFORMATION = 1e-3
+"""So little a word says at least where it is divided by."""
+
+
+class Parts(NamedTuple):
+    """Texts in two parts; a score is the sum of the inner products of both.
+
+    Attributes:
+        dense: Unit vectors, (n, d) float32.
+        sparse: Exact weights of words and grams, (n, 2**32) float32, numbers of a row ascending.
+    """
+
+    dense: Vectors
+    sparse: "csr_array[Any]"
+
+
+class Knowledge:
+    """What a context does to texts, prepared once.
+
+    Args:
+        settings: The head's numbers.
+        vectors: Plain unit vectors of the context documents, (J, d).
+        words: What the context keeps of their words.
+    """
+
+    def __init__(self, settings: HeadSettings, vectors: Vectors, words: CorpusWords) -> None:
+        self.settings = settings
+        self._counts = words.counts
+        self._words, self._grams = WordStatistics.of(words.counts), words.grams
+        self._prior = load_prior(settings.prior)
+        self._neighbours = Neighbours(
+            vectors, sharpness=settings.sharpness, amount=settings.amount, typical_spread=settings.typical_spread
+        )
+        worth = settings.prior_documents
+        self._lengths = self._words.length(self._prior, worth), self._grams.length(GRAM_PRIOR, worth)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the cosines of distinct context documents: the unit that words are weighed in."""
+        return self._neighbours.spread
+
+    # Two parts
+
+    def move(self, plain: Vectors, own: NDArray[np.int64]) -> Vectors:
+        """Return the dense part of documents, (n, d), given their plain vectors and which context document each is."""
+        return self._neighbours.move(plain, own)
+
+    def document_words(self, counts: TextCounts) -> Sparse:
+        """Return the sparse part of documents, (n, 2**32)."""
+        words, grams = (weigh_documents(part, mean) for part, mean in zip(counts, self._lengths, strict=True))
+        return added(words, grams)
+
+    def query_words(self, counts: TextCounts) -> Sparse:
+        """Return the sparse part of queries, (n, 2**32), what words are worth beside a cosine included."""
+        settings, worth = self.settings, self.settings.prior_documents
+        words = self._shares(counts.words)
+        grams = weigh_queries(counts.grams, self._grams, GRAM_PRIOR, worth)
+        return added(
+            words.scaled(words.values * (settings.word_weight * self.spread)),
+            grams.scaled(grams.values * (settings.gram_weight * self.spread)),
+        )
+
+    def _shares(self, counts: Sparse) -> Sparse:
+        return weigh_queries(counts, self._words, self._prior, self.settings.prior_documents)
+
+    # One vector
+
+    def join_documents(self, moved: Vectors, counts: Sparse) -> Vectors:
+        """Return unit vectors, (n, d + added), of documents' dense parts and word counts."""
+        words = self._embed_documents(counts)
+        room = np.sqrt(max(self._longest**2 - 1, 0))
+        words *= np.minimum(1, room / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-9))
+        joined = np.concatenate([moved, words], axis=1) / self._longest
+        rest = np.sqrt(np.maximum(1 - (joined**2).sum(axis=1, keepdims=True), 0))
+        return unit(np.concatenate([joined, rest], axis=1).astype(np.float32))
+
+    def join_queries(self, plain: Vectors, counts: Sparse) -> Vectors:
+        """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
+        words = self._topics.embed(self._balanced(self._shares(counts), -1)) * self._factors
+        return unit(np.concatenate([plain, words, np.zeros((len(plain), 1), np.float32)], axis=1))
+
+    def _embed_documents(self, counts: Sparse) -> Vectors:
+        weights = self._balanced(weigh_documents(counts, self._lengths[0]), 1)
+        embedded: Vectors = self._topics.embed(weights) * self._factors
+        return embedded
+
+    @cached_property
+    def _topics(self) -> Topics:
+        weights = self._balanced(weigh_documents(self._counts, self._lengths[0]), 1)
+        return Topics(weights, self.settings.topics, self.settings.sketch)
+
+    @cached_property
+    def _factors(self) -> Vectors:
+        """Square roots of what a topic and a number of the sketch weigh, (topics + sketch,)."""
+        settings = self.settings
+        weights = [settings.topic_weight] * settings.topics + [settings.sketch_weight] * settings.sketch
+        factors: Vectors = np.sqrt(np.array(weights) * self.spread).astype(np.float32)
+        return factors
+
+    @cached_property
+    def _longest(self) -> float:
+        """M: the length that documents are scaled by."""
+        if not self._counts.rows:
+            return TYPICAL_LENGTH
+        return ROOM * float(np.sqrt(1 + (self._embed_documents(self._counts) ** 2).sum(axis=1).max()))
+
+    def _balanced(self, weights: Sparse, side: int) -> Sparse:
+        """Give half of what words say to the documents' side, so that a projection's noise is that of telling words."""
+        says = self._words.information(weights.indices, self._prior, self.settings.prior_documents)
+        root = np.sqrt(np.maximum(says, LEAST_INFORMATION))
+        return weights.scaled(weights.values * root if side > 0 else weights.values / root)

@@ -1,0 +1,96 @@
+"""Join plain vectors of a backend with what a context knows: as one vector, or as a dense and a sparse part."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.context.context import Context, hash_text
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.knowledge import Knowledge, Parts
+from cde_retriever.context.neighbours import unit
+from cde_retriever.errors import ConfigError
+from cde_retriever.words.corpus_words import CorpusWords
+from cde_retriever.words.reading import TextCounts, reader
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Vectors = NDArray[np.float32]
+
+PARTS = ("one", "dense", "sparse", "both")
+
+
+class CorpusHead:
+    """A corpus head under one context. Safe to use from several threads.
+
+    Args:
+        settings: The head's numbers.
+        context: The context, with words.
+        plain_width: Numbers of a plain vector.
+        dimension: Numbers of the one vector; fewer than the full number leave out the sketch first, then topics.
+    """
+
+    def __init__(self, settings: HeadSettings, context: Context, plain_width: int, dimension: int) -> None:
+        words = context.words or CorpusWords.none(settings.language)
+        order = np.argsort(np.array(context.text_hashes, dtype=str), kind="stable")
+        counts = words.counts.take(order)
+        room = max(dimension - plain_width - 1, 0)
+        topics = min(settings.topics, room)
+        self._knowledge = Knowledge(
+            replace(settings, topics=topics, sketch=min(settings.sketch, room - topics)),
+            context.vectors[order],
+            replace(words, counts=counts),
+        )
+        self._numbers = {context.text_hashes[place]: number for number, place in enumerate(order)}
+        self._reader = reader(words.language)
+        self._plain_width, self._dimension = plain_width, dimension
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the cosines of distinct context documents."""
+        return self._knowledge.spread
+
+    def documents(self, plain: Vectors, texts: Sequence[str], parts: str) -> "Vectors | csr_array[Any] | Parts":
+        """Return documents in one of the forms of `PARTS`, given their plain unit vectors, (n, d)."""
+        counts = self._reader.read(texts, "document")
+        if parts == "sparse":
+            return self._knowledge.document_words(counts).csr()
+        own = np.array([self._numbers.get(hash_text(text), -1) for text in texts], np.int64)
+        moved = self._knowledge.move(plain, own)
+        if parts == "one":
+            return self._one(moved, counts, query=False)
+        return Parts(moved, self._knowledge.document_words(counts).csr()) if parts == "both" else moved
+
+    def queries(self, plain: Vectors, texts: Sequence[str], parts: str) -> "Vectors | csr_array[Any] | Parts":
+        """Return queries in one of the forms of `PARTS`, given their plain unit vectors, (n, d)."""
+        if parts == "dense":
+            return plain
+        counts = self._reader.read(texts, "query")
+        if parts == "one":
+            return self._one(plain, counts, query=True)
+        sparse = self._knowledge.query_words(counts).csr()
+        return Parts(plain, sparse) if parts == "both" else sparse
+
+    def _one(self, dense: Vectors, counts: TextCounts, *, query: bool) -> Vectors:
+        if self._dimension <= self._plain_width:  # no room for words
+            return unit(dense[:, : self._dimension])
+        join = self._knowledge.join_queries if query else self._knowledge.join_documents
+        return join(dense, counts.words)
+
+
+def check_parts(parts: str, has_head: bool, name: str) -> None:
+    """Refuse an unknown form, and a sparse part of a model that has none.
+
+    Raises:
+        ConfigError: naming what there is.
+    """
+    if parts not in PARTS:
+        raise ConfigError(f"parts is {parts!r}, expected one of {', '.join(map(repr, PARTS))}")
+    if parts in ("sparse", "both") and not has_head:
+        raise ConfigError(
+            f"parts is {parts!r}, but model {name!r} has no corpus head, which makes the sparse part; load one that "
+            "has, or use parts='one'"
+        )

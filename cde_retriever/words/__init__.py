@@ -1,0 +1,1 @@
+"""Read, count and weigh the words of texts; NumPy alone."""

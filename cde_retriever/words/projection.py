@@ -1,0 +1,36 @@
+"""Project sparse word vectors to few numbers by random signs, so that inner products stay, up to noise of 1 / √m.
+
+Each word has m signs, bits of a hash of its number (Achlioptas 2003), the same on every machine and never stored.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.words.sparse import Sparse
+
+_GAMMA, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def signs_of(words: NDArray[np.int64], width: int) -> NDArray[np.float32]:
+    """Return a sign for each word and dimension, (n, width); splitmix64 of the word's number and the block of 64."""
+    blocks = np.arange(-(-width // 64), dtype=np.uint64)
+    state = (words.astype(np.uint64)[:, None] << np.uint64(16)) + blocks + np.uint64(1)
+    with np.errstate(over="ignore"):
+        mixed = state * _GAMMA
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
+        mixed ^= mixed >> np.uint64(31)
+    octets = mixed.astype("<u8").view(np.uint8).reshape(len(words), 8 * len(blocks))
+    bits = np.unpackbits(octets, axis=1)[:, :width]
+    return 2 * bits.astype(np.float32) - 1
+
+
+def project(vectors: Sparse, width: int) -> NDArray[np.float32]:
+    """Return projections of sparse vectors, (n, width)."""
+    words, places = np.unique(vectors.indices, return_inverse=True)
+    signs = signs_of(words, width)
+    output = np.zeros((vectors.rows, width), np.float32)
+    for number in range(vectors.rows):
+        part = slice(vectors.starts[number], vectors.starts[number + 1])
+        output[number] = vectors.values[part] @ signs[places[part]]
+    return output / np.float32(np.sqrt(width))

@@ -1,0 +1,168 @@
+"""Split texts into words, stem them, and number each word by a hash, so that no vocabulary is needed.
+
+Letters, digits and the marks that belong to them make a word, in lower case after Unicode's compatibility folding
+(NFKC). Scripts that put no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) give overlapping pairs of
+characters. Words of a language that Snowball has a stemmer for are stemmed (snowballstem.org); stop words of English
+are left out. Beside its stem a word has grams: all runs of four characters of ``^word$``, by which words of one root,
+misspelt ones and compounds meet. The number of a stem or gram is the first four bytes of its BLAKE2b hash: 2³² places,
+so of a million words some hundred share one.
+
+A document's first words count twice: titles and first sentences say what it is about.
+"""
+
+import hashlib
+import re
+import threading
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.errors import ConfigError
+from cde_retriever.words.sparse import Sparse
+
+PLACES = 2**32
+"""How many numbers words can have; Qdrant's sparse vectors and others take 32 bits."""
+KNOWN_WORDS = 2**16
+"""Words whose numbers a reader remembers; then it starts anew, so memory does not grow with a corpus."""
+GRAM = 4
+LEAD = 16
+NO_LANGUAGE = "none"
+_ASCII = re.compile(r"\w+")
+# Of Lucene's EnglishAnalyzer (Apache-2.0).
+_ENGLISH = """a an and are as at be but by for if in into is it no not of on or such that the their then there these
+they this to was will with"""
+_STOP_WORDS = {"english": frozenset(_ENGLISH.split())}
+
+
+class WordReader:
+    """Reads texts of one language; safe to use from several threads.
+
+    Args:
+        language: Name of a Snowball stemmer such as ``"english"``; ``"none"`` to keep words as they are.
+
+    Raises:
+        ConfigError: for a language without a stemmer.
+    """
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self._stem = _stemmer(language)
+        self._stop = _STOP_WORDS.get(language, frozenset())
+        self._known: dict[str, _Numbers] = {}
+        self._lock = threading.Lock()
+
+    def words(self, text: str) -> Iterator[str]:
+        """Yield the words of a text, stemmed, in order."""
+        for word in split(text):
+            if word not in self._stop:
+                yield self._stem(word)
+
+    def read(self, texts: Iterable[str], role: str) -> "TextCounts":
+        """Return how often each stem and each gram stands in each text, whole texts, both (n, 2**32).
+
+        Args:
+            texts: The texts.
+            role: ``"document"`` or ``"query"``; the first `LEAD` words of a document count twice.
+        """
+        words, grams = [], []
+        for text in texts:
+            of_words: dict[int, int] = {}
+            of_grams: dict[int, int] = {}
+            for place, word in enumerate(split(text)):
+                known = self._known.get(word) or self._learn(word)
+                times = 2 if place < LEAD and role == "document" else 1
+                for number in known.stem:
+                    of_words[number] = of_words.get(number, 0) + times
+                for number in known.grams:
+                    of_grams[number] = of_grams.get(number, 0) + times
+            words.append(of_words)
+            grams.append(of_grams)
+        return TextCounts(Sparse.of_rows(words), Sparse.of_rows(grams))
+
+    def _learn(self, word: str) -> "_Numbers":
+        with self._lock:  # Snowball's stemmers keep the word they are at
+            if word in self._stop:
+                numbers = _Numbers((), ())
+            else:
+                numbers = _Numbers((hash_word(self._stem(word)),), tuple(hash_word(gram) for gram in grams_of(word)))
+            if len(self._known) >= KNOWN_WORDS:
+                self._known = {}
+            self._known[word] = numbers
+        return numbers
+
+
+class TextCounts(NamedTuple):
+    """How often each stem and each gram stands in each text, both (n, 2**32)."""
+
+    words: Sparse
+    grams: Sparse
+
+
+class _Numbers(NamedTuple):
+    """A word's number, if it is no stop word, and those of its grams."""
+
+    stem: tuple[int, ...]
+    grams: tuple[int, ...]
+
+
+def grams_of(word: str) -> list[str]:
+    """Return the runs of four characters of ``^word$``, marked so that no gram equals a word."""
+    marked = f"^{word}$"
+    return [f"\x1f{marked[i : i + GRAM]}" for i in range(max(1, len(marked) - GRAM + 1))]
+
+
+@lru_cache(maxsize=8)
+def reader(language: str) -> WordReader:
+    """Return the reader of a language, made once a process."""
+    return WordReader(language)
+
+
+def split(text: str) -> list[str]:
+    """Return the words of a text in lower case, not stemmed; pairs of characters where words are not spaced."""
+    if text.isascii():
+        return _ASCII.findall(text.lower())
+    found: list[str] = []
+    for run in _pattern().finditer(unicodedata.normalize("NFKC", text).lower()):
+        word = run.group()
+        if run.lastgroup == "spaced" or len(word) == 1:
+            found.append(word)
+        else:
+            found += [word[i : i + 2] for i in range(len(word) - 1)]
+    return found
+
+
+def hash_word(word: str) -> int:
+    """Return a word's number, 0 to 2³² - 1, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little")
+
+
+def hash_words(words: Iterable[str]) -> NDArray[np.int64]:
+    """Return the numbers of words, (n,)."""
+    return np.array([hash_word(word) for word in words], np.int64)
+
+
+@cache
+def _pattern() -> Any:
+    import regex  # its Unicode classes; where texts are plain ASCII it is never loaded
+
+    unspaced = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+    return regex.compile(rf"(?P<unspaced>[{unspaced}]+)|(?P<spaced>[\p{{L}}\p{{N}}\p{{M}}_--[{unspaced}]]+)", regex.V1)
+
+
+def _stemmer(language: str) -> Callable[[str], str]:
+    if language == NO_LANGUAGE:
+        return str
+    import snowballstemmer
+
+    try:
+        stem: Callable[[str], str] = snowballstemmer.stemmer(language).stemWord
+    except KeyError:
+        raise ConfigError(
+            f"language is {language!r}, which Snowball has no stemmer for; expected 'none' or one of "
+            f"{', '.join(sorted(snowballstemmer.algorithms()))}"
+        ) from None
+    return stem

@@ -1,0 +1,111 @@
+"""Sparse vectors over 2³² places, as rows of numbers and values."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+WIDTH = 2**32
+
+
+class Sparse(NamedTuple):
+    """n sparse vectors, as `scipy.sparse.csr_array` stores them, numbers of a row ascending and each once.
+
+    Attributes:
+        starts: Row i lies at ``starts[i] : starts[i + 1]``, (n + 1,) int64.
+        indices: Places, 0 to 2³² - 1, int64.
+        values: What stands there, float32.
+    """
+
+    starts: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Mapping[int, float]]) -> "Sparse":
+        """Take one mapping of place to value a vector."""
+        starts = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=starts[1:])
+        ordered = [sorted(row.items()) for row in rows]
+        indices = np.fromiter((place for row in ordered for place, _ in row), np.int64, starts[-1])
+        values = np.fromiter((value for row in ordered for _, value in row), np.float32, starts[-1])
+        return cls(starts, indices, values)
+
+    @property
+    def rows(self) -> int:
+        """How many vectors."""
+        return len(self.starts) - 1
+
+    @property
+    def row_numbers(self) -> NDArray[np.int64]:
+        """The row of each value, (k,)."""
+        return np.repeat(np.arange(self.rows), np.diff(self.starts))
+
+    def row(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return places and values of one vector."""
+        part = slice(self.starts[number], self.starts[number + 1])
+        return self.indices[part], self.values[part]
+
+    def sums(self) -> NDArray[np.float32]:
+        """Return the sum of each vector's values, (n,)."""
+        return np.bincount(self.row_numbers, self.values, self.rows).astype(np.float32)
+
+    def dot(self, other: "Sparse") -> NDArray[np.float32]:
+        """Return all inner products with other vectors, (n, m)."""
+        from scipy.sparse import csr_array
+
+        places, mine = np.unique(self.indices, return_inverse=True)
+        theirs = np.searchsorted(places, other.indices)
+        known = places[np.minimum(theirs, len(places) - 1)] == other.indices if len(places) else theirs < 0
+        shape = (self.rows, max(len(places), 1))
+        left = csr_array((self.values, mine.astype(np.int64), self.starts), shape=shape)
+        starts = np.concatenate([[0], np.cumsum(known)])[other.starts]
+        right = csr_array((other.values[known], theirs[known], starts), shape=(other.rows, shape[1]))
+        product: NDArray[np.float32] = (left @ right.T).toarray()
+        return product
+
+    def csr(self) -> "csr_array[Any]":
+        """Return the same as a `scipy.sparse.csr_array`, (n, 2**32)."""
+        from scipy.sparse import csr_array
+
+        return csr_array((self.values, self.indices, self.starts), shape=(self.rows, WIDTH))
+
+    @classmethod
+    def of_csr(cls, array: "csr_array[Any]") -> "Sparse":
+        """Take a `scipy.sparse.csr_array`, (n, 2**32)."""
+        return cls(array.indptr.astype(np.int64), array.indices.astype(np.int64), array.data.astype(np.float32))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Sparse"]) -> "Sparse":
+        """Put the rows of several one below the other."""
+        starts = [np.zeros(1, np.int64)]
+        for part in parts:
+            starts.append(part.starts[1:] + starts[-1][-1])
+        indices = [np.zeros(0, np.int64), *(part.indices for part in parts)]
+        values = [np.zeros(0, np.float32), *(part.values for part in parts)]
+        return cls(np.concatenate(starts), np.concatenate(indices), np.concatenate(values))
+
+    def take(self, rows: NDArray[np.int64]) -> "Sparse":
+        """Return some of the vectors, in the order asked for."""
+        lengths = np.diff(self.starts)[rows]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], lengths)
+        return Sparse(starts, self.indices[places], self.values[places])
+
+    def scaled(self, values: NDArray[Any]) -> "Sparse":
+        """Return vectors with other values at the same places."""
+        return Sparse(self.starts, self.indices, values.astype(np.float32))
+
+
+def added(one: Sparse, other: Sparse) -> Sparse:
+    """Return the sums of the rows of two; a place that both have stands once."""
+    rows = np.concatenate([one.row_numbers, other.row_numbers])
+    places = rows * np.int64(WIDTH) + np.concatenate([one.indices, other.indices])
+    values = np.concatenate([one.values, other.values])
+    unique, inverse = np.unique(places, return_inverse=True)
+    starts = np.searchsorted(unique, np.arange(one.rows + 1) * np.int64(WIDTH))
+    return Sparse(starts, unique % WIDTH, np.bincount(inverse, values, len(unique)).astype(np.float32))

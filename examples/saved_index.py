@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from cde_retriever import ContextualEncoder
 from cde_retriever.files.hashing import hash_file
+from cde_retriever.files.records import parse_json
 from cde_retriever.files.replacing import recover_folder, replacing_folder
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from examples.plain_vectors import PlainVectors
@@ -99,7 +100,7 @@ def reason_to_build(folder: Path, key: str) -> str | None:
             raise FileExistsError(f"{folder} holds something other than an index; choose another place with --index")
         return f"the saved index is incomplete (no {MANIFEST})"
     try:
-        manifest = Manifest(**json.loads((folder / MANIFEST).read_text()))
+        manifest = Manifest(**parse_json((folder / MANIFEST).read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         return f"the saved index is damaged ({MANIFEST}: {error})"
     if manifest.key != key:
@@ -111,7 +112,7 @@ def reason_to_build(folder: Path, key: str) -> str | None:
 
 def open_index(folder: Path, model: str | None) -> SavedIndex:
     """Open a saved index; embeds nothing."""
-    manifest = Manifest(**json.loads((folder / MANIFEST).read_text()))
+    manifest = Manifest(**parse_json((folder / MANIFEST).read_bytes()))
     embedding = CDEEmbedding.from_storage(folder, model)
     index = CDEVectorStoreIndex.from_storage(folder, embedding)
     return SavedIndex(index, PlainVectors.load(folder), manifest)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cde_retriever.files.records import parse_json
 from cde_retriever.files.replacing import write_atomically
 from cde_train.evaluation.comparison import Result
 
@@ -61,7 +62,7 @@ class KeptResults:
         if self.file is None or not self.file.exists():
             return {}
         try:
-            content = json.loads(self.file.read_text())
+            content = parse_json(self.file.read_bytes())
         except ValueError:
             return {"asked": None}
         return content if isinstance(content, dict) else {"asked": None}

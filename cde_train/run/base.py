@@ -1,10 +1,10 @@
 """Read what a CDE checkpoint decides about a run that starts from it, before anything of the run is written."""
 
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 
-from cde_retriever.checkpoint.folder import CONFIG_NAME, LOW_RANK_KEY, find_checkpoint
+from cde_retriever.checkpoint.folder import CONFIG_NAME, LOW_RANK_KEY, SOURCE_KEY, find_checkpoint
+from cde_retriever.checkpoint.kinds import read_json
 from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import ModelConfig
 from cde_train.run.sections import ModelSection, RunConfig
@@ -42,9 +42,10 @@ def read_model_config(folder: Path) -> ModelConfig | None:
     """
     file = folder / CONFIG_NAME
     try:
-        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        values = read_json(file)
         if "cde_format_version" not in values:
             return None
-        return ModelConfig.from_dict({key: value for key, value in values.items() if key != LOW_RANK_KEY})
-    except (ValueError, TypeError) as error:
+        others = (LOW_RANK_KEY, SOURCE_KEY)
+        return ModelConfig.from_dict({key: value for key, value in values.items() if key not in others})
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged ({error}); restore it, or start from another base") from error

@@ -22,6 +22,7 @@ from cde_retriever.checkpoint.checkpoint import read_checkpoint, write_checkpoin
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError
 from cde_retriever.files.hashing import files_of, hash_file
+from cde_retriever.files.records import parse_json
 from cde_retriever.files.replacing import write_atomically
 from cde_train.errors import ArtifactError
 from cde_train.training.config import TrainConfig
@@ -53,7 +54,7 @@ def claim(output: Path, config: TrainConfig, batches: NDArray[np.int64], sha256:
             write_atomically(file, (json.dumps(mine, indent=2) + "\n").encode())
         return
     try:
-        theirs = json.loads(file.read_text())
+        theirs = parse_json(file.read_bytes())
     except ValueError as error:
         raise ArtifactError(f"{file} is damaged ({error}); delete {output} to start afresh") from error
     other = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
@@ -119,7 +120,7 @@ def load_model(folder: Path, encoder: ContextualEncoder, config: TrainConfig) ->
 def _fault(state: Path) -> str | None:
     """Say what is wrong with a state, None if it is whole."""
     try:
-        hashes = json.loads((state / COMPLETE_NAME).read_text())
+        hashes = parse_json((state / COMPLETE_NAME).read_bytes())
         changed = [name for name, expected in hashes.items() if hash_file(state / name) != expected]
     except ValueError:
         return f"{COMPLETE_NAME} is unreadable"

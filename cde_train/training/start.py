@@ -1,6 +1,5 @@
 """Build the model that training starts from: two stages of one plain encoder, or a CDE checkpoint."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cde_retriever.checkpoint.folder import CONFIG_NAME, find_checkpoint
-from cde_retriever.checkpoint.kinds import TRANSFORMERS, kind_of
+from cde_retriever.checkpoint.kinds import TRANSFORMERS, kind_of, read_json
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.checkpoint.sentence_transformers import read_plain_encoder
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -72,5 +71,4 @@ def open_start(base: str | None, start: StartConfig, seed: int = 0) -> Contextua
 
 def is_cde_checkpoint(folder: Path) -> bool:
     """Tell a CDE checkpoint from a plain encoder."""
-    file = folder / CONFIG_NAME
-    return file.is_file() and "cde_format_version" in json.loads(file.read_text(encoding="utf-8"))
+    return "cde_format_version" in read_json(folder / CONFIG_NAME)

@@ -6,20 +6,19 @@ batches of documents only and says on how many, and puts its context's fingerpri
 """
 
 import asyncio
-import os
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.base.embeddings.base import Embedding
+from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode
 from llama_index.core.storage.storage_context import StorageContext
 
 from cde_retriever.adapters.cut_texts import TruncationSummary, add_cut_texts, one_summary
+from cde_retriever.adapters.llama_index.embedding_settings import EmbeddingSettings
 from cde_retriever.adapters.llama_index.first_batch import (
     WAYS_OUT,
     refuse_automatic_fit,
@@ -34,23 +33,15 @@ from cde_retriever.adapters.llama_index.pipeline_run import (
 )
 from cde_retriever.adapters.llama_index.splitting import SPLIT, splitter_for
 from cde_retriever.adapters.llama_index.storage import PathLike, attach_context, embedded_text, read_context, stamped
-from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
-from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.encoder.shared_weights import shared_encoder
-from cde_retriever.errors import ConfigError, ContextNotFittedError, TruncationWarning
+from cde_retriever.errors import ContextNotFittedError, TruncationWarning
 from cde_retriever.files.forking import ThreadLock
 
-DEFAULT_MODEL = "cde-retriever/default"
-SAID_FIELDS = ("pooling", "max_length", "prompts", "variant")
-MODEL_FIELDS = frozenset(("model_name", "revision", "device", "dtype", "backend", "truncate_dim", *SAID_FIELDS))
-"""Fields that decide which model an object holds, and so stay as they were when it was made."""
 
-
-class CDEEmbedding(BaseEmbedding):
+class CDEEmbedding(EmbeddingSettings):
     """Contextual document embeddings for LlamaIndex.
 
     The weights are shared with every other `CDEEmbedding` of the same checkpoint, device and dtype; the context is its
@@ -85,69 +76,13 @@ class CDEEmbedding(BaseEmbedding):
         ContextNotFittedError: if there is no context where one should be.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
-    model_name: str = DEFAULT_MODEL
-    revision: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    backend: Literal["torch", "onnx", "openvino"] | None = None
-    truncate_dim: int | None = Field(default=None, gt=0)
-    pooling: str | None = None
-    max_length: int | None = None
-    prompts: dict[str, str] | None = None
-    variant: str | None = None
-    context_size: int | None = Field(default=None, gt=0)
-    seed: int = 0
-    on_missing_context: Literal["fit", "error"] = "fit"
-    min_context_documents: int = Field(default=2, gt=0)
-    embed_batch_size: int = Field(default=32, gt=0, le=2048)
-
-    _encoder: ContextualEncoder = PrivateAttr()
-    _own: OneContext = PrivateAttr()
     _first: Any = PrivateAttr(default_factory=ThreadLock)
     _slice: int | None = PrivateAttr(default=None)
 
     def __init__(
         self, model_name: PathLike | None = None, *, context: Context | PathLike | None = None, **settings: Any
     ) -> None:
-        _refuse_cache(settings.get("embeddings_cache"))
-        name = DEFAULT_MODEL if model_name is None else os.fspath(model_name)
-        super().__init__(model_name=name, **settings)
-        named = None if name == DEFAULT_MODEL else name
-        spec = ModelSpec.of(
-            named,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            backend=self.backend,
-            truncate_dim=self.truncate_dim,
-            pooling=self.pooling,
-            max_length=self.max_length,
-            prompts=self.prompts,
-            variant=self.variant,
-        )
-        self._encoder = shared_encoder(spec)
-        self._own = OneContext(self._encoder, type(self).__name__)
-        if context is not None:
-            self.load_context(context)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set a field; not one that decides what the vectors are, and an ``embeddings_cache`` is refused here too."""
-        if name == "embeddings_cache":
-            _refuse_cache(value)
-        if name in MODEL_FIELDS and value != getattr(self, name):
-            _refuse_change(name, value)
-        super().__setattr__(name, value)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy that shares model and context; `update` changes what may be assigned, and nothing else."""
-        for name in MODEL_FIELDS & (update or {}).keys():
-            if (update or {})[name] != getattr(self, name):
-                _refuse_change(name, (update or {})[name])
-        if "embeddings_cache" in (update or {}):
-            _refuse_cache((update or {})["embeddings_cache"])
-        return super().model_copy(update=update, deep=deep)
+        super().__init__(model_name, context=context, **settings)
 
     @classmethod
     def class_name(cls) -> str:
@@ -387,61 +322,3 @@ class CDEEmbedding(BaseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
-
-    # Copies, cache keys and events
-
-    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Return the settings and the fingerprint, from which `IngestionPipeline` makes cache keys.
-
-        Without a context the value is never the same twice: whatever was cached before is not taken for ours.
-        """
-        key = self.context_fingerprint if self.is_fitted else f"unfitted-{uuid.uuid4()}"
-        return {**super().to_dict(**kwargs), "context_fingerprint": key}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """Return an object with these settings; if it had a context, that has to be loaded, and none is fitted."""
-        settings = {**data, **kwargs}
-        fingerprint = settings.pop("context_fingerprint", "unfitted-")
-        if not fingerprint.startswith("unfitted-"):
-            settings["on_missing_context"] = "error"
-        return super().from_dict(settings)
-
-    def to_payload(self) -> dict[str, Any]:
-        """Return what events tell about the embedding."""
-        fingerprint = self.context_fingerprint if self.is_fitted else None
-        name = self._encoder.identity.name
-        return {**super().to_payload(), "checkpoint": name, "context_fingerprint": fingerprint}
-
-    def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name, field in type(self).model_fields.items() if not field.exclude}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return settings and context; the weights are read again where it is unpickled."""
-        return {"settings": self._settings(), "context": self._own.to_bytes()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore settings and context; without one, never fit: a worker process sees a shard of the corpus."""
-        settings, data = dict(state["settings"]), state["context"]
-        if data is None:
-            settings["on_missing_context"] = "error"
-        self.__init__(**settings, context=None if data is None else Context.from_bytes(data))  # type: ignore[misc]
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """Return an object of its own with the same settings and context."""
-        return type(self)(**self._settings(), context=self.context if self.is_fitted else None)
-
-
-def _refuse_change(name: str, value: object) -> None:
-    raise ConfigError(
-        f"{name} cannot be set to {value!r} on a CDEEmbedding that exists: its model is loaded, and vectors may "
-        f"be stored already; make a new one with CDEEmbedding(..., {name}={value!r}), and a new index for it"
-    )
-
-
-def _refuse_cache(cache: Any) -> None:
-    if cache is not None:
-        raise ConfigError(
-            f"embeddings_cache is {type(cache).__name__}, but LlamaIndex keys it on text alone: it would give vectors "
-            "of another context, and documents' vectors for queries; leave it out, or use the pipeline's own cache"
-        )

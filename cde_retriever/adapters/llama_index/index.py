@@ -28,9 +28,10 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from cde_retriever.adapters.cut_texts import one_summary
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
-from cde_retriever.adapters.llama_index.guarded_store import check_stored, guard_store, stored_stamps
+from cde_retriever.adapters.llama_index.guarded_store import guard_store
 from cde_retriever.adapters.llama_index.index_folder import write_index_folder
 from cde_retriever.adapters.llama_index.index_struct import CDEIndexDict, register
+from cde_retriever.adapters.llama_index.opening import check_storage
 from cde_retriever.adapters.llama_index.splitting import SPLIT, transformations_for
 from cde_retriever.adapters.llama_index.storage import (
     PathLike,
@@ -40,9 +41,8 @@ from cde_retriever.adapters.llama_index.storage import (
     embedded_text,
     stamped,
 )
-from cde_retriever.adapters.stamps import STAMP, describe
-from cde_retriever.context.context import Context, context_file, known_documents
-from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
+from cde_retriever.context.context import context_file, known_documents
+from cde_retriever.errors import ContextNotFittedError
 from cde_retriever.files.replacing import recover_folder
 
 __all__ = ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"]
@@ -287,40 +287,8 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         return [stamped(node, stamp) for node in nodes]
 
     def _check_storage(self) -> bool:
-        """Refuse a storage that belongs to another context than the embedding's; return whether it shows vectors."""
-        recorded = attached_context(self._storage_context)
-        folder = None if self._context_dir is None else context_file(self._context_dir)
-        if recorded is None and folder is not None and folder.exists() and self.embedding.is_fitted:
-            recorded = Context.load(folder)
-        nodes = self._nodes_kept()
-        dimension = self.embedding.dimension
-        stamps = stored_stamps(self._vector_store, dimension)
-        stamps |= {node.metadata.get(STAMP) for node in nodes}
-        if not self.embedding.is_fitted:
-            if recorded is not None or stamps:
-                owner = describe(recorded.fingerprint if recorded is not None else next(iter(stamps)))
-                raise ContextNotFittedError(
-                    f"the index to open or add to belongs to {owner}, and embed_model has none; pass "
-                    "CDEEmbedding.from_storage(storage_context, persist folder or context_dir)"
-                )
-            return False
-        if recorded is not None and recorded.fingerprint != self.embedding.context_fingerprint:
-            raise ContextMismatchError(
-                f"the index to open or add to belongs to context {recorded.fingerprint[:12]}, and embed_model has "
-                f"context {self.embedding.context_fingerprint[:12]}; pass CDEEmbedding.from_storage(storage_context, "
-                "persist folder or context_dir), or build a new index elsewhere"
-            )
-        check_stamps(nodes, self.embedding.stamp)
-        if stamps:
-            check_stored(self._vector_store, self.embedding.stamp, dimension)
-        return bool(stamps)
-
-    def _nodes_kept(self) -> Sequence[BaseNode]:
-        """Return a few of the nodes that are in the docstore already."""
         struct: IndexDict | None = getattr(self, "_index_struct", None)  # not there while the index is built
-        if struct is None:
-            return []
-        return self._docstore.get_nodes(list(struct.nodes_dict.values())[:4], raise_error=False)
+        return check_storage(self._storage_context, struct, self._context_dir, self.embedding)
 
     def _keep_context(self, holds_vectors: bool) -> None:
         """Store the context before the first vector that needs it."""

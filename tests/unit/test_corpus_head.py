@@ -266,7 +266,6 @@ def test_order_of_the_context_does_not_matter(encoder):
         model=context.model,
         text_hashes=tuple(context.text_hashes[i] for i in turned),
         texts=tuple(context.texts[i] for i in turned),
-        method="sample",
         words=CorpusWords(context.words.language, counts, context.words.grams),
     )
     assert other.fingerprint == context.fingerprint

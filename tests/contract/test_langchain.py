@@ -178,8 +178,8 @@ def test_texts_reach_the_model_unedited(make, monkeypatch):
     embedding = make()
     embedding.fit(corpus(0))
     seen: list[str] = []
-    monkeypatch.setattr(embedding._encoder, "encode_documents", lambda t, **_: seen.extend(t) or np.zeros((len(t), 1)))
-    monkeypatch.setattr(embedding._encoder, "encode_queries", lambda t, **_: seen.extend(t) or np.zeros((len(t), 1)))
+    monkeypatch.setattr(embedding.encoder, "encode_documents", lambda t, **_: seen.extend(t) or np.zeros((len(t), 1)))
+    monkeypatch.setattr(embedding.encoder, "encode_queries", lambda t, **_: seen.extend(t) or np.zeros((len(t), 1)))
     embedding.embed_documents(["line\nline\t ", ""])
     embedding.embed_query("  a\nb")
     assert seen == ["line\nline\t ", "", "  a\nb"]
@@ -241,7 +241,7 @@ def test_an_embedding_shows_what_was_chosen_its_context_and_its_size(make):
 
 def test_embeddings_of_one_checkpoint_share_weights_not_contexts(fitted):
     first, second = fitted(0), fitted(1)
-    assert first._encoder.open_model() is second._encoder.open_model()
+    assert first.encoder.open_model() is second.encoder.open_model()
     assert first.context_fingerprint != second.context_fingerprint
     assert foreign_to(first, second) > 1e-3
 
@@ -284,7 +284,7 @@ def test_fit_refuses_what_is_no_corpus(make, wrong, match):
 
 def test_fewer_documents_than_the_context_size(make):
     store = from_documents(InMemoryVectorStore, corpus(0, 3), make())
-    assert store.embeddings.context.size == 3 < make()._encoder.config.context_size
+    assert store.embeddings.context.size == 3 < make().encoder.config.context_size
     assert len(store.similarity_search(QUERY, k=10)) == 3
 
 

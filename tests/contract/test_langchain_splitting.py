@@ -30,8 +30,8 @@ def test_the_room_for_a_text_is_what_the_model_reads(embedding):
     word = next(word for word in made_up(5, 0)[0].split() if embedding.count_tokens(word) == 1)
     fits = " ".join([word] * embedding.max_tokens)
     assert embedding.count_tokens(fits) == embedding.max_tokens
-    assert not embedding._encoder.tokenize([fits]).truncated
-    assert embedding._encoder.tokenize([f"{fits} {word}"]).truncated == [0]
+    assert not embedding.encoder.tokenize([fits]).truncated
+    assert embedding.encoder.tokenize([f"{fits} {word}"]).truncated == [0]
 
 
 @pytest.mark.parametrize("overlap", [0, 5])

@@ -63,7 +63,7 @@ def test_shorter_vectors_go_the_whole_way(checkpoint, tmp_path) -> None:
     short = CDEEmbedding.from_storage(storage, checkpoint, truncate_dim=12)
     whole = CDEEmbedding.from_storage(storage, checkpoint)
     assert (len(short.get_query_embedding(QUERY)), len(whole.get_query_embedding(QUERY))) == (12, 32)
-    assert short._encoder.backend is whole._encoder.backend
+    assert short.encoder.backend is whole.encoder.backend
     assert ranking(load_index_from_storage(storage, embed_model=short), QUERY) == ranking(index, QUERY)
     own = index.embedding.context_fingerprint[:12]
     with pytest.raises(ContextMismatchError, match=f"context {own}, cut to 12 numbers, .* has context {own}, and"):
@@ -142,14 +142,14 @@ def test_dimension_needs_no_context(embed) -> None:
 
 def test_weights_are_shared_and_contexts_are_not(checkpoint) -> None:
     first, second = CDEEmbedding(checkpoint), CDEEmbedding(checkpoint)
-    assert first._encoder.open_model() is second._encoder.open_model()
+    assert first.encoder.open_model() is second.encoder.open_model()
     first.fit(documents(30))
     assert not second.is_fitted
     second.fit(documents(30, seed=1))
     assert first.context_fingerprint != second.context_fingerprint
     assert first.get_query_embedding(QUERY) != second.get_query_embedding(QUERY)
     half = CDEEmbedding(checkpoint, dtype="bfloat16")
-    assert half._encoder.open_model() is not first._encoder.open_model()
+    assert half.encoder.open_model() is not first.encoder.open_model()
 
 
 def test_a_rewritten_checkpoint_is_read_anew(tmp_path) -> None:
@@ -157,12 +157,12 @@ def test_a_rewritten_checkpoint_is_read_anew(tmp_path) -> None:
     before = CDEEmbedding(folder)
     tiny_checkpoint(folder, seed=2)
     after = CDEEmbedding(folder)
-    assert before._encoder.identity.sha256 != after._encoder.identity.sha256
+    assert before.encoder.identity.sha256 != after.encoder.identity.sha256
 
 
 def test_weights_go_with_their_last_user(tmp_path) -> None:
     embedding = CDEEmbedding(tiny_checkpoint(tmp_path / "model"))
-    model = weakref.ref(embedding._encoder.open_model())
+    model = weakref.ref(embedding.encoder.open_model())
     assert model() is not None
     del embedding
     gc.collect()

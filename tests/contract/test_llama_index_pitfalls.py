@@ -557,7 +557,7 @@ async def test_async_gather_of_many_batches_fits_once_and_runs_one_forward_at_a_
     fits = count_fits(monkeypatch)
     embedding = CDEEmbedding(checkpoint, embed_batch_size=2)
     running, most = 0, 0
-    second = type(embedding._encoder.open_model().second_stage)
+    second = type(embedding.encoder.open_model().second_stage)
     hidden_states = second.hidden_states
 
     def counted(self, *args):

@@ -139,6 +139,11 @@ class CDEEmbeddings(BaseModel, Embeddings):
         return self._own.stamp
 
     @property
+    def encoder(self) -> ContextualEncoder:
+        """The encoder behind, to read from (`tokenize`, `identity`, `config`): its context is this embedding's."""
+        return self._encoder
+
+    @property
     def dimension(self) -> int:
         """Width of the vectors; needs no context."""
         return self._encoder.dimension

@@ -87,7 +87,7 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         if kwargs.get("index_struct") is not None:
             kwargs["index_struct"] = CDEIndexDict.of(kwargs["index_struct"])
         if kwargs.get("transformations") is None:
-            kwargs["transformations"] = transformations_for(require_cde(embed_model)._encoder)
+            kwargs["transformations"] = transformations_for(require_cde(embed_model).encoder)
         super().__init__(nodes=nodes, embed_model=require_cde(embed_model), **kwargs)
         if not self._prepared:  # nothing was built: an index that is opened
             self._open()
@@ -115,7 +115,7 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         """
         embedding = require_cde(CDEEmbedding() if embed_model is None else embed_model)
         if len(args) < 4 and kwargs.get("transformations") is None:
-            kwargs["transformations"] = transformations_for(embedding._encoder)
+            kwargs["transformations"] = transformations_for(embedding.encoder)
         return super().from_documents(documents, *args, embed_model=embedding, **kwargs)
 
     @classmethod

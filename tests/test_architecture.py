@@ -28,6 +28,7 @@ ROOMS = {
         "backends",
         "encoder",
         "bulk",
+        "search",
         "adapters",
         "cli",
         "llama_index",

@@ -1,0 +1,1 @@
+"""Search with vectors in two parts: dense and exact sparse."""

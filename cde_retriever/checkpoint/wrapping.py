@@ -7,13 +7,10 @@ import torch
 from cde_retriever.checkpoint.checkpoint import Checkpoint
 from cde_retriever.checkpoint.reading import Reading, identify_source
 from cde_retriever.checkpoint.sentence_transformers import PlainEncoder, read_plain_encoder
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import CheckpointError
 from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.two_stage import TwoStageModel
-
-SKETCH_WIDTH = 640
-SHRINKAGE = 0.15
-"""As in the bundled checkpoint (docs/log.md says how they were chosen)."""
 
 
 def wrap(
@@ -60,9 +57,7 @@ def _configure(plain: PlainEncoder, name: str, *, head: bool) -> ModelConfig:
         second_stage=plain.settings,
         context_attention="late",
         context_moments=not head,  # untrained, they change nothing
-        term_statistics=head,
-        term_shrinkage=SHRINKAGE if head else 0.0,
-        sketch_width=SKETCH_WIDTH if head else 0,
+        corpus_head=HeadSettings().to_dict() if head else None,
         context_projection=False,
         share_backbone=True,
         pooling=plain.pooling,

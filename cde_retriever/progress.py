@@ -79,7 +79,7 @@ class Progress(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """Yield the items, and count each when the next is asked for."""
         with self:
-            for item in self._items or ():
+            for item in () if self._items is None else self._items:
                 yield item
                 self.update()
 

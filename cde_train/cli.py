@@ -36,8 +36,8 @@ EXAMPLES = {
   cde-train cluster pairs.jsonl --vectors vectors -o clusters.safetensors
   cde-train cluster pairs.jsonl --vectors vectors -o clusters.safetensors --set clustering.cluster_size=256""",
     "pack": """\
-  cde-train pack --clusters clusters.safetensors -o batches.npy --batch-size 256
-  cde-train pack --clusters clusters.safetensors -o batches.npy --batch-size 64 --order random --epochs 3""",
+  cde-train pack pairs.jsonl --vectors vectors --clusters clusters.safetensors -o batches.npy --batch-size 256
+  cde-train pack pairs.jsonl --vectors vectors --clusters clusters.safetensors -o batches.npy --epochs 3""",
     "filter": """\
   cde-train filter pairs.jsonl --vectors vectors --batches batches.npy -o report.json
   cde-train filter pairs.jsonl --vectors vectors --batches batches.npy -o report.json --set filtering.margin=-0.05""",
@@ -104,6 +104,8 @@ def _add_steps(made: CommandLine) -> None:
     _settings(cluster)
 
     pack = made.add("pack", "Turn clusters into full batches of one domain.", _pack, EXAMPLES["pack"])
+    _data(pack)
+    pack.add_argument("--vectors", required=True, metavar="VECTORS", help="folder that cde-train embed wrote")
     pack.add_argument("--clusters", required=True, metavar="CLUSTERS", help="file that cde-train cluster wrote")
     pack.add_argument(
         "-o", "--output", required=True, metavar="BATCHES", help="file to write the row numbers of pairs to, .npy"
@@ -114,7 +116,9 @@ def _add_steps(made: CommandLine) -> None:
     pack.add_argument(
         "--order", help="order of the clusters, random or greedy (default: packing.order of the settings)"
     )
-    pack.add_argument("--epochs", type=int, default=1, metavar="N", help="number of epochs to pack (default: 1)")
+    pack.add_argument(
+        "--epochs", type=int, metavar="N", help="number of epochs to pack (default: as long as the first phase trains)"
+    )
     _settings(pack)
 
     filtering = made.add(
@@ -235,14 +239,24 @@ def _cluster(options: argparse.Namespace) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    config = _configuration(options, phase__0__batch_size=options.batch_size, packing__order=options.order)
+    config = _configuration(
+        options,
+        phase__0__batch_size=options.batch_size,
+        phase__0__epochs=options.epochs,
+        phase__0__steps=None if options.epochs is None else 0,
+        packing__order=options.order,
+    )
     from dataclasses import asdict
 
     from cde_train.batching.clustering import Clustering
-    from cde_train.batching.packing import Packer, save_batches
+    from cde_train.batching.packing import packer, save_batches
+    from cde_train.data.readers import read_pairs
+    from cde_train.vectors.text_vectors import TextVectors
 
-    packing = Packer(Clustering.load(options.clusters), config.packing_of(config.phase[0]))
-    batches = packing.run(epochs=options.epochs)
+    phase, pairs = config.phase[0], read_pairs(options.data, say)
+    clustering, vectors = Clustering.load(options.clusters), TextVectors.open(options.vectors)
+    packing = packer(pairs, vectors, clustering, config.packing_of(phase))
+    batches = packing.run(steps=phase.steps, epochs=phase.epochs)
     save_batches(options.output, batches)
     report = {
         name if name != "batches" else "batches_an_epoch": value for name, value in asdict(packing.report).items()

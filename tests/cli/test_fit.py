@@ -282,12 +282,23 @@ def test_steps_alone_go_from_files_to_files(config, pairs, tmp_path, capsys):
     vectors, clusters, batches = tmp_path / "vectors", tmp_path / "c.safetensors", tmp_path / "b.npy"
     assert run("embed", pairs, "-o", vectors, *options)["texts"] == 80
     assert run("cluster", pairs, "--vectors", vectors, "-o", clusters, *options)["pairs"] == 40
-    packed = run("pack", "--clusters", clusters, "-o", batches, "--batch-size", 5, "--epochs", 2, *options)
+    files = ("--vectors", vectors, "--clusters", clusters, "-o", batches)
+    packed = run("pack", pairs, *files, "--batch-size", 5, "--epochs", 2, *options)
     assert (packed["rows"], packed["batch_size"]) == (16, 5)
     assert np.sort(np.load(batches)[:8].ravel()).tolist() == list(range(40))
     report = run("filter", pairs, "--vectors", vectors, "--batches", batches, "-o", tmp_path / "r.json", *options)
     assert (report["batches"], report["queries"]) == (16, 80)
     assert json.loads((tmp_path / "r.json").read_text())["total"]["false_negatives"] == report["false_negatives"]
+
+
+def test_steps_alone_give_what_fit_gives(finished, config, tmp_path):
+    work, options = finished / "work", ["--config", str(config)]
+    data = [str(work / "data" / "pairs.jsonl"), "--vectors", str(work / "vectors")]
+    clusters, batches = tmp_path / "clusters.safetensors", tmp_path / "batches.npy"
+    assert main(["cluster", *data, "-o", str(clusters), *options]) == 0
+    assert clusters.read_bytes() == (work / "data" / "clusters.safetensors").read_bytes()
+    assert main(["pack", *data, "--clusters", str(clusters), "-o", str(batches), *options]) == 0
+    assert batches.read_bytes() == (work / "phase-weak" / "batches.npy").read_bytes()
 
 
 def test_a_step_without_its_input_says_which(pairs, tmp_path, capsys):

@@ -82,7 +82,7 @@ def test_validate_reports_all_faults_at_once_and_nothing_on_stdout(capsys, tmp_p
     for fault in (
         "phase.0.learning_rte is unknown; did you mean phase.0.learning_rate?",
         "model.max_length is 1, expected at least 3",
-        "phase.0.temperature is 0.0, expected more than 0",
+        "phase.0.temperature is 0, expected more than 0",
         "phase.0.train_length is 128, more than the 1 tokens of model.max_length",
     ):
         assert fault in err

@@ -93,6 +93,7 @@ class ContextualEncoder:
         self._tokenizer = tokenizer
         self._identity = identity
         self._truncate_dim = truncate_dim
+        self._kept: tuple[ModelConfig, TextTokenizer] | None = None
         self._active: _Active | None = None
         self._origin: ContextualEncoder | None = None
         self._lock = ThreadLock()
@@ -183,7 +184,8 @@ class ContextualEncoder:
         refuse_unknown_ids(tokenizer, int(model.second_stage.backbone.config.vocab_size), model.config.name)
         backend = TorchBackend(model) if stored_dtype is None else TorchBackend(model, stored_dtype)
         sha256 = hash_model(model, tokenizer, backend.stored_dtype)
-        return cls(backend, tokenizer, identify(model.config, sha256, None))
+        own = Tokenizer.from_str(tokenizer.to_str())
+        return cls(backend, own, identify(model.config, sha256, None))
 
     def __repr__(self) -> str:
         """Name the model, what its vectors and texts are like, where it runs, and the context."""
@@ -200,8 +202,8 @@ class ContextualEncoder:
             truncate_dim: The fork's; None for the original's.
         """
         size = self.truncate_dim if truncate_dim is None else truncate_dim
-        twin = type(self)(self.backend, self.tokenizer, self._identity, truncate_dim=size)
-        twin._lock = self._lock
+        twin = type(self)(self.backend, self._tokenizer, self._identity, truncate_dim=size)
+        twin._lock, twin._kept = self._lock, self._kept
         twin._origin = self  # lives as long as its forks, so that `sharing` finds it
         return twin
 
@@ -215,7 +217,7 @@ class ContextualEncoder:
         Raises:
             ConfigError: if the model runs as an export, which has no weights to write.
         """
-        written: Path = self._torch().save(Path(folder), self.tokenizer, dtype)
+        written: Path = self._torch().save(Path(folder), self._tokenizer, dtype)
         return written
 
     def open_model(self) -> "TwoStageModel":
@@ -243,10 +245,10 @@ class ContextualEncoder:
         """The two-stage model and what runs it."""
         return self._backend
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, without prompts."""
-        return self._tokenizer
+        """A copy of the model's tokenizer, without prompts; what becomes of it does not change what the model reads."""
+        return Tokenizer.from_str(self._tokenizer.to_str())
 
     @property
     def truncate_dim(self) -> int | None:
@@ -258,7 +260,7 @@ class ContextualEncoder:
         """What tells this model from others; after `open_model` that of the weights as they are now."""
         if not self.backend.is_open:
             return self._identity
-        changed = self.backend.changed_sha256(self.tokenizer)
+        changed = self.backend.changed_sha256(self._tokenizer)
         return identify(self.config, changed or self._identity.sha256, self._identity.revision)
 
     @property
@@ -294,15 +296,17 @@ class ContextualEncoder:
         """
         return self._texts.tokenize(texts, role)
 
-    @cached_property
+    @property
     def _texts(self) -> TextTokenizer:
-        return self.text_tokenizer()
+        if self._kept is None or self._kept[0] is not self.config:  # of an opened model it may be another
+            self._kept = self.config, self.text_tokenizer()
+        return self._kept[1]
 
     def text_tokenizer(self, max_length: int | None = None) -> TextTokenizer:
         """Return what turns texts into this model's token ids, cut at a length in tokens, at most the model's own."""
         longest = self.config.max_length
         return TextTokenizer(
-            self.tokenizer,
+            self._tokenizer,
             prompts=self.config.prompts,
             max_length=longest if max_length is None else min(max_length, longest),
             pad_token_id=int(self.config.second_stage.get("pad_token_id") or 0),

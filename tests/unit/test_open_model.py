@@ -7,7 +7,7 @@ import torch
 from cde_retriever import ConfigError, ContextMismatchError, ContextualEncoder
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.encoder.shared_weights import shared_encoder
-from tests.tiny import documents, tiny_checkpoint, tiny_encoder
+from tests.tiny import documents, tiny_checkpoint, tiny_encoder, tiny_tokenizer
 
 LATE = {"context_attention": "late", "context_moments": False, "term_statistics": True, "sketch_width": 16}
 
@@ -106,7 +106,32 @@ def test_a_changed_model_is_not_shared(tmp_path):
     assert second.backend is not first.backend
 
 
-@pytest.mark.parametrize("name", ["identity", "tokenizer", "truncate_dim", "backend"])
+def test_another_configuration_is_read_and_another_identity(tmp_path):
+    encoder = tiny_encoder()
+    before, text = encoder.identity.sha256, "kolak " * 30
+    assert len(encoder.tokenize([text]).ids[0]) == 32
+    model = encoder.open_model()
+    model.config = type(model.config)(**(vars(model.config) | {"max_length": 9}))
+    assert len(encoder.tokenize([text]).ids[0]) == 9
+    assert encoder.identity.sha256 != before
+    again = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "model"), device="cpu")
+    assert again.identity.sha256 == encoder.identity.sha256
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_tokenizer_that_was_handed_out_changes_nothing(tmp_path, late):
+    start = tiny_tokenizer()
+    encoder = ContextualEncoder.from_model(tiny_encoder().open_model(), start)
+    if late:
+        encoder.tokenize(["baron"])
+    for tokenizer in (start, encoder.tokenizer):
+        tokenizer.add_tokens(["baron kolak"])
+    assert encoder.tokenize(["baron kolak"]).ids == tiny_encoder().tokenize(["baron kolak"]).ids
+    folder = encoder.save_pretrained(tmp_path / "model")
+    assert ContextualEncoder.from_pretrained(folder, device="cpu").identity.sha256 == encoder.identity.sha256
+
+
+@pytest.mark.parametrize("name", ["identity", "truncate_dim", "backend"])
 def test_what_decides_a_vector_cannot_be_assigned(name):
     encoder = tiny_encoder()
     with pytest.raises(AttributeError):

@@ -7,7 +7,8 @@ Modes: ``bm25``; ``plain``, the backbone without context (the checkpoint's first
 ``whitening``, ``shrunk_whitening``, ``all_but_the_top``, fitted on the plain document vectors of the corpus; ``rrf``,
 ``convex_30``, ``convex_40``, ``convex_50``, BM25 and the plain backbone together (`benchmarks.mixtures`); and the
 second stage under ``null``, ``foreign`` (the next set in alphabetical order, the last one takes the first) and
-``corpus`` context; `--context-sizes` adds the corpus context at other sizes.
+``corpus`` context; `--context-sizes` adds the corpus context at other sizes. For a checkpoint with a corpus head these
+three rank by one vector, and ``hybrid`` by its two parts, dense and exact sparse, under the corpus context.
 
 Every finished (set, mode) is written at once and not computed again. Results of BM25 belong to the data; those of the
 plain backbone to the first stage's weights, so other checkpoints with the same frozen first stage reuse them; the rest
@@ -41,14 +42,16 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.model.late import LateSecondStage
+from cde_retriever.search.hybrid import search
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, hash_retrieval_set, read_retrieval_set
 from cde_train.evaluation.baselines import rank_bm25, score_bm25
 from cde_train.evaluation.comparison import CONTEXT_MODES, PLAIN_MODES, rank_plain
-from cde_train.evaluation.ranking import Ranking, measure, rank
+from cde_train.evaluation.ranking import DEPTH, Ranking, measure, rank
 
 FORMAT_VERSION = 1
 WITHOUT_CONTEXT = (*PLAIN_MODES, *MIXTURES)
-MODES = ("bm25", *WITHOUT_CONTEXT, *CONTEXT_MODES)
+MODES = ("bm25", *WITHOUT_CONTEXT, *CONTEXT_MODES, "hybrid")
+QUERIES_AT_ONCE = 100
 KEY = ("set", "mode", "model", "dtype", "seed", "size", "data")
 
 
@@ -164,16 +167,32 @@ class Bench:
         seconds = (time.perf_counter() - start) / len(work)
         for task, context, q, d in zip(work, contexts, queries, documents, strict=True):
             source = self.foreign(folder) if task.mode == "foreign" else folder
-            extra = {
-                "name": self.encoder.config.name,
-                "first_stage": self.first_stage,
-                "max_length": self.encoder.config.max_length,
-                "context_of": None if task.mode == "null" else source.name,
-                "context_documents": context.size,
-            }
+            extra = self._of_context(context, None if task.mode == "null" else source)
             if task.mode == "corpus":
                 extra["distance"] = distance_from_prior(self.encoder, context)
             yield self._result(folder, task, rank(q, d), extra, seconds)
+
+    def run_hybrid(self, folder: Path, task: Task) -> dict[str, Any]:
+        """Rank by both parts under the corpus context, and measure it; queries by hundreds, to bound memory."""
+        data, _ = self.data(folder)
+        start = time.perf_counter()
+        encoder = self.encoder.fork()
+        context = encoder.fit_context(data.documents, seed=task.seed or 0, context_size=task.size)
+        documents = encoder.encode_documents(data.documents, parts="both", show_progress=True)
+        ranking: Ranking = []
+        for first in range(0, len(data.queries), QUERIES_AT_ONCE):
+            queries = encoder.encode_queries(data.queries[first : first + QUERIES_AT_ONCE], parts="both")
+            ranking += list(search(queries, documents, DEPTH).positions)
+        return self._result(folder, task, ranking, self._of_context(context, folder), time.perf_counter() - start)
+
+    def _of_context(self, context: Context, source: Path | None) -> dict[str, Any]:
+        return {
+            "name": self.encoder.config.name,
+            "first_stage": self.first_stage,
+            "max_length": self.encoder.config.max_length,
+            "context_of": None if source is None else source.name,
+            "context_documents": context.size,
+        }
 
     def _context(self, folder: Path, task: Task) -> Context:
         if task.mode == "null":
@@ -276,7 +295,8 @@ def tasks(modes: Sequence[str], context_seeds: Sequence[int], context_sizes: Seq
     """Return the rankings a set needs; further context seeds and sizes apply to corpus context only."""
     found = []
     for mode in MODES:
-        seeds: Sequence[int | None] = context_seeds if mode == "corpus" else [0] if mode == "foreign" else [None]
+        drawn = mode in ("corpus", "hybrid")
+        seeds: Sequence[int | None] = context_seeds if drawn else [0] if mode == "foreign" else [None]
         sizes: Sequence[int | None] = [None, *context_sizes] if mode == "corpus" else [None]
         if mode in modes:
             found += [Task(mode, seed, size) for size in sizes for seed in seeds]
@@ -292,12 +312,16 @@ def compute(options: argparse.Namespace) -> None:
     encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype, device=options.device)
     bench = Bench(encoder, folders, cache=options.cache, dtype=options.dtype)
     results = Results(options.output)
+    if encoder.config.corpus_head is None:
+        options.modes = [mode for mode in options.modes if mode != "hybrid"]
     wanted = [folder for folder in folders if not options.sets or folder.name in options.sets]
     for folder in tqdm(wanted, desc="Quality", unit="set"):
         work = tasks(options.modes, options.context_seeds, options.context_sizes)
         missing = [task for task in work if not results.has(bench.key(folder, task))]
         for task in missing:
-            if task.mode not in CONTEXT_MODES:
+            if task.mode == "hybrid":
+                results.add(bench.run_hybrid(folder, task))
+            elif task.mode not in CONTEXT_MODES:
                 results.add(bench.run(folder, task))
         for result in bench.run_in_context(folder, [task for task in missing if task.mode in CONTEXT_MODES]):
             results.add(result)

@@ -18,6 +18,7 @@ MODE_LABELS = {
     **MIXTURE_LABELS,
     "best_mixture": "best mixture of each set, seen afterwards",
     **{mode: LABELS[mode] for mode in CONTEXT_MODES},
+    "hybrid": "corpus context, dense + sparse",
 }
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]
@@ -45,7 +46,7 @@ def write_table(file: Path) -> Path:
 
 def checkpoints(results: Sequence[dict[str, Any]]) -> list[tuple[str | None, str]]:
     """Return the (hash, dtype) of every checkpoint measured; a hash of None where only baselines are there."""
-    full = {(r["model"], r["dtype"]): r["first_stage"] for r in results if r["mode"] in ("null", "foreign", "corpus")}
+    full = {(r["model"], r["dtype"]): r["first_stage"] for r in results if r["mode"] in (*CONTEXT_MODES, "hybrid")}
     plain = {r["dtype"] for r in results if r["mode"] == "plain"}
     alone = [(None, dtype) for dtype in sorted(plain - {dtype for _, dtype in full})]
     return [*sorted(full), *alone]
@@ -85,8 +86,9 @@ def section(rows: Rows, dtype: str) -> list[str]:
         ]
     lines += quality_table(rows, modes, complete)
     lines += means_table(rows, modes, complete)
-    if "corpus" in modes:
-        lines += differences(rows, [name for name in rows if "corpus" in rows[name]])
+    for mode in ("corpus", "hybrid"):
+        if mode in modes:
+            lines += differences(rows, [name for name in rows if mode in rows[name]], mode)
     return lines
 
 
@@ -184,21 +186,19 @@ def means_table(rows: Rows, modes: Sequence[str], complete: Sequence[str]) -> li
     return [*lines, ""]
 
 
-def differences(rows: Rows, sets: Sequence[str]) -> list[str]:
-    """Return corpus context minus its rivals with intervals, and the sets where it loses."""
-    lines = ["| corpus context minus | nDCG@10 | 95 % interval | loses on |", "|---|--:|---|---|"]
+def differences(rows: Rows, sets: Sequence[str], mode: str = "corpus") -> list[str]:
+    """Return corpus context, as one vector or in two parts, minus its rivals with intervals, and where it loses."""
+    lines = [f"| {MODE_LABELS[mode]} minus | nDCG@10 | 95 % interval | loses on |", "|---|--:|---|---|"]
     for rival in RIVALS:
         shared = [name for name in sets if rival in rows[name]]
         if not shared:
             continue
-        paired = {name: 100 * (per_query(rows[name]["corpus"]) - per_query(rows[name][rival])) for name in shared}
+        paired = {name: 100 * (per_query(rows[name][mode]) - per_query(rows[name][rival])) for name in shared}
         mean, low, high = bootstrap(list(paired.values()))
         losses = [f"{name} {values.mean():+.1f}" for name, values in paired.items() if values.mean() < 0]
         label = f"{MODE_LABELS[rival]} ({len(shared)} sets)"
         lines.append(f"| {label} | {mean:+.2f} | {low:+.2f} to {high:+.2f} | {', '.join(losses) or 'no set'} |")
-    spread = [
-        np.std([value([r]) for r in rows[name]["corpus"]], ddof=1) for name in sets if len(rows[name]["corpus"]) > 1
-    ]
+    spread = [np.std([value([r]) for r in rows[name][mode]], ddof=1) for name in sets if len(rows[name][mode]) > 1]
     if spread:
         lines += ["", f"Standard deviation over context seeds, mean of {len(spread)} sets: {np.mean(spread):.2f}."]
     note = "Foreign context: " + ", ".join(

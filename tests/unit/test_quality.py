@@ -40,7 +40,7 @@ def results(arguments):
 def test_every_mode_is_measured_and_nothing_twice(arguments, monkeypatch):
     assert quality.main([*arguments, "--context-seeds", "0", "1"]) == 0
     found = results(arguments)
-    assert len(found) == 3 * (len(quality.MODES) + 1)  # corpus context has two seeds
+    assert len(found) == 3 * len(quality.MODES)  # corpus context has two seeds, and without a head nothing is hybrid
     assert {row["context_of"] for row in found if row["set"] == "c" and row["mode"] == "foreign"} == {"a"}
     monkeypatch.setattr(quality.Bench, "run", None)
     monkeypatch.setattr(ContextualEncoder, "encode_under", None)
@@ -84,6 +84,23 @@ def test_sizes_and_distances_are_measured_and_drawn(tmp_path):
         assert f"## {heading}" in text
     with pytest.raises(ValueError, match="has figures of"):
         card(output, tiny_encoder(seed=3).save_pretrained(tmp_path / "other"))
+
+
+def test_a_checkpoint_with_a_corpus_head_is_measured_in_two_parts_too(tmp_path):
+    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    folder = encoder.save_pretrained(tmp_path / "model")
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "quality.json"
+    shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32", "--device", "cpu"]
+    quality.main([str(folder), str(sets), *shared, "--modes", "plain", "bm25", "null", "foreign", "corpus", "hybrid"])
+    found = {(row["set"], row["mode"]): row for row in json.loads(output.read_text())["results"]}
+    assert len(found) == 3 * 6
+    # queries are the first words of documents: exact words find them, a random encoder does not
+    for name in "abc":
+        assert found[name, "hybrid"]["ndcg_at_10"] > 0.9
+        assert found[name, "hybrid"]["context_documents"] == 16
+    page = output.with_suffix(".md").read_text()
+    assert "| corpus context minus |" in page
+    assert "| corpus context, dense + sparse minus |" in page
 
 
 def test_another_first_stage_has_another_hash():

@@ -256,12 +256,15 @@ def make_context(
     frequencies: NDArray[np.int64] | None = None,
     words: CorpusWords | None = None,
 ) -> Context:
-    """Put a sample, its dataset embeddings, (J, d), its term statistics, (k, 2), and words together; None for none."""
+    """Put a sample, its dataset embeddings, (J, d), its term statistics, (k, 2), and words together; None for none.
+
+    Texts of which the sample has only the beginning are not stored.
+    """
     return Context(
         vectors=np.zeros((len(sample.texts), 0), np.float32) if vectors is None else vectors,
         model=model,
-        text_hashes=tuple(map(hash_text, sample.texts)),
-        texts=sample.texts if store_texts else None,
+        text_hashes=sample.hashes or tuple(map(hash_text, sample.texts)),
+        texts=sample.texts if store_texts and sample.hashes is None else None,
         seed=sample.seed,
         documents_seen=sample.documents_seen,
         oversampled_to=needs if needs is not None and needs > len(sample.texts) else None,

@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from chromadb.api.shared_system_client import SharedSystemClient
 
 from cde_retriever.cli.main import main, program
 from cde_train import cli as cde_train
@@ -47,6 +48,7 @@ def place(tmp_path, monkeypatch):
     rows = [json.dumps({"id": name, "text": text}) + "\n" for name, text in TEXTS.items()]
     (tmp_path / "corpus.jsonl").write_text("".join(rows))
     monkeypatch.chdir(tmp_path)
+    SharedSystemClient.clear_system_cache()  # it knows folders by the names they are given, and pages use the same
     return tmp_path
 
 
@@ -100,6 +102,12 @@ def test_settings_are_valid(page, tmp_path, capsys):
         assert tomllib.loads(block)
         (tmp_path / "run.toml").write_text(block)
         assert cde_train.main(["validate", str(tmp_path / "run.toml")]) == 0, capsys.readouterr().err
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
 def test_the_readme_is_short_and_names_each_way_in():

@@ -501,3 +501,34 @@ def test_memory_does_not_grow_with_the_corpus(settings, checkpoint, tmp_path, mo
 
     peak(100)  # what is loaded once
     assert peak(4000) < peak(400) + 200_000  # the texts alone are 7.2 MB more
+
+
+LONG = """
+import json, resource, sys
+from pathlib import Path
+from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.bulk.run import embed_corpus
+from cde_retriever.bulk.settings import BulkSettings
+
+model, folder = sys.argv[1], Path(sys.argv[2])
+peaks = []
+for name, characters in (("short", 1_000), ("long", 10_000_000)):
+    with (folder / f"{name}.jsonl").open("w") as lines:
+        for i in range(16):
+            text = (f"{i} baron kolak misim. " * (characters // 20))[:characters]
+            lines.write(json.dumps({"id": i, "text": text}) + "\\n")
+    assert embed_corpus(folder / f"{name}.jsonl", folder / name, BulkSettings(ModelSpec(model, device="cpu"))).cut == 16
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    (folder / f"{name}.jsonl").unlink()
+print(*peaks)
+"""
+
+
+def test_memory_does_not_grow_with_the_length_of_documents(checkpoint, tmp_path):
+    """Sixteen documents of 10 MB: all of them held at once would be 160 MB."""
+    done = subprocess.run([sys.executable, "-c", LONG, str(checkpoint), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    short, long = map(int, done.stdout.split())
+    unit = 1 if sys.platform == "darwin" else 1024  # of what the system says
+    assert (long - short) * unit < 160e6
+    assert long * unit < 1.5e9

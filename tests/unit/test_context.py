@@ -1,6 +1,7 @@
 """Sampling a corpus, and the context as an artifact."""
 
 import dataclasses
+import hashlib
 import json
 import tracemalloc
 from collections import Counter
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cde_retriever.context import sampling
 from cde_retriever.context.context import Context, ModelIdentity, hash_text, known_documents, make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
@@ -87,6 +89,20 @@ def test_sample_rejects_what_is_not_a_corpus_of_strings() -> None:
         sample_documents(["a"], 0, 0)
     with pytest.raises(ValueError, match="document 1 is not valid Unicode"):
         sample_documents(["a", "\ud800"], 4, 0)
+
+
+def test_of_long_documents_a_sample_holds_the_beginning_and_the_hash(monkeypatch):
+    corpus = ["baron " * 9 + str(i) for i in range(20)] + ["short"]
+    whole = sample_documents(corpus, 8, 0)
+    assert whole.hashes is None
+    monkeypatch.setattr(sampling, "LONGEST", 50)
+    held = sample_documents([*corpus, *corpus], 8, 0)
+    assert held.texts == tuple(text[:50] for text in whole.texts)
+    assert held.hashes == tuple(hashlib.sha256(text.encode()).hexdigest() for text in whole.texts)
+    vectors = np.ones((8, 2), np.float32)
+    contexts = [make_context(sample, vectors, MODEL, store_texts=True, needs=None) for sample in (whole, held)]
+    assert contexts[0].fingerprint == contexts[1].fingerprint
+    assert (contexts[0].texts, contexts[1].texts) == (whole.texts, None)
 
 
 def test_fingerprint_is_of_model_and_texts_not_of_floats_order_or_names() -> None:

@@ -45,8 +45,9 @@ from cde_retriever.model.late import LateSecondStage
 from cde_retriever.search.hybrid import search
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, hash_retrieval_set, read_retrieval_set
 from cde_train.evaluation.baselines import rank_bm25, score_bm25
-from cde_train.evaluation.comparison import CONTEXT_MODES, PLAIN_MODES, rank_plain
+from cde_train.evaluation.comparison import rank_plain
 from cde_train.evaluation.ranking import DEPTH, Ranking, measure, rank
+from cde_train.evaluation.results import CONTEXT_MODES, PLAIN_MODES
 
 FORMAT_VERSION = 1
 WITHOUT_CONTEXT = (*PLAIN_MODES, *MIXTURES)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.mixtures import MIXTURE_LABELS
-from cde_train.evaluation.comparison import CONTEXT_MODES, LABELS, MEASURES
+from cde_train.evaluation.results import CONTEXT_MODES, LABELS, MEASURES
 from cde_train.evaluation.statistics import RESAMPLES, SEED, bootstrap
 
 RIVALS = ("plain", "bm25", *MIXTURE_LABELS, "best_mixture", "null", "foreign")

@@ -1,1 +1,1 @@
-"""Training of contextual document embeddings: from a plain encoder and pairs to a checkpoint."""
+"""Train contextual document embeddings: from a plain encoder and pairs to a checkpoint."""

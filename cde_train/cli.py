@@ -1,4 +1,4 @@
-"""`cde-train`: the whole training, or one step of it.
+"""Train an encoder on your documents: in one command, or step by step.
 
     cde-train fit DATA -o OUT              train from data to a checkpoint, resumably
     cde-train embed | cluster | pack | filter

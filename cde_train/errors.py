@@ -1,4 +1,4 @@
-"""What can be wrong with training data and with the files of a run.
+"""Define the errors of training data and of the files of a run.
 
 ValueError
 └── TrainingDataError     pairs, documents or vectors that cannot be trained on

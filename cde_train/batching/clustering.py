@@ -1,4 +1,4 @@
-"""Contextual batching, first half: pairs that are hard for one another, in one cluster (paper, section 3).
+"""Cluster pairs that are hard for one another: the first half of contextual batching (paper, section 3).
 
 Pairs i and j of a batch are hard for one another if ``f(d_i) . g(q_j) + f(d_j) . g(q_i)`` is large. The paper turns
 this into k-means on two vectors a pair, the concatenations of f(d), g(q) and of g(q), f(d). Here as there both are

@@ -1,4 +1,4 @@
-"""How hard pairs and batches are: the similarity that contextual batching maximises (paper, section 3.1).
+"""Measure how hard pairs and batches are, by what contextual batching maximises (paper, section 3.1).
 
 Between pairs i and j it is ``(f(q_i, d_j) + f(q_j, d_i)) / 2``, f the cosine under the surrogate. A pair's difficulty
 is the mean over the others of its group, a cluster or a batch; a group's is the mean over its pairs. Found from sums of

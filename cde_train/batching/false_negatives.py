@@ -1,4 +1,4 @@
-"""False negatives: documents of a batch that answer a query although they are another's (paper, section 3.2).
+"""Find false negatives: documents of a batch that answer another's query (paper, section 3.2).
 
 The surrogate judges. Left out of the denominator of query i is every document j with
 

@@ -1,4 +1,4 @@
-"""Clusters to batches of one exact size, each from one domain, fixed by (seed, epoch) (paper, section 3.2).
+"""Pack clusters into batches of one exact size and domain, fixed by (seed, epoch) (paper, section 3.2).
 
 In each domain, every epoch:
 

@@ -1,4 +1,4 @@
-"""Spherical k-means of pair vectors, in time about linear in their number.
+"""Run a spherical k-means of pair vectors, in time about linear in their number.
 
     1. Up to `FLAT` clusters: one k-means by Faiss.
     2. More: the pairs are divided into fewer, coarse clusters, and each of these on its own, as often as it takes.

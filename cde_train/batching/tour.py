@@ -1,4 +1,4 @@
-"""A greedy tour: from each point to the nearest one not yet visited (paper, section 3.2, as a travelling salesman).
+"""Order points along a greedy tour, each next to the nearest one left (paper, section 3.2).
 
 The exact tour compares every point with every other. Here it is exact for up to 4,096 points; above, it walks a graph
 of near neighbours found with inverted lists (Faiss), and

@@ -1,4 +1,4 @@
-"""Whether an evaluation query or document is among the training texts.
+"""Check whether an evaluation query or document is among the training texts.
 
 Texts are compared as sequences of lower-case alphanumeric words. A training pair is contaminated if
 

@@ -1,4 +1,4 @@
-"""A part of the data set aside to judge on: its documents, near-copies of them and its queries are not trained on.
+"""Hold out a part of the data to judge on: its documents, near-copies of them and its queries are not trained on.
 
 The retrieval set's corpus is every document of the data: the held-out ones are relevant, the others, training documents
 among them, are distractors. Whether a document is held out follows from its text and the seed, so that more data leave

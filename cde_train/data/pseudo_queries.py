@@ -1,4 +1,4 @@
-"""Queries for documents that have none, kept where retrieval finds the document again.
+"""Make queries for documents that have none, and keep those that find their document again.
 
 A heading, sentence or span that becomes the query is taken out of the pair's document, except in a tenth of the pairs
 (as in the inverse cloze task, Lee et al. 2019): otherwise training learns to copy. Keywords stay in the document.

@@ -1,4 +1,4 @@
-"""Training pairs: a query and the document that answers it, by domain; and what they are read from.
+"""Read training pairs, or documents without queries, from whatever a user has.
 
 Pairs are held in memory, about 1 kB each: up to a million are fine.
 """

@@ -1,4 +1,4 @@
-"""What a contextual model must be compared with: BM25, and corpus statistics applied to plain vectors.
+"""Rank by what a contextual model must be compared with: BM25, and plain vectors adapted to the corpus.
 
 The adaptations are fitted on a corpus's document vectors alone, never on queries, and applied to both sides:
 

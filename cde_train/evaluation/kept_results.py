@@ -1,4 +1,4 @@
-"""Rankings that were measured, kept in a file as they come, so that an interrupted comparison goes on where it was."""
+"""Keep measured rankings in a file, so that an interrupted comparison continues where it stopped."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from cde_retriever.files.records import parse_json
 from cde_retriever.files.replacing import write_atomically
-from cde_train.evaluation.comparison import Result
+from cde_train.evaluation.results import Result
 
 FORMAT_VERSION = 1
 Key = tuple[str, str, int | None]

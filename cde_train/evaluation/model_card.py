@@ -1,4 +1,4 @@
-"""The README.md of a trained checkpoint, and report.json beside it: what was done, and what came of it.
+"""Write README.md and report.json of a trained checkpoint: what was done, and what came of it.
 
 Nothing is claimed beyond the figures of the comparison, and the same input gives the same bytes.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cde_retriever.files.replacing import write_atomically
-from cde_train.evaluation.comparison import LABELS, Comparison
+from cde_train.evaluation.results import LABELS, Comparison
 
 RIVALS = ("start", "bm25", "whitening")
 CARD, REPORT = "README.md", "report.json"

@@ -1,4 +1,4 @@
-"""Retrieval quality: read a judged corpus, rank all of it for every query, measure.
+"""Rank the whole of a judged corpus for every query, and measure the quality.
 
 Ranking is exhaustive: one product of (queries, d) with (documents, d), a chunk of queries at a time, so memory is
 ``chunk * documents`` scores. The measures are those of `ir-measures` (trec_eval's definitions, linear gains).

@@ -1,4 +1,4 @@
-"""One run in one TOML file: sections of settings, ``--set`` overrides, and every fault reported at once.
+"""Read a run from one TOML file and ``--set`` overrides, and report all faults at once.
 
 A section is the settings dataclass of the module that does the work, so each setting is defined once. Faults are
 collected over the whole file and named as on the command line (``phase.0.learning_rate``). Reading a configuration

@@ -1,4 +1,4 @@
-"""`cde-train fit`: from data to a checkpoint that `CDEEmbedding` loads, in steps that resume.
+"""Run `cde-train fit`: from data to a checkpoint that `CDEEmbedding` loads, in steps that resume.
 
     start        the model to start from, as a checkpoint
     data         pairs (made from documents, if there are only these); a part of them held out for the report, and

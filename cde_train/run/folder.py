@@ -1,4 +1,4 @@
-"""The folder of a run: which run it belongs to, which steps are done, and that their files are as they were left.
+"""Record in a run's folder which steps are done and by which settings, and verify their files.
 
     OUT/run.toml              the resolved configuration
     OUT/work/manifest.json    hash of the data; each finished step with its report, the sha256 of its files, and the

@@ -1,4 +1,4 @@
-"""From the number of a step to what the model sees in it: texts, context and mask.
+"""Build what the model sees in a step from the number of the step: texts, context and mask.
 
 Everything drawn follows from (seed, step), whatever ran before, so a run resumes at any step and every process draws
 the same context.

@@ -1,4 +1,4 @@
-"""Two-stage gradient caching (paper, section 4.3): the memory of one chunk, the gradient of the whole batch.
+"""Compute the gradient of a whole batch in the memory of one chunk: two-stage gradient caching (paper, section 4.3).
 
 The loss of a contrastive batch needs all its vectors, but not all its activations at once (GradCache, arXiv
 2101.06983). With a first stage before the second there are two such borders, the dataset embeddings and the output

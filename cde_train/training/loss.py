@@ -1,4 +1,4 @@
-"""The contrastive loss (paper, section 3.1)."""
+"""Compute the contrastive loss (paper, section 3.1)."""
 
 import torch
 from torch import Tensor, nn

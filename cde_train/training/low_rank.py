@@ -1,4 +1,4 @@
-"""Training low-rank updates of a second stage with `peft`, and writing them as a checkpoint of a few MB.
+"""Train low-rank updates of a second stage with `peft`, and write them as a checkpoint of a few MB.
 
 `add_low_rank` puts the updates into a model in place; it runs, trains and is measured like any other. Afterwards
 `write_low_rank` writes what `cde_retriever.checkpoint.low_rank` reads, or `merge_low_rank` makes the model a plain one.

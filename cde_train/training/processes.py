@@ -1,4 +1,4 @@
-"""The processes of a run, where ``torchrun`` started several."""
+"""Coordinate the processes of a run, where ``torchrun`` started several."""
 
 import os
 from collections.abc import Callable

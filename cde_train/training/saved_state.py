@@ -1,4 +1,4 @@
-"""The saved states of a run: whole or not there, and of this run or of another.
+"""Save the states of a run whole or not at all, and recognise those of another run.
 
 A state is a folder ``checkpoint-STEP``. ``complete.json``, written into it last, holds the sha256 of each of its files;
 a folder without it was being written when the process died and is removed. ``settings.json`` beside the states tells

@@ -1,4 +1,4 @@
-"""How common each token is anywhere: what a model with term statistics believes before it sees a corpus."""
+"""Estimate how common each token is anywhere, before a model with term statistics sees a corpus."""
 
 from collections.abc import Mapping, Sequence
 

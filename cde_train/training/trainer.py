@@ -1,4 +1,4 @@
-"""Two-stage contrastive training on the Hugging Face `Trainer`: from a model and packed batches to a better model.
+"""Train a two-stage model on the Hugging Face `Trainer`, from packed batches.
 
 The `Trainer` brings devices, mixed precision, several processes (``torchrun``), AdamW's schedule, clipping, loggers,
 checkpoints, early stopping. What is ours is the step (`cde_train.training.gradient_caching`) and what a step sees

@@ -1,4 +1,4 @@
-"""The surrogate: an ordinary encoder that embeds every text once, for clustering, filtering and mining.
+"""Embed every text once with the surrogate, an ordinary encoder, for clustering, filtering and mining.
 
 A killed run goes on where it stopped, in the same chunks and so to the same bytes (`cde_train.vectors.text_vectors`
 says how they are kept). Memory is one chunk, plus about 150 bytes a distinct text for the keys.

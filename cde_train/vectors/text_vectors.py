@@ -1,4 +1,4 @@
-"""Vectors of texts on disk: appended chunk by chunk, found by the hash of the text.
+"""Store vectors of texts on disk: appended chunk by chunk, found by the hash of the text.
 
 Three files in one folder:
 

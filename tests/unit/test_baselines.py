@@ -13,7 +13,8 @@ from cde_train.evaluation.baselines import (
     soft_whitening,
     whitening,
 )
-from cde_train.evaluation.comparison import PLAIN_MODES, rank_plain
+from cde_train.evaluation.comparison import rank_plain
+from cde_train.evaluation.results import PLAIN_MODES
 
 
 def skewed(count=500, width=12, seed=0):

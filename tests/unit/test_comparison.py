@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 
+from cde_retriever.cli.command_line import INTERRUPTED
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_train.cli import INTERRUPTED, main
+from cde_train.cli import main
 from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
 from cde_train.evaluation import comparison
-from cde_train.evaluation.comparison import PLAIN_MODES, Comparison, Result, compare
+from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.ranking import evaluate
+from cde_train.evaluation.results import PLAIN_MODES, Comparison, Result
 from cde_train.evaluation.statistics import bootstrap
 from tests.tiny import tiny_encoder
 from tests.unit.test_quality import write_sets

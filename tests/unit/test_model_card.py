@@ -2,8 +2,8 @@
 
 import json
 
-from cde_train.evaluation.comparison import LABELS
 from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
+from cde_train.evaluation.results import LABELS
 from tests.unit.test_comparison import made
 
 VALUES = {

@@ -1,0 +1,165 @@
+"""Hold what a comparison measured: each ranking, differences with their intervals, and the tables of both."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_train.evaluation.baselines import ADAPTATIONS
+from cde_train.evaluation.statistics import bootstrap
+
+PLAIN_MODES = ("plain", *ADAPTATIONS)
+CONTEXT_MODES = ("null", "foreign", "corpus")
+OTHER_MODES = ("start", "against")
+MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES, *OTHER_MODES)
+LABELS = {
+    "bm25": "BM25",
+    "plain": "plain backbone",
+    "centring": "+ centring",
+    "whitening": "+ PCA whitening",
+    "shrunk_whitening": "+ shrunk whitening",
+    "soft_whitening": "+ soft whitening",
+    "all_but_the_top": "+ all-but-the-top",
+    "null": "null context",
+    "foreign": "foreign context",
+    "corpus": "corpus context",
+    "start": "starting model",
+    "against": "the other checkpoint, null context",
+}
+MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One ranking, measured; measures are from 0 to 1. `seed` is the context's, None where there is none to draw."""
+
+    set: str
+    mode: str
+    seed: int | None
+    documents: int
+    queries: int
+    ndcg_at_10: float
+    recall_at_100: float
+    mrr_at_10: float
+    ndcg_per_query: tuple[float, ...]
+
+
+class Kept(Protocol):
+    """Results of rankings, by set, mode and seed of the context."""
+
+    def get(self, key: tuple[str, str, int | None], /) -> Result | None:
+        """Return what is known of a ranking."""
+
+    def add(self, result: Result, /) -> None:
+        """Keep a result."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Corpus context minus a rival in nDCG@10, -1 to 1, with the ends of the 95 % interval over queries."""
+
+    rival: str
+    mean: float
+    low: float
+    high: float
+    sets: int
+    loses_on: dict[str, float]
+
+    @property
+    def verdict(self) -> str:
+        """``"beats"``, ``"loses to"``, or ``"level with"`` where the interval contains 0."""
+        return "beats" if self.low > 0 else "loses to" if self.high < 0 else "level with"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rankings of one checkpoint and its rivals."""
+
+    model: str
+    sha256: str
+    max_length: int
+    results: tuple[Result, ...]
+
+    @property
+    def sets(self) -> list[str]:
+        """Names of the sets, in the order measured."""
+        return list(dict.fromkeys(result.set for result in self.results))
+
+    @property
+    def modes(self) -> list[str]:
+        """Modes measured, in the order of `MODES`."""
+        return [mode for mode in MODES if any(result.mode == mode for result in self.results)]
+
+    def value(self, name: str, mode: str, measured: str = "ndcg_at_10") -> float | None:
+        """Return a measure of a set and mode, the mean over context seeds; None if it was not measured."""
+        found = [getattr(r, measured) for r in self._of(name, mode)]
+        return float(np.mean(found)) if found else None
+
+    def _of(self, name: str, mode: str) -> list[Result]:
+        return [r for r in self.results if (r.set, r.mode) == (name, mode)]
+
+    def _per_query(self, name: str, mode: str) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.mean([r.ndcg_per_query for r in self._of(name, mode)], axis=0)
+        return found
+
+    def differences(self) -> list[Difference]:
+        """Return corpus context minus every other mode, over the sets that have both."""
+        found = []
+        for rival in self.modes:
+            names = [n for n in self.sets if rival != "corpus" and self._of(n, rival) and self._of(n, "corpus")]
+            if not names:
+                continue
+            paired = {name: self._per_query(name, "corpus") - self._per_query(name, rival) for name in names}
+            losses = {name: float(values.mean()) for name, values in paired.items() if values.mean() < 0}
+            found.append(Difference(rival, *bootstrap(list(paired.values())), len(names), losses))
+        return found
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Return mode to measure to its mean over sets; nDCG@10 also with the ends of its interval over queries."""
+        table = {}
+        for mode in self.modes:
+            names = [name for name in self.sets if self._of(name, mode)]
+            row = {m: float(np.mean([self.value(name, mode, m) for name in names])) for m in MEASURES}
+            _, low, high = bootstrap([self._per_query(name, mode) for name in names])
+            seeds = [np.std([r.ndcg_at_10 for r in self._of(n, mode)], ddof=1) for n in names if self._many(n, mode)]
+            table[mode] = {**row, "ndcg_low": low, "ndcg_high": high, "sets": len(names)}
+            if seeds:
+                table[mode]["ndcg_deviation_over_context_seeds"] = float(np.mean(seeds))
+        return table
+
+    def _many(self, name: str, mode: str) -> bool:
+        return len(self._of(name, mode)) > 1
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one JSON-able row a result, without its per-query values."""
+        for result in self.results:
+            yield {"model": self.model, **{k: v for k, v in vars(result).items() if k != "ndcg_per_query"}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, JSON-able."""
+        return {
+            "model": self.model,
+            "sha256": self.sha256,
+            "max_length": self.max_length,
+            "results": [{**vars(r), "ndcg_per_query": list(r.ndcg_per_query)} for r in self.results],
+            "means": self.means(),
+            "differences": [{**vars(d), "verdict": d.verdict} for d in self.differences()],
+        }
+
+    def markdown(self) -> str:
+        """Return the tables, in hundredths."""
+        head = [MEASURES[m] for m in MEASURES]
+        lines = ["| set | mode | " + " | ".join(head) + " |", "|---|---|" + "--:|" * len(head)]
+        for name in self.sets:
+            for mode in self.modes:
+                if self._of(name, mode):
+                    cells = [f"{100 * (self.value(name, mode, m) or 0.0):.2f}" for m in MEASURES]
+                    lines.append(f"| {name} | {LABELS[mode]} | " + " | ".join(cells) + " |")
+        lines += ["", "| corpus context minus | nDCG@10 | 95 % interval | loses on |", "|---|--:|---|---|"]
+        for d in self.differences():
+            losses = ", ".join(f"{name} {100 * value:+.1f}" for name, value in d.loses_on.items()) or "no set"
+            interval = f"{100 * d.low:+.2f} to {100 * d.high:+.2f}"
+            lines.append(f"| {LABELS[d.rival]} ({d.sets} sets) | {100 * d.mean:+.2f} | {interval} | {losses} |")
+        return "\n".join(lines) + "\n"

@@ -68,7 +68,8 @@ class ContextualEncoder:
     """Embed documents and queries given a context.
 
     Safe to use from several threads: each call works under one context throughout, and queries that several threads
-    ask for at once run as one batch.
+    ask for at once run as one batch. Safe in spawned and forked children as well; in a forked one PyTorch computes on
+    one thread, and an export's graphs are opened again.
 
     Args:
         backend: The two-stage model and what runs it.

@@ -213,8 +213,11 @@ def test_a_vector_file_of_another_index_is_refused(fitted, tmp_path):
     build(FAISS, corpus(0), first, ids=ids).save_local(str(tmp_path / "first"))
     build(FAISS, corpus(1), second, ids=ids).save_local(str(tmp_path / "second"))
     shutil.copy(tmp_path / "second" / "index.faiss", tmp_path / "first" / "index.faiss")
-    for context in (tmp_path / "first", first.context):
-        with pytest.raises(ContextMismatchError, match=r"index\.faiss was copied from another index, or is damaged"):
+    for context, match in (
+        (tmp_path / "first", r"index\.faiss is not the file that the index was saved with: it was copied from another"),
+        (first.context, r"index\.faiss was copied from another index, or is damaged"),
+    ):
+        with pytest.raises(ContextMismatchError, match=match):
             cde.open(lambda e: load_faiss(tmp_path / "first", e), context, model_name=first.model_name)
 
 

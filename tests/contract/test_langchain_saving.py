@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import signal
 import sys
@@ -63,6 +64,45 @@ def test_an_index_of_another_context_is_not_overwritten(checkpoint, embedding, t
             save()
     assert {file.name: file.read_bytes() for file in (tmp_path / "index").iterdir()} == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("store_class", "name"), [(FAISS, "index.faiss"), (FAISS, "index.pkl"), (InMemoryVectorStore, "store.json")]
+)
+def test_a_damaged_file_is_refused(store_class, name, embedding, tmp_path):
+    cde.save_local(from_documents(store_class, corpus(0), embedding), tmp_path)
+    whole, seed = (tmp_path / name).read_bytes(), random.Random(0)
+    for _ in range(20):
+        damaged = bytearray(whole)
+        damaged[seed.randrange(len(whole))] ^= 1 << seed.randrange(8)
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(ContextMismatchError, match=f"{name} is not the file that the index was saved with"):
+            reopen(store_class, tmp_path, embedding)
+    (tmp_path / name).unlink()
+    with pytest.raises(ContextMismatchError, match="restore the folder"):
+        reopen(store_class, tmp_path, embedding)
+    (tmp_path / name).write_bytes(whole)
+    assert len(hits(reopen(store_class, tmp_path, embedding))) == 12
+    (tmp_path / "checksums.json").write_text("[" * 5000)
+    with pytest.raises(ContextMismatchError, match="is damaged"):
+        reopen(store_class, tmp_path, embedding)
+
+
+def test_a_dump_over_a_saved_index_is_opened(embedding, tmp_path):
+    store = from_documents(InMemoryVectorStore, corpus(0), embedding)
+    cde.save_local(store, tmp_path)
+    store.add_texts(["ba ko"])
+    store.dump(str(tmp_path / "store.json"))
+    assert len(hits(reopen(InMemoryVectorStore, tmp_path, embedding))) == 13
+
+
+def test_files_name_public_modules_alone(embedding, tmp_path):
+    """So that they open after private modules have moved."""
+    store = from_documents(FAISS, corpus(0), embedding)
+    cde.save_local(store, tmp_path)
+    for pickled in ((tmp_path / "index.pkl").read_bytes(), pickle.dumps(store.__reduce_ex__(4)[:2])):
+        assert b"cde_retriever.langchain" in pickled
+        assert b"adapters" not in pickled
 
 
 def test_two_faiss_indexes_of_one_context_share_a_folder(embedding, tmp_path):

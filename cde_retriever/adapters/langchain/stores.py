@@ -28,8 +28,8 @@ from cde_retriever.adapters.cut_texts import one_summary
 from cde_retriever.adapters.langchain.documents import stamp_documents
 from cde_retriever.adapters.langchain.embeddings import SPLIT, CDEEmbeddings
 from cde_retriever.adapters.langchain.guard import build_guarded, guard_store, save_guarded
+from cde_retriever.adapters.langchain.saving import check_index
 from cde_retriever.context.context import Context, known_documents
-from cde_retriever.files.replacing import recover_folder
 
 PathLike = str | os.PathLike[str]
 Store = TypeVar("Store", bound=VectorStore)
@@ -98,7 +98,7 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
 
     Args:
         opener: Opens the store with the embedding it is given, such as ``lambda e: Chroma("name", e)``.
-        context: The context, or the folder it was saved in, which is put right if a killed process left it moved aside.
+        context: The context, or the folder it was saved in, whose files are compared with what `save_local` wrote.
         embedding: What to embed with; by default a new one.
         model_kwargs: Arguments of the new `CDEEmbeddings`, if none is given.
 
@@ -111,7 +111,7 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
         raise TypeError(f"received an embedding and arguments for a new one ({', '.join(model_kwargs)}); give one")
     embedding = embedding or CDEEmbeddings(**model_kwargs)
     if not isinstance(context, Context):
-        recover_folder(Path(context))
+        check_index(Path(context))
     embedding.load_context(context)
     return guard(opener(embedding), embedding)
 
@@ -134,9 +134,9 @@ def guard(store: Store, embedding: CDEEmbeddings) -> Store:
 def save_local(store: VectorStore, folder: PathLike) -> Path:
     """Write a guarded store that lives in memory to a folder, with its context; a killed process leaves old or new.
 
-    FAISS writes ``index.faiss`` and ``index.pkl``, `InMemoryVectorStore` ``store.json``. What else is in the folder
-    stays. ``FAISS.save_local`` and ``InMemoryVectorStore.dump`` of a guarded store are as safe; the latter writes no
-    context.
+    FAISS writes ``index.faiss`` and ``index.pkl``, `InMemoryVectorStore` ``store.json``; `open` compares them with the
+    checksums beside them. What else is in the folder stays. ``FAISS.save_local`` and ``InMemoryVectorStore.dump`` of a
+    guarded store are as safe; the latter writes neither context nor checksums.
 
     Raises:
         TypeError: if the store keeps its data elsewhere, as Chroma does, or is not guarded.

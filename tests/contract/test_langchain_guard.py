@@ -143,6 +143,16 @@ def test_a_store_that_hides_its_embedding_is_refused_with_the_way_out(fitted):
     assert len(CDERetriever(store=plain, embedding=embedding, k=30).invoke(QUERY)) == 12
 
 
+def test_a_refused_guard_leaves_the_store_unguarded(fitted):
+    embedding, other = fitted(0), fitted(1)
+    store = InMemoryVectorStore.from_documents(stamp(corpus(1), other), embedding)
+    with pytest.raises(ContextMismatchError):
+        guard(store, embedding)
+    assert type(store) is InMemoryVectorStore
+    store.embedding = other
+    assert len(found_by(guard(store, other))) == 12
+
+
 # Vectors as queries
 
 

@@ -1,11 +1,7 @@
 """`ContextualEncoder`: a model, a context, and texts to vectors. Everything a framework adapter needs."""
 
-import os
-import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
@@ -13,18 +9,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cde_retriever.backends.backend import Backend
-from cde_retriever.backends.loading import FoundModel, identify, load
-from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, ModelIdentity, listed_context, make_context
-from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.sampling import Sample, sample_documents
 from cde_retriever.context.whole_numbers import whole_number
-from cde_retriever.encoder.batches import batches_of
 from cde_retriever.encoder.corpus_head import CorpusHead, check_parts
 from cde_retriever.encoder.dimensions import shorten
+from cde_retriever.encoder.loaded_model import DEFAULT_BATCH, Embed, Ids, LoadedModel, Vectors
 from cde_retriever.encoder.shared_queries import SharedBatches
-from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts, check_texts, count_documents
+from cde_retriever.encoder.tokens import check_texts, count_documents
 from cde_retriever.errors import (
     ConfigError,
     ContextError,
@@ -32,25 +25,14 @@ from cde_retriever.errors import (
     ContextNotFittedError,
     TruncationWarning,
 )
-from cde_retriever.files.forking import ThreadLock
-from cde_retriever.model.config import ModelConfig
 from cde_retriever.model.evidence import Evidence
-from cde_retriever.progress import progress
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import WordReader, reader
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
-    import torch
     from scipy.sparse import csr_array
 
-    from cde_retriever.model.two_stage import TwoStageModel
 
-Vectors = NDArray[np.float32]
-Ids = list[int]
-Embed = Callable[[NDArray[np.int64], NDArray[np.int64]], Vectors]
-
-DEFAULT_BATCH = 32
-"""Texts of 128 tokens a batch; on two cores larger batches are no faster (docs/log.md)."""
 QUERIES_AT_ONCE = 64
 """Most queries of several callers that run as one batch."""
 
@@ -64,7 +46,7 @@ class _Active:
     head: CorpusHead | None = None
 
 
-class ContextualEncoder:
+class ContextualEncoder(LoadedModel):
     """Embed documents and queries given a context.
 
     Safe to use from several threads: each call works under one context throughout, and queries that several threads
@@ -84,109 +66,10 @@ class ContextualEncoder:
     def __init__(
         self, backend: Backend, tokenizer: Tokenizer, identity: ModelIdentity, *, truncate_dim: int | None = None
     ) -> None:
-        longest = full_dimension(backend)
-        if truncate_dim is not None and whole_number("truncate_dim", truncate_dim, 1) > longest:
-            raise ConfigError(
-                f"truncate_dim is {truncate_dim}, but vectors of {identity.name} have {longest} numbers; "
-                f"expected 1 to {longest}, or None for all"
-            )
-        self._backend = backend
-        self._tokenizer = tokenizer
-        self._identity = identity
-        self._truncate_dim = truncate_dim
-        self._kept: tuple[ModelConfig, TextTokenizer] | None = None
+        super().__init__(backend, tokenizer, identity, truncate_dim=truncate_dim)
         self._active: _Active | None = None
         self._origin: ContextualEncoder | None = None
-        self._lock = ThreadLock()
         self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, QUERIES_AT_ONCE)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | os.PathLike[str] | None = None,
-        *,
-        revision: str | None = None,
-        device: "torch.device | str | None" = None,
-        dtype: "torch.dtype | str | None" = None,
-        backend: str | None = None,
-        truncate_dim: int | None = None,
-        pooling: str | None = None,
-        max_length: int | None = None,
-        prompts: Mapping[str, str] | None = None,
-        variant: str | None = None,
-    ) -> "ContextualEncoder":
-        """Load a model; `from_spec` does the same with all arguments in one value.
-
-        Args:
-            name: A folder or a Hub id; None for the bundled default. A CDE checkpoint, a sentence-transformers model,
-                or an encoder of `transformers`: the last two get a head that knows the corpus. For all backends but
-                ``"torch"`` also the folder of an export (``cde export``); a checkpoint is exported when it is first
-                loaded, and kept in the user's cache folder.
-            revision: Branch, tag or commit on the Hub.
-            device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest that the backend has.
-            dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or their names; for the
-                other backends ``"float32"`` (default; that of the export, if `name` is one) or ``"int8"``.
-            backend: ``"torch"``, the default; ``"onnx"``, faster for queries; ``"openvino"``, with ``dtype="int8"``
-                faster for documents on a CPU. Vectors of all are the same, to rounding.
-            truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.dimensions`); None for all.
-            pooling: How an encoder of `transformers` pools its token vectors, such as ``"mean"`` or ``"cls"``;
-                sentence-transformers models and CDE checkpoints say it themselves.
-            max_length: Longest text of a sentence-transformers model or an encoder, in tokens; its own by default.
-            prompts: Text put before its queries and documents, ``{"query": …, "document": …}``; its own by default.
-            variant: Which network of the authors' own weights to compute (docs/released.md).
-
-        Raises:
-            CheckpointError: if it cannot be found, is incomplete or damaged, or nothing that is understood.
-            ConfigError: for an unknown backend, a device or dtype it does not have, or a `truncate_dim` out of range.
-            ValueError: for an unknown dtype.
-            ImportError: if the backend is not installed.
-        """
-        return cls.from_spec(
-            ModelSpec.of(
-                name,
-                revision=revision,
-                device=device,
-                dtype=dtype,
-                backend=backend,
-                truncate_dim=truncate_dim,
-                pooling=pooling,
-                max_length=max_length,
-                prompts=prompts,
-                variant=variant,
-            )
-        )
-
-    @classmethod
-    def from_spec(cls, spec: ModelSpec, found: FoundModel | None = None) -> "ContextualEncoder":
-        """Load the model that a spec names; see `from_pretrained`.
-
-        Args:
-            spec: The model, and how to run it.
-            found: What `find_model` returned for the spec, if it was asked before.
-        """
-        return cls(*load(spec, found), truncate_dim=spec.truncate_dim)
-
-    @classmethod
-    def from_model(
-        cls, model: "TwoStageModel", tokenizer: Tokenizer, *, stored_dtype: "torch.dtype | None" = None
-    ) -> "ContextualEncoder":
-        """Wrap a PyTorch model.
-
-        Args:
-            model: The two-stage model.
-            tokenizer: Its tokenizer, without prompts.
-            stored_dtype: Dtype in which `save_pretrained` writes the weights, and which the identity is hashed in; None
-                for float32.
-        """
-        from cde_retriever.backends.pytorch import TorchBackend
-        from cde_retriever.checkpoint.checkpoint import hash_model
-        from cde_retriever.checkpoint.sizes import refuse_unknown_ids
-
-        refuse_unknown_ids(tokenizer, int(model.second_stage.backbone.config.vocab_size), model.config.name)
-        backend = TorchBackend(model) if stored_dtype is None else TorchBackend(model, stored_dtype)
-        sha256 = hash_model(model, tokenizer, backend.stored_dtype)
-        own = Tokenizer.from_str(tokenizer.to_str())
-        return cls(backend, own, identify(model.config, sha256, None))
 
     def __repr__(self) -> str:
         """Name the model, what its vectors and texts are like, where it runs, and the context."""
@@ -207,112 +90,6 @@ class ContextualEncoder:
         twin._lock, twin._kept = self._lock, self._kept
         twin._origin = self  # lives as long as its forks, so that `sharing` finds it
         return twin
-
-    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: "torch.dtype | None" = None) -> Path:
-        """Write the checkpoint to a folder; all or nothing.
-
-        Args:
-            folder: Where to.
-            dtype: Dtype of the stored weights; by default the one they were stored in.
-
-        Raises:
-            ConfigError: if the model runs as an export, which has no weights to write.
-        """
-        written: Path = self._torch().save(Path(folder), self._tokenizer, dtype)
-        return written
-
-    def open_model(self) -> "TwoStageModel":
-        """Hand out the PyTorch model, to look into or to change.
-
-        From then on the encoder, and all its forks, follow the model: they run it as it is, which is slower on a CPU,
-        hash it with every call, and once it has changed it has another `identity` and refuses contexts of before.
-
-        Raises:
-            ConfigError: if the model runs as an export.
-        """
-        model: TwoStageModel = self._torch().open_model()
-        return model
-
-    def _torch(self) -> Any:
-        if not hasattr(self.backend, "open_model"):
-            raise ConfigError(
-                f"{self.identity.name} runs as an export (backend={type(self.backend).__name__}), which has no PyTorch "
-                "model; load the checkpoint with backend='torch'"
-            )
-        return self.backend
-
-    @property
-    def backend(self) -> Backend:
-        """The two-stage model and what runs it."""
-        return self._backend
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """A copy of the model's tokenizer, without prompts; what becomes of it does not change what the model reads."""
-        return Tokenizer.from_str(self._tokenizer.to_str())
-
-    @property
-    def truncate_dim(self) -> int | None:
-        """How many numbers of a vector are kept; None for all. Another number needs another encoder (`fork`)."""
-        return self._truncate_dim
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """What tells this model from others; after `open_model` that of the weights as they are now."""
-        if not self.backend.is_open:
-            return self._identity
-        changed = self.backend.changed_sha256(self._tokenizer)
-        return identify(self.config, changed or self._identity.sha256, self._identity.revision)
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model's configuration."""
-        return self.backend.config
-
-    @property
-    def dimension(self) -> int:
-        """Width of the vectors; needs no context."""
-        return self.truncate_dim or full_dimension(self.backend)
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of token ids the second stage knows."""
-        return self.backend.vocabulary_size
-
-    @property
-    def device(self) -> str:
-        """Where the model is, such as ``"cpu"`` or ``"cuda:0"``."""
-        return self.backend.device
-
-    def tokenize(self, texts: Sequence[str], role: str = "document") -> TokenizedTexts:
-        """Return the token ids that the model reads of texts, and which texts are too long to be read whole.
-
-        Args:
-            texts: The texts, without prompt.
-            role: ``"query"`` or ``"document"``, which decides the prompt.
-
-        Raises:
-            TypeError: if a text is not a string; names its index.
-            ValueError: if a text is not valid Unicode; names its index.
-        """
-        return self._texts.tokenize(texts, role)
-
-    @property
-    def _texts(self) -> TextTokenizer:
-        if self._kept is None or self._kept[0] is not self.config:  # of an opened model it may be another
-            self._kept = self.config, self.text_tokenizer()
-        return self._kept[1]
-
-    def text_tokenizer(self, max_length: int | None = None) -> TextTokenizer:
-        """Return what turns texts into this model's token ids, cut at a length in tokens, at most the model's own."""
-        longest = self.config.max_length
-        return TextTokenizer(
-            self._tokenizer,
-            prompts=self.config.prompts,
-            max_length=longest if max_length is None else min(max_length, longest),
-            pad_token_id=int(self.config.second_stage.get("pad_token_id") or 0),
-            pool_prompt=self.config.pool_prompt,
-        )
 
     # The context
 
@@ -444,11 +221,6 @@ class ContextualEncoder:
         if self._head_settings is not None:
             return self._plain(ids, "document", batch_size, show_progress)
         return self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None
-
-    @cached_property
-    def _head_settings(self) -> HeadSettings | None:
-        settings = self.config.corpus_head
-        return None if settings is None else HeadSettings.from_dict(settings)
 
     def _word_reader(self, language: str | None) -> WordReader | None:
         if self._head_settings is None:
@@ -714,39 +486,6 @@ class ContextualEncoder:
                     vectors[rows] = self._shortened(part)
         return output
 
-    def encode_first_stage(
-        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
-    ) -> Vectors:
-        """Embed documents with the first stage alone, (n, d) float32; needs no context.
-
-        These are a context's vectors. They are not comparable with those of `encode_documents`.
-        """
-        return self._first_stage(self._tokenize(texts, "document", batch_size), batch_size, show_progress)
-
-    def _first_stage(self, ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors:
-        width = self.config.first_stage_width
-        return self._run(ids, self.backend.embed_first_stage, width, batch_size, show_progress)
-
-    def _tokenize(
-        self,
-        texts: Sequence[str],
-        role: str,
-        batch_size: int,
-        on_truncation: Callable[[TruncationWarning], object] | None = None,
-        *,
-        warn: bool = True,
-        stacklevel: int = 3,
-    ) -> list[Ids]:
-        whole_number("batch_size", batch_size, 1)
-        tokenized = self.tokenize(texts, role)
-        if warn and tokenized.truncated:
-            cut = TruncationWarning(tokenized.truncated, len(tokenized.ids), self.config.max_length)
-            if on_truncation is None:
-                warnings.warn(cut, stacklevel=stacklevel)
-            else:
-                on_truncation(cut)
-        return tokenized.ids
-
     def _under(self, active: _Active) -> Embed:
         def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
             return self._shortened(self.backend.embed(input_ids, mask, active.state))
@@ -761,44 +500,3 @@ class ContextualEncoder:
     def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
         assert isinstance(active, _Active)
         return list(self._run(ids, self._under(active), self._backend_width, DEFAULT_BATCH, False, role="query"))
-
-    def _run(
-        self,
-        ids: list[Ids],
-        embed: Embed,
-        width: int,
-        batch_size: int,
-        show_progress: bool,
-        *,
-        role: str = "document",
-    ) -> Vectors:
-        """Run token ids in batches of similar length, and put the rows back in input order."""
-        output = np.zeros((len(ids), width), dtype=np.float32)
-        with self._lock:
-            for rows, input_ids, mask in self._batches(ids, role, batch_size, show_progress):
-                output[rows] = embed(input_ids, mask)
-        return output
-
-    def _batches(
-        self, ids: list[Ids], role: str, batch_size: int, show_progress: bool
-    ) -> Iterator[tuple[list[int], NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield batches of similar length: rows of the input, token ids and mask, (b, s)."""
-        batches: Iterable[list[int]] = batches_of(ids, batch_size)
-        if show_progress:
-            batches = _with_progress(batches, len(ids))
-        for rows in batches:
-            yield rows, *self._texts.pad([ids[i] for i in rows], role)
-
-
-def full_dimension(backend: Backend) -> int:
-    """Return the width of the vectors of a backend's model, what a corpus head adds included."""
-    settings = backend.config.corpus_head
-    return backend.dimension + (0 if settings is None else HeadSettings.from_dict(settings).added_width)
-
-
-def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:
-    # Not progress(show=False): making even that takes time where a query counts.
-    with progress(total=texts, label="Embedding", unit="text") as bar:
-        for rows in batches:
-            yield rows
-            bar.update(len(rows))

@@ -3,6 +3,7 @@
 # make check    lint, types, architecture
 # make bench    measure speed and memory against what people use today, write docs/performance.md; two hours or so,
 #               interrupted it goes on; BENCH_ARGS="--only queries startup", "--quick"
+# make mutants  change the code of one part in many small ways, count what its tests notice; PART=terms (benchmarks/mutants.toml)
 #
 # All need Python 3.11 or newer and make, nothing else; the first run installs into .venv (PYTHON=... chooses).
 
@@ -15,7 +16,7 @@ UV := $(BIN)/uv
 # Copies, because NLTK refuses to read data through hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench mutants clean
 .DELETE_ON_ERROR:
 
 # Through the environment, so that the shell takes no notice of quotes, dollars or spaces in them.
@@ -40,6 +41,9 @@ check: .venv/.dev
 
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks.performance $(BENCH_ARGS)
+
+mutants: .venv/.dev
+	$(BIN)/python -m benchmarks.mutants $(or $(PART),terms)
 
 clean:
 	rm -rf .venv demo_index

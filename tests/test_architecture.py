@@ -195,6 +195,20 @@ def test_optional_dependencies_stay_where_they_belong(name):
         assert name.startswith(OPTIONAL[dependency]), f"{name} imports {dependency}; only {OPTIONAL[dependency]} may"
 
 
+def test_the_files_that_the_documentation_names_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`((?:cde_retriever|cde_train|tests)/[\w./]+)`", page)
+    assert len(named) >= 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_picture_of_a_texts_way_is_that_of_a_fresh_run():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    code = "from tests.data_way import drawn; print(drawn())"  # a process of its own: nothing is loaded yet
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout[done.stdout.index("<!--") :].strip() in page, "run python -m tests.data_way"
+
+
 def test_importing_the_package_costs_nothing():
     assert loaded_by("import cde_retriever") & {"torch", "transformers", "numpy", *FRAMEWORKS} == set()
 

@@ -71,6 +71,11 @@ class Progress(Generic[T]):
         if self._display is not None:
             self._display.update(count)
 
+    def show(self, figures: str) -> None:
+        """Show figures of the task beside how far it is, such as ``"loss=0.5"``."""
+        if self._display is not None:
+            self._display.set_postfix_str(figures, refresh=False)
+
     def close(self) -> None:
         """Show the last state."""
         if self._display is not None:
@@ -99,6 +104,10 @@ class _Lines:
         self.total, self.initial, self.done, self.label, self.unit = total, initial, initial, label, unit
         self.began = self.written = time.monotonic()
         self.closed = False
+        self.figures: str | None = None
+
+    def set_postfix_str(self, figures: str, refresh: bool = False) -> None:  # noqa: ARG002 - as tqdm's
+        self.figures = figures
 
     def update(self, count: int) -> None:
         self.done += count
@@ -120,6 +129,7 @@ class _Lines:
             prefix=self.label,
             unit=f" {self.unit}",
             initial=self.initial,
+            postfix=self.figures,
         )
         with suppress(AttributeError, OSError, ValueError):  # a missing or closed stderr must not end the task
             sys.stderr.write(line.strip() + "\n")

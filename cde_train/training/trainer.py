@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback, TrainingArguments
 from transformers import Trainer as HuggingFaceTrainer
 
 from cde_retriever.backends.pytorch import default_device
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
+from cde_retriever.progress import Progress, progress
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.comparison import rank_in_context
 from cde_train.evaluation.ranking import measure
@@ -126,8 +127,8 @@ class TwoStageTrainer(HuggingFaceTrainer):
             eval_dataset=[] if self.measured else None,  # `evaluate` has its own
             callbacks=[EarlyStoppingCallback(config.patience)] if config.patience and self.measured else None,
         )
-        if self.pop_callback(ProgressCallback):
-            self.add_callback(ProgressBar)
+        self.pop_callback(ProgressCallback)
+        self.add_callback(TrainingProgress)
         if config.gradient_checkpointing:
             for stage in (self.two_stage.first_stage, self.two_stage.second_stage):
                 stage.backbone.activation_checkpointing_enable({"use_reentrant": False})
@@ -276,11 +277,33 @@ def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) ->
     )
 
 
-class ProgressBar(ProgressCallback):
-    """The bar of the `Trainer`, with the last figures beside it; the `Trainer`'s own prints them to stdout."""
+class TrainingProgress(TrainerCallback):
+    """Show steps and last figures as every long task here does; the bar of the `Trainer` would fill a log file."""
+
+    def __init__(self) -> None:
+        self.progress: Progress[Any] | None = None
+        self.shown = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Begin where a resumed run begins."""
+        if state.is_world_process_zero:
+            self.shown = state.global_step
+            self.progress = progress(total=state.max_steps, initial=self.shown, label="Training", unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Count a step."""
+        if self.progress is not None:
+            self.progress.update(state.global_step - self.shown)
+            self.shown = state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Show loss, accuracy and measurements."""
-        if state.is_world_process_zero and self.training_bar is not None:
-            shown = {k: f"{v:.4g}" for k, v in logs.items() if k in ("loss", "accuracy", f"eval_{METRIC}")}
-            self.training_bar.set_postfix(shown)
+        figures = {k: v for k, v in (logs or {}).items() if k in ("loss", "accuracy", f"eval_{METRIC}")}
+        if figures and self.progress is not None:
+            self.progress.show(", ".join(f"{name}={value:.4g}" for name, value in figures.items()))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Say how far it came."""
+        if self.progress is not None:
+            self.progress.close()
+            self.progress = None

@@ -95,6 +95,15 @@ def test_a_run_trains_the_second_stage_alone_and_keeps_shared_words(tmp_path):
     assert all(np.isfinite(losses))
 
 
+def test_a_log_file_gets_lines_of_steps_and_figures_and_no_bar(tmp_path, capsys):
+    train(tiny_encoder(), training_set(), CONFIG, tmp_path / "run")
+    shown = capsys.readouterr().err
+    assert "\r" not in shown
+    last = next(line for line in reversed(shown.splitlines()) if line.startswith("Training"))
+    assert "6/6" in last
+    assert "loss=" in last
+
+
 @pytest.mark.parametrize("layout", ["cached", "joint"])
 def test_a_first_stage_can_be_trained(tmp_path, layout):
     encoder = tiny_encoder(context_attention=layout)

@@ -253,7 +253,10 @@ def test_settings_that_contradict_a_cde_checkpoint_are_refused(finished, pairs, 
         ("surrogate.model=nowhere/at-all", "nowhere/at-all"),
     ],
 )
-def test_corrected_settings_go_on_where_wrong_ones_stopped(finished, config, pairs, tmp_path, capsys, wrong, fault):
+def test_corrected_settings_go_on_where_wrong_ones_stopped(
+    finished, config, pairs, tmp_path, capsys, monkeypatch, wrong, fault
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it waits for a Hub out of reach
     command = ["fit", str(pairs), "-o", str(tmp_path / "my-cde"), "--config", str(config)]
     assert main([*command, "--set", wrong]) != 0
     assert fault in capsys.readouterr().err

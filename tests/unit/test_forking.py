@@ -44,7 +44,8 @@ def in_child(check) -> bool | None:
 
 @needs_fork
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_finds_locks_free_unless_it_holds_them_itself():
+def test_a_forked_child_finds_locks_free_unless_it_holds_them_itself(monkeypatch):
+    monkeypatch.setattr("cde_retriever.files.forking.SECONDS_BEFORE_FORK", 0.05)
     held, own = ThreadLock(), ThreadLock()
     inside, leave = threading.Event(), threading.Event()
 
@@ -66,6 +67,28 @@ def test_a_forked_child_finds_locks_free_unless_it_holds_them_itself():
     leave.set()
     thread.join()
     assert usable()
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_waits_until_no_other_thread_computes():
+    """A child copies the memory of its parent between two computations, not amid one."""
+    lock, inside, memory = ThreadLock(), threading.Event(), ["whole"]
+
+    def compute():
+        with lock:
+            memory[0] = "torn"
+            inside.set()
+            time.sleep(0.2)
+            memory[0] = "whole"
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    inside.wait(PATIENCE)
+    assert in_child(lambda: memory == ["whole"])
+    thread.join()
+    with lock:  # the parent can still use it
+        assert in_child(lambda: lock.__enter__() is None)
 
 
 @needs_fork

@@ -53,14 +53,7 @@ class ContextualEncoder(LoadedModel):
     ask for at once run as one batch. Safe in spawned and forked children as well; in a forked one PyTorch computes on
     one thread, and an export's graphs are opened again.
 
-    Args:
-        backend: The two-stage model and what runs it.
-        tokenizer: Its tokenizer, without prompts.
-        identity: What tells this model from others.
-        truncate_dim: How many numbers of a vector to keep; None for all.
-
-    Raises:
-        ConfigError: if the vectors have fewer numbers than `truncate_dim`, or it is below 1.
+    Arguments and errors of the constructor are those of `LoadedModel`; use `from_pretrained`.
     """
 
     def __init__(
@@ -150,20 +143,7 @@ class ContextualEncoder(LoadedModel):
                 "documents, no more; leave context_size out"
             )
         sample = sample_documents(documents, size, seed)
-        # No warning: a context document is meant to be cut.
-        ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
-        needs = self.config.context_size if exact else None
-        context = make_context(
-            sample,
-            self._context_vectors(ids, batch_size, show_progress),
-            self.identity,
-            store_texts=store_texts,
-            needs=needs,
-            frequencies=self._count_terms(ids) if self.config.term_statistics else None,
-            words=None if words is None else CorpusWords.of(words.language, words.read(sample.texts, "document")),
-        )
-        self.set_context(context)
-        return context
+        return self._set_context_of(sample, words, store_texts, batch_size, show_progress)
 
     def list_context(self, documents: Sequence[str], *, store_texts: bool = True) -> Context:
         """Set a context of given documents, in the order given, and return it; nothing is drawn.
@@ -178,15 +158,21 @@ class ContextualEncoder(LoadedModel):
         """
         texts, words = tuple(documents), self._word_reader(None)
         self._refuse_size(len(texts))
-        ids = self._tokenize(texts, "document", DEFAULT_BATCH, warn=False)
+        return self._set_context_of(Sample(texts, len(texts), 0), words, store_texts, DEFAULT_BATCH, False)
+
+    def _set_context_of(
+        self, sample: Sample, words: WordReader | None, store_texts: bool, batch_size: int, show_progress: bool
+    ) -> Context:
+        # No warning: a context document is meant to be cut.
+        ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
         context = make_context(
-            Sample(texts, len(texts), 0),
-            self._context_vectors(ids, DEFAULT_BATCH, False),
+            sample,
+            self._context_vectors(ids, batch_size, show_progress),
             self.identity,
             store_texts=store_texts,
-            needs=self.config.context_size if self.config.positions != "text" else None,
+            needs=None if self.config.positions == "text" else self.config.context_size,
             frequencies=self._count_terms(ids) if self.config.term_statistics else None,
-            words=None if words is None else CorpusWords.of(words.language, words.read(texts, "document")),
+            words=None if words is None else CorpusWords.of(words.language, words.read(sample.texts, "document")),
         )
         self.set_context(context)
         return context

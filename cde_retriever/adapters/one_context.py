@@ -9,11 +9,26 @@ from collections.abc import Iterable
 import numpy as np
 
 from cde_retriever.adapters.stamps import stamp_of
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ContextMismatchError
 from cde_retriever.files.forking import ThreadLock
+
+MODEL_SETTINGS = (
+    "revision",
+    "device",
+    "dtype",
+    "backend",
+    "truncate_dim",
+    "pooling",
+    "max_length",
+    "prompts",
+    "variant",
+)
+"""Fields of both adapters' embeddings that say, beside a name, which model they hold; as `ModelSpec.of` takes them."""
 
 
 class OneContext:
@@ -31,6 +46,21 @@ class OneContext:
         self.owner = owner
         self._lock = ThreadLock()
         self._known: tuple[Context, str] | None = None
+
+    @classmethod
+    def of_settings(cls, name: str | None, settings: object) -> "OneContext":
+        """Return what an embedding holds: an encoder of its own over shared weights, without a context.
+
+        Args:
+            name: The model; None for the bundled one.
+            settings: The embedding, with the fields of `MODEL_SETTINGS`.
+
+        Raises:
+            CheckpointError: if there is no such model.
+            ConfigError: for settings that the model does not have.
+        """
+        spec = ModelSpec.of(name, **{field: getattr(settings, field) for field in MODEL_SETTINGS})
+        return cls(shared_encoder(spec), type(settings).__name__)
 
     @property
     def is_set(self) -> bool:

@@ -14,10 +14,8 @@ from cde_retriever.adapters.cut_texts import add_cut_texts, one_summary
 from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
-from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ContextNotFittedError
 
 PathLike = str | os.PathLike[str]
@@ -84,20 +82,8 @@ class CDEEmbeddings(BaseModel, Embeddings):
             FileNotFoundError: if there is no context at the path.
         """
         name = None if self.model_name is None else str(self.model_name)
-        spec = ModelSpec.of(
-            name,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            backend=self.backend,
-            truncate_dim=self.truncate_dim,
-            pooling=self.pooling,
-            max_length=self.max_length,
-            prompts=self.prompts,
-            variant=self.variant,
-        )
-        self._encoder = shared_encoder(spec)
-        self._own = OneContext(self._encoder, type(self).__name__)
+        self._own = OneContext.of_settings(name, self)
+        self._encoder = self._own.encoder
         if self.given_context is not None:
             self.load_context(self.given_context)
 

@@ -13,16 +13,14 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 
 from cde_retriever.adapters.llama_index.storage import PathLike, read_context
-from cde_retriever.adapters.one_context import OneContext
-from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.adapters.one_context import MODEL_SETTINGS, OneContext
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ConfigError
 
 DEFAULT_MODEL = "cde-retriever/default"
 SAID_FIELDS = ("pooling", "max_length", "prompts", "variant")
-MODEL_FIELDS = frozenset(("model_name", "revision", "device", "dtype", "backend", "truncate_dim", *SAID_FIELDS))
+MODEL_FIELDS = frozenset(("model_name", *MODEL_SETTINGS))
 """Fields that decide which model an object holds, and so stay as they were when it was made."""
 
 
@@ -57,20 +55,8 @@ class EmbeddingSettings(BaseEmbedding):
         name = DEFAULT_MODEL if model_name is None else os.fspath(model_name)
         super().__init__(model_name=name, **settings)
         named = None if name == DEFAULT_MODEL else name
-        spec = ModelSpec.of(
-            named,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            backend=self.backend,
-            truncate_dim=self.truncate_dim,
-            pooling=self.pooling,
-            max_length=self.max_length,
-            prompts=self.prompts,
-            variant=self.variant,
-        )
-        self._encoder = shared_encoder(spec)
-        self._own = OneContext(self._encoder, type(self).__name__)
+        self._own = OneContext.of_settings(named, self)
+        self._encoder = self._own.encoder
         if context is not None:
             self._own.set(context if isinstance(context, Context) else read_context(context))
 

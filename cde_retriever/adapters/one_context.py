@@ -91,7 +91,14 @@ class OneContext:
         return stamp_of(self.fingerprint, None if kept == self.encoder.backend.dimension else kept)
 
     def fit(
-        self, texts: Iterable[str], *, seed: int, context_size: int | None, batch_size: int, show_progress: bool
+        self,
+        texts: Iterable[str],
+        *,
+        seed: int,
+        context_size: int | None,
+        language: str | None,
+        batch_size: int,
+        show_progress: bool,
     ) -> Context:
         """Sample the whole corpus and embed under that sample from now on; as `ContextualEncoder.fit_context`.
 
@@ -103,10 +110,15 @@ class OneContext:
         """
         with self._lock:
             if self.is_set:
-                self._require(self._fingerprint_for(texts, seed, context_size))
+                self._require(self._fingerprint_for(texts, seed, context_size, language))
             else:
                 self.encoder.fit_context(
-                    texts, seed=seed, context_size=context_size, batch_size=batch_size, show_progress=show_progress
+                    texts,
+                    seed=seed,
+                    context_size=context_size,
+                    language=language,
+                    batch_size=batch_size,
+                    show_progress=show_progress,
                 )
             return self.context
 
@@ -130,12 +142,15 @@ class OneContext:
         """Return the context as `Context.from_bytes` reads it, None if there is none: what a pickled copy carries."""
         return self.context.to_bytes() if self.is_set else None
 
-    def _fingerprint_for(self, texts: Iterable[str], seed: int, context_size: int | None) -> str:
+    def _fingerprint_for(self, texts: Iterable[str], seed: int, context_size: int | None, language: str | None) -> str:
         """Return the fingerprint that fitting on these texts would give; it does not depend on the vectors."""
         size = context_size or self.encoder.config.context_size
         sample = sample_documents(texts, size, seed)
         vectors = np.zeros((len(sample.texts), 1), np.float32)
-        return make_context(sample, vectors, self.encoder.identity, store_texts=False, needs=None).fingerprint
+        words = self.encoder.count_words(sample.texts, language)
+        return make_context(
+            sample, vectors, self.encoder.identity, store_texts=False, needs=None, words=words
+        ).fingerprint
 
     def _require(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:

@@ -182,12 +182,16 @@ class _Run:
                 "choose another output"
             )
         if context is not None:
+            self._refuse_other_language(context)
             self.encoder.set_context(context)
         hashes = self._hash_files()
         rows: list[int] = []
         with progress(self._texts(rows), label="Reading", unit="doc", show=self.show_progress) as texts:
             if context is None:
-                context = _without_long_texts(self.encoder.fit_context(texts, batch_size=self.settings.batch_size))
+                fitted = self.encoder.fit_context(
+                    texts, batch_size=self.settings.batch_size, language=self.settings.language
+                )
+                context = _without_long_texts(fitted)
             else:
                 deque(texts, maxlen=0)
         manifest = Manifest(
@@ -213,6 +217,7 @@ class _Run:
                 f"{self.folder} holds vectors under context {manifest.context[:12]}, received "
                 f"{context.fingerprint[:12]}; choose another output, or continue without --context"
             )
+        self._refuse_other_language(context)
         manifest.refuse_setting("dtype", self.encoder.backend.precision, self.folder)
         for name in ("shard_size", "columns"):
             manifest.refuse_setting(name, getattr(self.settings, name), self.folder)
@@ -220,6 +225,14 @@ class _Run:
         manifest.refuse_files(self._hash_files(), self.folder)
         self.encoder.set_context(context)
         context.save(self.folder / RECORDS_FOLDER / FILE_NAME)
+
+    def _refuse_other_language(self, context: Context) -> None:
+        said, counted = self.settings.language, context.words and context.words.language
+        if said not in (None, counted):
+            raise ConfigError(
+                f"--language is {said!r}, but the words of context {context.fingerprint[:12]} were counted in "
+                f"{counted!r}; leave --language out, or choose another output and no --context"
+            )
 
     def embed(self, manifest: Manifest, on_part: Callable[[PartReport], object]) -> BulkSummary:
         """Embed what is missing."""

@@ -19,6 +19,7 @@ class BulkSettings:
         batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
         shard_size: Documents a part; what a killed worker has to do again.
         engine: ``"local"``, this process, or ``"ray"``, a cluster.
+        language: Whose words the corpus is counted in where a context is fitted (`ContextualEncoder.fit_context`).
         workers: Actors of the ray engine; None for as many as the cluster has GPUs, or else cores.
 
     Raises:
@@ -30,6 +31,7 @@ class BulkSettings:
     batch_size: int = 32
     shard_size: int = 8192
     engine: str = "local"
+    language: str | None = None
     workers: int | None = None
 
     def __post_init__(self) -> None:

@@ -32,6 +32,12 @@ def add_command(program: CommandLine) -> None:
     embed.add_argument(
         "--context", metavar="FILE", help="context to embed under (default: that of OUT, else fitted to the corpus)"
     )
+    embed.add_argument(
+        "--language",
+        metavar="NAME",
+        help="language of the corpus, whose stemmer its words go through, such as german; 'none' for no stemmer "
+        "(default: the model's)",
+    )
     embed.add_argument("--id-column", default="id", metavar="NAME", help="column with document ids (default: id)")
     embed.add_argument("--text-column", default="text", metavar="NAME", help="column with texts (default: text)")
     embed.add_argument(
@@ -68,6 +74,7 @@ def _embed(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         shard_size=options.shard_size,
         engine=options.engine,
+        language=options.language,
         workers=options.workers,
     )
     context = None if options.context is None else Context.load(options.context)

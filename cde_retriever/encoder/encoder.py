@@ -132,7 +132,7 @@ class ContextualEncoder(LoadedModel):
             ConfigError: if a number is out of range, for a language without a stemmer, or for any language if the model
                 has no corpus head.
         """
-        words = self._word_reader(language)
+        self._word_reader(language)  # refuses a language before documents are read
         exact, size = self.config.positions != "text", self.config.context_size
         if context_size is not None:
             size = whole_number("context_size", context_size, 1)
@@ -143,7 +143,7 @@ class ContextualEncoder(LoadedModel):
                 "documents, no more; leave context_size out"
             )
         sample = sample_documents(documents, size, seed)
-        return self._set_context_of(sample, words, store_texts, batch_size, show_progress)
+        return self._set_context_of(sample, language, store_texts, batch_size, show_progress)
 
     def list_context(self, documents: Sequence[str], *, store_texts: bool = True) -> Context:
         """Set a context of given documents, in the order given, and return it; nothing is drawn.
@@ -156,12 +156,12 @@ class ContextualEncoder(LoadedModel):
             TypeError: if an item is not a string; names its index.
             ContextError: if there are none, or more than the model reads.
         """
-        texts, words = tuple(documents), self._word_reader(None)
+        texts = tuple(documents)
         self._refuse_size(len(texts))
-        return self._set_context_of(Sample(texts, len(texts), 0), words, store_texts, DEFAULT_BATCH, False)
+        return self._set_context_of(Sample(texts, len(texts), 0), None, store_texts, DEFAULT_BATCH, False)
 
     def _set_context_of(
-        self, sample: Sample, words: WordReader | None, store_texts: bool, batch_size: int, show_progress: bool
+        self, sample: Sample, language: str | None, store_texts: bool, batch_size: int, show_progress: bool
     ) -> Context:
         # No warning: a context document is meant to be cut.
         ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
@@ -172,7 +172,7 @@ class ContextualEncoder(LoadedModel):
             store_texts=store_texts,
             needs=None if self.config.positions == "text" else self.config.context_size,
             frequencies=self._count_terms(ids) if self.config.term_statistics else None,
-            words=None if words is None else CorpusWords.of(words.language, words.read(sample.texts, "document")),
+            words=self.count_words(sample.texts, language),
         )
         self.set_context(context)
         return context
@@ -207,6 +207,19 @@ class ContextualEncoder(LoadedModel):
         if self._head_settings is not None:
             return self._plain(ids, "document", batch_size, show_progress)
         return self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None
+
+    def count_words(self, texts: Sequence[str], language: str | None) -> CorpusWords | None:
+        """Return what a context keeps of its documents' words; None for a model without a corpus head.
+
+        Args:
+            texts: The context documents.
+            language: As for `fit_context`.
+
+        Raises:
+            ConfigError: as `fit_context` does of a language.
+        """
+        words = self._word_reader(language)
+        return None if words is None else CorpusWords.of(words.language, words.read(texts, "document"))
 
     def _word_reader(self, language: str | None) -> WordReader | None:
         if self._head_settings is None:

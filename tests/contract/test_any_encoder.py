@@ -6,7 +6,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import Document, StorageContext
 
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ContextMismatchError
+from cde_retriever.errors import ConfigError, ContextMismatchError
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from tests.plain_models import PROMPTS, save_model, save_transformer
@@ -43,3 +43,19 @@ def test_langchain(tmp_path):
     scores = encoder.encode_documents(documents(30)) @ encoder.encode_queries(["baron kolak"])[0]
     best = store.similarity_search("baron kolak", k=1)[0].page_content
     assert best == documents(30)[int(np.argmax(scores))]
+
+
+@pytest.mark.parametrize("kind", [CDEEmbedding, CDEEmbeddings])
+def test_the_language_of_the_corpus(tmp_path, kind):
+    save_model(tmp_path)
+    embedding = kind(model_name=str(tmp_path / "model"), language="german", device="cpu")
+    embedding.fit(documents(20))
+    assert embedding.context.words.language == "german"
+    fingerprint = embedding.context_fingerprint
+    embedding.fit(documents(20))  # the same corpus in the same language gives the same context
+    assert embedding.context_fingerprint == fingerprint
+    english = kind(model_name=str(tmp_path / "model"), context=embedding.context, device="cpu")
+    with pytest.raises(ContextMismatchError, match="for life"):
+        english.fit(documents(20))
+    with pytest.raises(ConfigError, match="language is 'klingon', which Snowball has no stemmer for"):
+        kind(model_name=str(tmp_path / "model"), language="klingon", device="cpu").fit(documents(20))

@@ -32,6 +32,7 @@ from cde_retriever.errors import (
     OutputError,
 )
 from cde_retriever.files.locking import only_writer
+from tests.plain_models import save_model
 from tests.tiny import documents, tiny_checkpoint
 
 ROWS = [{"id": f"d{i}", "title": f"t{i}", "text": text} for i, text in enumerate(documents(50))]
@@ -539,3 +540,17 @@ def test_memory_does_not_grow_with_the_length_of_documents(checkpoint, tmp_path)
     unit = 1 if sys.platform == "darwin" else 1024  # of what the system says
     assert (long - short) * unit < 160e6
     assert long * unit < 1.5e9
+
+
+def test_the_language_of_a_corpus(corpus, tmp_path):
+    save_model(tmp_path)
+    settings = BulkSettings(ModelSpec(str(tmp_path / "model"), device="cpu"), shard_size=8, language="german")
+    embed_corpus(corpus, tmp_path / "out", settings)
+    context = Context.load(tmp_path / "out")
+    assert context.words.language == "german"
+    assert embed_corpus(corpus, tmp_path / "out", replace(settings, language=None)).skipped == 50
+    for output, given in ((tmp_path / "out", None), (tmp_path / "other", context)):
+        with pytest.raises(
+            ConfigError, match=r"--language is 'french', but the words of context .* in 'german'; leave"
+        ):
+            embed_corpus(corpus, output, replace(settings, language="french"), context=given)

@@ -48,6 +48,8 @@ class CDEEmbeddings(BaseModel, Embeddings):
         given_context: The argument ``context``: a `Context`, or the path of a saved one.
         context_size: Most context documents to sample; None for the model's own number.
         seed: Seed of the sample.
+        language: Whose words a corpus is counted in, such as ``"german"``, ``"none"`` for no stemmer; None for the
+            model's own language. A context says its own.
         batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
         show_progress: Whether to show progress bars on stderr.
     """
@@ -67,6 +69,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
     given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
     context_size: int | None = Field(default=None, ge=1)
     seed: int = 0
+    language: str | None = None
     batch_size: int = Field(default=32, ge=1)
     show_progress: bool = False
 
@@ -170,6 +173,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
             texts,
             seed=self.seed,
             context_size=self.context_size,
+            language=self.language,
             batch_size=self.batch_size,
             show_progress=self.show_progress,
         )

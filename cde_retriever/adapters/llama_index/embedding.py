@@ -64,6 +64,8 @@ class CDEEmbedding(EmbeddingSettings):
         variant: Which network of the authors' own weights to compute.
         context_size: Most context documents; None for the model's own number.
         seed: Seed of the sample.
+        language: Whose words a corpus is counted in, such as ``"german"``, ``"none"`` for no stemmer; None for the
+            model's own language. A context says its own.
         on_missing_context: ``"fit"``: the first batch of documents becomes the context; ``"error"``: it raises.
             Copies that travel to another process without a context raise. Queries and single texts always do.
         min_context_documents: Fewest distinct texts of such a batch; `fit` takes any number.
@@ -142,6 +144,7 @@ class CDEEmbedding(EmbeddingSettings):
             texts,
             seed=self.seed,
             context_size=self.context_size,
+            language=self.language,
             batch_size=self.embed_batch_size,
             show_progress=show_progress,
         )

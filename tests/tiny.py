@@ -104,6 +104,12 @@ def tiny_checkpoint(folder: Path, family: str = "bert", **config: Any) -> Path:
     return tiny_encoder(family, **config).save_pretrained(folder)
 
 
+def small_checkpoint(folder: Path) -> Path:
+    """Write a checkpoint of one layer, for tests that embed thousands of times, and return its folder."""
+    backbone = tiny_backbone("bert", tiny_tokenizer().get_vocab_size()) | {"num_hidden_layers": 1}
+    return tiny_checkpoint(folder, second_stage=backbone)
+
+
 def plain_encoder(folder: Path, family: str = "bert") -> Path:
     """Write a tiny plain encoder as `transformers` does."""
     torch.manual_seed(0)

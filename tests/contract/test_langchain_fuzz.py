@@ -10,6 +10,7 @@ under the context of the embedding that was asked, and compares with the stored 
 import asyncio
 import contextlib
 import copy
+import os
 import pickle
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -37,26 +38,31 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from cde_retriever import langchain as cde
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
+from cde_retriever.errors import ContextError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, guard, stamp
 from tests.contract.langchain_corpus import FAISS, write_into_faiss
 from tests.tiny import documents as made_up
+from tests.tiny import small_checkpoint
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from langchain_classic.embeddings import CacheBackedEmbeddings
 
 CUT = 12
+FILES = ("index.faiss", "index.pkl", "store.json", "context.safetensors", "checksums.json")
+BITS = st.integers(0, 7)
 CORPORA = [[Document(text) for text in made_up(12, seed)] for seed in range(3)]
 QUERIES = ["baron", "kolak mi", "luron zedor tivex", made_up(1, seed=1)[0]]
 TOLERANCE = 1e-4
 """Far above rounding; `test_the_oracle_tells_contexts_apart` holds contexts well above it."""
 
+SEED = os.environ.get("CDE_SEED")
+"""A long run: CDE_SEQUENCES=1000 CDE_SEED=1 CDE_STEPS=12, number of sequences, their seed, operations in each."""
 SETTINGS = settings(
-    max_examples=25,
-    stateful_step_count=25,
+    max_examples=int(os.environ.get("CDE_SEQUENCES", "25")),
+    stateful_step_count=int(os.environ.get("CDE_STEPS", "25")),
     deadline=None,
-    derandomize=True,
+    derandomize=SEED is None,
     database=None,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
@@ -350,16 +356,46 @@ class Indexes(RuleBasedStateMachine):
         found = store.embeddings
         return self.live(store, getattr(found, "underlying_embeddings", found))
 
-    @rule(target=lives, disk=disks, other=disks)
-    def copy_the_vector_file_of_another(self, disk: Disk, other: Disk) -> Any:
-        """The vectors of one folder put into a copy of another one."""
-        name = "store.json" if disk[0] is InMemoryVectorStore else "index.faiss"
-        if not (other[1] / name).is_file():
+    @rule(target=lives, disk=disks, other=disks, names=st.sets(st.sampled_from(FILES), min_size=1))
+    def copy_files_of_another(self, disk: Disk, other: Disk, names: set[str]) -> Any:
+        """Some files of one folder put into a copy of another one, the record of checksums among them or not."""
+        folder = self.copied(disk)
+        for name in names:
+            if (other[1] / name).is_file():
+                shutil.copy(other[1] / name, folder)
+        return self.open_right_or_not_at_all(disk, folder)
+
+    @rule(target=lives, disk=disks)
+    def lose_the_checksums(self, disk: Disk) -> Any:
+        folder = self.copied(disk)
+        (folder / "checksums.json").unlink()
+        return self.open_right_or_not_at_all(disk, folder)
+
+    @rule(target=lives, disk=disks, name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=BITS)
+    def flip_a_bit(self, disk: Disk, name: str, place: float, bit: int) -> Any:
+        """A damaged file is refused; a record of checksums may be as good as before, as where it is blank."""
+        folder = self.copied(disk)
+        if not (folder / name).is_file():
             return multiple()
-        folder = self.new_folder()
-        shutil.copytree(disk[1], folder)
-        shutil.copy(other[1] / name, folder)
-        return self.open_right((disk[0], folder, disk[2], disk[3]))
+        data = bytearray((folder / name).read_bytes())
+        data[int(place * len(data))] ^= 1 << bit
+        (folder / name).write_bytes(data)
+        if name == "checksums.json":
+            return self.open_right_or_not_at_all(disk, folder)
+        with pytest.raises(ContextError):
+            cde.open(self.opener((disk[0], folder, *disk[2:])), folder, embedding=self.embedding(disk[3]))
+        return multiple()
+
+    def copied(self, disk: Disk) -> Path:
+        return shutil.copytree(disk[1], self.new_folder())
+
+    def open_right_or_not_at_all(self, disk: Disk, folder: Path) -> Any:
+        embedding = self.embedding(disk[3])
+        try:
+            store = cde.open(self.opener((disk[0], folder, *disk[2:])), folder, embedding=embedding)
+        except ContextError:
+            return multiple()
+        return self.live(store, embedding)
 
     @rule(disk=disks, live=lives)
     def open_with_stock_faiss(self, disk: Disk, live: Live) -> None:
@@ -416,11 +452,18 @@ class Indexes(RuleBasedStateMachine):
             assert live.embedding.context is live.context
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model of one layer: thousands of sequences wait for it."""
+    return small_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small")
+
+
 @pytest.fixture
 def machine(checkpoint: Path) -> type[Indexes]:
     oracle = ContextualEncoder.from_pretrained(checkpoint)
     oracles = {"oracle": oracle, "cutting_oracle": oracle.fork(truncate_dim=CUT)}
-    return type("Machine", (Indexes,), {"checkpoint": checkpoint, **oracles})
+    machine = type("Machine", (Indexes,), {"checkpoint": checkpoint, **oracles})
+    return machine if SEED is None else seed(int(SEED))(machine)
 
 
 def test_the_oracle_tells_contexts_apart(checkpoint: Path) -> None:

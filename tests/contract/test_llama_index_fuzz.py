@@ -11,6 +11,7 @@ the fingerprint of each node it returns, and stored vectors and scores must be t
 import asyncio
 import copy
 import itertools
+import os
 import random
 import shutil
 import tempfile
@@ -33,6 +34,7 @@ from cde_retriever.adapters.llama_index.storage import embedded_text
 from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, stored_vector, text_nodes
+from tests.tiny import small_checkpoint
 
 NUMBERS = itertools.count()
 
@@ -293,7 +295,9 @@ OPERATIONS = (
     *("reopen_by_stock_function", "reopen_by_stock_function", "swap_embedding", "swap_embedding", "change_length"),
     *("copy_vectors", "copy_vectors", "run_pipeline", "run_pipeline", "read_after_refused_write"),
 )
-SEQUENCES, STEPS = 24, 24
+SEQUENCES, STEPS = int(os.environ.get("CDE_SEQUENCES", "24")), int(os.environ.get("CDE_STEPS", "24"))
+FIRST = int(os.environ.get("CDE_SEED", "0"))
+"""A long run: CDE_SEQUENCES=1000 CDE_SEED=24 CDE_STEPS=12, number of sequences, first seed, operations in each."""
 NEEDS = dict.fromkeys(("persist", "insert", "query", "query_by_stock_retriever", "query_by_stock_index"), "indexes")
 NEEDS |= dict.fromkeys(("swap_embedding", "read_after_refused_write"), "indexes")
 NEEDS |= dict.fromkeys(("load", "query_stock", "reopen_by_stock_function", "copy_vectors"), "folders")
@@ -313,6 +317,12 @@ def play(world: World, rng: random.Random) -> None:
             if "dimension" not in str(error):
                 raise
             world.counts[f"refused {name}"] += 1
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """Folder of a model of one layer: thousands of sequences wait for it."""
+    return small_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small")
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +346,7 @@ def test_no_sequence_gives_a_result_under_two_contexts(checkpoint, oracles, monk
     counts: Counter = Counter()
     ledger = Ledger(monkeypatch)
 
-    for seed in range(SEQUENCES):
+    for seed in range(FIRST, FIRST + SEQUENCES):
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # foreign contexts are warned of; that is tested elsewhere
             try:

@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from cde_train.batching.false_negatives import FilterConfig, duplicate_mask, false_negative_mask, report_batches
+from cde_train.batching.false_negatives import (
+    FilterConfig,
+    FilterCounts,
+    duplicate_mask,
+    false_negative_mask,
+    report_batches,
+)
 from cde_train.data.pairs import TrainingPair
 
 # Three queries, each an axis. Documents: three positives, then two hard negatives. Scores are the documents' numbers:
@@ -56,8 +62,9 @@ def test_copies_fall_out_whatever_float32_makes_of_their_scores():
 
 
 def test_shapes_are_checked():
-    with pytest.raises(ValueError, match=r"n >= q, got \(3, 3\) and \(2, 3\)"):
-        false_negative_mask(QUERIES, DOCUMENTS[:2], 0.0)
+    for documents, shape in ((DOCUMENTS[:2], r"\(2, 3\)"), (DOCUMENTS[:, :2], r"\(5, 2\)"), (DOCUMENTS[0], r"\(3,\)")):
+        with pytest.raises(ValueError, match=rf"n >= q, got \(3, 3\) and {shape}"):
+            false_negative_mask(QUERIES, documents, 0.0)
 
 
 @pytest.mark.parametrize("margin", [float("nan"), float("inf"), 2.5])
@@ -142,3 +149,49 @@ def test_examples_are_limited_and_name_hard_negatives():
     report = report_batches(pairs, alone, FilterConfig(), queries=queries, documents=documents, examples=2)
     assert [(example.dropped, example.hard_negative) for example in report.examples] == [("d3", True)] * 2
     assert report.total.false_negatives == 3
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_totals_are_sums_over_batches_in_any_order(order):
+    pairs, batches, queries, documents = example_batches()
+    report = report_batches(pairs, batches[order], FilterConfig(margin=0.05), queries=queries, documents=documents)
+    assert report.margin == 0.05
+    assert report.total == FilterCounts(
+        batches=2,
+        queries=5,
+        candidates=3 * 4 + 2 * 1,
+        duplicates=2,
+        false_negatives=2,
+        queries_affected=4,
+        queries_without_negatives=2,
+    )
+
+
+@pytest.mark.parametrize(("limit", "expected"), [({"examples": 1}, 1), ({"examples": 0}, 0), ({}, 5)])
+def test_a_domain_keeps_as_many_examples_as_asked_for_and_five_unasked(limit, expected):
+    pairs, batches, queries, documents = example_batches()
+    report = report_batches(pairs, batches[:1] * 7, FilterConfig(), queries=queries, documents=documents, **limit)
+    assert [example.domain for example in report.examples] == ["x"] * expected
+
+
+def test_a_batch_of_one_pair_meets_its_hard_negatives():
+    pairs, _, queries, documents = example_batches()
+    report = report_batches(pairs, [np.array([0])], FilterConfig(), queries=queries, documents=documents)
+    assert report.domains == {"x": report.total}
+    assert (report.total.candidates, report.total.false_negatives) == (2, 1)
+
+
+def test_the_example_is_the_document_most_ahead_of_its_positive_not_the_highest_score():
+    #          positives            ahead of the positive
+    #   qa   [0.61237]   0.81237    0.2
+    #   qb    0.51234   [0.11234]   0.4
+    vectors = {"dä": (0.61237, 0.51234), "db": (0.81237, 0.11234)}
+    documents = Vectors({name: np.array(vector, np.float32) for name, vector in vectors.items()})
+    queries = Vectors({"qa": np.eye(2, dtype=np.float32)[0], "qb": np.eye(2, dtype=np.float32)[1]})
+    pairs = [TrainingPair("qa", "dä", "x"), TrainingPair("qb", "db", "x")]
+    report = report_batches(pairs, [np.array([0, 1])], FilterConfig(), queries=queries, documents=documents)
+    (example,) = report.examples
+    assert (example.query, example.positive, example.dropped) == ("qb", "db", "dä")
+    assert (example.positive_score, example.dropped_score) == (0.1123, 0.5123)
+    text = report.to_json()
+    assert '\n      "dropped": "dä",\n' in text, "a person reads it: indented, umlauts as they are"

@@ -1,4 +1,4 @@
-"""Packing: what must hold of any batches, and a tour that follows a planted line."""
+"""Packing: what must hold of any batches, and how hard they are."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,11 +13,13 @@ from cde_train.batching.packing import (
     Packer,
     PackingConfig,
     load_batches,
+    packer,
     rank_share,
     save_batches,
 )
-from cde_train.batching.tour import greedy_tour, tour_length
+from cde_train.data.pairs import TrainingPair
 from cde_train.errors import ArtifactError, TrainingDataError
+from cde_train.vectors.surrogate import embed_texts
 
 
 @dataclass
@@ -142,6 +144,13 @@ def test_small_clusters_merge_with_their_neighbours(order, neighbours):
     assert (max(spans) <= 3) == neighbours
 
 
+def test_neighbours_lie_near_one_another_and_are_not_those_with_the_next_number():
+    clusters, place = Clusters.of_sizes([2] * 80), np.random.default_rng(1).permutation(80)
+    clusters.centroids = clusters.centroids[place]
+    spans = [np.ptp(place[clusters.labels[row]]) for row in Packer(clusters, PackingConfig(8)).epoch(0)]
+    assert max(spans) <= 3
+
+
 def test_large_clusters_are_split_by_difficulty():
     clusters = Clusters.of_sizes([24, 3])  # three batches, and three pairs left over
     difficulty = np.arange(27.0)
@@ -168,8 +177,12 @@ def test_a_run_is_its_epochs_in_a_row():
     assert np.array_equal(run, np.concatenate([packer.epoch(0), packer.epoch(1), packer.epoch(2)[:5]]))
     assert np.array_equal(run[13:], Packer(clusters, config).run(steps=40)[13:23])  # resumed at step 13
     assert np.array_equal(Packer(clusters, config).run(epochs=2), run[:18])
+    assert np.array_equal(packer.run(epochs=1), packer.epoch(0))
+    assert np.array_equal(packer.run(steps=1), packer.epoch(0)[:1])
     with pytest.raises(ValueError, match="0 steps and 0 epochs"):
-        Packer(clusters, config).run()
+        packer.run()
+    with pytest.raises(ValueError, match="epoch is -1, expected 0 or more"):
+        packer.epoch(-1)
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4))
@@ -184,7 +197,9 @@ def test_ranks_share_a_batch(world_size, each, rows):
 def test_ranks_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ValueError, match=r"8 pairs cannot be shared equally among 3 devices; .* multiple of 3"):
         rank_share(np.zeros((2, 8), np.int64), 0, 3)
-    with pytest.raises(ValueError, match="rank is 2 of 2"):
+    with pytest.raises(ValueError, match="a batch of 8 pairs cannot"):
+        rank_share(np.zeros(8, np.int64), 0, 3)
+    with pytest.raises(ValueError, match="rank is 2 of 2 devices, expected 0 to 1"):
         rank_share(np.zeros((2, 8), np.int64), 2, 2)
 
 
@@ -192,8 +207,17 @@ def test_too_few_pairs_name_the_largest_domain():
     clusters = Clusters.of_sizes([5, 3, 4, 1], ["a", "b", "a", "c"])
     with pytest.raises(TrainingDataError, match=r"the 10 pairs .* \(.*: a: 9, b: 3, c: 1\); .* at most 9"):
         Packer(clusters, PackingConfig(10))
-    with pytest.raises(TrainingDataError, match="no pairs"):
+    with pytest.raises(TrainingDataError, match=r"^there are no pairs to pack; give at least a batch of them$"):
         Packer(Clusters.of_sizes([0]), PackingConfig(10))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "listed"), [([1, 2, 3, 3, 5], "e: 5, c: 3, d: 3, b: 2, a: 1"), ([1, 2, 3, 4, 5, 6], "f: 6, .*, b: 2, …")]
+)
+def test_five_domains_that_are_too_small_are_listed_largest_first(sizes, listed):
+    clusters = Clusters.of_sizes(sizes, "abcdef"[: len(sizes)])
+    with pytest.raises(TrainingDataError, match=rf"domain: {listed}\); .* at most {sizes[-1]}, or"):
+        Packer(clusters, PackingConfig(10))
 
 
 @pytest.mark.parametrize(
@@ -230,53 +254,14 @@ def test_batches_on_disk(tmp_path):
         file.write_bytes(broken)
         with pytest.raises(ArtifactError, match="damaged"):
             load_batches(file, pairs=20)
-    np.save(file, np.zeros((2, 3)))
-    with pytest.raises(ArtifactError, match="no batches"):
-        load_batches(file, pairs=20)
-
-
-def exact_tour(points, start):
-    """Go to the nearest point not visited, as it is defined."""
-    left, tour = set(range(len(points))) - {start}, [start]
-    while left:
-        tour.append(min(sorted(left), key=lambda j: np.linalg.norm(points[j] - points[tour[-1]])))
-        left.remove(tour[-1])
-    return np.array(tour)
-
-
-def test_the_tour_follows_a_line():
-    place = np.random.default_rng(0).permutation(300)
-    points = np.stack([place, 2.0 * place], axis=1)
-    for limit in (1000, 16):
-        walked = place[greedy_tour(points, exact_limit=limit)]
-        assert np.array_equal(walked, np.arange(300)) or np.array_equal(walked, np.arange(300)[::-1])
-
-
-def test_the_tour_is_the_exact_one_or_nearly():
-    points = np.random.default_rng(1).normal(size=(700, 6)).astype(np.float32)
-    exact, nearly = greedy_tour(points), greedy_tour(points, exact_limit=20)
-    assert np.array_equal(exact, exact_tour(points, exact[0]))
-    assert sorted(nearly) == list(range(700))
-    assert tour_length(points, nearly) < 1.05 * tour_length(points, exact)
-    assert tour_length(points, exact) < 0.6 * tour_length(points, np.arange(700))
-
-
-def test_the_tour_leaves_dead_ends(monkeypatch):
-    """With one neighbour each, the point itself, every step must search among those left."""
-    monkeypatch.setattr("cde_train.batching.tour.NEIGHBOURS", 1)
-    points = np.random.default_rng(1).normal(size=(400, 6)).astype(np.float32)
-    tour = greedy_tour(points, exact_limit=20)
-    assert sorted(tour) == list(range(400))
-    assert tour_length(points, tour) < 1.1 * tour_length(points, greedy_tour(points))
-
-
-@pytest.mark.parametrize("limit", [1, 7, 4096])
-def test_the_tour_visits_every_point_even_of_many_alike(limit):
-    points = np.repeat(np.eye(3, dtype=np.float32), [90, 1, 60], axis=0)
-    tour = greedy_tour(points, exact_limit=limit)
-    assert sorted(tour) == list(range(151))
-    assert tour_length(points, tour) == pytest.approx(2 * np.sqrt(2) / 150, abs=1e-6)
-    assert [len(greedy_tour(points[:k], exact_limit=limit)) for k in range(3)] == [0, 1, 2]
+    for other in (np.zeros((2, 3)), np.zeros(3, np.int64), np.zeros((0, 4), np.int64)):
+        np.save(file, other)
+        with pytest.raises(ArtifactError, match="no batches"):
+            load_batches(file, pairs=20)
+    save_batches(file, np.array([[0.0, 1.0]]))
+    assert load_batches(file, pairs=2).tolist() == [[0, 1]]
+    with pytest.raises(ArtifactError, match="from 0 to 1, but there are 1 pairs; it belongs to other data: pack again"):
+        load_batches(file, pairs=1)
 
 
 def test_difficulty_is_the_mean_over_the_others():
@@ -295,3 +280,28 @@ def test_difficulty_is_the_mean_over_the_others():
     assert batch_difficulty(queries, documents, batches) == pytest.approx(np.array(expected), abs=1e-5)
     with pytest.raises(ValueError, match="a label for each pair"):
         pair_difficulty(queries, documents, labels[:5])
+
+
+def test_two_pairs_are_as_hard_as_each_others_documents_are_near():
+    queries, documents = np.array([[1, 0], [0.6, 0.8]], np.float32), np.array([[0, 1], [1, 0]], np.float32)
+    assert pair_difficulty(queries, documents, np.array([4, 4])) == pytest.approx([(1 + 0.8) / 2] * 2)
+
+
+def test_the_packer_of_a_run_splits_clusters_by_what_the_surrogate_finds_hard(tmp_path):
+    class Letters:
+        def encode(self, sentences):
+            return [[text.count("a") + 0.1, text.count("b") + 0.1] for text in sentences]
+
+    pairs = [
+        TrainingPair(q, d, "x") for q, d in (("a", "a b"), ("b", "b b"), ("a a", "b"), ("b a", "a"), ("a", "b b b"))
+    ]
+    texts = [text for pair in pairs for text in (pair.query, pair.document)]
+    vectors = embed_texts(texts, Letters(), tmp_path, identity="letters", show_progress=False)
+    clusters = Clusters(np.array([0, 1, 0, 0, 1]), np.zeros((2, 4), np.float32), ("x", "x"))
+    made = packer(pairs, vectors, clusters, PackingConfig(2, seed=3))
+    rows = [np.array([vectors.take([pair.query, pair.document]) for pair in pairs])[:, side] for side in (0, 1)]
+    expected = pair_difficulty(*rows, clusters.labels)
+    assert len(set(expected.round(4))) > 2
+    assert made.difficulty == pytest.approx(expected, abs=1e-6)
+    assert made.config == PackingConfig(2, seed=3)
+    assert made.labels.tolist() == [0, 1, 0, 0, 1]

@@ -2,6 +2,7 @@
 
     python -m benchmarks.mutants terms          # or: make mutants PART=terms
     python -m benchmarks.mutants terms --show   # the changes that no test noticed, as diffs
+    python -m benchmarks.mutants terms --again  # try only these again, with the tests as they are now
 
 Parts are in benchmarks/mutants.toml. A copy of the code is changed, below runs/mutants/PART; a second run of the same
 part starts anew.
@@ -21,10 +22,12 @@ import tomli_w
 ROOT = Path(__file__).parent.parent
 PARTS = tomllib.loads((ROOT / "benchmarks" / "mutants.toml").read_text())
 TARGET = 0.85
-FOUND = {0: "survived", 5: "untested", 33: "untested", 34: "skipped"} | dict.fromkeys(
-    (1, 3, -24, 24, 36, 152, 255), "killed"
+FOUND = (
+    {0: "survived", 5: "untested", 33: "untested", 34: "skipped"}
+    | dict.fromkeys((1, 3, -6, -9, -11), "killed")
+    | dict.fromkeys((-24, 24, 36, 152, 255), "too slow")
 )
-"""What mutmut writes of a mutant's tests: they failed, ran too long, passed, or none runs the line."""
+"""What mutmut writes of a mutant's tests: they passed, none runs the line, they failed or crashed, or ran too long."""
 
 
 def prepare(part: str, folder: Path) -> None:
@@ -42,13 +45,19 @@ def prepare(part: str, folder: Path) -> None:
         "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", "-x"],
         "use_git_change_detection": False,
         "track_dependencies": False,
+        "timeout_multiplier": 8.0,
     }
     project["tool"] = {"pytest": project["tool"]["pytest"], "mutmut": settings}
     (folder / "pyproject.toml").write_text(tomli_w.dumps(project))
 
 
+def renew_tests(folder: Path) -> None:
+    """Copy the tests as they are now over those of a part's last run."""
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+
+
 def results(folder: Path) -> dict[str, str]:
-    """Return what became of each mutant: killed, survived, untested, or the exit code that says something else."""
+    """Return what became of each mutant: killed, too slow, survived, untested, or the exit code."""
     found = {}
     for file in (folder / "mutants").rglob("*.py.meta"):
         for name, code in json.loads(file.read_text())["exit_code_by_key"].items():
@@ -56,28 +65,37 @@ def results(folder: Path) -> dict[str, str]:
     return found
 
 
+def survivors(found: dict[str, str]) -> list[str]:
+    """Return the names of the mutants that no test noticed, and of those not yet tested."""
+    return sorted(name for name, what in found.items() if what not in ("killed", "too slow"))
+
+
 def main() -> int:
     """Run one part, or show what survived its last run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=sorted(PARTS))
     parser.add_argument("--show", action="store_true", help="print the surviving changes of the last run")
+    parser.add_argument("--again", action="store_true", help="test only what survived the last run once more")
     parser.add_argument("--processes", type=int, default=2, help="mutants tested at once (default: 2)")
     options = parser.parse_args()
     folder = ROOT / "runs" / "mutants" / options.part
     tool = [sys.executable, "-m", "mutmut"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     if not options.show:
-        prepare(options.part, folder)
-        run = [*tool, "run", "--max-children", str(options.processes)]
+        alive = survivors(results(folder)) if options.again else []
+        renew_tests(folder) if options.again else prepare(options.part, folder)
+        run = [*tool, "run", "--max-children", str(options.processes), *alive]
         subprocess.run(run, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=False)
     found = results(folder)
-    alive = sorted(name for name, what in found.items() if what != "killed")
-    for name in alive:
+    for name in survivors(found):
         print(f"{found[name]}: {name}")
         if options.show:
             subprocess.run([*tool, "show", name], cwd=folder, env=environment, check=False)
-    killed = len(found) - len(alive)
-    print(f"{options.part}: {killed} of {len(found)} mutants killed ({killed / max(1, len(found)):.0%})")
+    killed, slow = len(found) - len(survivors(found)), sum(what == "too slow" for what in found.values())
+    share = f"{killed / max(1, len(found)):.1%}"
+    print(
+        f"{options.part}: {killed} of {len(found)} mutants killed ({share}), {slow} of them because tests ran too long"
+    )
     return int(not found or killed < TARGET * len(found))
 
 

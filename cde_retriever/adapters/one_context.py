@@ -27,6 +27,7 @@ MODEL_SETTINGS = (
     "max_length",
     "prompts",
     "variant",
+    "long_texts",
 )
 """Fields of both adapters' embeddings that say, beside a name, which model they hold; as `ModelSpec.of` takes them."""
 

@@ -62,6 +62,7 @@ class ModelSpec:
         max_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
         variant: str | None = None,
+        long_texts: str | None = None,
     ) -> "ModelSpec":
         """Make a spec of what users pass: paths, and PyTorch's own devices and dtypes, become their names."""
         return cls(
@@ -71,5 +72,5 @@ class ModelSpec:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             backend=backend,
             truncate_dim=truncate_dim,
-            reading=Reading(pooling, max_length, prompts, variant),
+            reading=Reading(pooling, max_length, prompts, variant, long_texts=long_texts),
         )

@@ -1,12 +1,13 @@
 """Open a model's folder as what it is: a CDE checkpoint, or an encoder that gets a head in memory."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from cde_retriever.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, RELEASED, kind_of
-from cde_retriever.checkpoint.reading import Reading, refuse_sayings
+from cde_retriever.checkpoint.reading import Reading, identify_changed, refuse_sayings
 from cde_retriever.checkpoint.released import read_released
 from cde_retriever.checkpoint.wrapping import wrap
 
@@ -34,8 +35,17 @@ def open_model(
     """
     kind = kind_of(folder)
     if kind == CDE:
-        refuse_sayings(folder, reading)
-        return read_checkpoint(folder, device=device, dtype=dtype)
+        refuse_sayings(folder, replace(reading, long_texts=None))
+        return _reading_long_texts(read_checkpoint(folder, device=device, dtype=dtype), reading.long_texts)
     if kind == RELEASED:
         return read_released(folder, reading, name, device=device, dtype=dtype)
     return wrap(folder, reading, name, device=device, dtype=dtype)
+
+
+def _reading_long_texts(read: Checkpoint, long_texts: str | None) -> Checkpoint:
+    """Return a checkpoint that reads long texts in another way, which makes it another model."""
+    if long_texts is None:
+        return read
+    read.model.config = replace(read.model.config, long_texts=long_texts)
+    sha256 = identify_changed(read.sha256, long_texts)
+    return replace(read, sha256=sha256, source_sha256=sha256)

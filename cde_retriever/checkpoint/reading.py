@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from cde_retriever.checkpoint.folder import hash_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, kind_of
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import hash_file
-from cde_retriever.model.config import POOLINGS, ROLES
+from cde_retriever.model.config import CUT, POOLINGS, ROLES, WINDOWS
 
 READER_VERSION = 1
 """Grows with every change after which the same files give other vectors."""
@@ -30,8 +30,10 @@ class Reading:
         variant: Which of the networks that may have been released to compute (`cde_retriever.checkpoint.released`).
         head: Whether the model knows its corpus; without, vectors are the encoder's own under every context.
 
+        long_texts: What becomes of texts longer than `max_length`: ``"cut"`` or ``"windows"``.
+
     Raises:
-        ConfigError: for an unknown pooling, role or a length below 3.
+        ConfigError: for an unknown pooling, role or way with long texts, or a length below 3.
     """
 
     pooling: str | None = None
@@ -39,11 +41,14 @@ class Reading:
     prompts: Mapping[str, str] | None = None
     variant: str | None = None
     head: bool = True
+    long_texts: str | None = None
 
     def __post_init__(self) -> None:
         """Validate what does not depend on the encoder."""
         if self.pooling not in (None, *POOLINGS):
             raise ConfigError(f"pooling is {self.pooling!r}, expected one of {', '.join(POOLINGS)}")
+        if self.long_texts not in (None, CUT, WINDOWS):
+            raise ConfigError(f"long_texts is {self.long_texts!r}, expected 'cut' or 'windows'")
         if self.max_length is not None and self.max_length < 3:
             raise ConfigError(f"max_length is {self.max_length}, expected at least 3")
         if self.prompts is not None and not set(self.prompts) <= set(ROLES):
@@ -52,8 +57,9 @@ class Reading:
     def says(self) -> dict[str, Any]:
         """Return what was said, as JSON takes it."""
         said = {"pooling": self.pooling, "max_length": self.max_length, "head": self.head}
-        if self.variant is not None:
-            said["variant"] = self.variant
+        for name in ("variant", "long_texts"):  # later ones, left out where nothing is said, so that identities stay
+            if getattr(self, name) is not None:
+                said[name] = getattr(self, name)
         return {**said, "prompts": None if self.prompts is None else dict(self.prompts)}
 
 
@@ -66,8 +72,13 @@ def identify_model(folder: Path, reading: Reading) -> str:
     """
     if kind_of(folder) != CDE:
         return identify_source(folder, reading)
-    refuse_sayings(folder, reading)
-    return hash_checkpoint(folder)
+    refuse_sayings(folder, replace(reading, long_texts=None))
+    return identify_changed(hash_checkpoint(folder), reading.long_texts)
+
+
+def identify_changed(sha256: str, long_texts: str | None) -> str:
+    """Return the identity of a CDE checkpoint that reads long texts in a way that was said; its own if none was."""
+    return sha256 if long_texts is None else hashlib.sha256(f"{sha256} long_texts={long_texts}".encode()).hexdigest()
 
 
 def refuse_sayings(folder: Path, reading: Reading) -> None:

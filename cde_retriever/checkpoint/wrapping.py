@@ -9,7 +9,7 @@ from cde_retriever.checkpoint.reading import Reading, identify_source
 from cde_retriever.checkpoint.sentence_transformers import PlainEncoder, read_plain_encoder
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import CheckpointError
-from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.config import CUT, ModelConfig
 from cde_retriever.model.two_stage import TwoStageModel
 
 
@@ -35,7 +35,7 @@ def wrap(
         ConfigError: if what the user says does not go with the encoder.
     """
     plain = read_plain_encoder(folder, reading)
-    model = TwoStageModel(_configure(plain, name, head=reading.head), plain.backbone)  # type: ignore[arg-type]
+    model = TwoStageModel(_configure(plain, name, reading), plain.backbone)  # type: ignore[arg-type]
     try:
         model.second_stage.projection.load_state_dict(plain.weights)
     except RuntimeError as error:
@@ -50,19 +50,20 @@ def wrap(
     )
 
 
-def _configure(plain: PlainEncoder, name: str, *, head: bool) -> ModelConfig:
+def _configure(plain: PlainEncoder, name: str, reading: Reading) -> ModelConfig:
     return ModelConfig(
         name=name,
         first_stage=plain.settings,
         second_stage=plain.settings,
         context_attention="late",
-        context_moments=not head,  # untrained, they change nothing
-        corpus_head=HeadSettings().to_dict() if head else None,
+        context_moments=not reading.head,  # untrained, they change nothing
+        corpus_head=HeadSettings().to_dict() if reading.head else None,
         context_projection=False,
         share_backbone=True,
         pooling=plain.pooling,
         pool_prompt=plain.pool_prompt,
         projection=tuple(plain.projection),
         max_length=plain.max_length,
+        long_texts=reading.long_texts or CUT,
         prompts=plain.prompts,
     )

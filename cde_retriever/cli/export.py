@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cde_retriever.backends.export_folder import PRECISIONS
 from cde_retriever.cli.command_line import CommandLine, say, write_result
-from cde_retriever.cli.model_options import add_revision
+from cde_retriever.cli.model_options import add_reading_options, add_revision, read_reading
 
 EXAMPLES = """\
   cde export -o serving --dtype int8                   export the bundled model with 8-bit weights
@@ -21,6 +21,7 @@ def add_command(program: CommandLine) -> None:
     export.add_argument(
         "--dtype", default=PRECISIONS[0], choices=PRECISIONS, help="precision of the weights (default: float32)"
     )
+    add_reading_options(export)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -28,7 +29,7 @@ def _export(options: argparse.Namespace) -> None:
     from cde_retriever.checkpoint.folder import find_checkpoint
 
     source, _ = find_checkpoint(options.model, options.revision)
-    folder = export_onnx(source, Path(options.output).expanduser(), options.dtype)
+    folder = export_onnx(source, Path(options.output).expanduser(), options.dtype, reading=read_reading(options))
     size = sum(path.stat().st_size for path in folder.iterdir())
     say(f'{folder} holds the model in {options.dtype}, {size / 1e6:.0f} MB; load it with backend="onnx"')
     write_result({"output": str(folder), "dtype": options.dtype, "bytes": size})

@@ -3,6 +3,8 @@
 import argparse
 
 from cde_retriever.backends.model_spec import BACKENDS, ModelSpec
+from cde_retriever.checkpoint.reading import Reading
+from cde_retriever.model.config import CUT, POOLINGS, WINDOWS
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
@@ -11,6 +13,40 @@ def add_revision(command: argparse.ArgumentParser) -> None:
     """Add ``--revision``."""
     command.add_argument(
         "--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub (default: main)"
+    )
+
+
+def add_reading_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that `read_reading` reads."""
+    command.add_argument(
+        "--pooling", choices=POOLINGS, help="how token vectors become one (default: what the model says)"
+    )
+    command.add_argument(
+        "--max-length", type=int, metavar="N", help="longest text in tokens (default: the model's own)"
+    )
+    command.add_argument(
+        "--long-texts",
+        choices=(CUT, WINDOWS),
+        help="cut longer texts off, or read them as overlapping windows (default: what the model says, else cut)",
+    )
+    command.add_argument("--query-prompt", metavar="TEXT", help="text put before queries (default: the model's own)")
+    command.add_argument(
+        "--document-prompt", metavar="TEXT", help="text put before documents (default: the model's own)"
+    )
+    command.add_argument(
+        "--variant", metavar="NAME", help="which network of the authors' own weights to compute (docs/released.md)"
+    )
+
+
+def read_reading(options: argparse.Namespace) -> Reading:
+    """Return what the options say about a model that is no CDE checkpoint."""
+    prompts = {"query": options.query_prompt, "document": options.document_prompt}
+    return Reading(
+        pooling=options.pooling,
+        max_length=options.max_length,
+        prompts={role: prompt for role, prompt in prompts.items() if prompt is not None} or None,
+        variant=options.variant,
+        long_texts=options.long_texts,
     )
 
 
@@ -28,10 +64,17 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--truncate-dim", type=int, metavar="N", help="keep only the first N numbers of a vector (default: all)"
     )
+    add_reading_options(command)
 
 
 def read_model_options(options: argparse.Namespace) -> ModelSpec:
     """Return the model that the options name."""
     return ModelSpec(
-        options.model, options.revision, options.device, options.dtype, options.backend, options.truncate_dim
+        options.model,
+        options.revision,
+        options.device,
+        options.dtype,
+        options.backend,
+        options.truncate_dim,
+        read_reading(options),
     )

@@ -425,9 +425,13 @@ class ContextualEncoder(LoadedModel):
 
     def _dense(self, active: _Active, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
         """Return what the backend makes of texts under a context; with a corpus head plain vectors."""
-        if role == "query" and 0 < len(ids) <= QUERIES_AT_ONCE:
-            return np.stack(self._queries(active, ids))
-        return self._run(ids, self._under(active), self._backend_width, batch_size, show_progress, role=role)
+        windows = self._windows(ids, role)
+        rows = ids if windows is None else windows.ids
+        if role == "query" and 0 < len(rows) <= QUERIES_AT_ONCE:
+            vectors = np.stack(self._queries(active, rows))
+        else:
+            vectors = self._run(rows, self._under(active), self._backend_width, batch_size, show_progress, role=role)
+        return vectors if windows is None else windows.join(vectors)
 
     @property
     def _backend_width(self) -> int:
@@ -440,7 +444,10 @@ class ContextualEncoder(LoadedModel):
         def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
             return self.backend.embed(input_ids, mask, nothing)
 
-        return self._run(ids, embed, self.backend.dimension, batch_size, show_progress, role=role)
+        windows = self._windows(ids, role)
+        rows = ids if windows is None else windows.ids
+        vectors = self._run(rows, embed, self.backend.dimension, batch_size, show_progress, role=role)
+        return vectors if windows is None else windows.join(vectors)
 
     def encode_under(
         self,

@@ -19,12 +19,13 @@ from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.batches import batches_of
 from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts
+from cde_retriever.encoder.windows import Windows
 from cde_retriever.errors import (
     ConfigError,
     TruncationWarning,
 )
 from cde_retriever.files.forking import ThreadLock
-from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.config import WINDOWS, ModelConfig
 from cde_retriever.progress import progress
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
@@ -85,6 +86,7 @@ class LoadedModel:
         max_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
         variant: str | None = None,
+        long_texts: str | None = None,
     ) -> Self:
         """Load a model; `from_spec` does the same with all arguments in one value.
 
@@ -105,6 +107,8 @@ class LoadedModel:
             max_length: Longest text of a sentence-transformers model or an encoder, in tokens; its own by default.
             prompts: Text put before its queries and documents, ``{"query": …, "document": …}``; its own by default.
             variant: Which network of the authors' own weights to compute (docs/released.md).
+            long_texts: What becomes of texts longer than `max_length`: ``"cut"`` off, the default, or read whole as
+                overlapping ``"windows"`` whose vectors are joined; the latter of models with a corpus head.
 
         Raises:
             CheckpointError: if it cannot be found, is incomplete or damaged, or nothing that is understood.
@@ -124,6 +128,7 @@ class LoadedModel:
                 max_length=max_length,
                 prompts=prompts,
                 variant=variant,
+                long_texts=long_texts,
             )
         )
 
@@ -263,7 +268,12 @@ class LoadedModel:
             max_length=longest if max_length is None else min(max_length, longest),
             pad_token_id=int(self.config.second_stage.get("pad_token_id") or 0),
             pool_prompt=self.config.pool_prompt,
+            whole=self.config.long_texts == WINDOWS,
         )
+
+    def _windows(self, ids: list[Ids], role: str) -> Windows | None:
+        """Return the windows of texts; None for a model that cuts them off."""
+        return self._texts.windows(ids, role) if self.config.long_texts == WINDOWS else None
 
     @cached_property
     def _head_settings(self) -> HeadSettings | None:

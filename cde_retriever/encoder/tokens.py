@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cde_retriever.encoder.text_start import safe_end
+from cde_retriever.encoder.windows import Windows
 from cde_retriever.errors import ConfigError
+
+Ids = list[int]
 
 CHARACTERS_A_TOKEN = 16
 """Of a long text so many characters are read for each token that the model reads, and more only if they do not do."""
@@ -23,7 +26,7 @@ CHARACTERS_AT_ONCE = 1 << 20
 class TokenizedTexts:
     """Token ids of texts in input order, and the indices of those that were cut."""
 
-    ids: list[list[int]]
+    ids: list[Ids]
     truncated: list[int]
 
 
@@ -36,6 +39,10 @@ class TextTokenizer:
         max_length: Longest sequence in tokens, prompt and special tokens included.
         pad_token_id: Id that fills up short sequences.
         pool_prompt: Whether a prompt's tokens are pooled; if not, `pad` marks them in the mask.
+        whole: Whether texts are read whole, to be cut into windows (`windows`), rather than cut off.
+
+    Raises:
+        ConfigError: if they are read whole, and a prompt leaves no room for a text in a window.
     """
 
     def __init__(
@@ -46,11 +53,21 @@ class TextTokenizer:
         max_length: int,
         pad_token_id: int,
         pool_prompt: bool = True,
+        whole: bool = False,
     ) -> None:
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._safe_end = safe_end(self.tokenizer)
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(max_length)
+        self.tokenizer.no_truncation()
+        self._ends = {role: self._tokens_around(prompt) for role, prompt in prompts.items()} if whole else {}
+        for role, ends in self._ends.items():
+            if sum(ends) >= max_length:
+                raise ConfigError(
+                    f"max_length is {max_length}, but prompt and special tokens of a {role} are {sum(ends)}; leave "
+                    "room for texts"
+                )
+        if not whole:
+            self.tokenizer.enable_truncation(max_length)
         self.prompts = dict(prompts)
         self.max_length = max_length
         self.pad_token_id = pad_token_id
@@ -64,6 +81,21 @@ class TextTokenizer:
             return 0
         encoding = self.tokenizer.encode(prompt)
         return len(encoding) - encoding.special_tokens_mask[-1]
+
+    def _tokens_around(self, prompt: str) -> tuple[int, int]:
+        """Return how many tokens stand before a text, special ones and the prompt's, and how many after it."""
+        encoding = self.tokenizer.encode(f"{prompt}a")
+        special = encoding.special_tokens_mask
+        before = next((place for place, mark in enumerate(special) if not mark), len(special))
+        ends = (end for (_, end), mark in zip(encoding.offsets, special, strict=True) if not mark)
+        own = sum(
+            end <= len(prompt.rstrip()) for end in ends
+        )  # a blank at the prompt's end is the text's first token's
+        return before + own, sum(special) - before
+
+    def windows(self, ids: Sequence[Ids], role: str) -> Windows:
+        """Return the windows of texts that were read whole under the prompt of a role."""
+        return Windows.of(ids, self.max_length, *self._ends[role])
 
     def tokenize(self, texts: Sequence[str], role: str) -> TokenizedTexts:
         """Tokenise texts under the prompt of a role.
@@ -88,7 +120,7 @@ class TextTokenizer:
         found: list[tuple[list[int], bool]] = [([], False)] * len(texts)
         size, unread = CHARACTERS_A_TOKEN * self.max_length, list(range(len(texts)))
         while unread:
-            starts = [self._start(texts[i], size) for i in unread]
+            starts = [texts[i] if self._ends else self._start(texts[i], size) for i in unread]
             encodings = self.tokenizer.encode_batch_fast([prompt + start for start in starts])
             for i, encoding in zip(unread, encodings, strict=True):
                 found[i] = encoding.ids, bool(encoding.overflowing)

@@ -20,10 +20,11 @@ PROJECTION_KEYS = {
 }
 ROLES = ("query", "document")
 ACTIVATIONS = ("gelu", "relu")
+CUT, WINDOWS = "cut", "windows"
 NULL_CONTEXTS = ("vector", "repeated", "none")
 JOINT_ONLY = ("first_stage_head", "output_activation", "embedding_norm", "pool_after_token", "null_context")
 """What the authors' own weights need, and `joint` alone has."""
-OPTIONAL = ("pooling", "pool_prompt", "projection", "corpus_head", *JOINT_ONLY)
+OPTIONAL = ("pooling", "pool_prompt", "projection", "corpus_head", "long_texts", *JOINT_ONLY)
 """Fields that are written only where they are not at their default, so that older checkpoints keep their hashes."""
 
 
@@ -74,7 +75,9 @@ class ModelConfig:
             all. The first place is never looked at.
         null_context: What stands for no context: one learned vector (``"vector"``), the vector in every place
             (``"repeated"``), or nothing, so that there is no null context (``"none"``).
-        max_length: Longest text in tokens, prompt and special tokens included; the rest is cut off.
+        max_length: Longest text in tokens, prompt and special tokens included.
+        long_texts: What becomes of longer ones: the rest is cut off (``"cut"``), or they are read whole as overlapping
+            windows (``"windows"``, `cde_retriever.encoder.windows`), which needs a `corpus_head`.
         prompts: Text put before a query and before a document.
     """
 
@@ -104,6 +107,7 @@ class ModelConfig:
     pool_after_token: int | None = None
     null_context: str = "vector"
     max_length: int = 512
+    long_texts: str = CUT
     prompts: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
 
     def __post_init__(self) -> None:
@@ -120,6 +124,7 @@ class ModelConfig:
             ("first_stage_head", OUTPUT_HEADS[:2]),
             ("output_activation", ACTIVATIONS),
             ("null_context", NULL_CONTEXTS),
+            ("long_texts", (CUT, WINDOWS)),
         ):
             if getattr(self, name) not in allowed:
                 yield f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
@@ -156,6 +161,8 @@ class ModelConfig:
 
     def _faults_of_corpus_head(self) -> Iterator[str]:
         if self.corpus_head is None:
+            if self.long_texts == WINDOWS:
+                yield "long_texts is 'windows', which needs a corpus_head"
             return
         if self.context_attention != "late" or self.context_moments or self.term_statistics:
             yield "corpus_head needs context_attention 'late', context_moments false and term_statistics false"

@@ -45,6 +45,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
         max_length: Longest text of a model that is no CDE checkpoint, in tokens; None for its own.
         prompts: Text put before its queries and documents, by role; None for its own.
         variant: Which network of the authors' own weights to compute.
+        long_texts: ``"windows"`` reads texts longer than the model as overlapping windows; None as the model says.
         given_context: The argument ``context``: a `Context`, or the path of a saved one.
         context_size: Most context documents to sample; None for the model's own number.
         seed: Seed of the sample.
@@ -66,6 +67,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
     max_length: int | None = None
     prompts: dict[str, str] | None = None
     variant: str | None = None
+    long_texts: Literal["cut", "windows"] | None = None
     given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
     context_size: int | None = Field(default=None, ge=1)
     seed: int = 0

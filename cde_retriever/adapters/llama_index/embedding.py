@@ -62,6 +62,7 @@ class CDEEmbedding(EmbeddingSettings):
         max_length: Longest text of a model that is no CDE checkpoint, in tokens; None for its own.
         prompts: Text put before its queries and documents, by role; None for its own.
         variant: Which network of the authors' own weights to compute.
+        long_texts: ``"windows"`` reads texts longer than the model as overlapping windows; None as the model says.
         context_size: Most context documents; None for the model's own number.
         seed: Seed of the sample.
         language: Whose words a corpus is counted in, such as ``"german"``, ``"none"`` for no stemmer; None for the

@@ -19,7 +19,6 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 
 DEFAULT_MODEL = "cde-retriever/default"
-SAID_FIELDS = ("pooling", "max_length", "prompts", "variant")
 MODEL_FIELDS = frozenset(("model_name", *MODEL_SETTINGS))
 """Fields that decide which model an object holds, and so stay as they were when it was made."""
 
@@ -39,6 +38,7 @@ class EmbeddingSettings(BaseEmbedding):
     max_length: int | None = None
     prompts: dict[str, str] | None = None
     variant: str | None = None
+    long_texts: Literal["cut", "windows"] | None = None
     context_size: int | None = Field(default=None, gt=0)
     seed: int = 0
     language: str | None = None

@@ -4,8 +4,8 @@
     python -m benchmarks.mutants terms --show   # the changes that no test noticed, as diffs
     python -m benchmarks.mutants terms --again  # try only these again, with the tests as they are now
 
-Parts are in benchmarks/mutants.toml. A copy of the code is changed, below runs/mutants/PART; a second run of the same
-part starts anew.
+Parts are in benchmarks/mutants.toml. A copy of the code is changed, below runs/mutants/PART, where output.txt says what
+mutmut said; a second run of the same part starts anew.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def prepare(part: str, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("cde_retriever", "cde_train", "examples", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "default_checkpoint"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     settings = {
         "source_paths": ["cde_retriever", "cde_train"],
@@ -85,7 +85,8 @@ def main() -> int:
         alive = survivors(results(folder)) if options.again else []
         renew_tests(folder) if options.again else prepare(options.part, folder)
         run = [*tool, "run", "--max-children", str(options.processes), *alive]
-        subprocess.run(run, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=False)
+        with (folder / "output.txt").open("w") as output:
+            subprocess.run(run, cwd=folder, env=environment, stdout=output, stderr=output, check=False)
     found = results(folder)
     for name in survivors(found):
         print(f"{found[name]}: {name}")

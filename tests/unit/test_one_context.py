@@ -112,7 +112,7 @@ def test_fitting_takes_every_setting(one, capsys):
     assert context is one.context
     assert (context.texts, context.seed, context.documents_seen) == (plain.texts, 5, 9)
     assert context.size == 3
-    assert "9" in capsys.readouterr().err, "a bar or a line of progress"
+    assert capsys.readouterr().err != "", "lines of progress"
     OneContext(one.encoder.fork(), "x").fit(documents(9), **HOW)
     assert capsys.readouterr().err == ""
 

@@ -12,7 +12,7 @@ from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 
 MANIFEST = "manifest.json"
 _REMEDY = "restore it, or choose another output"
-_FORMAT = RecordFormat(2, OutputError, _REMEDY)
+_FORMAT = RecordFormat(3, OutputError, _REMEDY, oldest=2)  # 2 lacks `parts`
 _FIRST_FORMAT = RecordFormat(1, OutputError, _REMEDY)
 
 
@@ -29,6 +29,7 @@ class Manifest:
         shard_size: Documents a part.
         columns: Which columns make a document.
         files: Files of the corpus, in order.
+        parts: Which parts of a document's representation are there, one of `cde_retriever.bulk.settings.FORMS`.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Manifest:
     shard_size: int
     columns: Columns
     files: tuple[CorpusFile, ...]
+    parts: str = "one"
 
     @property
     def rows(self) -> int:

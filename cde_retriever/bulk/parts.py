@@ -1,9 +1,10 @@
 """Write, find and verify parts: Parquet files of ids and vectors, each there whole or not at all.
 
-    part-000123.parquet     id: string, vector: fixed-size list of d float32; of passages also text: string
+    part-000123.parquet     id: string, vector: fixed-size list of d float32; of passages also text: string;
+                            of both parts also sparse_indices: list of uint32, sparse_values: list of float32
 
-The Parquet metadata of a part say which documents its vectors are of, under which context and by which model. The
-numbers are stored as they are: unit vectors hardly compress.
+The Parquet metadata of a part say which documents its vectors are of, under which context and by which model. Unit
+vectors are stored as they are, because they hardly compress.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from cde_retriever.bulk.records import PartRecord
 from cde_retriever.errors import OutputError
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.replacing import replacing
+from cde_retriever.words.sparse import Sparse
 
 try:
     import pyarrow
@@ -26,6 +28,8 @@ except ModuleNotFoundError as missing:
     raise ImportError(f'{missing}; install it with: pip install "cde-retriever[bulk]"') from missing
 
 CONTEXT_KEY, MODEL_KEY, CORPUS_KEY, NUMBER_KEY = "cde_context", "cde_model", "cde_corpus", "cde_part"
+PARTS_KEY = "cde_parts"
+INDICES, VALUES = "sparse_indices", "sparse_values"
 ROWS_AT_ONCE = 1024
 """Rows of a row group: what a writer holds twice, and a reader at least once."""
 
@@ -46,6 +50,7 @@ def write_part(
     vectors: NDArray[np.float32],
     metadata: dict[str, str],
     texts: Sequence[str] | None = None,
+    sparse: Sparse | None = None,
 ) -> str:
     """Write a part and return its sha256; a killed process leaves nothing by that name.
 
@@ -55,6 +60,7 @@ def write_part(
         vectors: Their vectors, (n, d).
         metadata: What the Parquet metadata will say.
         texts: The documents themselves, if they are to be kept beside their vectors.
+        sparse: Their sparse parts, if they have any, (n, 2**32).
     """
     width = vectors.shape[1]
     numbers = pyarrow.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
@@ -64,6 +70,9 @@ def write_part(
     }
     if texts is not None:
         columns["text"] = pyarrow.array(texts, pyarrow.string())
+    if sparse is not None:
+        columns[INDICES] = _lists(sparse.starts, sparse.indices.astype(np.uint32))
+        columns[VALUES] = _lists(sparse.starts, sparse.values)
     table = pyarrow.table(columns).replace_schema_metadata(metadata)
     with replacing(file) as stream:
         pyarrow.parquet.write_table(
@@ -71,10 +80,14 @@ def write_part(
             stream,
             row_group_size=ROWS_AT_ONCE,
             compression="none",
-            use_dictionary=False,
+            use_dictionary=[f"{name}.list.element" for name in (INDICES, VALUES)],  # texts share words: half the size
             write_page_checksum=True,
         )
     return hash_file(file)
+
+
+def _lists(starts: NDArray[np.int64], numbers: NDArray[Any]) -> "pyarrow.Array":
+    return pyarrow.ListArray.from_arrays(pyarrow.array(starts, pyarrow.int32()), pyarrow.array(numbers))
 
 
 def damaged_parts(folder: Path, records: Sequence[PartRecord]) -> list[int]:
@@ -128,6 +141,16 @@ def vectors_of(table: "pyarrow.Table") -> NDArray[np.float32]:
     flat = table["vector"].combine_chunks().flatten().to_numpy()
     found: NDArray[np.float32] = flat.reshape(-1, kind.list_size)
     return found
+
+
+def sparse_of(table: "pyarrow.Table") -> Sparse | None:
+    """Return the sparse parts of a part, (n, 2**32); None if it has none."""
+    if INDICES not in table.schema.names:
+        return None
+    indices, values = (table[name].combine_chunks() for name in (INDICES, VALUES))
+    starts = indices.offsets.to_numpy().astype(np.int64)
+    numbers = indices.flatten().to_numpy().astype(np.int64)
+    return Sparse(starts - starts[0], numbers, values.flatten().to_numpy())
 
 
 def remove_leftovers(folder: Path) -> None:

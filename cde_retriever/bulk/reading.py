@@ -4,23 +4,33 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.bulk.manifest import Manifest
-from cde_retriever.bulk.parts import part_file, read_table, vectors_of
+from cde_retriever.bulk.parts import part_file, read_table, sparse_of, vectors_of
 from cde_retriever.bulk.records import PartRecord, PartRecords
 from cde_retriever.bulk.shards import shard_rows
 from cde_retriever.errors import OutputError
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 
 class Part(NamedTuple):
-    """Ids of documents, and their vectors, (n, d) float32 of unit length."""
+    """Documents of an output.
+
+    Attributes:
+        ids: Their ids.
+        vectors: Their vectors, (n, d) float32 of unit length; dense parts where `sparse` stands beside them.
+        sparse: Their sparse parts, (n, 2**32) float32; None for an output without.
+    """
 
     ids: list[str]
     vectors: NDArray[np.float32]
+    sparse: "csr_array[Any] | None"
 
 
 def read_parts(output: str | os.PathLike[str]) -> Iterator[Part]:
@@ -49,4 +59,5 @@ def _read(file: Path, record: PartRecord) -> Part:
     if hashlib.sha256(data).hexdigest() != record.sha256:
         raise OutputError(f"{file} is not as it was written; run the same cde embed again, which replaces it")
     table = read_table(data)
-    return Part(table["id"].to_pylist(), vectors_of(table))
+    sparse = sparse_of(table)
+    return Part(table["id"].to_pylist(), vectors_of(table), None if sparse is None else sparse.csr())

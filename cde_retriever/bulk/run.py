@@ -38,9 +38,10 @@ from cde_retriever.bulk.parts import (
 )
 from cde_retriever.bulk.records import PartRecord, PartRecords
 from cde_retriever.bulk.settings import BulkSettings
-from cde_retriever.bulk.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows
+from cde_retriever.bulk.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows, written_width
 from cde_retriever.context.context import FILE_NAME, Context
 from cde_retriever.corpus.rows import Corpus, CorpusFile, are_documents, find_files, read_documents
+from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextMismatchError, CorpusError, OutputError
 from cde_retriever.files.hashing import hash_file
@@ -114,7 +115,7 @@ def embed_corpus(
         CorpusError: if a file is damaged or a row is no document; names it.
         OutputError: if the output belongs to another corpus, model, shard size or precision, or is damaged.
         ContextMismatchError: if it belongs to another context, or the context to another model.
-        ConfigError: if the cluster cannot hold the workers.
+        ConfigError: if the cluster cannot hold the workers, or the model has no sparse part.
         ImportError: if the engine is not installed.
         OSError: if another process writes to the output.
     """
@@ -126,6 +127,7 @@ def embed_corpus(
     if Path(corpus).expanduser().is_dir() and folder.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"the output {folder} is inside the corpus {root}; choose another place")
     encoder = ContextualEncoder.from_spec(settings.model)
+    check_parts(settings.parts, encoder.config.corpus_head is not None, encoder.identity.name)
     run = _Run(root, names, folder, settings, encoder, _passage_size(names, encoder), show_progress)
     with only_writer(folder):
         return run.embed(run.prepare(context), on_part)
@@ -169,7 +171,7 @@ class _Run:
         if manifest is None:
             return self.begin(context)
         self.compare(manifest, context)
-        metadata = part_metadata(self.encoder, manifest.corpus, 0)
+        metadata = part_metadata(self.encoder, manifest.corpus, 0, manifest.parts)
         shared = {key: metadata[key] for key in (CONTEXT_KEY, MODEL_KEY)}
         first_format.convert(self.folder, manifest, self._corpus(manifest), shared)
         return manifest
@@ -198,11 +200,12 @@ class _Run:
             model=self.encoder.identity.sha256,
             model_name=self.encoder.identity.name,
             context=context.fingerprint,
-            width=self.encoder.dimension,
+            width=written_width(self.encoder, self.settings.parts),
             dtype=self.encoder.backend.precision,
             shard_size=self.settings.shard_size,
             columns=self.settings.columns,
             files=tuple(CorpusFile(name, hashes[name], count) for name, count in zip(self.names, rows, strict=True)),
+            parts=self.settings.parts,
         )
         context.save(self.folder / RECORDS_FOLDER / FILE_NAME)
         manifest.write(self.folder)
@@ -219,9 +222,9 @@ class _Run:
             )
         self._refuse_other_language(context)
         manifest.refuse_setting("dtype", self.encoder.backend.precision, self.folder)
-        for name in ("shard_size", "columns"):
+        for name in ("parts", "shard_size", "columns"):
             manifest.refuse_setting(name, getattr(self.settings, name), self.folder)
-        manifest.refuse_setting("width", self.encoder.dimension, self.folder)
+        manifest.refuse_setting("width", written_width(self.encoder, self.settings.parts), self.folder)
         manifest.refuse_files(self._hash_files(), self.folder)
         self.encoder.set_context(context)
         context.save(self.folder / RECORDS_FOLDER / FILE_NAME)
@@ -276,7 +279,7 @@ class _Run:
         damaged = set(damaged_parts(self.folder, list(records.done.values())))
         pending = [number for number in range(parts) if number not in records.done or number in damaged]
         for number in pending:
-            metadata = part_metadata(self.encoder, manifest.corpus, number)
+            metadata = part_metadata(self.encoder, manifest.corpus, number, manifest.parts)
             refuse_foreign_part(part_file(self.folder, number), metadata)
         return pending
 

@@ -7,6 +7,7 @@ from cde_retriever.corpus.rows import Columns
 from cde_retriever.errors import ConfigError
 
 ENGINES = ("local", "ray")
+FORMS = ("one", "dense", "both")
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class BulkSettings:
     Attributes:
         model: The model, and how to run it.
         columns: Which columns make a document.
+        parts: What of a document is written: ``"one"`` vector, the ``"dense"`` part for hybrid search, or ``"both"``
+            its parts (docs/hybrid.md).
         batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
         shard_size: Documents a part; what a killed worker has to do again.
         engine: ``"local"``, this process, or ``"ray"``, a cluster.
@@ -28,6 +31,7 @@ class BulkSettings:
 
     model: ModelSpec = field(default_factory=ModelSpec)
     columns: Columns = field(default_factory=Columns)
+    parts: str = "one"
     batch_size: int = 32
     shard_size: int = 8192
     engine: str = "local"
@@ -38,6 +42,8 @@ class BulkSettings:
         """Refuse what cannot be, in the words of the command line."""
         if self.engine not in ENGINES:
             raise ConfigError(f"--engine is {self.engine!r}, expected {' or '.join(ENGINES)}")
+        if self.parts not in FORMS:
+            raise ConfigError(f"--parts is {self.parts!r}, expected {', '.join(FORMS[:-1])} or {FORMS[-1]}")
         if self.workers is not None and self.engine == "local":
             raise ConfigError(f"--workers is {self.workers}, but the local engine is one process; add --engine ray")
         for name in ("batch_size", "shard_size", "workers"):

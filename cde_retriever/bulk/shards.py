@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cde_retriever.bulk.parts import CONTEXT_KEY, CORPUS_KEY, MODEL_KEY, NUMBER_KEY, part_file, write_part
+from cde_retriever.bulk.parts import CONTEXT_KEY, CORPUS_KEY, MODEL_KEY, NUMBER_KEY, PARTS_KEY, part_file, write_part
 from cde_retriever.corpus.rows import Corpus, Document
 from cde_retriever.errors import TruncationWarning
+from cde_retriever.words.sparse import Sparse
 
 if TYPE_CHECKING:  # a process that only reads shards starts without torch
     from numpy.typing import NDArray
@@ -121,26 +122,30 @@ def embed_shard(
         encoder: An encoder with a context.
         shard: The documents.
         folder: Where the part goes.
-        settings: Sizes of batches.
+        settings: Sizes of batches, and which parts to write.
         corpus: Hash of the corpus, for the part's metadata.
         keep_texts: Whether the part holds the texts too.
         advance: Called with a number of documents when so many more are embedded.
     """
     began, at, ids, empty, cut = time.process_time(), 0, list[str](), 0, 0
     # One array for all rows: a list of blocks between a model's passing tensors would leave the heap in pieces.
-    vectors = np.empty((shard.rows, encoder.dimension), np.float32)
+    vectors = np.empty((shard.rows, written_width(encoder, settings.parts)), np.float32)
+    sparse: list[Sparse] | None = [] if settings.parts == "both" else None
     kept: list[str] | None = [] if keep_texts else None
     for group in groups_of(shard.documents, settings.batch_size * BATCHES_AT_ONCE):
         texts = [document.text for document in group]
-        vectors[at : at + len(texts)], cut_now = _embed(encoder, texts, settings.batch_size)
+        vectors[at : at + len(texts)], words, cut_now = _embed(encoder, texts, settings)
         at, cut = at + len(texts), cut + cut_now
         ids += [document.id for document in group]
         empty += sum(not text.strip() for text in texts)
+        if sparse is not None:
+            sparse.append(Sparse.of_csr(words))
         if kept is not None:
             kept += texts
         advance(len(texts))
-    metadata = part_metadata(encoder, corpus, shard.number)
-    sha256 = write_part(part_file(folder, shard.number), ids, vectors, metadata, kept)
+    metadata = part_metadata(encoder, corpus, shard.number, settings.parts)
+    joined = None if sparse is None else Sparse.joined(sparse)
+    sha256 = write_part(part_file(folder, shard.number), ids, vectors, metadata, kept, joined)
     return PartReport(shard.number, at, empty, cut, sha256, os.getpid(), time.process_time() - began)
 
 
@@ -158,25 +163,34 @@ def groups_of(documents: Iterable[Document], most: int) -> Iterator[list[Documen
         yield group
 
 
-def _embed(encoder: "ContextualEncoder", texts: list[str], batch_size: int) -> tuple["NDArray[np.float32]", int]:
-    """Return vectors, and how many of the texts were cut: said once, at the end of the run, not once a group."""
+def written_width(encoder: "ContextualEncoder", parts: str) -> int:
+    """Return the width of the vectors that parts of an output hold."""
+    return encoder.dimension if parts == "one" else encoder.dense_dimension
+
+
+def _embed(
+    encoder: "ContextualEncoder", texts: list[str], settings: "BulkSettings"
+) -> tuple["NDArray[np.float32]", Any, int]:
+    """Return vectors, sparse parts or None, and how many texts were cut: said once, at the end, not once a group."""
     cut = 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        vectors = encoder.encode_documents(texts, batch_size=batch_size)
+        parts: Any = settings.parts
+        made: Any = encoder.encode_documents(texts, parts=parts, batch_size=settings.batch_size)
     for warning in caught:
         if isinstance(warning.message, TruncationWarning):
             cut += len(warning.message.indices)
         else:
             warnings.warn(warning.message, stacklevel=2)
-    return vectors, cut
+    return (*made, cut) if settings.parts == "both" else (made, None, cut)
 
 
-def part_metadata(encoder: "ContextualEncoder", corpus: str, number: int) -> dict[str, str]:
-    """Return what the metadata of a part say: context, model, corpus, and which part it is."""
+def part_metadata(encoder: "ContextualEncoder", corpus: str, number: int, parts: str) -> dict[str, str]:
+    """Return what the metadata of a part say: context, model, corpus, which part it is, and what it holds."""
     return {
         CONTEXT_KEY: encoder.context.fingerprint,
         MODEL_KEY: encoder.identity.sha256,
         CORPUS_KEY: corpus,
         NUMBER_KEY: str(number),
+        PARTS_KEY: parts,
     }

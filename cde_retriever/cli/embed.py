@@ -38,6 +38,13 @@ def add_command(program: CommandLine) -> None:
         help="language of the corpus, whose stemmer its words go through, such as german; 'none' for no stemmer "
         "(default: the model's)",
     )
+    embed.add_argument(
+        "--parts",
+        default="one",
+        choices=("one", "dense", "both"),
+        help="write one vector a document, the dense part for hybrid search, or both parts, dense and sparse "
+        "(default: one)",
+    )
     embed.add_argument("--id-column", default="id", metavar="NAME", help="column with document ids (default: id)")
     embed.add_argument("--text-column", default="text", metavar="NAME", help="column with texts (default: text)")
     embed.add_argument(
@@ -71,6 +78,7 @@ def _embed(options: argparse.Namespace) -> None:
     settings = BulkSettings(
         model=read_model_options(options),
         columns=Columns(options.text_column, options.id_column, options.title_column),
+        parts=options.parts,
         batch_size=options.batch_size,
         shard_size=options.shard_size,
         engine=options.engine,

@@ -430,12 +430,8 @@ class ContextualEncoder(LoadedModel):
         if role == "query" and 0 < len(rows) <= QUERIES_AT_ONCE:
             vectors = np.stack(self._queries(active, rows))
         else:
-            vectors = self._run(rows, self._under(active), self._backend_width, batch_size, show_progress, role=role)
+            vectors = self._run(rows, self._under(active), self.dense_dimension, batch_size, show_progress, role=role)
         return vectors if windows is None else windows.join(vectors)
-
-    @property
-    def _backend_width(self) -> int:
-        return self.dimension if self._head_settings is None else self.backend.dimension
 
     def _plain(self, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
         """Return vectors of a model with a corpus head, without any context."""
@@ -505,4 +501,4 @@ class ContextualEncoder(LoadedModel):
 
     def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
         assert isinstance(active, _Active)
-        return list(self._run(ids, self._under(active), self._backend_width, DEFAULT_BATCH, False, role="query"))
+        return list(self._run(ids, self._under(active), self.dense_dimension, DEFAULT_BATCH, False, role="query"))

@@ -231,6 +231,11 @@ class LoadedModel:
         return self.truncate_dim or full_dimension(self.backend)
 
     @property
+    def dense_dimension(self) -> int:
+        """Width of the dense part of a text in parts; of a model without a corpus head `dimension`."""
+        return self.dimension if self._head_settings is None else self.backend.dimension
+
+    @property
     def vocabulary_size(self) -> int:
         """Number of token ids the second stage knows."""
         return self.backend.vocabulary_size

@@ -22,11 +22,13 @@ class RecordFormat:
         version: The version that this code writes and reads; ``format_version`` in the JSON.
         error: What is raised for a record that is damaged or of another version.
         remedy: What to do then; the end of its message.
+        oldest: The oldest version that is still read; None for `version` alone.
     """
 
     version: int
     error: type[Exception]
     remedy: str
+    oldest: int | None = None
 
     def to_text(self, values: Mapping[str, Any], indent: int | None = None) -> str:
         """Return a record's content, the version added to its values."""
@@ -51,8 +53,10 @@ class RecordFormat:
             if not isinstance(values, dict):
                 raise TypeError(f"it is a {type(values).__name__}, expected an object")
             version = values.pop(VERSION_KEY)
-        if version != self.version or isinstance(version, bool):
-            raise self.error(f"{source} has format {version!r}, this version reads {self.version}; {self.remedy}")
+        readable = range(self.oldest or self.version, self.version + 1)
+        if version not in readable or isinstance(version, bool):
+            reads = " or ".join(map(str, readable))
+            raise self.error(f"{source} has format {version!r}, this version reads {reads}; {self.remedy}")
         return values
 
     def read(self, file: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A corpus to vectors on disk by the local engine: what is written, resuming, and what is refused."""
 
 import gzip
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import scipy.sparse
 
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.parts import damaged_parts, part_files
@@ -21,6 +23,7 @@ from cde_retriever.bulk.records import PartRecords
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.context.context import Context
+from cde_retriever.context.knowledge import Parts
 from cde_retriever.corpus.rows import Columns
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import (
@@ -32,8 +35,9 @@ from cde_retriever.errors import (
     OutputError,
 )
 from cde_retriever.files.locking import only_writer
+from cde_retriever.search.hybrid import search
 from tests.plain_models import save_model
-from tests.tiny import documents, tiny_checkpoint
+from tests.tiny import documents, plain_encoder, tiny_checkpoint
 
 ROWS = [{"id": f"d{i}", "title": f"t{i}", "text": text} for i, text in enumerate(documents(50))]
 TEXTS = [f"{row['title']} {row['text']}" for row in ROWS]
@@ -90,7 +94,8 @@ def test_a_part_says_of_which_context_and_model_it_is(corpus, settings, tmp_path
         model = Context.load(tmp_path / "out").model.sha256
         stated = {key.decode(): value.decode() for key, value in schema.metadata.items()}
         keys.add(stated.pop("cde_corpus"))
-        assert stated == {"cde_context": done.context, "cde_model": model, "cde_part": str(number)}
+        expected = {"cde_context": done.context, "cde_model": model, "cde_part": str(number), "cde_parts": "one"}
+        assert stated == expected
         assert schema.field("id").type == pyarrow.string()
         assert schema.field("vector").type == pyarrow.list_(pyarrow.field("element", pyarrow.float32()), 32)
     assert len(keys) == 1
@@ -102,6 +107,78 @@ def test_a_context_that_is_given_is_taken_and_kept(corpus, settings, checkpoint,
     assert embed_corpus(corpus, tmp_path / "out", settings, context=context).context == context.fingerprint
     assert Context.load(tmp_path / "out").fingerprint == context.fingerprint
     np.testing.assert_allclose(read_parts(tmp_path / "out")[1], encoder.encode_documents(TEXTS), atol=1e-6)
+
+
+@pytest.fixture
+def in_parts(tmp_path):
+    """Settings with a plain encoder, which gets a corpus head, for both parts."""
+    (tmp_path / "plain").mkdir()
+    spec = ModelSpec.of(str(plain_encoder(tmp_path / "plain")), device="cpu", pooling="mean")
+    return BulkSettings(spec, batch_size=4, shard_size=8, parts="both")
+
+
+def test_both_parts_are_those_of_the_encoder_and_rank_alike(corpus, in_parts, tmp_path):
+    embed_corpus(corpus, tmp_path / "out", in_parts)
+    encoder = ContextualEncoder.from_spec(in_parts.model)
+    encoder.fit_context(TEXTS)
+    expected = encoder.encode_documents(TEXTS, parts="both")
+    schema = pyarrow.parquet.read_schema(tmp_path / "out" / "part-000006.parquet")
+    assert schema.field("vector").type.list_size == encoder.dense_dimension == 32 < encoder.dimension
+    assert schema.field("sparse_indices").type.value_type == pyarrow.uint32()
+    assert schema.field("sparse_values").type.value_type == pyarrow.float32()
+    assert schema.metadata[b"cde_parts"] == b"both"
+    read = list(verified_parts(tmp_path / "out"))
+    assert [len(part.ids) for part in read] == [8] * 6 + [2]
+    dense, sparse = np.concatenate([part.vectors for part in read]), scipy.sparse.vstack([part.sparse for part in read])
+    np.testing.assert_allclose(dense, expected.dense, atol=1e-6)
+    for name in ("indptr", "indices", "data"):
+        assert getattr(sparse, name).tolist() == getattr(expected.sparse, name).tolist()
+    queries = encoder.encode_queries(TEXTS[:5], parts="both")
+    assert (
+        search(queries, Parts(dense, sparse), 3).positions.tolist() == search(queries, expected, 3).positions.tolist()
+    )
+
+
+def test_the_dense_part_alone_and_what_a_folder_holds_stays(corpus, in_parts, tmp_path):
+    embed_corpus(corpus, tmp_path / "out", replace(in_parts, parts="dense"))
+    encoder = ContextualEncoder.from_spec(in_parts.model)
+    encoder.fit_context(TEXTS)
+    np.testing.assert_allclose(
+        read_parts(tmp_path / "out")[1], encoder.encode_documents(TEXTS, parts="dense"), atol=1e-6
+    )
+    assert {part.sparse for part in verified_parts(tmp_path / "out")} == {None}
+    with pytest.raises(OutputError, match="holds vectors with parts dense, received both; choose another output"):
+        embed_corpus(corpus, tmp_path / "out", in_parts)
+
+
+def test_both_parts_are_gone_on_with(corpus, in_parts, tmp_path):
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    embed_corpus(corpus, whole, in_parts)
+    shutil.copytree(whole, output)
+    (output / "part-000002.parquet").unlink()
+    assert embed_corpus(corpus, output, in_parts).embedded == 8
+    assert (output / "part-000002.parquet").read_bytes() == (whole / "part-000002.parquet").read_bytes()
+
+
+def test_a_model_without_a_sparse_part_is_refused_before_anything_is_read(corpus, settings, tmp_path):
+    with pytest.raises(ConfigError, match=r"parts is 'both', but model .* has no corpus head"):
+        embed_corpus(corpus, tmp_path / "out", replace(settings, parts="both"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="--parts is 'sparse', expected one, dense or both"):
+        replace(settings, parts="sparse")
+
+
+def test_an_output_of_format_2_which_knew_no_parts_is_gone_on_with(corpus, settings, tmp_path):
+    output = tmp_path / "out"
+    embed_corpus(corpus, output, settings)
+    file = output / "_cde" / "manifest.json"
+    values = json.loads(file.read_text())
+    assert (values.pop("format_version"), values.pop("parts"), len(values.pop("sha256"))) == (3, "one", 64)
+    sha256 = hashlib.sha256(json.dumps([values], sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({"format_version": 2, **values, "sha256": sha256}))
+    (output / "part-000001.parquet").unlink()
+    assert embed_corpus(corpus, output, settings).embedded == 8
+    assert sum(len(part.ids) for part in verified_parts(output)) == 50
 
 
 KILLED = """
@@ -410,8 +487,8 @@ def test_a_damaged_output_is_refused_by_name(corpus, settings, tmp_path):
     file.write_text("[" * 100_000)
     with pytest.raises(OutputError, match=r"manifest.json is damaged .*nested too deep"):
         embed_corpus(corpus, output, settings)
-    file.write_text(manifest.replace('"format_version": 2', '"format_version": 3'))
-    with pytest.raises(OutputError, match=r"manifest.json has format 3, this version reads 2"):
+    file.write_text(manifest.replace('"format_version": 3', '"format_version": 4'))
+    with pytest.raises(OutputError, match=r"manifest.json has format 4, this version reads 2 or 3"):
         embed_corpus(corpus, output, settings)
     file.unlink()
     with pytest.raises(OutputError, match=r"holds parts but no _cde/manifest.json"):

@@ -16,12 +16,13 @@ import ray
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.parts import part_files
 from cde_retriever.bulk.ray_engine import _by_file, embed_on_ray
+from cde_retriever.bulk.reading import read_parts as verified_parts
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.context.context import Context
 from cde_retriever.corpus.rows import Columns, Corpus, CorpusFile
 from cde_retriever.errors import ConfigError, CorpusError
-from tests.tiny import documents
+from tests.tiny import documents, plain_encoder
 from tests.unit.test_bulk import read_parts
 
 pytestmark = pytest.mark.timeout(900)  # a cluster that waits for itself does not say so
@@ -102,6 +103,17 @@ def test_a_run_is_gone_on_with_and_a_worker_killed_midway_changes_nothing(cluste
     assert 1 <= by_killed < len(reports), "one worker did everything before it was killed"
     assert os.getpid() not in {report.process for report in reports}
     assert_same_output(output, local)
+
+
+def test_both_parts_are_those_of_the_local_engine(cluster, corpus, tmp_path):
+    (tmp_path / "plain").mkdir()
+    spec = ModelSpec.of(str(plain_encoder(tmp_path / "plain")), device="cpu", pooling="mean")
+    local = BulkSettings(spec, batch_size=8, shard_size=250, parts="both")
+    embed_corpus(corpus, tmp_path / "local", local)
+    embed_corpus(corpus, tmp_path / "ray", replace(local, engine="ray", workers=WORKERS))
+    assert_same_output(tmp_path / "ray", tmp_path / "local")
+    for ours, expected in zip(verified_parts(tmp_path / "ray"), verified_parts(tmp_path / "local"), strict=True):
+        assert (ours.sparse != expected.sparse).nnz == 0 < expected.sparse.nnz
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(cluster, corpus, checkpoint, tmp_path):

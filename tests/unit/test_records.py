@@ -37,6 +37,15 @@ def test_what_is_no_record_is_refused_by_name(content, message, tmp_path):
         FORMAT.read(tmp_path / "record.json")
 
 
+def test_older_versions_are_read_where_a_format_says_so(tmp_path):
+    since_2 = RecordFormat(3, OutputError, "write it again", oldest=2)
+    for version in (2, 3):
+        assert since_2.parse(f'{{"format_version": {version}, "rows": 1}}', "here") == {"rows": 1}
+    for version in ("1", "4", '"3"', "true"):
+        with pytest.raises(OutputError, match="this version reads 2 or 3; write it again"):
+            since_2.parse(f'{{"format_version": {version}}}', "here")
+
+
 def test_values_that_make_nothing_are_damage_too_and_errors_that_say_more_are_kept():
     with (
         pytest.raises(OutputError, match=r"here is damaged \(KeyError\('rows'\)\); write it again"),

@@ -14,7 +14,7 @@ LENGTH_BYTES = 8
 LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library."""
 METADATA_KEY = "__metadata__"
-DTYPES = {"F32": "<f4", "I64": "<i8"}
+DTYPES = {"F32": "<f4", "I64": "<i8", "U32": "<u4", "U16": "<u2", "U8": "|u1"}
 """Types of the tensors that this project reads without the library, by their names in a header."""
 
 
@@ -27,12 +27,13 @@ def read_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     length = _header_length(data[:LENGTH_BYTES], len(data))
     start = LENGTH_BYTES + length
     tensors, metadata = _parse_header(data[LENGTH_BYTES:start], len(data) - start)
+    view = memoryview(data)
     arrays = {}
     for name, info in tensors.items():
         if info["dtype"] not in DTYPES:
             raise ValueError(f"tensor {name!r} has type {info['dtype']!r}, expected {' or '.join(DTYPES)}")
         first, last = info["data_offsets"]
-        array = np.frombuffer(data[start + first : start + last], DTYPES[info["dtype"]])
+        array = np.frombuffer(view[start + first : start + last], DTYPES[info["dtype"]])
         arrays[name] = array.reshape(info["shape"])
     return arrays, metadata
 

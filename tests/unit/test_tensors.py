@@ -12,6 +12,9 @@ ARRAYS = {
     "vectors": np.arange(12, dtype=np.float32).reshape(4, 3),
     "counts": np.array([[1, -2]], np.int64),
     "none": np.zeros((0, 5), np.float32),
+    "places": np.array([0, 2**32 - 1], np.uint32),
+    "documents": np.array([2**16 - 1], np.uint16),
+    "text": np.frombuffer(b"abc", np.uint8),
 }
 DATA = save(ARRAYS, metadata={"says": "something"})
 
@@ -33,7 +36,15 @@ def test_tensors_are_those_that_the_library_reads(tmp_path):
         np.testing.assert_array_equal(found[name], array, strict=True)
     (tmp_path / "file.safetensors").write_bytes(save({**ARRAYS, "half": np.zeros((2, 2), np.float16)}))
     shapes = read_tensor_shapes(tmp_path / "file.safetensors")
-    assert shapes == {"vectors": (4, 3), "counts": (1, 2), "none": (0, 5), "half": (2, 2)}
+    assert shapes == {
+        "vectors": (4, 3),
+        "counts": (1, 2),
+        "none": (0, 5),
+        "places": (2,),
+        "documents": (1,),
+        "text": (3,),
+        "half": (2, 2),
+    }
 
 
 @pytest.mark.parametrize(
@@ -65,5 +76,5 @@ def test_damaged_files_are_refused(data, tmp_path):
 
 
 def test_a_type_that_only_the_library_reads_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"tensor 'half' has type 'F16', expected F32 or I64"):
+    with pytest.raises(ValueError, match=r"tensor 'half' has type 'F16', expected F32 or I64 or U32 or U16 or U8"):
         read_tensors(save({"half": np.zeros(2, np.float16)}))

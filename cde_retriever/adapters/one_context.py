@@ -13,6 +13,7 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.loaded_model import full_dimension
 from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ContextMismatchError
 from cde_retriever.files.forking import ThreadLock
@@ -49,19 +50,20 @@ class OneContext:
         self._known: tuple[Context, str] | None = None
 
     @classmethod
-    def of_settings(cls, name: str | None, settings: object) -> "OneContext":
+    def of_settings(cls, name: str | None, settings: object, maker: str | None = None) -> "OneContext":
         """Return what an embedding holds: an encoder of its own over shared weights, without a context.
 
         Args:
             name: The model; None for the bundled one.
             settings: The embedding, with the fields of `MODEL_SETTINGS`.
+            maker: Name of the model that made the context it will get; None if it has none yet.
 
         Raises:
             CheckpointError: if there is no such model.
             ConfigError: for settings that the model does not have.
         """
         spec = ModelSpec.of(name, **{field: getattr(settings, field) for field in MODEL_SETTINGS})
-        return cls(shared_encoder(spec), type(settings).__name__)
+        return cls(shared_encoder(spec.for_stored(maker)), type(settings).__name__)
 
     @property
     def is_set(self) -> bool:
@@ -89,7 +91,7 @@ class OneContext:
     def stamp(self) -> str:
         """What is stored with every vector (`cde_retriever.adapters.stamps`); raises as `context` does."""
         kept = self.encoder.dimension
-        return stamp_of(self.fingerprint, None if kept == self.encoder.backend.dimension else kept)
+        return stamp_of(self.fingerprint, None if kept == full_dimension(self.encoder.backend) else kept)
 
     def fit(
         self,

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cde_retriever.checkpoint.folder import bundled_names
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.errors import ConfigError
 
@@ -47,6 +48,14 @@ class ModelSpec:
             raise ConfigError(f"backend is {self.backend!r}, expected {', '.join(map(repr, BACKENDS))}")
         if self.truncate_dim is not None and self.truncate_dim < 1:
             raise ConfigError(f"truncate_dim is {self.truncate_dim}, expected at least 1, or None for all numbers")
+
+    def for_stored(self, maker: str | None) -> "ModelSpec":
+        """Return the spec for what is stored already: of the default, the bundled model that made it.
+
+        Args:
+            maker: Name of the model that made it; None if nothing is stored.
+        """
+        return replace(self, name=maker) if self.name is None and maker in bundled_names() else self
 
     @classmethod
     def of(

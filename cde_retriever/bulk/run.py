@@ -126,6 +126,9 @@ def embed_corpus(
     folder = Path(output).expanduser()
     if Path(corpus).expanduser().is_dir() and folder.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"the output {folder} is inside the corpus {root}; choose another place")
+    kept = Manifest.read(folder) or Manifest.read_first_format(folder)
+    maker = context.model.name if context else kept.model_name if kept else None
+    settings = replace(settings, model=settings.model.for_stored(maker))
     encoder = ContextualEncoder.from_spec(settings.model)
     check_parts(settings.parts, encoder.config.corpus_head is not None, encoder.identity.name)
     run = _Run(root, names, folder, settings, encoder, _passage_size(names, encoder), show_progress)

@@ -16,12 +16,17 @@ from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 
 from cde_retriever.checkpoint.folder import (
+    BUNDLED,
     CONFIG_NAME,
+    DEFAULT_CHECKPOINT,
+    FILES_OF_KEY,
     LOW_RANK_KEY,
     LOW_RANK_NAME,
     SOURCE_KEY,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
+    bundled_names,
+    file_of,
     find_checkpoint,
     hash_checkpoint,
     hash_contents,
@@ -72,10 +77,10 @@ def read_checkpoint(
     lineage = _lineage(folder)
     config = _read_config(folder)[0]
     try:
-        refuse_oversize(config, lineage[-1][0] / WEIGHTS_NAME)
+        refuse_oversize(config, file_of(lineage[-1][0], WEIGHTS_NAME))
         model = _build(config, folder)
         for place, update in reversed(lineage):  # the base before what changes it
-            weights = load_file(place / (LOW_RANK_NAME if update else WEIGHTS_NAME))
+            weights = load_file(file_of(place, LOW_RANK_NAME if update else WEIGHTS_NAME))
             if update:
                 apply_updates(model, weights, update, source=str(place))
             else:
@@ -83,9 +88,10 @@ def read_checkpoint(
     except (ConfigError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
     first = next((tensor.dtype for tensor in weights.values()), torch.float32)
-    texts = next(place for place, _ in lineage if (place / TOKENIZER_NAME).is_file())
-    tokenizer = read_tokenizer(texts / TOKENIZER_NAME)
-    refuse_unknown_ids(tokenizer, int(model.second_stage.backbone.config.vocab_size), texts)
+    found = (file_of(place, TOKENIZER_NAME) for place, _ in lineage)
+    texts = next(file for file in found if file.is_file())
+    tokenizer = read_tokenizer(texts)
+    refuse_unknown_ids(tokenizer, int(model.second_stage.backbone.config.vocab_size), texts.parent)
     return Checkpoint(
         model=model.to(device=device, dtype=dtype or torch.float32).eval(),
         tokenizer=tokenizer,
@@ -96,8 +102,11 @@ def read_checkpoint(
 
 
 def _source_of(folder: Path) -> str | None:
-    """Return the sha256 of what a folder was converted from, if it was and is as it was written then."""
-    source = parse_json((folder / CONFIG_NAME).read_bytes()).get(SOURCE_KEY)
+    """Return the sha256 that a copy keeps: of what a folder was converted from, or of a folder with shared files."""
+    values = parse_json((folder / CONFIG_NAME).read_bytes())
+    if FILES_OF_KEY in values:
+        return hash_checkpoint(folder)
+    source = values.get(SOURCE_KEY)
     return source["sha256"] if source and source["sha256"] == hash_checkpoint(folder) else None
 
 
@@ -124,7 +133,7 @@ def _lineage(folder: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Low
     update = _read_config(folder)[1]
     needed = (LOW_RANK_NAME,) if update else (WEIGHTS_NAME, TOKENIZER_NAME)
     for name in needed:
-        if not (folder / name).is_file():
+        if not file_of(folder, name).is_file():
             raise CheckpointError(
                 f"{folder} has no {name}; a checkpoint holds config.json, model.safetensors, tokenizer.json, one of "
                 f"low-rank updates config.json, {LOW_RANK_NAME}"
@@ -145,8 +154,11 @@ def _lineage(folder: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Low
 
 def _find_base(folder: Path, update: LowRankSettings) -> Path:
     name = update.base["name"]
+    if name is None:  # bundled, perhaps with an earlier version
+        same = (BUNDLED / n for n in bundled_names() if hash_checkpoint(BUNDLED / n) == update.base["sha256"])
+        return next(same, DEFAULT_CHECKPOINT)
     try:
-        if name is not None and (folder / name).is_dir():
+        if (folder / name).is_dir():
             return folder / name
     except OSError as error:  # a name that is too long for the system
         raise CheckpointError(f"the base of the low-rank updates in {folder} has no name: {error!s:.80}") from error
@@ -167,14 +179,20 @@ def _read_config(folder: Path) -> tuple[ModelConfig, LowRankSettings | None]:
         values = parse_json((folder / CONFIG_NAME).read_bytes())
         update = values.pop(LOW_RANK_KEY, None)
         values.pop(SOURCE_KEY, None)
+        values.pop(FILES_OF_KEY, None)
         return ModelConfig.from_dict(values), None if update is None else LowRankSettings.from_dict(update)
     except (ConfigError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error!s:.500}") from error
 
 
 def _load_strictly(model: TwoStageModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Copy weights into the model; every tensor of each must be in the other, with its shape."""
+    """Copy weights into the model; every tensor of each must be in the other, with its shape.
+
+    Of a file that belongs to another checkpoint, what that one alone has is left out.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.stored_state().items()}
+    if not (folder / WEIGHTS_NAME).is_file():
+        weights = {name: tensor for name, tensor in weights.items() if name in shapes}
     refuse_misfits(weights, shapes, source=str(folder))
     model.load_state_dict(weights, strict=False)  # strictness is above, and knows of the shared embeddings
 

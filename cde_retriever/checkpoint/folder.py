@@ -22,14 +22,18 @@ LOW_RANK_KEY = "low_rank"
 SOURCE_KEY = "source"
 """Where a configuration says what was converted: the sha256 of the source, and that of this folder as written then."""
 HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
-DEFAULT_CHECKPOINT = Path(__file__).parent / "default_checkpoint"
+FILES_OF_KEY = "files_of"
+"""Where a configuration names the bundled checkpoint whose weights and tokenizer are also this one's."""
+BUNDLED = Path(__file__).parent / "bundled"
+DEFAULT_CHECKPOINT = BUNDLED / "cde-minilm-l6-v2"
 
 
 def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = None) -> tuple[Path, str | None]:
     """Return a checkpoint's folder and, for one from the Hub, its commit.
 
     Args:
-        name: None, or its own name, for the bundled default; a folder; or a Hub id such as ``"organisation/model"``.
+        name: None for the bundled default; the name of a bundled checkpoint, this version's or an earlier one's; a
+            folder; or a Hub id such as ``"organisation/model"``.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
@@ -38,17 +42,36 @@ def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = 
     if name is None:
         return DEFAULT_CHECKPOINT, None
     folder = _local_folder(str(name))
-    if folder is None and str(name) == bundled_name():
-        folder = DEFAULT_CHECKPOINT
+    if folder is None and str(name) in bundled_names():
+        folder = BUNDLED / str(name)
     if folder is not None:
         return folder, None
     snapshot = download(str(name), revision)
     return snapshot, snapshot.name
 
 
-def bundled_name() -> str:
-    """Return the name of the bundled checkpoint; it stands for it wherever a model is named."""
-    return str(json.loads((DEFAULT_CHECKPOINT / CONFIG_NAME).read_bytes())["name"])
+def bundled_names() -> list[str]:
+    """Return the names of the bundled checkpoints, which stand for them wherever a model is named."""
+    return sorted(folder.name for folder in BUNDLED.iterdir())
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Return where a checkpoint's file lies: in its folder, or in the bundled checkpoint whose files it shares.
+
+    Raises:
+        CheckpointError: if it shares files with something that is not bundled.
+    """
+    if (folder / name).is_file() or not (folder / CONFIG_NAME).is_file():
+        return folder / name
+    owner = parse_json((folder / CONFIG_NAME).read_bytes()).get(FILES_OF_KEY)
+    if owner is None:
+        return folder / name
+    if owner not in bundled_names():
+        raise CheckpointError(
+            f"{FILES_OF_KEY} in {folder / CONFIG_NAME} is {owner!r:.80}, expected one of {', '.join(bundled_names())}; "
+            "is it of a later version? Then upgrade cde-retriever"
+        )
+    return BUNDLED / str(owner) / name
 
 
 def _local_folder(name: str) -> Path | None:
@@ -75,8 +98,8 @@ def _local_folder(name: str) -> Path | None:
 def hash_checkpoint(folder: Path) -> str:
     """Return the sha256 over configuration, weights and tokenizer of a folder; of low-rank updates also their base's.
 
-    Names, the model's and that of a base, are for people and take no part. A folder that was converted from another
-    format has the sha256 of its source, as long as it is what was written then.
+    Names, the model's and those of a base or of a checkpoint with shared files, take no part. A folder that was
+    converted from another format has the sha256 of its source, as long as it is what was written then.
 
     Raises:
         CheckpointError: if a file is missing or damaged.
@@ -84,13 +107,14 @@ def hash_checkpoint(folder: Path) -> str:
     try:
         config = parse_json((folder / CONFIG_NAME).read_bytes())
         source = config.pop(SOURCE_KEY, None)
+        config.pop(FILES_OF_KEY, None)
         update = config.get(LOW_RANK_KEY)
         if update:
             update["base"] = update["base"]["sha256"]
         names = [LOW_RANK_NAME if update else WEIGHTS_NAME, TOKENIZER_NAME]
         if update and not (folder / TOKENIZER_NAME).is_file():
             names.remove(TOKENIZER_NAME)  # the base's tokenizer, which its hash covers
-        own = hash_contents(config, (bytes.fromhex(hash_file(folder / name)) for name in names))
+        own = hash_contents(config, (bytes.fromhex(hash_file(file_of(folder, name))) for name in names))
         return str(source["sha256"]) if source and source["checkpoint"] == own else own
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error!s:.500}") from error

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cde_retriever.backends.backend import Backend
+from cde_retriever.checkpoint.folder import bundled_names
 from cde_retriever.context.context import Context, ModelIdentity, listed_context, make_context
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.sampling import Sample, sample_documents
@@ -293,9 +294,11 @@ class ContextualEncoder(LoadedModel):
         for name in ("prompts", "max_length", "ordered", "sha256"):  # the hash covers the others, but says less
             mine, other = getattr(ours, name), getattr(theirs, name)
             if mine != other:
+                bundled = f", which is bundled, by its name {theirs.name!r}" if theirs.name in bundled_names() else ""
                 raise ContextMismatchError(
                     f"context {context.fingerprint[:12]} was made by model {theirs.name!r} with {name} {other!r}, "
-                    f"this is {ours.name!r} with {name} {mine!r}; load that model, or fit a context with this one"
+                    f"this is {ours.name!r} with {name} {mine!r}; load that model{bundled}, or fit a context with this "
+                    "one"
                 )
 
     def _require_active(self) -> _Active:

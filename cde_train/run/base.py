@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from pathlib import Path
 
-from cde_retriever.checkpoint.folder import CONFIG_NAME, LOW_RANK_KEY, SOURCE_KEY, find_checkpoint
+from cde_retriever.checkpoint.folder import CONFIG_NAME, FILES_OF_KEY, LOW_RANK_KEY, SOURCE_KEY, find_checkpoint
 from cde_retriever.checkpoint.kinds import read_json
 from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import ModelConfig
@@ -45,7 +45,7 @@ def read_model_config(folder: Path) -> ModelConfig | None:
         values = read_json(file)
         if "cde_format_version" not in values:
             return None
-        others = (LOW_RANK_KEY, SOURCE_KEY)
+        others = (FILES_OF_KEY, LOW_RANK_KEY, SOURCE_KEY)
         return ModelConfig.from_dict({key: value for key, value in values.items() if key not in others})
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged ({error}); restore it, or start from another base") from error

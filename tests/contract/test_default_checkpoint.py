@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from cde_retriever import ContextualEncoder
-from cde_retriever.checkpoint.folder import DEFAULT_CHECKPOINT
+from cde_retriever.checkpoint.folder import BUNDLED, DEFAULT_CHECKPOINT
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.errors import CheckpointError
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.llama_index import CDEEmbedding
 
@@ -37,12 +39,34 @@ def docstrings() -> list[str]:
 
 
 def test_it_is_small_half_precision_and_documented() -> None:
-    sizes = {path.name: path.stat().st_size for path in DEFAULT_CHECKPOINT.iterdir()}
-    assert set(sizes) == {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
-    assert sum(sizes.values()) < 80e6
+    assert {path.name for path in DEFAULT_CHECKPOINT.iterdir()} == {"README.md", "config.json"}
+    assert sum(path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file()) < 47e6
     card = (DEFAULT_CHECKPOINT / "README.md").read_text()
     for heading in ("Data and licences", "Figures", "Where it loses", "Limits"):
         assert f"## {heading}" in card
+
+
+def test_its_head_has_the_numbers_that_every_encoder_gets(encoder) -> None:
+    """If this fails, the numbers have changed: python -m benchmarks.recipes.bundled."""
+    assert encoder.config.corpus_head == HeadSettings().to_dict()
+    assert encoder.dimension == 768
+
+
+def test_a_copy_on_its_own_is_the_same_model(encoder, docstrings, tmp_path) -> None:
+    again = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "copy"), device="cpu")
+    assert again.identity == encoder.identity
+    context = encoder.fit_context(docstrings[:9])
+    again.set_context(context)
+    found, expected = (e.encode_documents(docstrings[:3], parts="both") for e in (again, encoder))
+    np.testing.assert_array_equal(found.dense, expected.dense)
+    assert found.sparse.nnz == expected.sparse.nnz > 40
+
+
+def test_files_of_nothing_bundled_are_refused(tmp_path) -> None:
+    config = json.loads((DEFAULT_CHECKPOINT / "config.json").read_text()) | {"files_of": "cde-minilm-l6-v9"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"'cde-minilm-l6-v9', expected one of cde-minilm-l6-v1, .* upgrade"):
+        ContextualEncoder.from_pretrained(tmp_path)
 
 
 def test_its_first_stage_is_the_plain_backbone(encoder) -> None:

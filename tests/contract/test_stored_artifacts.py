@@ -6,6 +6,7 @@ to as much as training makes of that.
 """
 
 import json
+import pickle
 import pkgutil
 import shutil
 import tomllib
@@ -48,8 +49,9 @@ def run(name: str, *arguments: str) -> None:
     assert pkgutil.resolve_name(scripts[name])(list(arguments)) == 0
 
 
-def assert_vectors(found: Any, key: str, tolerance: float = ROUNDING) -> None:
-    np.testing.assert_allclose(found, EXPECTED[key], rtol=0, atol=tolerance, strict=True)
+def assert_vectors(found: Any, key: str, tolerance: float = ROUNDING, row: int | None = None) -> None:
+    expected = EXPECTED[key] if row is None else EXPECTED[key][row]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance, strict=True)
 
 
 def assert_rankings(found: list[list[tuple[Any, float]]], key: str, tolerance: float = ROUNDING) -> None:
@@ -91,10 +93,9 @@ def test_a_checkpoint_written_again_is_the_same_one(tmp_path: Path) -> None:
         assert again.identity.sha256 == FACTS[f"checkpoints/{name}"]["model"]
 
 
-def test_the_bundled_model_embeds_as_it_did() -> None:
-    """Another bundled model, or another version of it, has its own figures: this test then belongs to the old one."""
+def test_version_1_of_the_bundled_model_embeds_as_it_did() -> None:
     facts, key = FACTS["checkpoints/bundled"], "checkpoints/bundled"
-    encoder = ContextualEncoder.from_pretrained(device="cpu")
+    encoder = ContextualEncoder.from_pretrained("cde-minilm-l6-v1", device="cpu")
     assert encoder.identity.sha256 == facts["model"]
     context = Context.load("contexts/bundled.safetensors")
     assert context.fingerprint == facts["context"] == encoder.fit_context(TEXTS["documents"], seed=3).fingerprint
@@ -104,6 +105,28 @@ def test_the_bundled_model_embeds_as_it_did() -> None:
     encoder.set_context(encoder.null_context())
     assert encoder.context.fingerprint == facts["null"]
     assert_vectors(encoder.encode_documents(TEXTS["documents"][:5]), f"{key}/null")
+
+
+def test_what_version_1_stored_opens_with_version_1_without_a_name(tmp_path: Path) -> None:
+    from cde_retriever.langchain import CDEEmbeddings
+    from cde_retriever.llama_index import CDEEmbedding
+
+    file, query = "contexts/bundled.safetensors", TEXTS["queries"][0]
+    for embedding in (CDEEmbedding(context=file, device="cpu"), pickle.loads(pickle.dumps(CDEEmbedding(context=file)))):
+        assert embedding.context_fingerprint == FACTS["checkpoints/bundled"]["context"]
+        assert_vectors(np.float32(embedding.get_query_embedding(query)), "checkpoints/bundled/queries", row=0)
+    assert_vectors(np.float32(CDEEmbeddings(context=file).embed_query(query)), "checkpoints/bundled/queries", row=0)
+    rows = "".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(TEXTS["documents"][:5]))
+    Path("few.jsonl").write_text(rows)
+    run("cde", "embed", "few.jsonl", "-o", "few", "--context", file)
+    run("cde", "embed", "few.jsonl", "-o", "few")  # what was begun with version 1 goes on with it
+    assert Context.load("few").model.name == "cde-minilm-l6-v1"
+
+
+def test_a_context_of_version_1_says_which_model_it_needs() -> None:
+    encoder = ContextualEncoder.from_pretrained(device="cpu")
+    with pytest.raises(ContextMismatchError, match="load that model, which is bundled, by its name 'cde-minilm-l6-v1'"):
+        encoder.set_context(Context.load("contexts/bundled.safetensors"))
 
 
 def test_a_context_of_hashes_alone_is_the_same_context() -> None:

@@ -350,3 +350,15 @@ def test_ranks_and_scales_that_cannot_be_are_refused(folder, change):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=str(folder)):
         ContextualEncoder.from_pretrained(folder, device="cpu")
+
+
+def test_updates_of_an_earlier_bundled_model_find_it(tmp_path) -> None:
+    """With its name left out, as updates of the model bundled then were written."""
+    encoder = trained("cde-minilm-l6-v1")
+    expected = vectors(encoder)
+    folder = write_low_rank(tmp_path / "updates", encoder, "cde-minilm-l6-v1")
+    config = json.loads((folder / "config.json").read_text())
+    config["low_rank"]["base"]["name"] = None
+    (folder / "config.json").write_text(json.dumps(config))
+    found = vectors(ContextualEncoder.from_pretrained(folder, device="cpu"))
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -87,10 +87,12 @@ class CDEEmbeddings(BaseModel, Embeddings):
             FileNotFoundError: if there is no context at the path.
         """
         name = None if self.model_name is None else str(self.model_name)
-        self._own = OneContext.of_settings(name, self)
+        given = self.given_context
+        known = given if isinstance(given, Context | None) else Context.load(given)
+        self._own = OneContext.of_settings(name, self, None if known is None else known.model.name)
         self._encoder = self._own.encoder
-        if self.given_context is not None:
-            self.load_context(self.given_context)
+        if known is not None:
+            self._own.set(known)
 
     # The context
 

@@ -109,9 +109,10 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
     """
     if embedding is not None and model_kwargs:
         raise TypeError(f"received an embedding and arguments for a new one ({', '.join(model_kwargs)}); give one")
-    embedding = embedding or CDEEmbeddings(**model_kwargs)
     if not isinstance(context, Context):
         check_index(Path(context))
+        context = Context.load(context)
+    embedding = embedding or CDEEmbeddings(context=context, **model_kwargs)
     embedding.load_context(context)
     return guard(opener(embedding), embedding)
 

@@ -56,10 +56,11 @@ class EmbeddingSettings(BaseEmbedding):
         name = DEFAULT_MODEL if model_name is None else os.fspath(model_name)
         super().__init__(model_name=name, **settings)
         named = None if name == DEFAULT_MODEL else name
-        self._own = OneContext.of_settings(named, self)
+        known = context if isinstance(context, Context | None) else read_context(context)
+        self._own = OneContext.of_settings(named, self, None if known is None else known.model.name)
         self._encoder = self._own.encoder
-        if context is not None:
-            self._own.set(context if isinstance(context, Context) else read_context(context))
+        if known is not None:
+            self._own.set(known)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a field; not one that decides what the vectors are, and an ``embeddings_cache`` is refused here too."""

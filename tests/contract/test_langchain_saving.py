@@ -1,12 +1,10 @@
 """A LangChain index that is saved over an older one is the old one or the new one, whenever the process is killed."""
 
+import itertools
 import json
 import os
 import pickle
 import random
-import signal
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ from cde_retriever.context.context import Context
 from cde_retriever.errors import ContextMismatchError
 from cde_retriever.langchain import CDEEmbeddings, from_documents, guard
 from tests.contract.langchain_corpus import FAISS, QUERY, corpus, fitted_on, load_faiss
+from tests.killing import killed, kills
 
-KILLS = int(os.environ.get("CDE_KILLS", "8"))
 OPENERS: dict[Any, Callable[[Path], Callable[[Any], Any]]] = {
     FAISS: lambda folder: lambda e: load_faiss(folder, e),
     InMemoryVectorStore: lambda folder: lambda e: InMemoryVectorStore.load(str(folder / "store.json"), e),
@@ -140,33 +138,22 @@ def test_a_dump_that_fails_leaves_the_old_file(embedding, tmp_path, monkeypatch)
     assert [file.name for file in tmp_path.iterdir()] == ["store.json"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="kills a forked process")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize("store_class", OPENERS)
 def test_killed_while_saving_leaves_the_old_index_or_the_new_one(store_class, embedding, tmp_path):
     stores = [from_documents(store_class, corpus(0, count), embedding) for count in (30, 12)]
     expected = [hits(store) for store in stores]
     folder, seed = tmp_path / "index", random.Random(0)
     cde.save_local(stores[0], folder)
-    for _ in range(KILLS):
-        kill_while_saving(stores, folder, seed.uniform(0.0, 0.03))
+
+    def save_in_turn(begin):
+        begin()
+        for store in itertools.cycle(stores):
+            cde.save_local(store, folder)
+
+    for _ in range(kills(8)):
+        assert killed(save_in_turn, seed.uniform(0.0, 0.03))
         assert hits(reopen(store_class, folder, embedding)) in expected
     cde.save_local(stores[0], folder)
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
     assert hits(reopen(store_class, folder, embedding)) == expected[0]
-
-
-def kill_while_saving(stores: list[Any], folder: Path, after: float) -> None:
-    """Let a process save one store after the other, and kill it after some seconds of that."""
-    ready, told = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(told, b".")
-        while True:
-            for store in stores:
-                cde.save_local(store, folder)
-    os.read(ready, 1)
-    time.sleep(after)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(ready)
-    os.close(told)

@@ -1,9 +1,7 @@
 """`CDEVectorStoreIndex.persist`: the old index or the new one, at whatever moment the process dies."""
 
 import itertools
-import os
 import random
-import signal
 import time
 
 import pytest
@@ -14,6 +12,7 @@ from cde_retriever.adapters.llama_index import storage
 from cde_retriever.files.replacing import ASIDE
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import chroma, corpus, ranking
+from tests.killing import killed, kills
 
 pytestmark = pytest.mark.filterwarnings("ignore:the vectors go to ChromaVectorStore")
 
@@ -63,19 +62,14 @@ def test_killed_writers_leave_the_old_index_or_the_new_one(checkpoint, tmp_path)
     indexes[0].persist(folder)
     took = time.perf_counter() - began
     seen, rng = set(), random.Random(0)
-    for kill in range(12):
-        told, tell = os.pipe()
-        child = os.fork()
-        if child == 0:
-            for number in itertools.count(kill):
-                indexes[number % 2].persist(folder)
-                os.write(tell, b".")
-        os.read(told, 1)  # it has written once
-        time.sleep(rng.uniform(0, 2) * took)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(told)
-        os.close(tell)
+
+    def persist_in_turn(begin, first):
+        for number in itertools.count(first):
+            indexes[number % 2].persist(folder)
+            begin()  # once it has written
+
+    for kill in range(kills(12)):
+        assert killed(lambda begin, first=kill: persist_in_turn(begin, first), rng.uniform(0, 2) * took)
         found = ranking(opened(folder, checkpoint))
         assert found in wanted, f"kill {kill}"
         seen.add(wanted.index(found))

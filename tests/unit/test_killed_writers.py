@@ -3,16 +3,14 @@
 import itertools
 import os
 import random
-import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from cde_retriever.checkpoint.folder import hash_checkpoint
+from tests.killing import killed, kills
 from tests.tiny import tiny_encoder
-
-ROUNDS = 10
 
 
 def write_slowly(path, data):
@@ -24,31 +22,20 @@ def write_slowly(path, data):
             time.sleep(0.001)
 
 
-def start_writing(encoders, target):
-    """Fork a child that writes one checkpoint after the other, and return its id once the first is there."""
-    child = os.fork()
-    if child == 0:
-        try:
-            Path.write_bytes = write_slowly
-            for number in itertools.count():
-                encoders[number % 2].save_pretrained(target)
-        finally:
-            os._exit(1)
-    while not (target / "config.json").exists():
-        time.sleep(0.0005)
-    return child
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_what_a_killed_writer_leaves_is_whole(tmp_path):
     encoders = [tiny_encoder(seed=seed) for seed in (0, 1)]
     moments, whole = random.Random(1), {encoder.identity.sha256 for encoder in encoders}
     target = encoders[0].save_pretrained(tmp_path / "target")
-    for _ in range(ROUNDS):
-        child = start_writing(encoders, target)
-        time.sleep(moments.uniform(0, 0.05))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+
+    def write_in_turn(begin):
+        Path.write_bytes = write_slowly  # in the child alone
+        begin()
+        for encoder in itertools.cycle(encoders):
+            encoder.save_pretrained(target)
+
+    for _ in range(kills(10)):
+        assert killed(write_in_turn, moments.uniform(0, 0.05))
         assert hash_checkpoint(target) in whole
     encoders[0].save_pretrained(target)
     assert sorted(file.name for file in target.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]

@@ -1,11 +1,9 @@
 """Files and folders are replaced as a whole, whenever a writer is killed, and killed writers leave no litter."""
 
+import itertools
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,26 +11,23 @@ import pytest
 from cde_retriever.files import replacing as module
 from cde_retriever.files.leftovers import hidden_beside, lock, unlock
 from cde_retriever.files.replacing import recover_folder, replacing, replacing_folder, write_atomically
+from tests.killing import Begin, killed, kills
 
-WRITER = """
-import itertools, sys
-from pathlib import Path
-from cde_retriever.files import replacing
 
-kind, target = sys.argv[1], Path(sys.argv[2])
-if kind == "moved aside":
-    replacing._exchange = lambda one, other: False
-for number in itertools.count():
-    content = str(number).encode() * 5000
-    if kind == "file":
-        replacing.write_atomically(target, content)
-    else:
-        with replacing.replacing_folder(target, start_empty=True) as new:
-            for name in "abc":
-                (new / name).write_bytes(content)
-    if number == 0:
-        print("begun", flush=True)
-"""
+def write_numbers(kind: str, target: Path, begin: Begin) -> None:
+    """Write one number after the other over a file or a folder."""
+    if kind == "moved aside":
+        module._exchange = lambda *_: False  # in a child alone
+    for number in itertools.count():
+        content = str(number).encode() * 5000
+        if kind == "file":
+            write_atomically(target, content)
+        else:
+            with replacing_folder(target, start_empty=True) as new:
+                for name in "abc":
+                    (new / name).write_bytes(content)
+        if number == 0:
+            begin()
 
 
 def number_in(target: Path) -> int:
@@ -49,16 +44,12 @@ def number_in(target: Path) -> int:
     return int(number)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize("kind", ["file", "folder", "moved aside"])
 def test_a_writer_killed_at_any_moment_leaves_old_or_new_and_the_next_one_no_litter(kind, tmp_path):
     target, moments = tmp_path / "target", random.Random(0)
-    for _ in range(8):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, kind, str(target)], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "begun\n"
-        time.sleep(moments.uniform(0, 0.03))
-        writer.send_signal(signal.SIGKILL)
-        writer.communicate()
+    for _ in range(kills(8)):
+        assert killed(partial(write_numbers, kind, target), moments.uniform(0, 0.03))
         if kind == "moved aside":
             recover_folder(target)
         assert number_in(target) >= 0

@@ -1,0 +1,47 @@
+"""Kill writers at random moments, for the tests of what they leave behind.
+
+A suite run kills a few times; ``CDE_KILLS=40`` kills each writer so often.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+Begin = Callable[[], None]
+
+
+def kills(few: int) -> int:
+    """Return how often a test kills: as few times as its suite run affords, or as the environment says."""
+    return int(os.environ.get("CDE_KILLS", few))
+
+
+def killed(work: Callable[[Begin], object], after: float) -> bool:
+    """Let a forked child do some work, kill it, and return whether it was still at it.
+
+    Args:
+        work: What the child does; it calls its argument when the time begins to count.
+        after: Seconds until the kill.
+
+    Raises:
+        AssertionError: if the work failed by itself.
+    """
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)
+            work(lambda: os.write(tell, b"."))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(tell)
+    assert os.read(told, 1) == b".", "the work failed before it began; its traceback is on stderr"
+    os.close(told)
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), "the work failed; its traceback is on stderr"
+    return status != 0

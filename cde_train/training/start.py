@@ -1,8 +1,10 @@
 """Build the model that training starts from: two stages of one plain encoder, or a CDE checkpoint."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +41,7 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
         prompts=start.prompts if any(start.prompts.values()) else plain.prompts,
         pooling=plain.pooling,
         pool_prompt=plain.pool_prompt,
-        projection=tuple(plain.projection),
+        projection=tuple(_projection(plain.projection, start)),
     )
     model = TwoStageModel(config)
     for stage in (model.first_stage, model.second_stage):
@@ -47,6 +49,13 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
         stage.projection.load_state_dict(plain.weights)
     model.second_stage.enter_like_words()
     return ContextualEncoder.from_model(model, plain.tokenizer)
+
+
+def _projection(layers: Sequence[Mapping[str, Any]], start: StartConfig) -> Sequence[Mapping[str, Any]]:
+    """Return the layers after pooling, without a last normalisation where the layout brings one of its own."""
+    if start.context_attention != "late" and layers and layers[-1]["kind"] == "normalize":
+        return layers[:-1]
+    return layers
 
 
 def open_start(base: str | None, start: StartConfig, seed: int = 0) -> ContextualEncoder:

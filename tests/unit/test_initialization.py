@@ -10,6 +10,7 @@ from cde_retriever import CheckpointError
 from cde_retriever.model.evidence import Evidence
 from cde_train.training.config import StartConfig
 from cde_train.training.start import start_from
+from tests.plain_models import save_model
 from tests.tiny import FAMILIES, documents, plain_encoder
 
 
@@ -26,6 +27,16 @@ def test_start_is_two_stages_of_the_plain_encoder(tmp_path, family: str) -> None
     encoder.open_model().second_stage.gate.data.fill_(-torch.inf)
     encoder.fit_context(documents(20))
     np.testing.assert_allclose(encoder.encode_documents(texts), np.stack(rows), atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["cached", "joint", "late"])
+def test_a_model_that_normalises_at_its_end_starts_every_layout(tmp_path, layout: str) -> None:
+    """As all-MiniLM-L6-v2 and most of its kind do; only `late` keeps the layer, since its checkpoints have it."""
+    theirs = save_model(tmp_path, normalize=True)
+    encoder = start_from(tmp_path / "model", StartConfig("x", context_attention=layout, max_length=64))
+    assert len(encoder.config.projection) == (1 if layout == "late" else 0)
+    texts = documents(3)
+    np.testing.assert_allclose(encoder.encode_first_stage(texts), theirs.encode(texts), atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

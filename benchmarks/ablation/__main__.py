@@ -80,10 +80,10 @@ def plan(config: dict[str, Any]) -> list[Run]:
 
 
 @contextmanager
-def taken(run: Run) -> Iterator[bool]:
-    """Take a run for this process; say whether nobody else has it."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / "lock").open("w") as lock:
+def taken(folder: Path) -> Iterator[bool]:
+    """Take a run's folder for this process; say whether nobody else has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for run in runs:
         if options.only and f"{run.cell}-{run.seed}" not in options.only:
             continue
-        with taken(run) as mine:
+        with taken(run.folder) as mine:
             if mine and not run.result.exists():
                 result = perform(run, config)
                 write_atomically(run.result, json.dumps(result, indent=2).encode())

@@ -136,18 +136,18 @@ def write_tables(
 
 def draw_difficulty(results: list[dict[str, Any]], file: Path) -> None:
     """Draw each run: how hard its batches were, and what it reached."""
-    figure, axes = _figure("batch difficulty (mean cosine to the other pairs of the batch)", "nDCG@10 x 100")
+    figure, axes = new_figure("batch difficulty (mean cosine to the other pairs of the batch)", "nDCG@10 x 100")
     for name in dict.fromkeys(run["cell"] for run in results):
         runs = [run for run in results if run["cell"] == name]
         scores = [100 * np.mean([own(run, data) for data in run["sets"]]) for run in runs]
         axes.scatter([run["batch_difficulty"] for run in runs], scores, label=name.replace("_", ", "))
     axes.legend(fontsize=8)
-    _write(figure, file)
+    write_figure(figure, file)
 
 
 def draw_clusters(sweep: list[dict[str, Any]], file: Path) -> None:
     """Draw how hard batches are by the size of clusters."""
-    figure, axes = _figure("pairs a cluster", "batch difficulty")
+    figure, axes = new_figure("pairs a cluster", "batch difficulty")
     sizes = [row for row in sweep if row["cluster_size"]]
     axes.plot([row["cluster_size"] for row in sizes], [row["batch_difficulty"] for row in sizes], marker="o")
     for row in sweep:
@@ -155,10 +155,11 @@ def draw_clusters(sweep: list[dict[str, Any]], file: Path) -> None:
             axes.axhline(row["batch_difficulty"], linestyle="--", label="random batches of one domain")
             axes.legend(fontsize=8)
     axes.set_xscale("log", base=2)
-    _write(figure, file)
+    write_figure(figure, file)
 
 
-def _figure(x: str, y: str) -> tuple[Any, Any]:
+def new_figure(x: str, y: str) -> tuple[Any, Any]:
+    """Return an empty figure and its axes, named so."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -172,5 +173,6 @@ def _figure(x: str, y: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _write(figure: Any, file: Path) -> None:
+def write_figure(figure: Any, file: Path) -> None:
+    """Write a figure as SVG, the same file from the same numbers."""
     figure.savefig(file, metadata={"Date": None})

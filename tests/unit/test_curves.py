@@ -1,0 +1,128 @@
+"""The ablation by pairs seen: the order of rungs, each going on from the one before, and what the page adds up."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertModel
+
+from benchmarks.ablation import curves
+from benchmarks.ablation.curves import Pairs, Rung, perform, rungs
+from benchmarks.ablation.curves_page import differences, markdown, scores
+from benchmarks.ablation.curves_start import make_start, token_weights
+from cde_retriever.checkpoint.checkpoint import read_checkpoint
+from cde_train.data.pairs import texts_of
+from cde_train.vectors.surrogate import embed_texts
+from tests.tiny import plain_encoder
+from tests.unit.test_surrogate import CountingSurrogate
+from tests.unit.test_trainer import training_set
+
+
+def config(tmp_path) -> dict:
+    train = {"batch_size": 8, "chunk_size": 8, "train_length": 24, "context_sizes": [2, 4], "warmup_steps": 1}
+    return {
+        "seeds": [0, 1],
+        "output": str(tmp_path / "runs"),
+        "first_rung": 16,
+        "start": {"base": str(plain_encoder(tmp_path / "plain")), "max_length": 24, "context_size": 4, "gate": 0.5},
+        "train": train | {"train_first_stage": True, "save_steps": 10},
+        "cell": {
+            "mixed": {"clustering": {"method": "domain", "mixed": True}, "contexts": ["null"]},
+            "both": {"clustering": {"method": "kmeans", "cluster_size": 8}, "contexts": ["corpus"]},
+        },
+    }
+
+
+def test_rungs_come_breadth_first_and_double(tmp_path):
+    found = [(r.run.cell, r.run.seed, r.begin, r.end) for r in rungs(config(tmp_path), 40, [], [1])]
+    assert found == [("mixed", 1, 0, 16), ("both", 1, 0, 16), ("mixed", 1, 16, 32), ("both", 1, 16, 32)]
+    only = list(rungs(config(tmp_path), 20, ["both"], []))
+    assert [(r.run.cell, r.run.seed) for r in only] == [("both", 0), ("both", 1)]
+
+
+@pytest.fixture
+def data(tmp_path) -> Pairs:
+    pairs = training_set().pairs
+    return Pairs(list(pairs), embed_texts(texts_of(pairs), CountingSurrogate(), tmp_path / "vectors", identity="x"))
+
+
+def test_a_rung_goes_on_where_the_one_before_it_ended(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(curves, "measure", lambda *_: {})
+    settings = config(tmp_path)
+    first, second = list(rungs(settings, 32, ["both"], [0]))
+    assert perform(first, settings, data)["pairs"] == 16
+    settings["train"] |= dict.fromkeys(("learning_rate", "new_learning_rate", "gate_learning_rate"), 0.0)
+    perform(second, settings, data)
+    start = curves.open_start(Rung(first.run, 0, 16), settings).open_model().state_dict()
+    one, other = (read_checkpoint(rung.model).model.state_dict() for rung in (first, second))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert start["second_stage.gate"].unique().tolist() == [0.5]
+    assert any(not torch.equal(start[name], one[name]) for name in one)
+    assert not torch.equal(start["first_stage.backbone.encoder.layer.0.attention.self.query.weight"],
+                           one["first_stage.backbone.encoder.layer.0.attention.self.query.weight"])  # fmt: skip
+
+
+def test_a_mixed_cell_puts_all_domains_into_one_batch(tmp_path, data):
+    everything = data.cluster({"method": "domain", "mixed": True}, tmp_path)
+    apart = data.cluster({"method": "domain"}, tmp_path)
+    assert len(set(everything.labels.tolist())) == 1
+    assert len(set(apart.labels.tolist())) == 2
+
+
+def test_difficulty_is_that_of_the_pairs_named(data):
+    batches = np.array([[5, 9, 30], [2, 40, 7]])
+    queries, documents = (view[np.arange(48)].astype(float) for view in data.views())
+    expected = []
+    for row in batches:
+        q, d = queries[row], documents[row]
+        both = (q @ d.T + d @ q.T) / 2
+        expected.append((both.sum() - np.trace(both)) / 6)
+    assert data.difficulty(batches) == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def result(cell, seed, pairs, **contexts) -> dict:
+    sets = {"a": {name: value / 100 for name, value in contexts.items()}}
+    return {
+        "cell": cell,
+        "seed": seed,
+        "pairs": pairs,
+        "sets": sets,
+        "batch_difficulty": 0.1,
+        "training_cpu_seconds": 2,
+    }
+
+
+def test_the_page_compares_equal_seeds_and_sizes():
+    results = [
+        *(result("mixed", seed, 16, null=30 + seed) for seed in (0, 1)),
+        *(result("both", seed, 16, corpus=33 + 3 * seed, null=32.0, foreign=31.0) for seed in (0, 1)),
+        result("both", 0, 32, corpus=50, null=49.0, foreign=45.0),
+    ]
+    assert scores(results, "both", 16) == pytest.approx([33, 36])
+    assert differences(results, ("both", "corpus"), ("mixed", "null"), 16) == pytest.approx([3, 5])
+    assert differences(results, ("both", "corpus"), ("mixed", "null"), 32) == []
+    text = markdown(results, "page")
+    assert "| both - random over everything | 4.00 ± 12.71 |  |" in text
+    assert "| both, own context - foreign | 3.50 ± 19.06 | 5.00 |" in text
+    assert "| both | 0.100 | 8 |" in text  # 16 pairs in the first rung and 16 more in the second, two seconds each
+
+
+def test_the_start_keeps_the_words_neighbours(tmp_path):
+    torch.manual_seed(0)
+    few = torch.randn(40, 128) @ torch.randn(128, 160)  # of rank 40: 128 directions hold all of it
+    make_start(few, tmp_path / "start")
+    start = BertModel.from_pretrained(tmp_path / "start", add_pooling_layer=False)
+    words = start.embeddings.word_embeddings.weight.detach()
+    assert words.shape == (40, 128)
+    assert words.std() == pytest.approx(0.05, rel=1e-3)
+    wanted = torch.pdist(few)
+    torch.testing.assert_close(
+        torch.pdist(words) / torch.pdist(words).mean(), wanted / wanted.mean(), rtol=1e-3, atol=0
+    )
+
+
+def test_the_surrogate_weighs_tokens_by_how_rare_they_are():
+    table = torch.eye(3)
+    weights, mean = token_weights([[0, 1], [0], [0, 0], [0]], table)
+    # In 4, 1 and 0 of 4 texts: shares 4.5, 1.5 and 0.5 of 5.
+    assert weights.tolist() == pytest.approx([0, -np.log(0.3) - 1, -np.log(0.1) - 1])
+    assert mean.tolist() == pytest.approx([4.5 / 6.5, 1.5 / 6.5, 0.5 / 6.5])

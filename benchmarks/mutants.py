@@ -3,6 +3,7 @@
     python -m benchmarks.mutants terms          # or: make mutants PART=terms
     python -m benchmarks.mutants terms --show   # the changes that no test noticed, as diffs
     python -m benchmarks.mutants terms --again  # try only these again, with the tests as they are now
+    python -m benchmarks.mutants terms --digits 37  # only those whose number ends with 3 or 7, a fifth
 
 Parts are in benchmarks/mutants.toml. A copy of the code is changed, below runs/mutants/PART, where output.txt says what
 mutmut said; a second run of the same part starts anew.
@@ -57,16 +58,17 @@ def renew_tests(folder: Path) -> None:
 
 
 def results(folder: Path) -> dict[str, str]:
-    """Return what became of each mutant: killed, too slow, survived, untested, or the exit code."""
+    """Return what became of each mutant that was tried: killed, too slow, survived, untested, or the exit code."""
     found = {}
     for file in (folder / "mutants").rglob("*.py.meta"):
         for name, code in json.loads(file.read_text())["exit_code_by_key"].items():
-            found[name] = FOUND.get(code, f"unclear ({code})")
+            if code is not None:
+                found[name] = FOUND.get(code, f"unclear ({code})")
     return found
 
 
 def survivors(found: dict[str, str]) -> list[str]:
-    """Return the names of the mutants that no test noticed, and of those not yet tested."""
+    """Return the names of the mutants that no test noticed."""
     return sorted(name for name, what in found.items() if what not in ("killed", "too slow"))
 
 
@@ -76,15 +78,16 @@ def main() -> int:
     parser.add_argument("part", choices=sorted(PARTS))
     parser.add_argument("--show", action="store_true", help="print the surviving changes of the last run")
     parser.add_argument("--again", action="store_true", help="test only what survived the last run once more")
+    parser.add_argument("--digits", default="0123456789", help="last digits of the numbers of mutants to test")
     parser.add_argument("--processes", type=int, default=2, help="mutants tested at once (default: 2)")
     options = parser.parse_args()
     folder = ROOT / "runs" / "mutants" / options.part
     tool = [sys.executable, "-m", "mutmut"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     if not options.show:
-        alive = survivors(results(folder)) if options.again else []
+        chosen = survivors(results(folder)) if options.again else [f"*[{options.digits}]"]
         renew_tests(folder) if options.again else prepare(options.part, folder)
-        run = [*tool, "run", "--max-children", str(options.processes), *alive]
+        run = [*tool, "run", "--max-children", str(options.processes), *chosen]
         with (folder / "output.txt").open("w") as output:
             subprocess.run(run, cwd=folder, env=environment, stdout=output, stderr=output, check=False)
     found = results(folder)

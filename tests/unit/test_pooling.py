@@ -7,7 +7,7 @@ from sentence_transformers.util import import_from_string
 
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import POOLINGS, ModelConfig
-from cde_retriever.model.pooling import pool
+from cde_retriever.model.pooling import after_token, pool
 from cde_retriever.model.projection import ACTIVATIONS, Projection
 from tests.tiny import tiny_backbone, tiny_encoder
 
@@ -32,8 +32,43 @@ def test_pooling_is_that_of_sentence_transformers(ways, prompt):
     assert torch.allclose(pool(HIDDEN, mask_of(prompt), ways), theirs, atol=1e-6)
 
 
-def test_a_text_without_tokens_has_a_zero_mean():
-    assert pool(HIDDEN, torch.zeros(3, 7, dtype=torch.long), ("mean",)).abs().max() == 0
+@pytest.mark.parametrize("way", ["mean", "mean_sqrt_len_tokens", "weightedmean"])
+def test_a_text_without_tokens_has_a_zero_mean(way):
+    assert pool(HIDDEN, torch.zeros(3, 7, dtype=torch.long), (way,)).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"), [("mean", 100.0), ("mean_sqrt_len_tokens", 100 * 1000**0.5), ("weightedmean", 100.0)]
+)
+def test_half_precision_is_summed_in_full(way, expected):
+    """A thousand tokens of 100 each: their sum is beyond what float16 holds."""
+    hidden, mask = torch.full((1, 1000, 2), 100, dtype=torch.float16), torch.ones(1, 1000, dtype=torch.long)
+    pooled = pool(hidden, mask, (way,))
+    assert pooled.dtype == torch.float16
+    assert pooled[0].tolist() == pytest.approx([expected] * 2, rel=1e-3)
+    assert pool(hidden.double(), mask, (way,)).dtype == torch.float64
+
+
+def test_what_stands_up_to_a_token_is_masked_where_a_text_has_it():
+    ids = torch.tensor(
+        [
+            [5, 1, 9, 2, 9, 3],  # after the first 9; the second is a token like any other
+            [9, 1, 2, 3, 4, 0],  # at place 0 it marks nothing
+            [9, 9, 2, 3, 0, 0],
+            [5, 1, 2, 3, 9, 9],  # in the padding it marks nothing either
+            [5, 1, 2, 3, 4, 9],  # nothing is left
+        ]
+    )
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1] * 6, [1, 1, 2, 1, 1, 0], [1, 1, 1, 1, 0, 0], [1] * 6])
+    assert after_token(ids, mask, 9).tolist() == [
+        [0, 0, 0, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1],
+        [0, 0, 2, 1, 1, 0],
+        [1, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+    assert after_token(ids, mask, 9).dtype == mask.dtype
+    assert ids[1, 0] == 9, "its input is left as it was"
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

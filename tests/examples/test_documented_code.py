@@ -1,22 +1,28 @@
 """The code of README and docs runs as printed, from top to bottom of each page, in a folder with documents in it.
 
 A block that begins with "python no-run" needs what a test has not (the Hub, a model of the user's): it is compiled, and
-what it imports is imported. Lines of a shell are parsed by the commands they call.
+what it imports is imported. One with "python needs NAME" runs where that library is installed. Lines of a shell are
+parsed by the commands they call.
 """
 
 import ast
+import gzip
 import importlib
+import importlib.util
 import json
 import re
 import shlex
 import tomllib
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from chromadb.api.shared_system_client import SharedSystemClient
 
 from cde_retriever.cli.main import main, program
+from cde_retriever.words.sparse import Sparse
 from cde_train import cli as cde_train
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,34 +46,48 @@ def blocks(page: Path, language: str) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with documents in ``folder`` and ``docs``, as text and as rows; the working directory."""
+    """The working directory: documents in ``folder`` and ``docs``, as text and as rows."""
     for name in ("folder", "docs"):
         (tmp_path / name).mkdir()
         for file, text in TEXTS.items():
             (tmp_path / name / file).write_text(text)
     rows = [json.dumps({"id": name, "text": text}) + "\n" for name, text in TEXTS.items()]
     (tmp_path / "corpus.jsonl").write_text("".join(rows))
+    (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress("".join(rows).encode()))
     monkeypatch.chdir(tmp_path)
     SharedSystemClient.clear_system_cache()  # it knows folders by the names they are given, and pages use the same
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+STORES = ROOT / "docs" / "hybrid_stores.md"  # has a test of its own
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python") and page != STORES], ids=lambda page: page.name
+)
 def test_python_runs_from_top_to_bottom(page, place):
+    run_page(page)
+
+
+def run_page(page: Path) -> dict[str, Any]:
+    """Run the code of a page in the working directory and return its names."""
     code = blocks(page, "python")
     if any('read_parts("vectors")' in block for _, block in code):
-        assert main(["embed", "corpus.jsonl", "-o", "vectors", "--device", "cpu"]) == 0
-    names = {"__name__": "__main__"}
+        _, *arguments = next(line for line in command_lines(page) if line[1] == "embed" and "vectors" in line)
+        assert main([*arguments, "--device", "cpu"]) == 0
+    names: dict[str, Any] = {"__name__": "__main__"}
     for number, (info, block) in enumerate(code, start=1):
         compiled = compile(block, f"{page.name}, block {number}", "exec")
-        assert info in ("", "no-run"), f"{page.name} says 'python {info}'; known is 'no-run'"
+        needs = info.removeprefix("needs ")
+        assert info in ("", "no-run", f"needs {needs}"), f"{page.name} says 'python {info}'"
         if info == "no-run":
             import_all(block)
-        else:
+        elif not info or importlib.util.find_spec(needs):
             with warnings.catch_warnings():
                 warnings.simplefilter("default")  # what users see does not stop them
                 exec(compiled, names)
     assert len(code) > 0
+    return names
 
 
 def import_all(block: str) -> None:
@@ -108,6 +128,28 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
             assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_stores_rank_as_hybrid_search_does_and_opensearch_gets_what_it_takes(place):
+    page = run_page(STORES)
+    orders = {name: found for name, found in page.items() if name.startswith("found")}
+    assert len(orders["found"]) == 3
+    for store, order in orders.items():
+        assert order == orders["found"], store
+    lines = [json.loads(line) for line in (place / "bulk.ndjson").read_text().splitlines()]
+    assert [line["index"]["_id"] for line in lines[::2]] == page["ids"] == list(TEXTS)
+    width = page["mapping"]["mappings"]["properties"]["dense"]["dimension"]
+    for row, line in enumerate(lines[1::2]):
+        assert line["dense"] == pytest.approx(page["documents"].dense[row], abs=1e-6)
+        assert len(line["dense"]) == width == 384
+        places, values = Sparse.of_csr(page["documents"].sparse).row(row)
+        assert line["words"] == pytest.approx(dict(zip(map(str, places), values.tolist(), strict=True)))
+        assert min(line["words"].values()) > 0
+    words, near = page["request"]["query"]["script_score"]["query"]["bool"]["should"]
+    tokens = words["neural_sparse"]["words"]["query_tokens"]
+    by_hand = [sum(tokens.get(word, 0) * value for word, value in line["words"].items()) for line in lines[1::2]]
+    by_hand += np.array([line["dense"] for line in lines[1::2]]) @ near["knn"]["dense"]["vector"]
+    assert [page["ids"][row] for row in np.argsort(-np.array(by_hand))[:3]] == orders["found"]
 
 
 def test_the_readme_is_short_and_names_each_way_in():

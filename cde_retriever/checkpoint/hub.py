@@ -33,6 +33,20 @@ def download(name: str, revision: str | None) -> Path:
         raise CheckpointError(_reason(name, revision, error)) from error
 
 
+def download_file(name: str, file: str) -> Path:
+    """Return one file of a model on the Hub, fetched if it is not there yet.
+
+    Raises:
+        CheckpointError: if it cannot be had; says why.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file))
+    except Exception as error:  # the libraries below raise classes of their own for a broken connection
+        raise CheckpointError(_reason(name, None, error)) from error
+
+
 def _reason(name: str, revision: str | None, error: Exception) -> str:
     from huggingface_hub.errors import (
         GatedRepoError,

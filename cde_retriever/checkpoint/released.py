@@ -4,6 +4,7 @@ Their files leave open which network was trained and which one is published (doc
 the model's identity. What follows in the names: `source` is theirs, `native` ours.
 """
 
+import hashlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from transformers.initialization import no_init_weights
 
 from cde_retriever.checkpoint.checkpoint import Checkpoint
 from cde_retriever.checkpoint.folder import TOKENIZER_NAME, WEIGHTS_NAME, read_tokenizer
+from cde_retriever.checkpoint.hub import download_file
 from cde_retriever.checkpoint.kinds import read_json
 from cde_retriever.checkpoint.low_rank import refuse_misfits
 from cde_retriever.checkpoint.reading import Reading, identify_source
@@ -40,6 +42,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """What a configuration says by name alone."""
+TOKENIZERS = {NOMIC: "google-bert/bert-base-uncased", MODERN: MODERN}
 PROMPTS = {"query": "search_query: ", "document": "search_document: "}
 PROMPT_TOKENS = 8
 WANTED: dict[str, Any] = {
@@ -119,6 +122,8 @@ def read_released(
     variant = _choose(refuse_others(folder, said), reading, name)
     model, tokenizer = build_variant(folder, variant, name)
     identity = identify_source(folder, reading)
+    if not (folder / TOKENIZER_NAME).is_file():
+        identity = hashlib.sha256(f"{identity} {tokenizer.to_str()}".encode()).hexdigest()
     return Checkpoint(
         model=model.to(device=device, dtype=dtype or torch.float32).eval(),
         tokenizer=tokenizer,
@@ -143,7 +148,7 @@ def build_variant(
         CheckpointError: if a file or tensor is missing, of another shape or unexpected; names it.
     """
     said = read_json(folder / "config.json")
-    tokenizer = read_tokenizer(folder / TOKENIZER_NAME)
+    tokenizer = read_tokenizer(_find_tokenizer(folder, said["embedder"]))
     try:
         source = {key: tensor.float() for key, tensor in load_file(folder / WEIGHTS_NAME).items()}
     except (OSError, SafetensorError) as error:
@@ -173,9 +178,22 @@ def refuse_others(folder: Path, said: dict[str, Any]) -> str:
     return embedder
 
 
+def _find_tokenizer(folder: Path, embedder: str) -> Path:
+    """Return a released checkpoint's tokenizer; early revisions lack it, and their backbone's own stands in."""
+    if (folder / TOKENIZER_NAME).is_file():
+        return folder / TOKENIZER_NAME
+    source = TOKENIZERS[embedder]
+    try:
+        found = download_file(source, TOKENIZER_NAME)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} has no {TOKENIZER_NAME}; put that of {source} there ({error})") from error
+    warnings.warn(f"{folder} has no {TOKENIZER_NAME}; that of {source}, its backbone's, is used", stacklevel=2)
+    return found
+
+
 def _choose(embedder: str, reading: Reading, name: str) -> Variant:
-    if reading.pooling is not None or reading.max_length is not None or reading.prompts is not None:
-        raise ConfigError(f"{name} has pooling, length and prompts that cannot be changed; leave them out")
+    if replace(reading, variant=None, head=True) != Reading():
+        raise ConfigError(f"{name} has pooling, lengths and prompts that cannot be changed; leave them out")
     variants = VARIANTS[embedder]
     if reading.variant is None:
         first, *others = variants

@@ -158,6 +158,25 @@ def opened(folder, variant="trained"):
     return ContextualEncoder.from_pretrained(folder, device="cpu", variant=variant)
 
 
+def test_a_missing_tokenizer_is_that_of_the_backbone(folder, tmp_path, monkeypatch):
+    before = opened(folder)
+    asked = []
+
+    def download(name, file):
+        asked.append(f"{name}/{file}")
+        return tmp_path / "elsewhere.json"
+
+    (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json; put that of \S+/\S+ there \("):
+        opened(folder)
+    monkeypatch.setattr(released, "download_file", download)
+    with pytest.warns(UserWarning, match=r"has no tokenizer\.json; that of .*, its backbone's, is used"):
+        found = opened(folder)
+    assert asked == [f"{'google-bert/bert-base-uncased' if folder.name.endswith('v1') else MODERN}/tokenizer.json"]
+    assert found.tokenizer.to_str() == before.tokenizer.to_str()
+    assert found.identity.sha256 != before.identity.sha256
+
+
 TEXTS = ["baron kolak", "misim: ludor zevex ratul", "tinol"]
 
 

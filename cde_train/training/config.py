@@ -154,3 +154,8 @@ class TrainConfig(Settings):
                 f"{changing} is true, but the model's context_attention is 'late' with context_moments, whose head "
                 f"stands on a first stage that stays as it is; set {changing} to false"
             )
+        if not getattr(model, "pool_prompt", True) and len(set(model.prompts.values())) > 1:
+            yield (
+                "the model does not pool its prompts, which differ, and training would leave out equally many tokens "
+                "of queries and documents; start from one that pools its prompts, or give both roles the same prompt"
+            )

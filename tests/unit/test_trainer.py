@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.errors import ArtifactError, TrainingDataError
@@ -93,6 +94,18 @@ def test_a_run_trains_the_second_stage_alone_and_keeps_shared_words(tmp_path):
     losses = [row["loss"] for row in result.log if "loss" in row]
     assert len(losses) == 6
     assert all(np.isfinite(losses))
+
+
+def test_prompts_that_are_not_pooled_alike_are_refused(tmp_path):
+    unequal = {"query": "ba ko: ", "document": "ba: "}
+    for prompts in (unequal, dict.fromkeys(unequal, "ba: ")):
+        encoder = tiny_encoder(context_attention="late", pool_prompt=False, prompts=prompts)
+        frozen = replace(CONFIG, train_first_stage=False, steps=1)
+        if prompts is not unequal:
+            assert train(encoder, training_set(), frozen, tmp_path / "run").steps == 1
+            continue
+        with pytest.raises(ConfigError, match="does not pool its prompts, which differ"):
+            train(encoder, training_set(), frozen, tmp_path / "refused")
 
 
 def test_a_log_file_gets_lines_of_steps_and_figures_and_no_bar(tmp_path, capsys):

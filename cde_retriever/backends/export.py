@@ -27,7 +27,8 @@ from cde_retriever.backends.export_folder import (
     is_export,
 )
 from cde_retriever.backends.pytorch import TorchBackend
-from cde_retriever.checkpoint.folder import CONFIG_NAME, TOKENIZER_NAME
+from cde_retriever.checkpoint.checkpoint import Checkpoint
+from cde_retriever.checkpoint.folder import CONFIG_NAME, QUERIES, TOKENIZER_NAME
 from cde_retriever.checkpoint.opening import open_model
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.errors import ConfigError
@@ -79,26 +80,34 @@ def export_onnx(
     switches = ", ".join(read.model.config.released_switches)
     if switches:
         raise ConfigError(f"{read.model.config.name} uses {switches}, which exports do not have; use backend='torch'")
+    with replacing_folder(folder, start_empty=True) as new:
+        _write_export(read, new, dtype)
+        if read.queries is not None:
+            (new / QUERIES).mkdir()
+            _write_export(read.queries, new / QUERIES, dtype)
+    return folder
+
+
+def _write_export(read: Checkpoint, folder: Path, dtype: str) -> None:
+    """Write one encoder's graphs, tokenizer, configuration and record into an empty folder."""
     backend = TorchBackend(read.model, sole_owner=True)
     width = read.model.config.first_stage_width if backend.reads_dataset_embeddings else 0
-    with replacing_folder(folder, start_empty=True) as new:
-        states = _write_graphs(read.model, width, new)
-        if dtype == "int8":
-            for file in (SECOND_STAGE, PREPARE, FIRST_STAGE):
-                if (new / file).is_file():
-                    _quantize(new / file)
-        read.tokenizer.save(str(new / TOKENIZER_NAME))
-        (new / CONFIG_NAME).write_text(json.dumps(read.model.config.to_dict(), indent=2, sort_keys=True) + "\n")
-        Export(
-            checkpoint=read.sha256,
-            dtype=dtype,
-            dimension=backend.dimension,
-            vocabulary_size=backend.vocabulary_size,
-            first_stage_width=width,
-            states=states,
-            files={path.name: hash_file(path) for path in sorted(new.iterdir())},
-        ).write(new)
-    return folder
+    states = _write_graphs(read.model, width, folder)
+    if dtype == "int8":
+        for file in (SECOND_STAGE, PREPARE, FIRST_STAGE):
+            if (folder / file).is_file():
+                _quantize(folder / file)
+    read.tokenizer.save(str(folder / TOKENIZER_NAME))
+    (folder / CONFIG_NAME).write_text(json.dumps(read.model.config.to_dict(), indent=2, sort_keys=True) + "\n")
+    Export(
+        checkpoint=read.sha256,
+        dtype=dtype,
+        dimension=backend.dimension,
+        vocabulary_size=backend.vocabulary_size,
+        first_stage_width=width,
+        states=states,
+        files={path.name: hash_file(path) for path in sorted(folder.iterdir())},
+    ).write(folder)
 
 
 def _require_packages() -> None:

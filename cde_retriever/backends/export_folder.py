@@ -7,6 +7,7 @@ second_stage.onnx    token ids, mask, state → vectors; the state of a context 
 prepare.onnx         what is known of a context → its state
 null_state.npz       the state of the null context
 first_stage.onnx     token ids, mask → dataset embeddings; only where the second stage reads them
+queries/             an export of the encoder of queries, where it is another than that of documents
 """
 
 import os

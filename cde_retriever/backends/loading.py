@@ -11,7 +11,13 @@ from tokenizers import Tokenizer
 from cde_retriever.backends.backend import Backend
 from cde_retriever.backends.export_folder import CACHE_VARIABLE, PRECISIONS, cached_export, is_export
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.checkpoint.folder import TOKENIZER_NAME, find_checkpoint, read_tokenizer
+from cde_retriever.checkpoint.folder import (
+    QUERIES,
+    TOKENIZER_NAME,
+    find_checkpoint,
+    read_tokenizer,
+    refuse_other_queries,
+)
 from cde_retriever.checkpoint.reading import identify_model, refuse_sayings
 from cde_retriever.context.context import ModelIdentity
 from cde_retriever.errors import CheckpointError, ConfigError
@@ -20,7 +26,9 @@ from cde_retriever.model.config import ModelConfig
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     from cde_retriever.backends.exported import ExportBackend
 
-Loaded = tuple[Backend, Tokenizer, ModelIdentity]
+Route = tuple[Backend, Tokenizer]
+Loaded = tuple[Backend, Tokenizer, ModelIdentity, Route | None]
+"""The last is what reads queries, where it is another than what reads documents."""
 EXPORT_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """Backends that run exports, the preferred one first, and the packages they need."""
 
@@ -80,7 +88,10 @@ def load(spec: ModelSpec, found: FoundModel | None = None) -> Loaded:
     )
     identity = identify(read.model.config, read.sha256, found.commit)
     backend = TorchBackend(read.model, read.stored_dtype, sole_owner=True, source_sha256=read.source_sha256)
-    return backend, read.tokenizer, identity
+    queries = None
+    if read.queries is not None:
+        queries = TorchBackend(read.queries.model, read.stored_dtype, sole_owner=True), read.queries.tokenizer
+    return backend, read.tokenizer, identity, queries
 
 
 def model_name(spec: ModelSpec) -> str:
@@ -102,7 +113,12 @@ def _load_export(found: FoundModel, spec: ModelSpec) -> Loaded:
             "export the checkpoint in that"
         )
     identity = identify(backend.config, backend.export.checkpoint, found.commit)
-    return backend, read_tokenizer(backend.folder / TOKENIZER_NAME), identity
+    queries = None
+    if backend.config.query_encoder is not None:
+        of_queries = _run_export(found.backend, backend.folder / QUERIES, spec.device)
+        refuse_other_queries(backend.folder, backend.config.query_encoder, of_queries.export.checkpoint)
+        queries = of_queries, read_tokenizer(of_queries.folder / TOKENIZER_NAME)
+    return backend, read_tokenizer(backend.folder / TOKENIZER_NAME), identity, queries
 
 
 def _run_kept_export(found: FoundModel, spec: ModelSpec) -> "ExportBackend":

@@ -162,8 +162,14 @@ class TorchBackend:
         device = next(self._model.parameters()).device
         return [torch.from_numpy(array).to(device) for array in arrays]
 
-    def save(self, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype | None) -> Path:
-        """Write a checkpoint; see `write_checkpoint`."""
+    def save(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        dtype: torch.dtype | None,
+        queries: "tuple[TorchBackend, Tokenizer] | None" = None,
+    ) -> Path:
+        """Write a checkpoint, with the encoder of queries if it is another; see `write_checkpoint`."""
         # What was changed, or rounded when it was loaded, is no longer its source.
         whole = (
             self.changed_sha256(tokenizer) is None
@@ -176,6 +182,7 @@ class TorchBackend:
             tokenizer,
             dtype=dtype or self.stored_dtype,
             source_sha256=self._source_sha256 if whole else None,
+            queries=None if queries is None else (queries[0]._model, queries[1]),
         )
 
 

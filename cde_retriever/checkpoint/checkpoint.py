@@ -7,6 +7,7 @@ weights, names its base, and has a ``tokenizer.json`` only if the base's is anot
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cde_retriever.checkpoint.folder import (
     FILES_OF_KEY,
     LOW_RANK_KEY,
     LOW_RANK_NAME,
+    QUERIES,
     SOURCE_KEY,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
@@ -31,6 +33,7 @@ from cde_retriever.checkpoint.folder import (
     hash_checkpoint,
     hash_contents,
     read_tokenizer,
+    refuse_other_queries,
 )
 from cde_retriever.checkpoint.low_rank import LowRankSettings, apply_updates, refuse_misfits
 from cde_retriever.checkpoint.sizes import refuse_oversize, refuse_unknown_ids
@@ -51,6 +54,7 @@ class Checkpoint:
         sha256: Hash of configuration, weights and tokenizer as stored.
         stored_dtype: Dtype of the stored weights.
         source_sha256: Hash of what it was converted from, if it was; `sha256` then is the same.
+        queries: The encoder of queries, where it is another.
     """
 
     model: TwoStageModel
@@ -58,6 +62,7 @@ class Checkpoint:
     sha256: str
     stored_dtype: torch.dtype
     source_sha256: str | None = None
+    queries: "Checkpoint | None" = None
 
 
 def read_checkpoint(
@@ -98,7 +103,18 @@ def read_checkpoint(
         sha256=hash_checkpoint(folder),
         stored_dtype=first,
         source_sha256=_source_of(folder),
+        queries=_read_queries(folder, config, device, dtype),
     )
+
+
+def _read_queries(
+    folder: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype | None
+) -> Checkpoint | None:
+    if config.query_encoder is None:
+        return None
+    read = read_checkpoint(folder / QUERIES, device=device, dtype=dtype)
+    refuse_other_queries(folder, config.query_encoder, read.sha256)
+    return read
 
 
 def _source_of(folder: Path) -> str | None:
@@ -232,6 +248,7 @@ def write_checkpoint(
     *,
     dtype: torch.dtype,
     source_sha256: str | None = None,
+    queries: tuple[TwoStageModel, Tokenizer] | None = None,
 ) -> Path:
     """Write a checkpoint; a killed process leaves the old folder or the new one.
 
@@ -241,17 +258,26 @@ def write_checkpoint(
         tokenizer: Its tokenizer.
         dtype: Dtype of the stored weights.
         source_sha256: Hash of what the model was converted from and still is; the folder keeps it (`hash_checkpoint`).
+        queries: The encoder of queries and its tokenizer, where it is another.
 
     Raises:
         CheckpointError: if the model holds low-rank updates beside its weights.
     """
     folder = Path(folder)
     contents = _contents(model, tokenizer, dtype)
+    of_queries = {} if queries is None else _contents(*queries, dtype)
+    if queries is not None:
+        values = parse_json(contents[CONFIG_NAME]) | {"query_encoder": hash_model(*queries, dtype)}
+        contents[CONFIG_NAME] = (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
     with replacing_folder(folder) as new:
         (new / LOW_RANK_NAME).unlink(missing_ok=True)
+        shutil.rmtree(new / QUERIES, ignore_errors=True)
         for name, content in contents.items():
             # safetensors 0.8's own save_file lets the owner alone read the file, whatever the umask.
             (new / name).write_bytes(content)
+        for name, content in of_queries.items():
+            (new / QUERIES).mkdir(exist_ok=True)
+            (new / QUERIES / name).write_bytes(content)
         if source_sha256 is not None:
             values = parse_json(contents[CONFIG_NAME])
             values[SOURCE_KEY] = {"sha256": source_sha256, "checkpoint": hash_checkpoint(new)}

@@ -21,6 +21,8 @@ LOW_RANK_NAME = "low_rank.safetensors"
 LOW_RANK_KEY = "low_rank"
 SOURCE_KEY = "source"
 """Where a configuration says what was converted: the sha256 of the source, and that of this folder as written then."""
+QUERIES = "queries"
+"""Folder of the encoder of queries, in a checkpoint or an export, where it is another than that of documents."""
 HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 FILES_OF_KEY = "files_of"
 """Where a configuration names the bundled checkpoint whose weights and tokenizer are also this one's."""
@@ -141,3 +143,16 @@ def read_tokenizer(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"unreadable tokenizer {path}: {error}") from error
+
+
+def refuse_other_queries(folder: Path, expected: str | None, sha256: str) -> None:
+    """Refuse an encoder of queries that is not the one a model was made with.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    if sha256 != expected:
+        raise CheckpointError(
+            f"{folder / QUERIES} holds another encoder of queries than {folder / CONFIG_NAME} says (sha256 "
+            f"{sha256[:12]}, expected {str(expected)[:12]}); restore the folder as a whole"
+        )

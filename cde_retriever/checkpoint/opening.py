@@ -46,6 +46,8 @@ def _reading_long_texts(read: Checkpoint, long_texts: str | None) -> Checkpoint:
     """Return a checkpoint that reads long texts in another way, which makes it another model."""
     if long_texts is None:
         return read
-    read.model.config = replace(read.model.config, long_texts=long_texts)
+    for part in (read, read.queries):
+        if part is not None:
+            part.model.config = replace(part.model.config, long_texts=long_texts)
     sha256 = identify_changed(read.sha256, long_texts)
     return replace(read, sha256=sha256, source_sha256=sha256)

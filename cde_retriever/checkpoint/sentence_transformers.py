@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from cde_retriever.checkpoint.folder import read_tokenizer
 from cde_retriever.checkpoint.kinds import (
     MODULES_NAME,
-    OTHER_MODELS,
     SENTENCE_TRANSFORMERS,
     ST_CONFIG_NAME,
     kind_of,
@@ -30,8 +29,8 @@ from cde_retriever.checkpoint.plain_encoder import (
     table_rows,
 )
 from cde_retriever.checkpoint.reading import Reading
+from cde_retriever.checkpoint.routes import ROUTERS, modules_of
 from cde_retriever.errors import CheckpointError, ConfigError
-from cde_retriever.files.records import parse_json
 from cde_retriever.model.config import POOLINGS, ROLES
 from cde_retriever.model.projection import ACTIVATIONS
 from cde_retriever.model.static import STATIC, StaticEncoder
@@ -69,6 +68,7 @@ class PlainEncoder:
         pool_prompt: Whether prompts are pooled too.
         projection: Layers after pooling.
         weights: Their tensors, by the names of `cde_retriever.model.projection.Projection`.
+        queries: The encoder of queries, where it is another than that of documents.
     """
 
     backbone: PreTrainedModel | StaticEncoder
@@ -81,6 +81,7 @@ class PlainEncoder:
     pool_prompt: bool = True
     projection: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    queries: "PlainEncoder | None" = None
 
 
 def read_plain_encoder(folder: Path, reading: Reading) -> PlainEncoder:
@@ -104,9 +105,12 @@ def read_plain_encoder(folder: Path, reading: Reading) -> PlainEncoder:
             )
         plain = _read_transformer(folder)
         plain.pooling = (reading.pooling,)
-    if reading.prompts is not None:
-        plain.prompts |= reading.prompts
-    plain.max_length = _length(folder, plain, reading.max_length)
+    for route in (plain, plain.queries):
+        if route is None:
+            continue
+        if reading.prompts is not None:
+            route.prompts |= reading.prompts
+        route.max_length = _length(folder, route, reading.max_length)
     return plain
 
 
@@ -120,7 +124,15 @@ def _length(folder: Path, plain: PlainEncoder, wanted: int | None) -> int:
 
 
 def _read_modules(folder: Path) -> PlainEncoder:
-    modules = _listed_modules(folder)
+    documents, queries = (modules_of(folder, role) for role in ("document", "query"))
+    plain = _read_listed(folder, documents)
+    if queries != documents:
+        plain.queries = _read_listed(folder, queries)
+    return plain
+
+
+def _read_listed(folder: Path, modules: list[tuple[str, Path]]) -> PlainEncoder:
+    """Read modules that follow each other."""
     (first, place), *rest = modules
     readers = {"Transformer": _read_transformer, "StaticEmbedding": _read_static}
     if first not in readers:
@@ -132,35 +144,13 @@ def _read_modules(folder: Path) -> PlainEncoder:
         if name not in _MODULES:
             raise CheckpointError(
                 f"{folder / MODULES_NAME} holds {name}, which is not understood; understood are "
-                + ", ".join([*readers, *_MODULES])
+                + ", ".join([*readers, *_MODULES, *ROUTERS])
             )
         _MODULES[name](plain, place)
     if not plain.pooling:
         raise CheckpointError(f"{folder / MODULES_NAME} holds no Pooling; nothing says how token vectors become one")
     _read_prompts(folder, plain)
     return plain
-
-
-def _listed_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Return class and folder of each module in their order."""
-    try:
-        listed = parse_json((folder / MODULES_NAME).read_bytes())
-        modules = [(str(module["type"]), folder / str(module["path"])) for module in listed]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder / MODULES_NAME} is damaged ({error!r}); copy it again") from error
-    if not modules:
-        raise CheckpointError(f"{folder / MODULES_NAME} lists no modules; copy it again")
-    for name, place in modules:
-        if not name.startswith("sentence_transformers."):
-            raise CheckpointError(f"{folder / MODULES_NAME} needs {name}, code of its own, which is never run here")
-        for part, model in (("sparse_encoder", "SparseEncoder"), ("cross_encoder", "CrossEncoder")):
-            if part in name:
-                raise CheckpointError(f"{folder} holds {OTHER_MODELS[model]} ({name}); name another encoder")
-        if name.endswith("CLIPModel"):
-            raise CheckpointError(f"{folder} holds a model of images and texts ({name}), and only texts are read here")
-        if not place.resolve().is_relative_to(folder.resolve()):
-            raise CheckpointError(f"{folder / MODULES_NAME} names {place}, outside the model's folder")
-    return [(name.rpartition(".")[2], place) for name, place in modules]
 
 
 def _read_transformer(place: Path) -> PlainEncoder:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from cde_retriever.checkpoint.checkpoint import Checkpoint
+from cde_retriever.checkpoint.checkpoint import Checkpoint, hash_model
 from cde_retriever.checkpoint.reading import Reading, identify_source
 from cde_retriever.checkpoint.sentence_transformers import PlainEncoder, read_plain_encoder
 from cde_retriever.context.head_settings import HeadSettings
@@ -35,22 +35,41 @@ def wrap(
         ConfigError: if what the user says does not go with the encoder.
     """
     plain = read_plain_encoder(folder, reading)
-    model = TwoStageModel(_configure(plain, name, reading), plain.backbone)  # type: ignore[arg-type]
+    queries = None
+    if plain.queries is not None:
+        model = _put_head(folder, plain.queries, name, reading)
+        queries = _checkpoint(model, plain.queries, hash_model(model, plain.queries.tokenizer, torch.float32))
+    model = _put_head(folder, plain, name, reading, None if queries is None else queries.sha256)
+    if queries is not None and queries.model.dimension != model.dimension:
+        raise CheckpointError(
+            f"{folder} gives vectors of {queries.model.dimension} numbers to queries and of {model.dimension} to "
+            "documents, which cannot be compared; restore the modules that belong together"
+        )
+    for made in (model, None if queries is None else queries.model):
+        if made is not None:
+            made.to(device=device, dtype=dtype or torch.float32)
+    return _checkpoint(model, plain, identify_source(folder, reading), queries)
+
+
+def _checkpoint(
+    model: TwoStageModel, plain: PlainEncoder, identity: str, queries: Checkpoint | None = None
+) -> Checkpoint:
+    return Checkpoint(model.eval(), plain.tokenizer, identity, torch.float32, identity, queries)
+
+
+def _put_head(
+    folder: Path, plain: PlainEncoder, name: str, reading: Reading, query_encoder: str | None = None
+) -> TwoStageModel:
+    config = _configure(plain, name, reading, query_encoder)
+    model = TwoStageModel(config, plain.backbone)  # type: ignore[arg-type]
     try:
         model.second_stage.projection.load_state_dict(plain.weights)
     except RuntimeError as error:
         raise CheckpointError(f"the layers after pooling in {folder} do not fit: {error!s:.300}") from error
-    identity = identify_source(folder, reading)
-    return Checkpoint(
-        model=model.to(device=device, dtype=dtype or torch.float32).eval(),
-        tokenizer=plain.tokenizer,
-        sha256=identity,
-        stored_dtype=torch.float32,
-        source_sha256=identity,
-    )
+    return model
 
 
-def _configure(plain: PlainEncoder, name: str, reading: Reading) -> ModelConfig:
+def _configure(plain: PlainEncoder, name: str, reading: Reading, query_encoder: str | None) -> ModelConfig:
     return ModelConfig(
         name=name,
         first_stage=plain.settings,
@@ -63,6 +82,7 @@ def _configure(plain: PlainEncoder, name: str, reading: Reading) -> ModelConfig:
         pooling=plain.pooling,
         pool_prompt=plain.pool_prompt,
         projection=tuple(plain.projection),
+        query_encoder=query_encoder,
         max_length=plain.max_length,
         long_texts=reading.long_texts or CUT,
         prompts=plain.prompts,

@@ -34,7 +34,9 @@ def add_reading_options(command: argparse.ArgumentParser) -> None:
         "--document-prompt", metavar="TEXT", help="text put before documents (default: the model's own)"
     )
     command.add_argument(
-        "--variant", metavar="NAME", help="which network of the authors' own weights to compute (docs/released.md)"
+        "--variant",
+        metavar="NAME",
+        help="which network of the authors' own weights to compute (default: the likeliest)",
     )
 
 

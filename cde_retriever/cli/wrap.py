@@ -7,8 +7,7 @@ from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_reading_options, add_revision, read_reading
 
 EXAMPLES = """\
-  cde wrap BAAI/bge-small-en-v1.5 -o bge-cde           keep its own pooling, prompts and maximum length
-  cde wrap ./my-encoder -o mine --pooling mean         say how an encoder of transformers is pooled
+  cde wrap BAAI/bge-small-en-v1.5 -o bge-cde           an encoder, with its own pooling, prompts and maximum length
   cde wrap jxm/cde-small-v2 -o v2 --variant trained    convert the authors' own weights"""
 
 

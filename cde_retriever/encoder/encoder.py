@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cde_retriever.backends.backend import Backend
+from cde_retriever.backends.loading import Route
 from cde_retriever.checkpoint.folder import bundled_names
 from cde_retriever.context.context import Context, ModelIdentity, listed_context, make_context
 from cde_retriever.context.knowledge import Parts
@@ -58,9 +59,15 @@ class ContextualEncoder(LoadedModel):
     """
 
     def __init__(
-        self, backend: Backend, tokenizer: Tokenizer, identity: ModelIdentity, *, truncate_dim: int | None = None
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        identity: ModelIdentity,
+        queries: Route | None = None,
+        *,
+        truncate_dim: int | None = None,
     ) -> None:
-        super().__init__(backend, tokenizer, identity, truncate_dim=truncate_dim)
+        super().__init__(backend, tokenizer, identity, queries, truncate_dim=truncate_dim)
         self._active: _Active | None = None
         self._origin: ContextualEncoder | None = None
         self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, QUERIES_AT_ONCE)
@@ -80,7 +87,7 @@ class ContextualEncoder(LoadedModel):
             truncate_dim: The fork's; None for the original's.
         """
         size = self.truncate_dim if truncate_dim is None else truncate_dim
-        twin = type(self)(self.backend, self._tokenizer, self._identity, truncate_dim=size)
+        twin = type(self)(self.backend, self._tokenizer, self._identity, self._query_route, truncate_dim=size)
         twin._lock, twin._kept = self._lock, self._kept
         twin._origin = self  # lives as long as its forks, so that `sharing` finds it
         return twin
@@ -433,15 +440,18 @@ class ContextualEncoder(LoadedModel):
         if role == "query" and 0 < len(rows) <= QUERIES_AT_ONCE:
             vectors = np.stack(self._queries(active, rows))
         else:
-            vectors = self._run(rows, self._under(active), self.dense_dimension, batch_size, show_progress, role=role)
+            vectors = self._run(
+                rows, self._under(active, role), self.dense_dimension, batch_size, show_progress, role=role
+            )
         return vectors if windows is None else windows.join(vectors)
 
     def _plain(self, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
         """Return vectors of a model with a corpus head, without any context."""
-        nothing = self.backend.prepare(Evidence(0))
+        backend = self._route(role)[0]
+        nothing = backend.prepare(Evidence(0))
 
         def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
-            return self.backend.embed(input_ids, mask, nothing)
+            return backend.embed(input_ids, mask, nothing)
 
         windows = self._windows(ids, role)
         rows = ids if windows is None else windows.ids
@@ -491,9 +501,11 @@ class ContextualEncoder(LoadedModel):
                     vectors[rows] = self._shortened(part)
         return output
 
-    def _under(self, active: _Active) -> Embed:
+    def _under(self, active: _Active, role: str) -> Embed:
+        backend = self._route(role)[0]
+
         def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
-            return self._shortened(self.backend.embed(input_ids, mask, active.state))
+            return self._shortened(backend.embed(input_ids, mask, active.state))
 
         return embed
 
@@ -504,4 +516,6 @@ class ContextualEncoder(LoadedModel):
 
     def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
         assert isinstance(active, _Active)
-        return list(self._run(ids, self._under(active), self.dense_dimension, DEFAULT_BATCH, False, role="query"))
+        return list(
+            self._run(ids, self._under(active, "query"), self.dense_dimension, DEFAULT_BATCH, False, role="query")
+        )

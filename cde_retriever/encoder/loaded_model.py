@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cde_retriever.backends.backend import Backend
-from cde_retriever.backends.loading import FoundModel, identify, load
+from cde_retriever.backends.loading import FoundModel, Route, identify, load
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import ModelIdentity
 from cde_retriever.context.head_settings import HeadSettings
@@ -50,6 +50,7 @@ class LoadedModel:
         backend: The two-stage model and what runs it.
         tokenizer: Its tokenizer, without prompts.
         identity: What tells this model from others.
+        queries: The backend and tokenizer that queries go through, where they are others.
         truncate_dim: How many numbers of a vector to keep; None for all.
 
     Raises:
@@ -57,7 +58,13 @@ class LoadedModel:
     """
 
     def __init__(
-        self, backend: Backend, tokenizer: Tokenizer, identity: ModelIdentity, *, truncate_dim: int | None = None
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        identity: ModelIdentity,
+        queries: Route | None = None,
+        *,
+        truncate_dim: int | None = None,
     ) -> None:
         longest = full_dimension(backend)
         if truncate_dim is not None and whole_number("truncate_dim", truncate_dim, 1) > longest:
@@ -69,7 +76,8 @@ class LoadedModel:
         self._tokenizer = tokenizer
         self._identity = identity
         self._truncate_dim = truncate_dim
-        self._kept: tuple[ModelConfig, TextTokenizer] | None = None
+        self._query_route = queries
+        self._kept: dict[str, tuple[ModelConfig, TextTokenizer]] = {}
         self._lock = ThreadLock()
 
     @classmethod
@@ -174,7 +182,7 @@ class LoadedModel:
         Raises:
             ConfigError: if the model runs as an export, which has no weights to write.
         """
-        written: Path = self._torch().save(Path(folder), self._tokenizer, dtype)
+        written: Path = self._torch().save(Path(folder), self._tokenizer, dtype, self._query_route)
         return written
 
     def open_model(self) -> "TwoStageModel":
@@ -256,29 +264,36 @@ class LoadedModel:
             TypeError: if a text is not a string; names its index.
             ValueError: if a text is not valid Unicode; names its index.
         """
-        return self._texts.tokenize(texts, role)
+        return self._texts(role).tokenize(texts, role)
 
-    @property
-    def _texts(self) -> TextTokenizer:
-        if self._kept is None or self._kept[0] is not self.config:  # of an opened model it may be another
-            self._kept = self.config, self.text_tokenizer()
-        return self._kept[1]
+    def _route(self, role: str) -> Route:
+        """Return what texts of a role go through."""
+        if role == "query" and self._query_route is not None:
+            return self._query_route
+        return self.backend, self._tokenizer
 
-    def text_tokenizer(self, max_length: int | None = None) -> TextTokenizer:
+    def _texts(self, role: str) -> TextTokenizer:
+        config = self._route(role)[0].config
+        if role not in self._kept or self._kept[role][0] is not config:  # of an opened model it may be another
+            self._kept[role] = config, self.text_tokenizer(role=role)
+        return self._kept[role][1]
+
+    def text_tokenizer(self, max_length: int | None = None, *, role: str = "document") -> TextTokenizer:
         """Return what turns texts into this model's token ids, cut at a length in tokens, at most the model's own."""
-        longest = self.config.max_length
+        backend, tokenizer = self._route(role)
+        config = backend.config
         return TextTokenizer(
-            self._tokenizer,
-            prompts=self.config.prompts,
-            max_length=longest if max_length is None else min(max_length, longest),
-            pad_token_id=int(self.config.second_stage.get("pad_token_id") or 0),
-            pool_prompt=self.config.pool_prompt,
-            whole=self.config.long_texts == WINDOWS,
+            tokenizer,
+            prompts=config.prompts,
+            max_length=config.max_length if max_length is None else min(max_length, config.max_length),
+            pad_token_id=int(config.second_stage.get("pad_token_id") or 0),
+            pool_prompt=config.pool_prompt,
+            whole=config.long_texts == WINDOWS,
         )
 
     def _windows(self, ids: list[Ids], role: str) -> Windows | None:
         """Return the windows of texts; None for a model that cuts them off."""
-        return self._texts.windows(ids, role) if self.config.long_texts == WINDOWS else None
+        return self._texts(role).windows(ids, role) if self.config.long_texts == WINDOWS else None
 
     @cached_property
     def _head_settings(self) -> HeadSettings | None:
@@ -311,7 +326,7 @@ class LoadedModel:
         whole_number("batch_size", batch_size, 1)
         tokenized = self.tokenize(texts, role)
         if warn and tokenized.truncated:
-            cut = TruncationWarning(tokenized.truncated, len(tokenized.ids), self.config.max_length)
+            cut = TruncationWarning(tokenized.truncated, len(tokenized.ids), self._texts(role).max_length)
             if on_truncation is None:
                 warnings.warn(cut, stacklevel=stacklevel)
             else:
@@ -343,7 +358,7 @@ class LoadedModel:
         if show_progress:
             batches = _with_progress(batches, len(ids))
         for rows in batches:
-            yield rows, *self._texts.pad([ids[i] for i in rows], role)
+            yield rows, *self._texts(role).pad([ids[i] for i in rows], role)
 
 
 def full_dimension(backend: Backend) -> int:

@@ -24,7 +24,7 @@ CUT, WINDOWS = "cut", "windows"
 NULL_CONTEXTS = ("vector", "repeated", "none")
 JOINT_ONLY = ("first_stage_head", "output_activation", "embedding_norm", "pool_after_token", "null_context")
 """What the authors' own weights need, and `joint` alone has."""
-OPTIONAL = ("pooling", "pool_prompt", "projection", "corpus_head", "long_texts", *JOINT_ONLY)
+OPTIONAL = ("pooling", "pool_prompt", "projection", "corpus_head", "long_texts", "query_encoder", *JOINT_ONLY)
 """Fields that are written only where they are not at their default, so that older checkpoints keep their hashes."""
 
 
@@ -67,6 +67,8 @@ class ModelConfig:
         corpus_head: Settings of what a context does to the vectors of a plain encoder, outside of any backend
             (`cde_retriever.context.head_settings.HeadSettings`); needs ``"late"`` without moments and term statistics.
             None for none.
+        query_encoder: sha256 of the checkpoint in the folder ``queries``, whose encoder reads queries, where this one
+            reads documents alone; None for one that reads both. Needs a `corpus_head`.
         first_stage_head: What follows pooling in the first stage: nothing (``"none"``), or an MLP (``"mlp"``).
         output_activation: Between the layers of the output head: ``"gelu"`` or ``"relu"``.
         embedding_norm: Whether the second stage's backbone normalises what enters it (ModernBERT); if not, its table
@@ -106,6 +108,7 @@ class ModelConfig:
     embedding_norm: bool = True
     pool_after_token: int | None = None
     null_context: str = "vector"
+    query_encoder: str | None = None
     max_length: int = 512
     long_texts: str = CUT
     prompts: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
@@ -161,8 +164,9 @@ class ModelConfig:
 
     def _faults_of_corpus_head(self) -> Iterator[str]:
         if self.corpus_head is None:
-            if self.long_texts == WINDOWS:
-                yield "long_texts is 'windows', which needs a corpus_head"
+            for name in ("long_texts", "query_encoder"):
+                if getattr(self, name) not in (None, CUT):
+                    yield f"{name} is {getattr(self, name)!r}, which needs a corpus_head"
             return
         if self.context_attention != "late" or self.context_moments or self.term_statistics:
             yield "corpus_head needs context_attention 'late', context_moments false and term_statistics false"

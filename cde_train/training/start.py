@@ -13,8 +13,11 @@ from cde_retriever.checkpoint.kinds import TRANSFORMERS, kind_of, read_json
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.checkpoint.sentence_transformers import read_plain_encoder
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError
 from cde_retriever.model.two_stage import TwoStageModel
 from cde_train.training.config import StartConfig
+
+TWO_ENCODERS = "has another encoder for queries than for documents; training knows one for both"
 
 
 def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0) -> ContextualEncoder:
@@ -36,6 +39,8 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
     folder = Path(folder)
     pooling = "mean" if kind_of(folder) == TRANSFORMERS else None
     plain = read_plain_encoder(folder, Reading(pooling=pooling, max_length=start.max_length))
+    if plain.queries is not None:
+        raise ConfigError(f"{folder} {TWO_ENCODERS}")
     config = replace(
         start.model_config(plain.settings),
         prompts=start.prompts if any(start.prompts.values()) else plain.prompts,
@@ -74,6 +79,8 @@ def open_start(base: str | None, start: StartConfig, seed: int = 0) -> Contextua
     if not is_cde_checkpoint(folder):
         return start_from(folder, start, seed)
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu")
+    if encoder.config.query_encoder is not None:
+        raise ConfigError(f"{folder} {TWO_ENCODERS}")
     encoder.open_model().config = replace(encoder.config, name=start.name)
     return encoder
 

@@ -5,6 +5,7 @@
 - The context goes into the object store once (``ray.put``); an actor fetches it when it starts.
 - A reader reads one file at a time, from its first pending shard on, and goes into the next where a shard does.
 - Back-pressure is Ray Data's: a reader waits while what it has read fills its share of the object store.
+- A shard of long documents does not travel: its actor reads it, a few megabytes at a time, as the local engine does.
 - Ray Data restarts actors that die and gives their shards to an actor again, without limit; a part is written whole or
   not at all, so a shard embedded twice does no harm. An exception in Python ends the run instead.
 
@@ -36,6 +37,8 @@ except ModuleNotFoundError as missing:
 
 WORKERS_A_READER = 8
 """A reader reads thousands of times faster than a core embeds; few suffice, and they reserve no core."""
+CHARACTERS_A_ROW = 32_000_000
+"""Most characters of a shard that a reader holds and hands over; 8,192 documents of half a page have fewer."""
 
 
 def embed_on_ray(
@@ -96,7 +99,7 @@ def _pipeline(
         )
         return shards.map_batches(
             _Worker,
-            fn_constructor_args=(context, settings, device, output, key, corpus.passages is not None),
+            fn_constructor_args=(context, settings, device, output, key, corpus),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
@@ -138,28 +141,42 @@ def _own_cause(error: BaseException | None) -> CDEError | None:
 
 
 def _read(batch: dict[str, Any], corpus: Corpus, size: int) -> Iterator[Any]:
-    """Yield the shards of a group as tables of one row."""
+    """Yield the shards of a group as tables of one row; without their documents where these are long."""
     texts = pyarrow.large_list(pyarrow.large_string())
     schema = pyarrow.schema({"number": pyarrow.int64(), "ids": texts, "texts": texts})
     for numbers in batch["numbers"]:
         for shard in read_shards(corpus, size, [int(number) for number in numbers]):
-            documents = list(shard.documents)
-            row = {"number": shard.number, "ids": [d.id for d in documents], "texts": [d.text for d in documents]}
+            row: dict[str, Any] = {"number": shard.number}
+            documents = _short_documents(shard)
+            if documents is not None:
+                row |= {"ids": [d.id for d in documents], "texts": [d.text for d in documents]}
             yield pyarrow.Table.from_pylist([row], schema=schema)
+
+
+def _short_documents(shard: Shard) -> list[Document] | None:
+    """Read a shard to its end and return its documents; None if they have more than `CHARACTERS_A_ROW`."""
+    documents, characters = [], 0
+    for document in shard.documents:
+        characters += len(document.text)
+        if characters <= CHARACTERS_A_ROW:
+            documents.append(document)
+        else:
+            documents.clear()
+    return documents if characters <= CHARACTERS_A_ROW else None
 
 
 class _Worker:
     """An actor: it loads the model once, fetches the context, and turns shards into parts."""
 
     def __init__(
-        self, context: Any, settings: BulkSettings, device: str, output: Path, key: str, keep_texts: bool
+        self, context: Any, settings: BulkSettings, device: str, output: Path, key: str, corpus: Corpus
     ) -> None:
         from cde_retriever.encoder.encoder import ContextualEncoder  # here, because readers have no use for torch
 
         keep_few_kernels()
         self.encoder = ContextualEncoder.from_spec(replace(settings.model, device=device))
         self.encoder.set_context(Context.from_bytes(ray.get(context)))
-        self.output, self.settings, self.key, self.keep_texts = output, settings, key, keep_texts
+        self.output, self.settings, self.key, self.corpus = output, settings, key, corpus
 
     def __call__(self, rows: Any) -> Iterator[Any]:
         """Embed the shards of a table; yield a report each.
@@ -167,6 +184,13 @@ class _Worker:
         A generator, because of what that raises Ray keeps the exception, of what a function raises only the text.
         """
         for row in rows.to_pylist():
-            shard = Shard(row["number"], len(row["ids"]), map(Document, row["ids"], row["texts"]))
-            report = embed_shard(self.encoder, shard, self.output, self.settings, self.key, keep_texts=self.keep_texts)
+            keep_texts = self.corpus.passages is not None
+            shard = self._shard(row)
+            report = embed_shard(self.encoder, shard, self.output, self.settings, self.key, keep_texts=keep_texts)
             yield pyarrow.Table.from_pylist([asdict(report)])
+
+    def _shard(self, row: dict[str, Any]) -> Shard:
+        """Return the shard of a row, read from the corpus if the row is without its documents."""
+        if row["ids"] is None:
+            return next(read_shards(self.corpus, self.settings.shard_size, [row["number"]]))
+        return Shard(row["number"], len(row["ids"]), map(Document, row["ids"], row["texts"]))

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ import ray
 
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.parts import part_files
-from cde_retriever.bulk.ray_engine import _by_file, embed_on_ray
+from cde_retriever.bulk.ray_engine import _by_file, _read, embed_on_ray
 from cde_retriever.bulk.reading import read_parts as verified_parts
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
@@ -156,6 +157,26 @@ def test_readers_wait_for_workers(cluster, checkpoint, local, tmp_path):
     writer.join()
     assert len(waiting) == len(written) == count
     assert max(waiting) < 80
+
+
+def test_documents_too_long_to_hand_over_are_read_by_the_worker(cluster, checkpoint, tmp_path):
+    """Three shards of twelve, of which the middle one has 36 million characters."""
+    (tmp_path / "corpus").mkdir()
+    with (tmp_path / "corpus" / "a.jsonl").open("w") as file:
+        for i, text in enumerate(documents(36)):
+            long = " luron" * 500_000 if 12 <= i < 24 else ""
+            file.write(json.dumps({"id": i, "text": text + long}) + "\n")
+    corpus = Corpus(tmp_path / "corpus", (CorpusFile("a.jsonl", "", rows=36),), Columns())
+    tracemalloc.start()
+    rows = [table.to_pylist()[0] for table in _read({"numbers": [[0, 1, 2]]}, corpus, 12)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [row["ids"] and row["ids"][0] for row in rows] == ["0", None, "24"]
+    assert peak < 50_000_000, "the documents of a long shard are let go one by one"
+    for engine in ({"engine": "local"}, {"engine": "ray", "workers": 1}):
+        twelve_each = replace(settings(checkpoint, **engine), shard_size=12)
+        embed_corpus(tmp_path / "corpus", tmp_path / engine["engine"], twelve_each)
+    assert_same_output(tmp_path / "ray", tmp_path / "local")
 
 
 def test_shards_are_read_by_the_file_they_begin_in():

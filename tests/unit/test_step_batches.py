@@ -1,0 +1,87 @@
+"""What a cached step is given: batches that move to a device, and chunks in the order of length."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from tests.tiny import documents, tiny_encoder
+
+META = torch.device("meta")
+
+
+def batch_of(context, **parts):
+    return TwoStageBatch([[1, 2]], [[3], [4]], context, torch.zeros(1, 2, dtype=torch.bool), **parts)
+
+
+def test_tensors_move_to_a_device_and_token_ids_stay():
+    whole = batch_of(torch.ones(3, 4), dropped=torch.zeros(3, dtype=torch.bool), frequencies=torch.ones(9)).to(META)
+    for tensor, shape in (
+        (whole.context, (3, 4)),
+        (whole.false_negatives, (1, 2)),
+        (whole.dropped, (3,)),
+        (whole.frequencies, (9,)),
+    ):
+        assert (tensor.device, tuple(tensor.shape)) == (META, shape)
+    assert (whole.queries, whole.documents) == ([[1, 2]], [[3], [4]])
+    for context in ([[5, 6], [7]], 2):
+        plain = batch_of(context).to(META)
+        assert (plain.context, plain.dropped, plain.frequencies) == (context, None, None)
+        assert plain.false_negatives.device == META
+
+
+@pytest.mark.parametrize(("context", "count"), [(torch.ones(3, 4), 3), ([[5, 6], [7]], 2), ([], 0), (5, 5)])
+def test_evidence_is_what_the_second_stage_is_told(context, count):
+    vectors, frequencies = torch.ones(count, 4), torch.ones(9)
+    evidence = batch_of(context, frequencies=frequencies).evidence(vectors)
+    assert evidence.documents == count
+    assert evidence.vectors is vectors
+    assert evidence.frequencies is frequencies
+    assert batch_of(context).evidence(None).frequencies is None
+
+
+def test_chunks_hold_the_longest_texts_first():
+    def pad(ids):
+        width = max(map(len, ids))
+        return np.array([[*row, *[0] * (width - len(row))] for row in ids]), np.ones((len(ids), width), np.int64)
+
+    chunks = list(Chunking(pad, 2).chunks([[1], [2, 2, 2], [3, 3], [4, 4, 4, 4], [5, 5]]))
+    assert [rows for rows, _, _ in chunks] == [[3, 1], [2, 4], [0]]
+    assert [ids.tolist() for _, ids, _ in chunks] == [[[4, 4, 4, 4], [2, 2, 2, 0]], [[3, 3], [5, 5]], [[1]]]
+    assert [tuple(mask.shape) for _, _, mask in chunks] == [(2, 4), (2, 2), (1, 1)]
+    assert isinstance(Chunking(pad, 2).autocast(), nullcontext)
+
+
+@pytest.mark.parametrize("step", [cached_step, direct_step])
+def test_every_part_is_computed_under_autocast(step):
+    """One context manager for each chunk of each stage, and one for the state; made anew, never entered twice."""
+    encoder, entered = tiny_encoder(), []
+    model = encoder.open_model().requires_grad_(True)
+    ids = encoder.tokenize(documents(8, seed=1), "document").ids
+    batch = TwoStageBatch(ids[:2], ids[2:4], ids[4:], torch.zeros(2, 2, dtype=torch.bool))
+
+    def autocast():
+        entered.append(torch.autocast("cpu", torch.bfloat16))
+        return entered[-1]
+
+    result = step(model, batch, 0.05, Chunking(encoder.text_tokenizer().pad, 2, autocast))
+    # direct: once for all. cached: two chunks of the context, the state, two chunks of texts; again with a graph.
+    assert len(entered) == (1 if step is direct_step else 2 + 1 + 2 + 2 + 2)
+    assert result.loss.dtype == torch.float32
+    assert not result.loss.requires_grad
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("step", [cached_step, direct_step])
+def test_accuracy_counts_queries_whose_positive_is_best_of_what_is_left_in(step):
+    """Query 0 is document 1's text, query 1 its own: right are both once document 1 is left out for query 0."""
+    encoder = tiny_encoder()
+    model = encoder.open_model().requires_grad_(True)
+    ids = encoder.tokenize(documents(5, seed=1), "document").ids
+    how = Chunking(encoder.text_tokenizer().pad, 3)
+    for masked, accuracy in ((False, 0.5), (True, 1.0)):
+        mask = torch.tensor([[False, masked], [False, False]])
+        result = step(model, TwoStageBatch([ids[1], ids[1]], ids[:2], ids[2:], mask), 0.05, how)
+        assert result.accuracy.item() == accuracy

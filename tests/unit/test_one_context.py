@@ -125,6 +125,15 @@ def test_the_batch_size_reaches_the_encoder(one, monkeypatch):
     assert [(k["batch_size"], k["language"]) for k in asked] == [(2, None)]
 
 
+def test_the_language_reaches_the_encoder_at_first_and_when_a_corpus_is_compared(one, monkeypatch):
+    with pytest.raises(ConfigError, match="language is 'german'"):
+        one.fit(documents(3), **HOW | {"language": "german"})
+    context, asked = one.fit(documents(3), **HOW), []
+    monkeypatch.setattr(one.encoder, "count_words", lambda *given: asked.append(given))
+    assert one.fit(documents(3), **HOW | {"language": "german"}) is context
+    assert asked == [(context.texts, "german")]
+
+
 def test_fingerprint_and_stamp_are_those_of_the_context_and_the_kept_numbers(checkpoint, one):
     one.fit(documents(9), **HOW)
     cut = OneContext.of_settings(str(checkpoint), settings(truncate_dim=12))

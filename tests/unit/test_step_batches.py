@@ -1,12 +1,14 @@
 """What a cached step is given: batches that move to a device, and chunks in the order of length."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from tests.parity.test_gradient_caching import gradients, model_and_batch
 from tests.tiny import documents, tiny_encoder
 
 META = torch.device("meta")
@@ -85,3 +87,15 @@ def test_accuracy_counts_queries_whose_positive_is_best_of_what_is_left_in(step)
         mask = torch.tensor([[False, masked], [False, False]])
         result = step(model, TwoStageBatch([ids[1], ids[1]], ids[:2], ids[2:], mask), 0.05, how)
         assert result.accuracy.item() == accuracy
+
+
+def test_a_context_of_which_every_document_is_dropped_gives_the_first_stage_a_gradient_of_zero():
+    model, batch, pad = model_and_batch(context=4)
+    batch = replace(batch, dropped=torch.ones(4, dtype=torch.bool))
+    for step in (cached_step, direct_step):
+        loss, found = gradients(model, lambda: step(model, batch, 0.05, Chunking(pad, 3)))  # noqa: B023
+        first = [gradient for name, gradient in found.items() if name.startswith("first_stage.")]
+        assert first
+        assert all(not gradient.any() for gradient in first)
+        assert found["second_stage.null_context"].any()
+        assert loss > 0

@@ -4,13 +4,14 @@ try:
     from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
     from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever
     from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
+    from cde_retriever.adapters.llama_index.native_parts import sparse_functions
 except ImportError as error:
     if str(error.name).startswith("cde_retriever"):  # a fault of ours, nothing missing
         raise
     message = f'cde_retriever.llama_index needs llama-index-core ({error}); pip install "cde-retriever[llama-index]"'
     raise ImportError(message) from error
 
-__all__ = ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"]
+__all__ = ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex", "sparse_functions"]
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cde_retriever.adapters.stamps import stamp_of
+from cde_retriever.adapters.stamps import DENSE, stamp_of
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, make_context
 from cde_retriever.context.sampling import sample_documents
@@ -92,6 +92,11 @@ class OneContext:
         """What is stored with every vector (`cde_retriever.adapters.stamps`); raises as `context` does."""
         kept = self.encoder.dimension
         return stamp_of(self.fingerprint, None if kept == full_dimension(self.encoder.backend) else kept)
+
+    @property
+    def dense_stamp(self) -> str:
+        """What is stored with the dense part of texts in two parts; raises as `context` does."""
+        return stamp_of(self.fingerprint, DENSE)
 
     def fit(
         self,

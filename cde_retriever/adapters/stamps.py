@@ -1,9 +1,9 @@
 """Name what made a vector, and refuse vectors that something else made: the one rule both adapters check by.
 
 A stamp is stored with every vector under the metadata key `STAMP`. It is the fingerprint of the context the vector was
-made under and, for a vector of which only the first numbers were kept, how many: ``"2f9c…"`` or ``"2f9c…/512"``. Equal
-stamps mean comparable vectors. A digest of the vector may stand beside it, under `DIGEST`: metadata outlive the vector
-they were made for, and are embedded anew by others.
+made under and, for a vector of which only the first numbers were kept, how many: ``"2f9c…"`` or ``"2f9c…/512"``; for
+the dense part of a text in two parts ``"2f9c…/dense"``. Equal stamps mean comparable vectors. A digest of the vector
+may stand beside it, under `DIGEST`: metadata outlive the vector they were made for, and are embedded anew by others.
 """
 
 import hashlib
@@ -16,15 +16,16 @@ from cde_retriever.errors import ContextMismatchError
 
 STAMP = "cde_context"
 DIGEST = "cde_vector"
+DENSE = "dense"
 _SEPARATOR = "/"
 
 
-def stamp_of(fingerprint: str, kept: int | None = None) -> str:
+def stamp_of(fingerprint: str, kept: int | str | None = None) -> str:
     """Return the stamp of vectors made under a context.
 
     Args:
         fingerprint: The context's.
-        kept: How many numbers of each vector were kept; None for all.
+        kept: How many numbers of each vector were kept, None for all; `DENSE` for dense parts.
     """
     return fingerprint if kept is None else f"{fingerprint}{_SEPARATOR}{kept}"
 
@@ -58,7 +59,13 @@ def describe(stamp: object) -> str:
     if not isinstance(stamp, str):
         return "an unknown context (it comes without a stamp)"
     fingerprint, _, kept = stamp.partition(_SEPARATOR)
-    return f"context {fingerprint[:12]}" + (f", cut to {kept} numbers" if kept else "")
+    return f"context {fingerprint[:12]}" + _form(kept)
+
+
+def _form(kept: str) -> str:
+    if kept == DENSE:
+        return ", the dense part"
+    return f", cut to {kept} numbers" if kept else ""
 
 
 def check_stamp(found: object, in_use: object, what: str) -> None:

@@ -14,7 +14,13 @@ NAMES = {
         "save_local",
         "stamp",
     ],
-    "cde_retriever.llama_index": ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"],
+    "cde_retriever.llama_index": [
+        "CDEContextGuard",
+        "CDEEmbedding",
+        "CDERetriever",
+        "CDEVectorStoreIndex",
+        "sparse_functions",
+    ],
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import qdrant_client
 from llama_index.core import (
     DocumentSummaryIndex,
     MockEmbedding,
@@ -41,10 +42,12 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.tools import QueryEngineTool, RetrieverTool
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import VectorStoreInfo, VectorStoreQuery
+from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from cde_retriever.errors import ConfigError, ContextError
-from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDERetriever, CDEVectorStoreIndex
+from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDERetriever, CDEVectorStoreIndex, sparse_functions
 from tests.contract.llama_index_corpus import QUERY, chroma, corpus, text_nodes
+from tests.tiny import tiny_encoder
 
 ROOT = Path(__file__).parent.parent.parent
 SECURITY = ROOT / "docs" / "security.md"
@@ -100,6 +103,43 @@ def copied_vectors(case: Case) -> Any:
     twin = CDEVectorStoreIndex(nodes, embed_model=CDEEmbedding(case.checkpoint)).persist(case.folder / "twin")
     shutil.copy(twin / "default__vector_store.json", folder)
     return CDEVectorStoreIndex.from_storage(folder, case.own).as_retriever().retrieve(QUERY)
+
+
+def in_parts(case: Case, storage: StorageContext | None = None) -> CDEVectorStoreIndex:
+    """Return an index in two parts and make the other embedding one of its model."""
+    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    model = encoder.save_pretrained(case.folder / "head")
+    case.own, case.other = fitted_on(model, 0), fitted_on(model, 1).dense_part()
+    if storage is not None:
+        client = qdrant_client.QdrantClient(":memory:")
+        store = QdrantVectorStore("ways", client=client, enable_hybrid=True, **sparse_functions(case.own))
+        storage = StorageContext.from_defaults(vector_store=store)
+    return CDEVectorStoreIndex.from_documents(corpus(12), embed_model=case.own, storage_context=storage)
+
+
+def in_qdrant(case: Case) -> CDEVectorStoreIndex:
+    return in_parts(case, StorageContext.from_defaults())
+
+
+def asked_by_stock(index: CDEVectorStoreIndex, embedding: CDEEmbedding, mode: str) -> Any:
+    return VectorIndexRetriever(index, embed_model=embedding, vector_store_query_mode=mode).retrieve(QUERY)
+
+
+def foreign_words(case: Case) -> Any:
+    """Open a collection with a store whose words are weighed under another context."""
+    client = in_qdrant(case).vector_store.client
+    store = QdrantVectorStore("ways", client=client, enable_hybrid=True, **sparse_functions(case.other))
+    return CDEVectorStoreIndex.from_vector_store(store, case.own)
+
+
+def copied_parts(case: Case) -> Any:
+    """Put the file of both parts of another index, with the same ids, in the place of the index's own."""
+    index = in_parts(case)
+    nodes = [node.model_copy(update={"text": f"other {node.text}"}) for node in index.docstore.docs.values()]
+    twin = CDEVectorStoreIndex(nodes, embed_model=CDEEmbedding(case.folder / "head", context=case.own.context))
+    folder = index.persist(case.folder / "index")
+    shutil.copy(twin.persist(case.folder / "twin") / "cde_parts__vector_store.json", folder)
+    return CDEVectorStoreIndex.from_storage(folder, case.own)
 
 
 def pipeline(store: Any, embedding: CDEEmbedding) -> IngestionPipeline:
@@ -190,6 +230,21 @@ GUARDED: dict[str, Callable[[Case], Any]] = {
     "copies of index.vector_store": lambda c: pickle.loads(pickle.dumps(c.index.vector_store)).query(
         VectorStoreQuery(query_embedding=c.other.get_query_embedding(QUERY))
     ),
+    "index.as_retriever of two parts": lambda c: in_parts(c).as_retriever(embed_model=c.other).retrieve(QUERY),
+    "index.as_retriever of two parts, mode sparse": lambda c: (
+        in_parts(c).as_retriever(mode="sparse", embed_model=c.other).retrieve(QUERY)
+    ),
+    "the store of both parts in the storage context": lambda c: (
+        in_parts(c)
+        .storage_context.vector_stores["cde_parts"]
+        .query(VectorStoreQuery(query_embedding=c.other.get_query_embedding(QUERY), query_str=QUERY, mode="hybrid"))
+    ),
+    "a copied file of both parts": copied_parts,
+    "index.as_retriever over Qdrant in two parts": lambda c: (
+        in_qdrant(c).as_retriever(embed_model=c.other).retrieve(QUERY)
+    ),
+    "VectorIndexRetriever over Qdrant, hybrid": lambda c: asked_by_stock(in_qdrant(c), c.other, "hybrid"),
+    "CDEVectorStoreIndex over Qdrant with words of another context": foreign_words,
     "IngestionPipeline, a later run": lambda c: second_run(c, CDEEmbedding(c.checkpoint)),
     "IngestionPipeline, a later run under another context": lambda c: second_run(c, c.other),
     "VectorStoreIndex.from_vector_store with the store object of a pipeline": stock_over_pipeline,
@@ -301,4 +356,7 @@ def test_with_its_own_context_the_ways_answer(case):
     assert asked(load_index_from_storage(case.storage(), embed_model=own))
     assert asked(case.stock(own))
     assert second_run(case, own)
+    index = in_parts(case)
+    assert index.as_retriever(embed_model=case.own.dense_part()).retrieve(QUERY)
+    assert asked_by_stock(in_qdrant(case), case.own.dense_part(), "hybrid")
     assert CDEContextGuard(embed_model=own).postprocess_nodes(asked(case.index))

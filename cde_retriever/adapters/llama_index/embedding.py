@@ -58,6 +58,8 @@ class CDEEmbedding(EmbeddingSettings):
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
         backend: ``"torch"``, the default, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
         truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
+        parts: ``"one"``: vectors that hold all the context knows. ``"dense"``: the dense part alone, for a store that
+            keeps the sparse part beside it; `CDEVectorStoreIndex` chooses by itself.
         pooling: How an encoder of `transformers` pools its token vectors; other models say it themselves.
         max_length: Longest text of a model that is no CDE checkpoint, in tokens; None for its own.
         prompts: Text put before its queries and documents, by role; None for its own.
@@ -118,7 +120,7 @@ class CDEEmbedding(EmbeddingSettings):
     def stamp(self) -> str:
         """What every vector bears and is stored with (`cde_retriever.adapters.stamps`); see `context`."""
         self._fitted_encoder()
-        return self._own.stamp
+        return self._own.stamp if self.parts == "one" else self._own.dense_stamp
 
     @property
     def encoder(self) -> ContextualEncoder:
@@ -128,7 +130,7 @@ class CDEEmbedding(EmbeddingSettings):
     @property
     def dimension(self) -> int:
         """Width of the vectors; needs no context."""
-        return self._encoder.dimension
+        return self._encoder.dimension if self.parts == "one" else self._encoder.dense_dimension
 
     def fit(self, texts: Iterable[str], *, show_progress: bool = False) -> Context:
         """Sample the whole corpus and embed under that sample from now on.
@@ -304,7 +306,7 @@ class CDEEmbedding(EmbeddingSettings):
         return StampedVector(await super().aget_agg_embedding_from_queries(queries, agg_fn), self.stamp)
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        return StampedVector(self._fitted_encoder().encode_queries([query])[0].tolist(), self.stamp)
+        return StampedVector(self._fitted_encoder().encode_queries([query], parts=self.parts)[0].tolist(), self.stamp)
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
@@ -315,6 +317,7 @@ class CDEEmbedding(EmbeddingSettings):
             summary.texts += len(texts)
             vectors = encoder.encode_documents(
                 texts,
+                parts=self.parts,
                 batch_size=self.embed_batch_size,
                 on_truncation=lambda cut: self._add_cut(summary, texts, cut),
             )

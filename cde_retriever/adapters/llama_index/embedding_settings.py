@@ -15,12 +15,13 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from cde_retriever.adapters.llama_index.storage import PathLike, read_context
 from cde_retriever.adapters.one_context import MODEL_SETTINGS, OneContext
 from cde_retriever.context.context import Context
+from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 
 DEFAULT_MODEL = "cde-retriever/default"
-MODEL_FIELDS = frozenset(("model_name", *MODEL_SETTINGS))
-"""Fields that decide which model an object holds, and so stay as they were when it was made."""
+MODEL_FIELDS = frozenset(("model_name", "parts", *MODEL_SETTINGS))
+"""Fields that decide what the vectors are, and so stay as they were when the object was made."""
 
 
 class EmbeddingSettings(BaseEmbedding):
@@ -34,6 +35,7 @@ class EmbeddingSettings(BaseEmbedding):
     dtype: str | None = None
     backend: Literal["torch", "onnx", "openvino"] | None = None
     truncate_dim: int | None = Field(default=None, gt=0)
+    parts: Literal["one", "dense"] = "one"
     pooling: str | None = None
     max_length: int | None = None
     prompts: dict[str, str] | None = None
@@ -59,8 +61,24 @@ class EmbeddingSettings(BaseEmbedding):
         known = context if isinstance(context, Context | None) else read_context(context)
         self._own = OneContext.of_settings(named, self, None if known is None else known.model.name)
         self._encoder = self._own.encoder
+        if self.parts == "dense":
+            check_parts("both", self.has_corpus_head, self._encoder.identity.name)
         if known is not None:
             self._own.set(known)
+
+    @property
+    def has_corpus_head(self) -> bool:
+        """Whether the model gives texts in two parts, dense and sparse."""
+        return self._encoder.config.corpus_head is not None
+
+    def dense_part(self) -> Self:
+        """Return an embedding that gives the dense parts of texts; it shares model and context with this one.
+
+        Raises:
+            ConfigError: if the model has no corpus head.
+        """
+        check_parts("both", self.has_corpus_head, self._encoder.identity.name)
+        return super().model_copy(update={"parts": "dense"})
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a field; not one that decides what the vectors are, and an ``embeddings_cache`` is refused here too."""

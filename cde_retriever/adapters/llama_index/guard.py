@@ -4,25 +4,47 @@ LlamaIndex compares nothing: a query under the wrong context has the right width
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from llama_index.core import VectorStoreIndex
 from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQueryMode
 
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.storage import check_stamps
-from cde_retriever.errors import ContextMismatchError
+from cde_retriever.adapters.llama_index.two_parts import MODES, searcher
+from cde_retriever.errors import ConfigError, ContextMismatchError
 
 
 class CDERetriever(VectorIndexRetriever):
-    """Retrieves from a vector index and refuses nodes that were embedded under another context than the query."""
+    """Retrieves from a vector index and refuses nodes that were embedded under another context than the query.
 
-    def __init__(self, index: VectorStoreIndex, **kwargs: Any) -> None:
+    Args:
+        index: The index.
+        mode: ``"hybrid"`` adds the inner products of vectors and of exact words, ``"dense"`` and ``"sparse"`` take one
+            of them. None: hybrid where the index holds both, else by its vectors.
+        kwargs: As for `VectorIndexRetriever`; a ``vector_store_query_mode`` asks the vector store itself.
+
+    Raises:
+        ConfigError: for an unknown mode, or one that the index's form does not allow.
+        TypeError: if the embedding is no `CDEEmbedding`.
+    """
+
+    def __init__(self, index: VectorStoreIndex, mode: str | None = None, **kwargs: Any) -> None:
+        both = searcher(index)
+        if mode is not None:
+            _check_mode(mode, both is not None)
+        elif both is not None and "vector_store_query_mode" not in kwargs:
+            mode = "hybrid"
+        if both is not None and mode is not None:
+            kwargs["vector_store_query_mode"] = MODES[mode]
         super().__init__(index, **kwargs)
         require_cde(self._embed_model)
+        if both is not None and self._vector_store_query_mode in MODES.values():
+            self._vector_store = cast(BasePydanticVectorStore, both)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return self._checked(super()._retrieve(_unembedded(query_bundle)))
@@ -72,6 +94,16 @@ class CDEContextGuard(BaseNodePostprocessor):
         raise ContextMismatchError(
             f"the query {bundle.query_str!r:.80} brings a vector that context {fingerprint[:12]} does not give; pass "
             "each retriever a QueryBundle of its own, without an embedding"
+        )
+
+
+def _check_mode(mode: str, two_parts: bool) -> None:
+    if mode not in MODES:
+        raise ConfigError(f"mode is {mode!r}, expected one of {', '.join(map(repr, MODES))}")
+    if not two_parts and MODES[mode] != VectorStoreQueryMode.DEFAULT:
+        raise ConfigError(
+            f"mode is {mode!r}, but the index holds one vector a node; build it anew with a model that has a corpus "
+            "head, in memory or in a Qdrant store with enable_hybrid=True, and parts='both'"
         )
 
 

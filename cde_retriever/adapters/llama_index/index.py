@@ -41,6 +41,7 @@ from cde_retriever.adapters.llama_index.storage import (
     embedded_text,
     stamped,
 )
+from cde_retriever.adapters.llama_index.two_parts import attach_parts, embedding_for
 from cde_retriever.context.context import context_file, known_documents
 from cde_retriever.errors import ContextNotFittedError
 from cde_retriever.files.replacing import recover_folder
@@ -59,9 +60,12 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         embed_model: A `CDEEmbedding`; None for ``CDEEmbedding()``. Without a context yet it is fitted on all nodes.
         context_dir: Folder or ``.safetensors`` file to which the context is saved before the first vector is stored.
             Give it with an external vector store, unless you persist the storage context yourself.
+        parts: ``"both"`` keeps nodes in two parts, dense and sparse, for hybrid search; ``"one"`` in one vector. None:
+            both for a model with a corpus head in memory, or in a store made for sparse vectors (docs/hybrid.md).
         kwargs: As for `VectorStoreIndex`.
 
     Raises:
+        ConfigError: for two parts where model or store do not allow them.
         TypeError: if `embed_model` is something else.
         ContextMismatchError: if the storage context, the vector store, `context_dir` or a node has another context.
         ContextNotFittedError: if the vector store holds vectors and `embed_model` has no context.
@@ -75,6 +79,7 @@ class CDEVectorStoreIndex(VectorStoreIndex):
         *,
         embed_model: EmbedType | None = None,
         context_dir: PathLike | None = None,
+        parts: str | None = None,
         **kwargs: Any,
     ) -> None:
         self._context_dir = context_dir
@@ -88,7 +93,8 @@ class CDEVectorStoreIndex(VectorStoreIndex):
             kwargs["index_struct"] = CDEIndexDict.of(kwargs["index_struct"])
         if kwargs.get("transformations") is None:
             kwargs["transformations"] = transformations_for(require_cde(embed_model).encoder)
-        super().__init__(nodes=nodes, embed_model=require_cde(embed_model), **kwargs)
+        own = embedding_for(require_cde(embed_model), storage, parts)
+        super().__init__(nodes=nodes, embed_model=own, **kwargs)
         if not self._prepared:  # nothing was built: an index that is opened
             self._open()
 
@@ -198,10 +204,19 @@ class CDEVectorStoreIndex(VectorStoreIndex):
             self.embedding.attach_to(self._storage_context)
         return write_index_folder(self._storage_context, folder)
 
-    def as_retriever(self, **kwargs: Any) -> BaseRetriever:
-        """Return a retriever that refuses nodes of another context; query and chat engines use it too."""
+    def as_retriever(self, *, mode: str | None = None, **kwargs: Any) -> BaseRetriever:
+        """Return a retriever that refuses nodes of another context; query and chat engines use it too.
+
+        Args:
+            mode: ``"hybrid"``, ``"dense"`` or ``"sparse"``; None for the best that the index allows (`CDERetriever`).
+            kwargs: As for `VectorIndexRetriever`.
+
+        Raises:
+            ConfigError: for a mode that the index's form does not allow.
+        """
         return CDERetriever(
             self,
+            mode=mode,
             node_ids=list(self.index_struct.nodes_dict.values()),
             callback_manager=self._callback_manager,
             object_map=self._object_map,
@@ -241,12 +256,18 @@ class CDEVectorStoreIndex(VectorStoreIndex):
             await super()._async_add_nodes_to_index(index_struct, ready, show_progress, **insert_kwargs)
 
     def _get_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
-        embedded = super()._get_node_with_embedding(nodes, show_progress)
-        return [stamped(node, self.embedding.stamp, node.get_embedding()) for node in embedded]
+        return self._kept(super()._get_node_with_embedding(nodes, show_progress))
 
     async def _aget_node_with_embedding(self, nodes: Sequence[BaseNode], show_progress: bool = False) -> list[BaseNode]:
-        embedded = await super()._aget_node_with_embedding(nodes, show_progress)
-        return [stamped(node, self.embedding.stamp, node.get_embedding()) for node in embedded]
+        return self._kept(await super()._aget_node_with_embedding(nodes, show_progress))
+
+    def _kept(self, embedded: Sequence[BaseNode]) -> list[BaseNode]:
+        """Return stamped nodes for the vector store; what searches two parts has them from here on."""
+        nodes = [stamped(node, self.embedding.stamp, node.get_embedding()) for node in embedded]
+        both = attach_parts(self._storage_context, self.embedding)
+        if both is not None:
+            both.add(nodes)
+        return nodes
 
     def _open(self) -> None:
         """Check what is stored against the embedding, and guard it from here on."""
@@ -258,6 +279,7 @@ class CDEVectorStoreIndex(VectorStoreIndex):
     def _mark(self, struct: IndexDict) -> None:
         """Let vector store and record of the index know their stamp."""
         guard_store(self._vector_store, self.embedding.stamp, self.embedding.dimension)
+        attach_parts(self._storage_context, self.embedding)
         if isinstance(struct, CDEIndexDict):
             struct.stamp = self.embedding.stamp
 

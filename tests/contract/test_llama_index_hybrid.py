@@ -1,0 +1,249 @@
+"""Indexes in two parts rank as the encoder does, whatever came and went, in memory, on the disk and in Qdrant."""
+
+import shutil
+
+import pytest
+import qdrant_client
+from llama_index.core import Document, MockEmbedding, StorageContext, VectorStoreIndex, load_index_from_storage
+from llama_index.core.llms import MockLLM
+from llama_index.core.schema import QueryBundle
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+
+from cde_retriever.adapters.llama_index.storage import embedded_text
+from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
+from cde_retriever.llama_index import CDEEmbedding, CDERetriever, CDEVectorStoreIndex, sparse_functions
+from cde_retriever.search.hybrid import inner_products, score
+from tests.contract.llama_index_corpus import chroma, corpus
+from tests.tiny import tiny_encoder
+
+QUERY = "baron kolak 3"
+MODES = ("hybrid", "dense", "sparse")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    return encoder.save_pretrained(tmp_path_factory.mktemp("model") / "head")
+
+
+@pytest.fixture
+def index(model):
+    return CDEVectorStoreIndex.from_documents(corpus(40), embed_model=CDEEmbedding(model))
+
+
+def expected(index, nodes, mode, query=QUERY, count=5):
+    """Return ids and scores of the best nodes, of vectors made anew."""
+    encoder = index.embedding.encoder
+    asked = encoder.encode_queries([query], parts="both")
+    made = encoder.encode_documents([embedded_text(node) for node in nodes], parts="both")
+    by_mode = {
+        "hybrid": score(asked, made),
+        "dense": asked.dense @ made.dense.T,
+        "sparse": inner_products(asked.sparse, made.sparse),
+    }
+    scored = sorted(zip(by_mode[mode][0], (node.node_id for node in nodes), strict=True), key=lambda pair: -pair[0])
+    return {name: pytest.approx(float(value), abs=1e-4) for value, name in scored[:count]}
+
+
+def found(index, mode=None, query=QUERY, count=5, **settings):
+    retriever = index.as_retriever(mode=mode, similarity_top_k=count, **settings)
+    return {node.node_id: node.score for node in retriever.retrieve(query)}
+
+
+def check(index, nodes=None):
+    nodes = list(index.docstore.docs.values()) if nodes is None else nodes
+    for mode in MODES:
+        assert found(index, mode) == expected(index, nodes, mode)
+
+
+def test_each_mode_ranks_as_the_encoder_does_and_hybrid_is_the_default(index):
+    check(index)
+    assert found(index) == found(index, "hybrid") != found(index, "dense")
+    assert isinstance(index.as_retriever(), CDERetriever)
+    assert index.embedding.dimension == 32
+    answer = index.as_query_engine(llm=MockLLM(), similarity_top_k=3, mode="sparse").query(QUERY)
+    assert {node.node_id: node.score for node in answer.source_nodes} == expected(
+        index, list(index.docstore.docs.values()), "sparse", count=3
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_asynchronously_the_same(index, mode):
+    nodes = await index.as_retriever(mode=mode, similarity_top_k=5).aretrieve(QUERY)
+    assert {node.node_id: node.score for node in nodes} == found(index, mode)
+
+
+def test_it_follows_inserts_deletes_and_refreshes(index):
+    index.insert(Document(text="kolak kolak vexed", id_="new", metadata={"file_name": "new.txt"}))
+    index.delete_ref_doc("0-3", delete_from_docstore=True)
+    index.refresh_ref_docs([Document(text="kolak baron 3", id_="0-5", metadata={"file_name": "0-5.txt"})])
+    index.delete_nodes([index.docstore.get_ref_doc_info("0-7").node_ids[0]], delete_from_docstore=True)
+    names = {node.ref_doc_id for node in index.docstore.docs.values()}
+    assert {"new", "0-5"} <= names
+    assert not {"0-3", "0-7"} & names
+    check(index)
+
+
+async def test_it_follows_asynchronous_changes(index):
+    await index.ainsert(Document(text="kolak kolak vexed", id_="new"))
+    await index.adelete_ref_doc("0-3", delete_from_docstore=True)
+    check(index)
+
+
+def test_filters_restrict_each_mode(index):
+    filters = MetadataFilters(filters=[MetadataFilter(key="file_name", value=f"0-{i}.txt") for i in (1, 2, 8)])
+    filters.condition = "or"
+    chosen = [node for node in index.docstore.docs.values() if node.ref_doc_id in {"0-1", "0-2", "0-8"}]
+    assert chosen
+    for mode in MODES:
+        some = {name: value for name, value in expected(index, chosen, mode).items() if mode != "sparse" or value != 0}
+        assert found(index, mode, filters=filters) == some
+    assert found(index, doc_ids=["0-2"]).keys() == {node.node_id for node in chosen if node.ref_doc_id == "0-2"}
+
+
+@pytest.mark.parametrize("write", ["persist", "storage_context.persist"])
+def test_it_is_persisted_with_the_index(index, model, tmp_path, write):
+    before = {mode: found(index, mode) for mode in MODES}
+    if write == "persist":
+        index.persist(tmp_path / "index")
+    else:
+        index.storage_context.persist(str(tmp_path / "index"))
+    embedding = CDEEmbedding.from_storage(tmp_path / "index", model)
+    opened = CDEVectorStoreIndex.from_storage(tmp_path / "index", embedding)
+    assert {mode: found(opened, mode) for mode in MODES} == before
+    opened.insert(Document(text="kolak kolak vexed", id_="new"))
+    opened.delete_ref_doc("0-3", delete_from_docstore=True)
+    check(opened)
+    opened.persist(tmp_path / "index")
+    storage = StorageContext.from_defaults(persist_dir=str(tmp_path / "index"))
+    check(load_index_from_storage(storage, embed_model=CDEEmbedding.from_storage(storage, model)))
+
+
+def test_a_file_of_other_words_or_vectors_is_refused(index, model, tmp_path):
+    def opened():
+        return CDEVectorStoreIndex.from_storage(folder, CDEEmbedding(model, context=index.embedding.context))
+
+    folder = index.persist(tmp_path / "index")
+    file = folder / "cde_parts__vector_store.json"
+    good = file.read_text()
+    other = CDEVectorStoreIndex.from_documents(corpus(12, 1), embed_model=CDEEmbedding(model))
+    shutil.copy(other.persist(tmp_path / "other") / file.name, folder)
+    with pytest.raises(ContextMismatchError, match="was made under context"):
+        opened()
+    same = CDEEmbedding(model, context=index.embedding.context)
+    nodes = [node.model_copy(update={"text": f"other {node.text}"}) for node in index.docstore.docs.values()]
+    with pytest.warns(UserWarning, match="none of the documents"):
+        twin = CDEVectorStoreIndex(nodes, embed_model=same)
+    for changed in (twin, index):
+        changed.delete_ref_doc("0-3", delete_from_docstore=True)
+        shutil.copy(changed.persist(tmp_path / "twin") / file.name, folder)
+        with pytest.raises(ContextMismatchError, match="hold different nodes"):
+            opened()
+    file.write_text(good.replace('"index": "', '"index": "AAAA'))
+    with pytest.raises(ContextFormatError, match="damaged"):
+        opened()
+    file.write_text(good)
+    check(opened())
+
+
+def test_words_of_another_context_and_unknown_vectors_are_refused(index, model):
+    other = CDEEmbedding(model)
+    other.fit([document.text for document in corpus(12, 1)])
+    for mode in MODES[:2]:
+        with pytest.raises(ContextMismatchError, match="the dense part"):
+            found(index, mode, embed_model=other.dense_part())
+    with pytest.raises(ContextMismatchError, match="not comparable"):  # nodes are compared where no vector is asked for
+        found(index, "sparse", embed_model=other.dense_part())
+    with pytest.raises(ContextMismatchError, match="a vector without text"):
+        index.as_retriever().retrieve(QueryBundle("", embedding=[0.0] * 32))
+    with pytest.raises(ContextMismatchError, match="the dense part"):  # one vector under the same context
+        found(index, embed_model=CDEEmbedding(model, context=index.embedding.context))
+
+
+def test_nodes_that_come_past_the_index_are_noticed(index):
+    past = index.embedding([node.model_copy(update={"id_": "past"}) for node in list(index.docstore.docs.values())[:1]])
+    index.vector_store.delete("0-4")
+    gone = {node.node_id for node in index.docstore.docs.values() if node.ref_doc_id == "0-4"}
+    assert gone
+    assert not gone & found(index, count=99).keys()
+    index.vector_store.add(past)
+    with pytest.raises(
+        ContextMismatchError, match="1 nodes, such as past, were put into the vector store past the index"
+    ):
+        found(index)
+
+
+def test_a_write_that_fails_leaves_no_words(index, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(index.vector_store), "add", fail)
+        with pytest.raises(OSError, match="the disk is full"):
+            index.insert(Document(text="kolak kolak vexed", id_="new"))
+    check(index)
+
+
+def test_which_form_an_index_gets(index, model, checkpoint, tmp_path):
+    def built(model=model, settings=None, **arguments):
+        return CDEVectorStoreIndex.from_documents(
+            corpus(12), embed_model=CDEEmbedding(model, **(settings or {})), **arguments
+        ).embedding
+
+    assert (index.embedding.parts, index.embedding.dimension) == ("dense", 32)
+    assert built(parts="one").parts == "one"
+    assert built(checkpoint).parts == "one"
+    assert built(settings={"truncate_dim": 40}).dimension == 40
+    external = StorageContext.from_defaults(vector_store=chroma())
+    assert built(storage_context=external, context_dir=tmp_path / "context").parts == "one"
+    folder = CDEVectorStoreIndex.from_documents(corpus(12), embed_model=CDEEmbedding(model), parts="one").persist(
+        tmp_path / "one"
+    )
+    one = CDEVectorStoreIndex.from_storage(folder, CDEEmbedding.from_storage(folder, model))
+    assert one.embedding.parts == "one"
+    assert found(one) == found(one, "dense")
+    with pytest.raises(ConfigError, match="mode is 'hybrid', but the index holds one vector a node"):
+        one.as_retriever(mode="hybrid")
+    with pytest.raises(ConfigError, match="mode is 'exact', expected one of 'hybrid', 'dense', 'sparse'"):
+        one.as_retriever(mode="exact")
+    with pytest.raises(ConfigError, match="parts is 'two', expected one of 'one', 'both'"):
+        built(parts="two")
+    with pytest.raises(ConfigError, match="parts is 'both', but ChromaVectorStore keeps no sparse vectors"):
+        built(parts="both", storage_context=StorageContext.from_defaults(vector_store=chroma()))
+    with pytest.raises(ConfigError, match="has no corpus head"):
+        built(checkpoint, parts="both")
+    with pytest.raises(ConfigError, match="has no corpus head"):
+        CDEEmbedding(checkpoint, parts="dense")
+
+
+def qdrant(embedding, client, name="texts"):
+    return QdrantVectorStore(name, client=client, enable_hybrid=True, **sparse_functions(embedding))
+
+
+def test_qdrant_keeps_both_parts_itself(model, tmp_path):
+    client = qdrant_client.QdrantClient(path=str(tmp_path / "qdrant"))
+    embedding = CDEEmbedding(model)
+    storage = StorageContext.from_defaults(vector_store=qdrant(embedding, client))
+    index = CDEVectorStoreIndex.from_documents(
+        corpus(40), embed_model=embedding, storage_context=storage, context_dir=tmp_path / "context"
+    )
+    nodes = index.vector_store.get_nodes()
+    assert len(nodes) >= 40
+    check(index, nodes)
+    index.insert(Document(text="kolak kolak vexed", id_="new"))
+    index.delete_ref_doc("0-3")
+    check(index, index.vector_store.get_nodes())
+    again = CDEEmbedding.from_storage(tmp_path / "context", model)
+    opened = CDEVectorStoreIndex.from_vector_store(qdrant(again, client), again)
+    assert {mode: found(opened, mode) for mode in MODES} == {mode: found(index, mode) for mode in MODES}
+    other = CDEEmbedding(model)
+    other.fit([document.text for document in corpus(12, 1)])
+    with pytest.raises(ContextMismatchError):
+        CDEVectorStoreIndex.from_vector_store(qdrant(other, client), other)
+    with pytest.raises(ContextMismatchError):
+        found(index, embed_model=other.dense_part())
+    stock = VectorStoreIndex.from_vector_store(index.vector_store, embed_model=MockEmbedding(32))
+    with pytest.raises(ContextMismatchError):
+        stock.as_retriever(vector_store_query_mode="hybrid").retrieve(QUERY)
+    client.close()

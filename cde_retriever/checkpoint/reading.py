@@ -9,6 +9,7 @@ from typing import Any
 
 from cde_retriever.checkpoint.folder import hash_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, kind_of
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.model.config import CUT, POOLINGS, ROLES, WINDOWS
@@ -96,12 +97,14 @@ def refuse_sayings(folder: Path, reading: Reading) -> None:
 
 
 def identify_source(folder: Path, reading: Reading) -> str:
-    """Return a sha256 of all that decides an encoder's vectors: its files, what was said, and the reader's version.
+    """Return a sha256 of all that decides vectors: an encoder's files, what was said, the reader's version, the head.
 
     Two machines with the same files agree on it, whatever versions of `transformers` they have.
     """
     files = {str(path.relative_to(folder)): hash_file(path) for path in files_that_matter(folder)}
     stated = {"reader": READER_VERSION, "reading": reading.says(), "files": files}
+    if reading.head:  # its numbers are this package's, and may differ in another version
+        stated["head"] = HeadSettings().to_dict()
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 

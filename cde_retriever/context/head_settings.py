@@ -6,6 +6,9 @@ from typing import Any
 
 from cde_retriever.errors import ConfigError
 
+_FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False}
+"""What holds for models that were stored, with all numbers of their time, before these were settings."""
+
 
 @dataclass(frozen=True)
 class HeadSettings:
@@ -20,7 +23,10 @@ class HeadSettings:
         prior_documents: How many documents the prior counts as.
         sharpness: How sharply documents attend to the context (`cde_retriever.context.neighbours`).
         amount: How far they move towards what they attend to.
-        word_weight: What an exact share of words of 1 is worth beside a cosine, in spreads.
+        rareness: Power of what a word says (`cde_retriever.words.weights`).
+        sharing: Power of what all words of a query say, which each is divided by.
+        skip_question_words: Whether "what", "does" and the like are left out of queries; English alone has a list.
+        word_weight: What exact words are worth beside a cosine, in spreads.
         gram_weight: The same for the grams of the words.
         topics: Numbers of the one vector that stand for topics of the context; at most so many.
         sketch: Numbers of it that are a random projection of what words say beyond the topics.
@@ -34,12 +40,15 @@ class HeadSettings:
     prior_documents: float = 4.0
     sharpness: float = 3.0
     amount: float = 0.3
-    word_weight: float = 2.0
-    gram_weight: float = 4.0
+    rareness: float = 1.5
+    sharing: float = 0.5
+    skip_question_words: bool = True
+    word_weight: float = 0.26
+    gram_weight: float = 0.26
     topics: int = 200
     sketch: int = 183
-    topic_weight: float = 5.0
-    sketch_weight: float = 1.5
+    topic_weight: float = 0.85
+    sketch_weight: float = 0.24
     typical_spread: float = 0.12
 
     def __post_init__(self) -> None:
@@ -49,10 +58,19 @@ class HeadSettings:
             raise ConfigError("invalid corpus head: " + "; ".join(faults))
 
     def _faults(self) -> Iterator[str]:
-        for name in ("prior_documents", "sharpness", "typical_spread"):
+        for name in ("prior_documents", "sharpness", "rareness", "typical_spread"):
             if not getattr(self, name) > 0:
                 yield f"{name} is {getattr(self, name)}, expected above 0"
-        for name in ("amount", "word_weight", "gram_weight", "topics", "sketch", "topic_weight", "sketch_weight"):
+        for name in (
+            "amount",
+            "sharing",
+            "word_weight",
+            "gram_weight",
+            "topics",
+            "sketch",
+            "topic_weight",
+            "sketch_weight",
+        ):
             if not getattr(self, name) >= 0:
                 yield f"{name} is {getattr(self, name)}, expected at least 0"
 
@@ -73,7 +91,8 @@ class HeadSettings:
             raise ConfigError(
                 f"unknown keys {unknown} in corpus_head; expected {', '.join(f.name for f in fields(cls))}"
             )
-        return cls(**values)
+        first = _FIRST if "word_weight" in values else {}
+        return cls(**{**first, **values})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

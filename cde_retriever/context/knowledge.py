@@ -25,7 +25,7 @@ from cde_retriever.context.neighbours import Neighbours, unit
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts
 from cde_retriever.words.sparse import Sparse, added
-from cde_retriever.words.statistics import GRAM_PRIOR, WordStatistics, load_prior
+from cde_retriever.words.statistics import GRAM_PRIOR, WordPrior, WordStatistics, load_prior
 from cde_retriever.words.topics import Topics
 from cde_retriever.words.weights import weigh_documents, weigh_queries
 
@@ -92,16 +92,24 @@ class Knowledge:
 
     def query_words(self, counts: TextCounts) -> Sparse:
         """Return the sparse part of queries, (n, 2**32), what words are worth beside a cosine included."""
-        settings, worth = self.settings, self.settings.prior_documents
-        words = self._shares(counts.words)
-        grams = weigh_queries(counts.grams, self._grams, GRAM_PRIOR, worth)
+        settings = self.settings
+        words = self._weigh(counts.words, self._words, self._prior)
+        grams = self._weigh(counts.grams, self._grams, GRAM_PRIOR)
         return added(
             words.scaled(words.values * (settings.word_weight * self.spread)),
             grams.scaled(grams.values * (settings.gram_weight * self.spread)),
         )
 
-    def _shares(self, counts: Sparse) -> Sparse:
-        return weigh_queries(counts, self._words, self._prior, self.settings.prior_documents)
+    def _weigh(self, counts: Sparse, statistics: WordStatistics, prior: WordPrior) -> Sparse:
+        settings = self.settings
+        return weigh_queries(
+            counts,
+            statistics,
+            prior,
+            settings.prior_documents,
+            rareness=settings.rareness,
+            sharing=settings.sharing,
+        )
 
     # One vector
 
@@ -116,7 +124,7 @@ class Knowledge:
 
     def join_queries(self, plain: Vectors, counts: Sparse) -> Vectors:
         """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
-        words = self._topics.embed(self._balanced(self._shares(counts), -1)) * self._factors
+        words = self._topics.embed(self._balanced(self._weigh(counts, self._words, self._prior), -1)) * self._factors
         return unit(np.concatenate([plain, words, np.zeros((len(plain), 1), np.float32)], axis=1))
 
     def _embed_documents(self, counts: Sparse) -> Vectors:

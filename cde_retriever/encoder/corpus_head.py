@@ -68,7 +68,7 @@ class CorpusHead:
         """Return queries in one of the forms of `PARTS`, given their plain unit vectors, (n, d)."""
         if parts == "dense":
             return plain
-        counts = self._reader.read(texts, "query")
+        counts = self._reader.read(texts, "query", skip_question_words=self._knowledge.settings.skip_question_words)
         if parts == "one":
             return self._one(plain, counts, query=True)
         sparse = self._knowledge.query_words(counts).csr()

@@ -36,6 +36,10 @@ _ASCII = re.compile(r"\w+")
 _ENGLISH = """a an and are as at be but by for if in into is it no not of on or such that the their then there these
 they this to was will with"""
 _STOP_WORDS = {"english": frozenset(_ENGLISH.split())}
+# What people say around what they look for; in documents such words are rare enough to seem telling.
+_ASKING = """what which who whom whose when where why how do does did doing can could should would may might must shall
+i me my we us our you your he she his her him has have had been being am were about any some"""
+_QUESTION_WORDS = {"english": frozenset(_ASKING.split())}
 
 
 class WordReader:
@@ -52,6 +56,7 @@ class WordReader:
         self.language = language
         self._stem = _stemmer(language)
         self._stop = _STOP_WORDS.get(language, frozenset())
+        self._skipped = self._stop | _QUESTION_WORDS.get(language, frozenset())
         self._known: dict[str, _Numbers] = {}
         self._lock = threading.Lock()
 
@@ -61,18 +66,22 @@ class WordReader:
             if word not in self._stop:
                 yield self._stem(word)
 
-    def read(self, texts: Iterable[str], role: str) -> "TextCounts":
+    def read(self, texts: Iterable[str], role: str, *, skip_question_words: bool = False) -> "TextCounts":
         """Return how often each stem and each gram stands in each text, whole texts, both (n, 2**32).
 
         Args:
             texts: The texts.
             role: ``"document"`` or ``"query"``; the first `LEAD` words of a document count twice.
+            skip_question_words: Leave out words such as "what" and "does", unless a text has no others.
         """
         words, grams = [], []
         for text in texts:
             of_words: dict[int, int] = {}
             of_grams: dict[int, int] = {}
-            for place, word in enumerate(split(text)):
+            found = split(text)
+            if skip_question_words:
+                found = [word for word in found if word not in self._skipped] or found
+            for place, word in enumerate(found):
                 known = self._known.get(word) or self._learn(word)
                 times = 2 if place < LEAD and role == "document" else 1
                 for number in known.stem:

@@ -1,11 +1,13 @@
 """Weigh words exactly: a query's words by what they say, a document's by how often it holds them.
 
-    share(q, d) = Σ_w  i_w / Σ_v i_v  ·  tf_w / (tf_w + k (1 - b + b L / mean))
+    match(q, d) = Σ_w  i_w^p / (Σ_v i_v^p)^s  ·  tf_w / (tf_w + k (1 - b + b L / mean))
 
-is how much of what the query says the document holds, 0 to 1: BM25 (Robertson & Zaragoza 2009) over k + 1, divided by
-what the query's words say together, i (`cde_retriever.words.statistics`). So it is an inner product of two sparse
-vectors and has one scale for all queries, and adds to a cosine with one fixed number. Document vectors keep their
-lengths: brought to unit length they rank 1 to 2 points worse.
+is BM25 (Robertson & Zaragoza 2009) over k + 1, divided by a power of what the query's words say together, where i_w is
+what a word says (`cde_retriever.words.statistics`). It is an inner product of two sparse vectors, so it adds to a
+cosine with one fixed number. With p = s = 1 it is how much of what the query says the document holds, 0 to 1, whatever
+the query. With s = 1/2 words count for more in a query that says much than in one of two common words, where the cosine
+tells more; p above 1 leans on the rarest words. Document vectors keep their lengths: brought to unit length they rank 1
+to 2 points worse.
 """
 
 import numpy as np
@@ -29,15 +31,26 @@ def weigh_documents(counts: Sparse, mean_length: float) -> Sparse:
     return counts.scaled(counts.values / (counts.values + room[counts.row_numbers]))
 
 
-def weigh_queries(counts: Sparse, statistics: WordStatistics, prior: WordPrior, worth: float) -> Sparse:
-    """Return query vectors of word counts, (n, 2**32), values of each adding up to 1; a word said twice counts once.
+def weigh_queries(
+    counts: Sparse,
+    statistics: WordStatistics,
+    prior: WordPrior,
+    worth: float,
+    *,
+    rareness: float = 1.0,
+    sharing: float = 1.0,
+) -> Sparse:
+    """Return query vectors of word counts, (n, 2**32); a word said twice counts once.
 
     Args:
         counts: How often each word stands in each query.
         statistics: Of the corpus.
         prior: For words the corpus was not seen to hold.
         worth: How many documents the prior counts as.
+        rareness: p, the power of what a word says.
+        sharing: s, the power of their sum that each is divided by; with 1 the values of a query add up to 1.
     """
-    says = statistics.information(counts.indices, prior, worth)
+    says = statistics.information(counts.indices, prior, worth) ** rareness
     sums = np.bincount(counts.row_numbers, says, counts.rows)
-    return counts.scaled(says / np.maximum(sums, np.finfo(np.float64).tiny)[counts.row_numbers])
+    parts = np.maximum(sums, np.finfo(np.float64).tiny) ** sharing
+    return counts.scaled(says / parts[counts.row_numbers])

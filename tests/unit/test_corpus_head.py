@@ -15,6 +15,7 @@ from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.projection import project, signs_of
 from cde_retriever.words.reading import WordReader
 from cde_retriever.words.sparse import WIDTH, Sparse, added
+from cde_retriever.words.statistics import GRAM_PRIOR
 from cde_retriever.words.topics import Topics, canonical
 from tests.tiny import documents, tiny_encoder
 
@@ -154,11 +155,35 @@ def test_parts_belong_together(encoder):
     assert queries.sparse.nnz == encoder.encode_queries(["lakron 3"], parts="sparse").nnz > 0
 
 
-def test_queries_share_out_what_words_and_grams_are_worth(encoder):
-    sparse = encoder.encode_queries(["balak koron nosim", "qwxyz"], parts="sparse")
-    settings = HeadSettings.from_dict(encoder.config.corpus_head)
-    worth = (settings.word_weight + settings.gram_weight) * encoder._active.head.spread
-    assert np.asarray(sparse.sum(axis=1)) == pytest.approx(np.full(2, worth), rel=1e-5)
+def test_a_query_is_worth_more_the_more_its_words_say(encoder):
+    texts = ["balak koron nosim", "qwxyz"]
+    sparse = encoder.encode_queries(texts, parts="sparse")
+    settings, head = HeadSettings.from_dict(encoder.config.corpus_head), encoder._active.head
+    known, counts = head._knowledge, WordReader("english").read(texts, "query")
+    says = []
+    for part, prior in ((counts.words, known._prior), (counts.grams, GRAM_PRIOR)):
+        statistics = known._words if part is counts.words else known._grams
+        power = statistics.information(part.indices, prior, settings.prior_documents) ** 1.5
+        says.append(np.sqrt(np.bincount(part.row_numbers, power, 2)))
+    assert np.asarray(sparse.sum(axis=1)) == pytest.approx(0.26 * sum(says) * head.spread, rel=1e-5)
+
+
+def test_question_words_of_a_query_are_left_out(encoder):
+    asked, short = encoder.encode_queries(["how do I balak the koron", "balak koron"], parts="sparse")
+    assert (asked != short).nnz == 0
+    assert encoder.encode_queries(["how do I"], parts="sparse").nnz > 0  # there is nothing else
+    assert encoder.encode_documents(["how do I"], parts="sparse").nnz > 0
+    before = head_encoder(word_weight=2.0)  # as stored before there was the setting
+    before.fit_context(TEXTS)
+    asked, short = before.encode_queries(["how do I balak", "balak"], parts="sparse")
+    assert asked.nnz > short.nnz
+
+
+def test_a_model_stored_before_there_were_powers_keeps_its_numbers():
+    settings = HeadSettings.from_dict({"word_weight": 2.0, "gram_weight": 4.0})
+    assert (settings.rareness, settings.sharing, settings.skip_question_words) == (1.0, 1.0, False)
+    assert HeadSettings.from_dict(HeadSettings().to_dict()) == HeadSettings()
+    assert HeadSettings.from_dict({}) == HeadSettings()
 
 
 def test_a_word_beyond_what_the_model_reads_counts(encoder):
@@ -181,8 +206,8 @@ def test_one_vector_scores_as_its_formula_says(encoder):
     known = Knowledge(HeadSettings(**{**HEAD, "topics": 32, "sketch": 0}), context.vectors, words)
     counts = WordReader("english").read(queries, "query").words
     moved, plain = wide.encode_documents(documents_, parts="dense"), wide.encode_queries(queries, parts="dense")
-    shares = known._shares(counts).dot(Sparse.of_csr(_words_of(known, documents_)))
-    expected = plain @ moved.T + settings.topic_weight * known.spread * shares
+    matches = known._weigh(counts, known._words, known._prior).dot(Sparse.of_csr(_words_of(known, documents_)))
+    expected = plain @ moved.T + settings.topic_weight * known.spread * matches
     ratio = one / expected
     assert ratio == pytest.approx(np.repeat(ratio[:, :1], 12, axis=1), rel=2e-3)  # one scale a query
 

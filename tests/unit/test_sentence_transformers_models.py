@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import LayerNorm, StaticEmbedding
 
+import cde_retriever.checkpoint.reading as reading_module
 from cde_retriever.backends.loading import identify
 from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.checkpoint.opening import open_model
@@ -194,6 +195,15 @@ def test_identity_is_of_files_and_of_what_is_said(tmp_path):
     (folder / "special_tokens_map.json").write_text("{}")
     others.append(read(folder, Reading()).identity.sha256)
     assert len({identity, *others}) == 4
+
+
+def test_identity_is_of_the_numbers_of_the_head_too(tmp_path, monkeypatch):
+    save_model(tmp_path)
+    folder = tmp_path / "model"
+    with_head, without = (read(folder, reading).identity.sha256 for reading in (Reading(), HEADLESS))
+    monkeypatch.setattr(reading_module, "HeadSettings", lambda: HeadSettings(amount=0.4))
+    assert read(folder, Reading()).identity.sha256 != with_head
+    assert read(folder, HEADLESS).identity.sha256 == without
 
 
 def test_the_head_knows_the_corpus(tmp_path):

@@ -157,6 +157,13 @@ def test_a_query_shares_out_one():
     assert shares.values == pytest.approx([says[0] / sum(says), says[1] / sum(says), 1.0])
 
 
+def test_powers_of_what_words_say():
+    statistics = WordStatistics.of(rows({3: 1.0}, {7: 1.0}, {7: 1.0}))
+    values = weigh_queries(rows({3: 5.0, 7: 1.0}), statistics, PRIOR, 1, rareness=1.5, sharing=0.5).values
+    powers = [math.log(4 / 1.5) ** 1.5, math.log(4 / 2.01) ** 1.5]
+    assert values == pytest.approx([power / math.sqrt(sum(powers)) for power in powers])
+
+
 def test_the_share_of_a_document_that_says_all_is_below_one():
     query = weigh_queries(counted(["lift of a swept wing"])[0], WordStatistics(), load_prior("english"), 16)
     document = weigh_documents(counted(["wing " * 50 + "swept " * 50 + "lift " * 50])[0], 150)

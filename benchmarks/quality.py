@@ -8,19 +8,19 @@ Modes: ``bm25``; ``plain``, the backbone without context (the checkpoint's first
 ``convex_30``, ``convex_40``, ``convex_50``, BM25 and the plain backbone together (`benchmarks.mixtures`); and the
 second stage under ``null``, ``foreign`` (the next set in alphabetical order, the last one takes the first) and
 ``corpus`` context; `--context-sizes` adds the corpus context at other sizes. For a checkpoint with a corpus head these
-three rank by one vector, and ``hybrid`` by its two parts, dense and exact sparse, under the corpus context.
+three rank by one vector, and ``hybrid_null``, ``hybrid_foreign`` and ``hybrid`` by two parts, dense and exact sparse.
 
 Every finished (set, mode) is written at once and not computed again. Results of BM25 belong to the data; those of the
 plain backbone to the first stage's weights, so other checkpoints with the same frozen first stage reuse them; the rest
-to the checkpoint. Plain vectors are kept in the cache folder. Cost: encoding, all else is seconds.
+to the checkpoint. Plain vectors are kept in the cache folder, and all modes of a corpus head are made of them
+(`benchmarks.head_ranking`), so that one whose numbers have changed is measured without encoding. Cost: encoding, all
+else is seconds.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import platform
-import shlex
 import sys
 import time
 import warnings
@@ -35,25 +35,19 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from benchmarks.head_ranking import HYBRID_MODES, PlainSet, fit_on_kept, rank_with_head
 from benchmarks.mixtures import MIXTURES, rank_mixture
+from benchmarks.quality_results import MODES, WITHOUT_CONTEXT, Results
 from benchmarks.quality_table import write_table
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
-from cde_retriever.files.replacing import write_atomically
 from cde_retriever.model.late import LateSecondStage
-from cde_retriever.search.hybrid import search
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, hash_retrieval_set, read_retrieval_set
 from cde_train.evaluation.baselines import rank_bm25, score_bm25
 from cde_train.evaluation.comparison import rank_plain
-from cde_train.evaluation.ranking import DEPTH, Ranking, measure, rank
-from cde_train.evaluation.results import CONTEXT_MODES, PLAIN_MODES
-
-FORMAT_VERSION = 1
-WITHOUT_CONTEXT = (*PLAIN_MODES, *MIXTURES)
-MODES = ("bm25", *WITHOUT_CONTEXT, *CONTEXT_MODES, "hybrid")
-QUERIES_AT_ONCE = 100
-KEY = ("set", "mode", "model", "dtype", "seed", "size", "data")
+from cde_train.evaluation.ranking import Ranking, measure, rank
+from cde_train.evaluation.results import CONTEXT_MODES
 
 
 @dataclass(frozen=True)
@@ -63,42 +57,6 @@ class Task:
     mode: str
     seed: int | None
     size: int | None = None
-
-
-class Results:
-    """The results file; other processes may write to it, so it is read again before each write."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.command = "python -m benchmarks.quality " + shlex.join(sys.argv[1:])
-
-    def read(self) -> dict[str, Any]:
-        """Return the file's content, empty if there is none."""
-        if not self.file.exists():
-            return {"format_version": FORMAT_VERSION, "commands": [], "environment": {}, "results": []}
-        content: dict[str, Any] = json.loads(self.file.read_text())
-        if content.get("format_version") != FORMAT_VERSION:
-            raise ValueError(f"{self.file} has format {content.get('format_version')!r}, expected {FORMAT_VERSION}")
-        return content
-
-    def has(self, key: dict[str, Any]) -> bool:
-        """Whether a result with this key is there."""
-        return any(all(result.get(name) == key[name] for name in KEY) for result in self.read()["results"])
-
-    def add(self, result: dict[str, Any]) -> None:
-        """Write one more result; a killed process leaves the old file or the new one."""
-        content = self.read()
-        if self.command not in content["commands"]:
-            content["commands"].append(self.command)
-        content["environment"] = environment()
-        content["results"].append(result)
-        content["results"].sort(
-            key=lambda r: (r["set"], MODES.index(r["mode"]), str(r["model"]), str(r["seed"]), str(r.get("size")))
-        )
-        rows = ",\n".join("  " + json.dumps(row) for row in content.pop("results"))
-        head = json.dumps(content, indent=1).removesuffix("\n}")
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.file, f'{head},\n "results": [\n{rows}\n ]\n}}\n'.encode())
 
 
 class Bench:
@@ -145,12 +103,16 @@ class Bench:
         return {"set": data.name, "mode": task.mode, **where}
 
     def run(self, folder: Path, task: Task) -> dict[str, Any]:
-        """Make one ranking without context and measure it."""
+        """Make one ranking without context, or under a corpus head, and measure it."""
         data, _ = self.data(folder)
         start = time.perf_counter()
         extra: dict[str, Any] = {}
         if task.mode == "bm25":
             ranking = rank_bm25(data.documents, data.queries)
+        elif task.mode not in WITHOUT_CONTEXT:
+            context = self._kept_context(folder, task)
+            ranking = rank_with_head(self.encoder, self._plain(folder), context, parts=task.mode in HYBRID_MODES)
+            extra = self._of_context(context, self._source(folder, task))
         else:
             ranking = self._rank_plain(folder, task.mode)
             extra = {"first_stage": self.first_stage, "max_length": self.encoder.config.max_length}
@@ -167,24 +129,10 @@ class Bench:
         queries = self.encoder.encode_under(data.queries, "query", contexts)
         seconds = (time.perf_counter() - start) / len(work)
         for task, context, q, d in zip(work, contexts, queries, documents, strict=True):
-            source = self.foreign(folder) if task.mode == "foreign" else folder
-            extra = self._of_context(context, None if task.mode == "null" else source)
+            extra = self._of_context(context, self._source(folder, task))
             if task.mode == "corpus":
                 extra["distance"] = distance_from_prior(self.encoder, context)
             yield self._result(folder, task, rank(q, d), extra, seconds)
-
-    def run_hybrid(self, folder: Path, task: Task) -> dict[str, Any]:
-        """Rank by both parts under the corpus context, and measure it; queries by hundreds, to bound memory."""
-        data, _ = self.data(folder)
-        start = time.perf_counter()
-        encoder = self.encoder.fork()
-        context = encoder.fit_context(data.documents, seed=task.seed or 0, context_size=task.size)
-        documents = encoder.encode_documents(data.documents, parts="both", show_progress=True)
-        ranking: Ranking = []
-        for first in range(0, len(data.queries), QUERIES_AT_ONCE):
-            queries = encoder.encode_queries(data.queries[first : first + QUERIES_AT_ONCE], parts="both")
-            ranking += list(search(queries, documents, DEPTH).positions)
-        return self._result(folder, task, ranking, self._of_context(context, folder), time.perf_counter() - start)
 
     def _of_context(self, context: Context, source: Path | None) -> dict[str, Any]:
         return {
@@ -196,11 +144,23 @@ class Bench:
         }
 
     def _context(self, folder: Path, task: Task) -> Context:
-        if task.mode == "null":
+        source = self._source(folder, task)
+        if source is None:
             return self.encoder.null_context()
-        source = self.foreign(folder) if task.mode == "foreign" else folder
         documents = self.data(source)[0].documents
         return self.encoder.fork().fit_context(documents, seed=task.seed or 0, context_size=task.size)
+
+    def _kept_context(self, folder: Path, task: Task) -> Context:
+        source = self._source(folder, task)
+        if source is None:
+            return self.encoder.null_context()
+        return fit_on_kept(self.encoder, self._plain(source), task.seed or 0, task.size)
+
+    def _source(self, folder: Path, task: Task) -> Path | None:
+        """Return the set that a context is of; None for the null context."""
+        if task.mode.endswith("null"):
+            return None
+        return self.foreign(folder) if task.mode.endswith("foreign") else folder
 
     def _result(
         self, folder: Path, task: Task, ranking: Ranking, extra: dict[str, Any], seconds: float
@@ -218,13 +178,18 @@ class Bench:
         }
 
     def _rank_plain(self, folder: Path, mode: str) -> Ranking:
-        data, sha256 = self.data(folder)
-        name = f"{data.name}-{sha256[:12]}"
-        documents = self._cached(f"{name}-documents", data.documents)
-        queries = self._cached(f"{name}-queries", data.queries)
+        plain = self._plain(folder)
         if mode in MIXTURES:
-            return rank_mixture(mode, self._words(folder), queries, documents)
-        return rank_plain(mode, queries, documents)
+            return rank_mixture(mode, self._words(folder), plain.queries, plain.documents)
+        return rank_plain(mode, plain.queries, plain.documents)
+
+    def _plain(self, folder: Path) -> PlainSet:
+        data, sha256 = self.data(folder)
+        documents, queries = (
+            self._cached(f"{data.name}-{sha256[:12]}-{name}", texts, role)
+            for name, texts, role in (("documents", data.documents, "document"), ("queries", data.queries, "query"))
+        )
+        return PlainSet(data, documents, queries)
 
     def _words(self, folder: Path) -> list[NDArray[np.float32]]:
         """Return BM25's scores of a set, kept for its other mixtures."""
@@ -233,10 +198,10 @@ class Bench:
             self._scores = folder, list(score_bm25(data.documents, data.queries))
         return self._scores[1]
 
-    def _cached(self, name: str, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _cached(self, name: str, texts: Sequence[str], role: str) -> NDArray[np.float32]:
         file = self.cache / f"{name}.npy"
         if not file.exists():
-            vectors = self.encoder.encode_first_stage(texts, show_progress=True)
+            vectors = self.encoder.encode_first_stage(texts, role=role, show_progress=True)
             self.cache.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".{os.getpid()}-{file.name}")
             np.save(temporary, vectors)
@@ -251,6 +216,8 @@ def hash_first_stage(encoder: ContextualEncoder) -> str:
     """Return the sha256 of all that decides the first stage's vectors: settings, tokenizer, weights as loaded."""
     config = encoder.config
     settings = [dict(config.first_stage), config.normalize_first_stage, config.max_length, config.prompts["document"]]
+    if config.prompts["query"] != config.prompts["document"]:
+        settings.append(config.prompts["query"])
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(encoder.tokenizer.to_str().encode())
     for name, tensor in sorted(encoder.open_model().first_stage.state_dict().items()):
@@ -281,23 +248,12 @@ def distance_from_prior(encoder: ContextualEncoder, context: Context) -> float |
     return round((bits(p) + bits(q)) / 2, 4)
 
 
-def environment() -> dict[str, Any]:
-    """Return the versions that decide figures, and the machine."""
-    packages = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "PyStemmer", "ir-measures")
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        **{name: version(name) for name in packages},
-    }
-
-
 def tasks(modes: Sequence[str], context_seeds: Sequence[int], context_sizes: Sequence[int]) -> list[Task]:
     """Return the rankings a set needs; further context seeds and sizes apply to corpus context only."""
     found = []
     for mode in MODES:
         drawn = mode in ("corpus", "hybrid")
-        seeds: Sequence[int | None] = context_seeds if drawn else [0] if mode == "foreign" else [None]
+        seeds: Sequence[int | None] = context_seeds if drawn else [0] if mode.endswith("foreign") else [None]
         sizes: Sequence[int | None] = [None, *context_sizes] if mode == "corpus" else [None]
         if mode in modes:
             found += [Task(mode, seed, size) for size in sizes for seed in seeds]
@@ -310,21 +266,23 @@ def compute(options: argparse.Namespace) -> None:
     unknown = set(options.sets or ()) - {folder.name for folder in folders}
     if unknown:
         raise ValueError(f"--sets names unknown sets {sorted(unknown)}; there are {[f.name for f in folders]}")
-    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype, device=options.device)
+    encoder = ContextualEncoder.from_pretrained(
+        options.checkpoint, dtype=options.dtype, device=options.device, max_length=options.max_length
+    )
     bench = Bench(encoder, folders, cache=options.cache, dtype=options.dtype)
     results = Results(options.output)
-    if encoder.config.corpus_head is None:
-        options.modes = [mode for mode in options.modes if mode != "hybrid"]
+    encodes = encoder.config.corpus_head is None
+    if encodes:
+        options.modes = [mode for mode in options.modes if mode not in HYBRID_MODES]
     wanted = [folder for folder in folders if not options.sets or folder.name in options.sets]
     for folder in tqdm(wanted, desc="Quality", unit="set"):
         work = tasks(options.modes, options.context_seeds, options.context_sizes)
         missing = [task for task in work if not results.has(bench.key(folder, task))]
+        together = [task for task in missing if encodes and task.mode in CONTEXT_MODES]
         for task in missing:
-            if task.mode == "hybrid":
-                results.add(bench.run_hybrid(folder, task))
-            elif task.mode not in CONTEXT_MODES:
+            if task not in together:
                 results.add(bench.run(folder, task))
-        for result in bench.run_in_context(folder, [task for task in missing if task.mode in CONTEXT_MODES]):
+        for result in bench.run_in_context(folder, together):
             results.add(result)
 
 
@@ -338,6 +296,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", nargs="?", help="folder or Hub id")
     parser.add_argument("eval_folder", nargs="?", type=Path, help="a folder of retrieval sets")
     parser.add_argument("--output", type=Path, default=Path("docs/quality.json"))
+    parser.add_argument("--max-length", type=int, help="longest text of an encoder, in tokens; default: its own")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--device", default=None, help="cpu, cuda, mps; default: the fastest there is")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE", help=", ".join(MODES))

@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.head_ranking import HYBRID_LABELS
 from benchmarks.mixtures import MIXTURE_LABELS
 from cde_train.evaluation.results import CONTEXT_MODES, LABELS, MEASURES
 from cde_train.evaluation.statistics import RESAMPLES, SEED, bootstrap
 
-RIVALS = ("plain", "bm25", *MIXTURE_LABELS, "best_mixture", "null", "foreign")
+RIVALS = ("plain", "bm25", *MIXTURE_LABELS, "best_mixture")
+CONTEXTS = {"corpus": ("null", "foreign"), "hybrid": ("hybrid_null", "hybrid_foreign")}
+"""Modes under the corpus's own context, and the same under others."""
 MODE_LABELS = {
     **{mode: label for mode, label in LABELS.items() if mode not in CONTEXT_MODES},
     **MIXTURE_LABELS,
     "best_mixture": "best mixture of each set, seen afterwards",
     **{mode: LABELS[mode] for mode in CONTEXT_MODES},
-    "hybrid": "corpus context, dense + sparse",
+    **HYBRID_LABELS,
 }
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]
@@ -46,7 +49,7 @@ def write_table(file: Path) -> Path:
 
 def checkpoints(results: Sequence[dict[str, Any]]) -> list[tuple[str | None, str]]:
     """Return the (hash, dtype) of every checkpoint measured; a hash of None where only baselines are there."""
-    full = {(r["model"], r["dtype"]): r["first_stage"] for r in results if r["mode"] in (*CONTEXT_MODES, "hybrid")}
+    full = {(r["model"], r["dtype"]): r["first_stage"] for r in results if "context_of" in r}
     plain = {r["dtype"] for r in results if r["mode"] == "plain"}
     alone = [(None, dtype) for dtype in sorted(plain - {dtype for _, dtype in full})]
     return [*sorted(full), *alone]
@@ -86,7 +89,7 @@ def section(rows: Rows, dtype: str) -> list[str]:
         ]
     lines += quality_table(rows, modes, complete)
     lines += means_table(rows, modes, complete)
-    for mode in ("corpus", "hybrid"):
+    for mode in CONTEXTS:
         if mode in modes:
             lines += differences(rows, [name for name in rows if mode in rows[name]], mode)
     return lines
@@ -188,16 +191,21 @@ def means_table(rows: Rows, modes: Sequence[str], complete: Sequence[str]) -> li
 
 def differences(rows: Rows, sets: Sequence[str], mode: str = "corpus") -> list[str]:
     """Return corpus context, as one vector or in two parts, minus its rivals with intervals, and where it loses."""
-    lines = [f"| {MODE_LABELS[mode]} minus | nDCG@10 | 95 % interval | loses on |", "|---|--:|---|---|"]
-    for rival in RIVALS:
+    lines = [
+        f"| {MODE_LABELS[mode]} minus | nDCG@10 | 95 %, over queries | 95 %, over sets | loses on |",
+        "|---|--:|---|---|---|",
+    ]
+    for rival in (*RIVALS, *CONTEXTS[mode]):
         shared = [name for name in sets if rival in rows[name]]
         if not shared:
             continue
         paired = {name: 100 * (per_query(rows[name][mode]) - per_query(rows[name][rival])) for name in shared}
         mean, low, high = bootstrap(list(paired.values()))
+        _, least, most = bootstrap([np.array([values.mean() for values in paired.values()])])
         losses = [f"{name} {values.mean():+.1f}" for name, values in paired.items() if values.mean() < 0]
         label = f"{MODE_LABELS[rival]} ({len(shared)} sets)"
-        lines.append(f"| {label} | {mean:+.2f} | {low:+.2f} to {high:+.2f} | {', '.join(losses) or 'no set'} |")
+        cells = [label, f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{least:+.2f} to {most:+.2f}"]
+        lines.append(f"| {' | '.join(cells)} | {', '.join(losses) or 'no set'} |")
     spread = [np.std([value([r]) for r in rows[name][mode]], ddof=1) for name in sets if len(rows[name][mode]) > 1]
     if spread:
         lines += ["", f"Standard deviation over context seeds, mean of {len(spread)} sets: {np.mean(spread):.2f}."]
@@ -218,7 +226,7 @@ def footer(content: dict[str, Any]) -> list[str]:
         "## How",
         "",
         f"Intervals: {RESAMPLES:,} bootstrap resamples (seed {SEED}), paired over the queries of a set, then averaged "
-        "over sets. They cover the choice of queries, not of sets, nor of a training seed. Means are over sets that "
+        "over sets; or over the sets' means, as if other sets had been drawn. Means are over sets that "
         "have every mode. BM25: bm25s defaults, Snowball English stemmer, English stop words. PCA whitening is the "
         "textbook one, power 0.5 over all spanned directions; shrunk whitening shrinks the covariance by OAS; "
         "soft whitening is that with power 0.25; all-but-the-top removes d / 100 directions. Each is fitted on the "

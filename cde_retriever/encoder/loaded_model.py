@@ -301,13 +301,19 @@ class LoadedModel:
         return None if settings is None else HeadSettings.from_dict(settings)
 
     def encode_first_stage(
-        self, texts: Sequence[str], *, batch_size: int = DEFAULT_BATCH, show_progress: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        role: str = "document",
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
     ) -> Vectors:
-        """Embed documents with the first stage alone, (n, d) float32; needs no context.
+        """Embed texts with the first stage alone, (n, d) float32; needs no context.
 
-        These are a context's vectors. They are not comparable with those of `encode_documents`.
+        Documents' are a context's vectors. They are not comparable with those of `encode_documents`. `role`,
+        ``"query"`` or ``"document"``, decides the prompt.
         """
-        return self._first_stage(self._tokenize(texts, "document", batch_size), batch_size, show_progress)
+        return self._first_stage(self._tokenize(texts, role, batch_size), batch_size, show_progress)
 
     def _first_stage(self, ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors:
         width = self.config.first_stage_width

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from benchmarks import quality
+from benchmarks.head_ranking import HYBRID_MODES, PlainSet, fit_on_kept, rank_with_head
 from benchmarks.quality_table import bootstrap, select, write_table
 from benchmarks.recipes.card import card
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.search.hybrid import score
+from cde_train.data.retrieval_sets import read_retrieval_set
 from tests.tiny import documents, tiny_encoder
 
 
@@ -40,7 +43,9 @@ def results(arguments):
 def test_every_mode_is_measured_and_nothing_twice(arguments, monkeypatch):
     assert quality.main([*arguments, "--context-seeds", "0", "1"]) == 0
     found = results(arguments)
-    assert len(found) == 3 * len(quality.MODES)  # corpus context has two seeds, and without a head nothing is hybrid
+    assert len(found) == 3 * (
+        len(quality.MODES) + 1 - len(HYBRID_MODES)
+    )  # corpus context has two seeds, and without a head nothing is hybrid
     assert {row["context_of"] for row in found if row["set"] == "c" and row["mode"] == "foreign"} == {"a"}
     monkeypatch.setattr(quality.Bench, "run", None)
     monkeypatch.setattr(ContextualEncoder, "encode_under", None)
@@ -91,16 +96,36 @@ def test_a_checkpoint_with_a_corpus_head_is_measured_in_two_parts_too(tmp_path):
     folder = encoder.save_pretrained(tmp_path / "model")
     sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "quality.json"
     shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32", "--device", "cpu"]
-    quality.main([str(folder), str(sets), *shared, "--modes", "plain", "bm25", "null", "foreign", "corpus", "hybrid"])
+    modes = ["plain", "bm25", "null", "foreign", "corpus", *HYBRID_MODES]
+    quality.main([str(folder), str(sets), *shared, "--modes", *modes])
     found = {(row["set"], row["mode"]): row for row in json.loads(output.read_text())["results"]}
-    assert len(found) == 3 * 6
+    assert len(found) == 3 * 8
     # queries are the first words of documents: exact words find them, a random encoder does not
     for name in "abc":
         assert found[name, "hybrid"]["ndcg_at_10"] > 0.9
         assert found[name, "hybrid"]["context_documents"] == 16
     page = output.with_suffix(".md").read_text()
     assert "| corpus context minus |" in page
-    assert "| corpus context, dense + sparse minus |" in page
+    assert "| two parts, corpus context minus |" in page
+
+
+def test_kept_vectors_rank_as_encoded_ones_do(tmp_path):
+    settings = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
+    encoder = tiny_encoder(**settings, prompts={"query": "w1 w2 ", "document": ""})
+    data = read_retrieval_set(write_sets(tmp_path / "sets") / "b")
+    documents, queries = (
+        encoder.encode_first_stage(texts, role=role)
+        for texts, role in ((data.documents, "document"), (data.queries, "query"))
+    )
+    plain = PlainSet(data, documents, queries)
+    context = encoder.fit_context(data.documents, seed=1, context_size=6)
+    kept = fit_on_kept(encoder, plain, 1, 6)
+    assert kept.fingerprint == context.fingerprint
+    one = encoder.encode_queries(data.queries) @ encoder.encode_documents(data.documents).T
+    both = (encoder.encode_queries(data.queries, parts="both"), encoder.encode_documents(data.documents, parts="both"))
+    for parts, scores in ((False, one), (True, score(*both))):
+        found = rank_with_head(encoder, plain, kept, parts=parts)
+        assert [list(row[:5]) for row in found] == np.argsort(-scores, axis=1, kind="stable")[:, :5].tolist()
 
 
 def test_another_first_stage_has_another_hash():
@@ -133,7 +158,7 @@ def test_the_table_names_where_the_context_loses(tmp_path):
     text = write_table(file).read_text()
     assert "| a | 9 | 2 | 50.0 | 70.0 |" in text
     assert "| **mean of 2** | | | **50.00** | **55.00** |" in text
-    assert "| plain backbone (2 sets) | +5.00 | +5.00 to +5.00 | b -10.0 |" in text
+    assert "| plain backbone (2 sets) | +5.00 | +5.00 to +5.00 | -10.00 to +20.00 | b -10.0 |" in text
     assert "the command" in text
 
 

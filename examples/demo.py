@@ -1,4 +1,4 @@
-"""Ask a corpus questions, with the corpus as context and without.
+"""Ask a corpus questions: by the backbone alone, by BM25 and the backbone, and with the corpus as context.
 
     python -m examples.demo
     python -m examples.demo --docs ./folder --questions "how do I install it; which options are there"
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     """Read the corpus, open or build its index, ask, and say what was done."""
     from cde_retriever import ContextualEncoder
-    from examples.comparison_table import LEGEND, Comparison, render
+    from examples.comparison_table import LEGEND, Comparison, count_differences, render
     from examples.saved_index import build_index, corpus_key, open_index, reason_to_build
 
     start = time.perf_counter()
@@ -83,14 +83,11 @@ def run(arguments: argparse.Namespace) -> None:
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     comparisons = []
     print(f"\nQuestions: {origin}\n")
-    for question in questions:
-        found = saved.search(question, TOP), saved.search_plain(encoder, question, TOP)
-        comparisons.append(Comparison(question, *found))
+    for question, others in zip(questions, saved.search_without(encoder, questions, TOP), strict=True):
+        comparisons.append(Comparison(question, *others, saved.search(question, TOP)))
         print(render(comparisons[-1], width), end="\n\n")
     print(LEGEND)
-    differ = sum(comparison.differs for comparison in comparisons)
-    first = sum(comparison.first_differs for comparison in comparisons)
-    print(f"{differ} of {len(comparisons)} questions have other top {TOP} results, {first} another first result.\n")
+    print(count_differences(comparisons, TOP), end="\n\n")
     print(summary(saved.manifest, folder, built=bool(reason), seconds=time.perf_counter() - start))
 
 

@@ -1,4 +1,4 @@
-"""The baseline beside which the demo shows its results: the same backbone without context.
+"""Search with the backbone alone, and with BM25 and the backbone together, as users of hybrid search do today.
 
 The first stage of the bundled checkpoint is the plain backbone, untouched by training, so its vectors are what
 sentence-transformers would give. Search is a matrix product; nothing here knows of a context.
@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.mixtures import rank_mixture
 from cde_retriever import ContextualEncoder
+from cde_train.evaluation.baselines import score_bm25
+from cde_train.evaluation.ranking import Ranking, rank
 
+MIXTURE = "convex_30"
+"""The best single mixture on the development sets (docs/quality.md)."""
 FILES = ("plain_vectors.npy", "plain_ids.npy")
 
 
@@ -29,11 +34,19 @@ class PlainVectors:
         vectors = encoder.encode_first_stage(list(texts.values()), show_progress=show_progress)
         return cls(unit_length(vectors), list(texts))
 
-    def search(self, encoder: ContextualEncoder, question: str, count: int) -> list[str]:
-        """Return the ids nearest to a question, best first."""
-        query = unit_length(encoder.encode_first_stage([question]))[0]
-        order: Sequence[int] = np.argsort(-(self.vectors @ query), kind="stable")[:count].tolist()
-        return [self.ids[i] for i in order]
+    def search(
+        self, encoder: ContextualEncoder, questions: Sequence[str], texts: Sequence[str]
+    ) -> tuple[Ranking, Ranking]:
+        """Return the positions of texts for each question, best first: by the backbone, and by BM25 and the backbone.
+
+        Args:
+            encoder: Whose backbone it is.
+            questions: The questions.
+            texts: The texts of `ids`, in their order.
+        """
+        queries = unit_length(encoder.encode_first_stage(questions, role="query"))
+        words = score_bm25(texts, questions)
+        return rank(queries, self.vectors), rank_mixture(MIXTURE, words, queries, self.vectors)
 
     def save(self, folder: Path) -> None:
         """Write vectors and ids into a folder."""

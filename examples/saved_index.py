@@ -66,10 +66,17 @@ class SavedIndex:
         found = self.contextual.as_retriever(similarity_top_k=4 * count).retrieve(question)
         return distinct([str(hit.node.metadata["name"]) for hit in found], count)
 
-    def search_plain(self, encoder: ContextualEncoder, question: str, count: int) -> list[str]:
-        """Return the names of the documents nearest to a question without context, best first."""
-        nodes = self.contextual.docstore.get_nodes(self.plain.search(encoder, question, 4 * count))
-        return distinct([str(node.metadata["name"]) for node in nodes], count)
+    def search_without(
+        self, encoder: ContextualEncoder, questions: Sequence[str], count: int
+    ) -> list[tuple[list[str], list[str]]]:
+        """Return the names that the backbone, and BM25 with the backbone, find for each question, best first."""
+        nodes = self.contextual.docstore.get_nodes(self.plain.ids)
+        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+        plain, mixture = (
+            [distinct([str(nodes[i].metadata["name"]) for i in row[: 4 * count]], count) for row in ranking]
+            for ranking in self.plain.search(encoder, questions, texts)
+        )
+        return list(zip(plain, mixture, strict=True))
 
 
 def distinct(names: Sequence[str], count: int) -> list[str]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cde_retriever import ContextualEncoder
-from examples.comparison_table import Comparison, mark, render
+from examples.comparison_table import Comparison, count_differences, mark, own_mark, render
 from examples.demo import main
 from examples.folder_documents import read_folder
 from examples.saved_index import build_index, corpus_key, open_index, reason_to_build, splitter_for
@@ -96,7 +96,9 @@ def test_both_sides_find_by_their_own_vectors(docs, encoder, model, tmp_path):
     saved = open_index(tmp_path / "index", model)
     encoder.set_context(saved.contextual.embedding.context)
     name, text = documents[-1].metadata["name"], documents[-1].get_content("embed")
-    assert saved.search_plain(encoder, text, 3)[0] == name
+    [(plain, mixture)] = saved.search_without(encoder, [text], 3)
+    assert (plain[0], mixture[0]) == (name, name)
+    assert len(mixture) == len(set(mixture)) == 3
     hits = saved.search(text, 3)
     assert len(hits) == len(set(hits)) == 3
 
@@ -137,7 +139,13 @@ def test_wrong_use_and_help():
 
 def test_marks_say_how_rankings_differ():
     assert [mark(["a", "b", "c"], ["a", "c", "d"], rank) for rank in range(4)] == [" ", "*", "~", " "]
-    table = render(Comparison("question", ["a", "b" * 90, "c"], ["a", "c"]), width=80)
+    comparison = Comparison("question", ["a", "c"], ["d", "a"], ["a", "b" * 90, "c"])
+    assert [own_mark(comparison, rank) for rank in range(4)] == [" ", "*", " ", " "]
+    table = render(comparison, width=80)
     assert max(map(len, table.splitlines())) <= 80
     assert "..." in table
-    assert (table.count("~"), table.count("*")) == (2, 1)
+    assert (table.count("~"), table.count("*")) == (2, 2)
+    said = count_differences([comparison, Comparison("another", ["a"], ["b"], ["a"])], 3)
+    assert "ours differs from the backbone in 1 of 2 questions, in the first result in 0;" in said
+    assert "ours differs from BM25 + backbone in 2 of 2 questions, in the first result in 2;" in said
+    assert "BM25 + backbone differs from the backbone in 2 of 2 questions, in the first result in 2." in said

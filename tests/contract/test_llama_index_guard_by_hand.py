@@ -1,5 +1,8 @@
 """The guards of LlamaIndex with vectors and stamps made by hand: each door, one refusal and one answer."""
 
+import copy
+import pickle
+
 import pytest
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.simple import SimpleVectorStore
@@ -126,6 +129,19 @@ def test_every_vector_in_memory_is_compared_in_stamp_digest_and_width():
         check_stored(store, OWN, 2)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda store: pickle.loads(pickle.dumps(store))])
+def test_a_copy_of_a_guarded_store_keeps_its_stamp(copied):
+    store = SimpleVectorStore()
+    guard_store(store, OWN, 2)
+    store.add([node("one")])
+    twin = copied(store)
+    assert twin is not store
+    assert twin.query(asked()).ids == ["one"]
+    for stamp in (OTHER, None):
+        with pytest.raises(ContextMismatchError, match="holds was embedded under context aaaaaaaaaaaa"):
+            twin.query(asked(stamp=stamp))
+
+
 # The postprocessor and the retriever
 
 
@@ -150,6 +166,10 @@ def test_a_query_s_vector_may_differ_by_rounding_alone(index):
     for other in ([number + 5e-4 for number in vector], vector[:-1], [*vector, 0.0]):
         with pytest.raises(ContextMismatchError, match=message):
             checked(list(other))
+    said = QueryBundle("", custom_embedding_strs=[], embedding=vector)
+    assert guard.postprocess_nodes(found, query_bundle=said) == found, "its vector says what made it"
+    with pytest.raises(ContextMismatchError, match="brings a vector that"):
+        guard.postprocess_nodes(found, query_bundle=QueryBundle("", custom_embedding_strs=[], embedding=list(vector)))
     assert guard.postprocess_nodes(found) == found
     with pytest.raises(ContextMismatchError, match="x was embedded under context aaaaaaaaaaaa"):
         guard.postprocess_nodes([NodeWithScore(node=node("x"))])

@@ -1,6 +1,7 @@
 """Read a sentence-transformers model as sentence-transformers does; refuse by name what is not understood."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from cde_retriever.checkpoint.plain_encoder import (
 )
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.checkpoint.routes import ROUTERS, modules_of
-from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.errors import CDEError, CheckpointError, ConfigError
 from cde_retriever.model.config import POOLINGS, ROLES
 from cde_retriever.model.projection import ACTIVATIONS
 from cde_retriever.model.static import STATIC, StaticEncoder
@@ -92,7 +93,8 @@ def read_plain_encoder(folder: Path, reading: Reading) -> PlainEncoder:
         ConfigError: if the user's pooling, prompts or maximum length do not go with the encoder.
     """
     if kind_of(folder) == SENTENCE_TRANSFORMERS:
-        plain = _read_modules(folder)
+        with _naming_damage(folder):
+            plain = _read_modules(folder)
         if reading.pooling is not None and plain.pooling != (reading.pooling,):
             raise ConfigError(
                 f"{folder} says itself how it pools ({', '.join(plain.pooling)}), received pooling "
@@ -103,7 +105,8 @@ def read_plain_encoder(folder: Path, reading: Reading) -> PlainEncoder:
             raise ConfigError(
                 f"{folder} does not say how its token vectors become one; give pooling=, one of {', '.join(POOLINGS)}"
             )
-        plain = _read_transformer(folder)
+        with _naming_damage(folder):
+            plain = _read_transformer(folder)
         plain.pooling = (reading.pooling,)
     for route in (plain, plain.queries):
         if route is None:
@@ -112,6 +115,17 @@ def read_plain_encoder(folder: Path, reading: Reading) -> PlainEncoder:
             route.prompts |= reading.prompts
         route.max_length = _length(folder, route, reading.max_length)
     return plain
+
+
+@contextlib.contextmanager
+def _naming_damage(folder: Path) -> Iterator[None]:
+    """Turn what a configuration with missing or strange values raises into a sentence."""
+    try:
+        yield
+    except CDEError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"a configuration in {folder} is damaged ({error!r:.200}); copy it again") from error
 
 
 def _length(folder: Path, plain: PlainEncoder, wanted: int | None) -> int:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers.base.modules import Dense
 
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError, ConfigError
@@ -107,6 +108,21 @@ def test_missing_and_damaged_configurations(folder, file, said):
     else:
         (folder / file).unlink()
     refused(folder, said)
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("2_Dense/config.json", {"out_features": 16}),
+        ("sentence_bert_config.json", {"max_seq_length": "long"}),
+        ("1_Pooling/config.json", {"pooling_mode": 7}),
+        ("config_sentence_transformers.json", {"prompts": ["query: "]}),
+    ],
+)
+def test_strange_values_in_configurations(tmp_path, file, values):
+    save_model(tmp_path, layers=[Dense(32, 16)])
+    (tmp_path / "model" / file).write_text(json.dumps(values))
+    refused(tmp_path / "model", "a configuration in .* is damaged .*; copy it again")
 
 
 def test_no_pooling_at_all(folder):

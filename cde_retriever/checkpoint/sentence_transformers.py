@@ -70,6 +70,7 @@ class PlainEncoder:
         projection: Layers after pooling.
         weights: Their tensors, by the names of `cde_retriever.model.projection.Projection`.
         queries: The encoder of queries, where it is another than that of documents.
+        keeps_lengths: Whether it compares by inner product, so that lengths of vectors matter.
     """
 
     backbone: PreTrainedModel | StaticEncoder
@@ -83,6 +84,7 @@ class PlainEncoder:
     projection: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     queries: "PlainEncoder | None" = None
+    keeps_lengths: bool = False
 
 
 def read_plain_encoder(folder: Path, reading: Reading) -> PlainEncoder:
@@ -307,9 +309,11 @@ def _read_prompts(folder: Path, plain: PlainEncoder) -> None:
     prompts = said.get("prompts") or {}
     plain.prompts = {role: prompts.get(role) or "" for role in ROLES}
     similarity = said.get("similarity_fn_name")
-    if similarity not in (None, "cosine") and (not plain.projection or plain.projection[-1]["kind"] != "normalize"):
+    if similarity in (None, "cosine") or (plain.projection and plain.projection[-1]["kind"] == "normalize"):
+        return
+    if similarity != "dot":
         raise CheckpointError(
-            f"{folder} compares vectors by {similarity!r}, for which their lengths matter, and here all vectors have "
-            "length 1; to compare its directions alone, set similarity_fn_name to cosine in a copy of "
-            f"{ST_CONFIG_NAME}"
+            f"{folder} compares vectors by {similarity!r}, and here they are compared by cosine or inner product; to "
+            f"compare its directions alone, set similarity_fn_name to cosine in a copy of {ST_CONFIG_NAME}"
         )
+    plain.keeps_lengths = True

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from cde_retriever.checkpoint.checkpoint import Checkpoint, hash_model
+from cde_retriever.checkpoint.lengths import keep_lengths
 from cde_retriever.checkpoint.reading import Reading, identify_source
 from cde_retriever.checkpoint.sentence_transformers import PlainEncoder, read_plain_encoder
 from cde_retriever.context.head_settings import HeadSettings
@@ -60,6 +61,8 @@ def _checkpoint(
 def _put_head(
     folder: Path, plain: PlainEncoder, name: str, reading: Reading, query_encoder: str | None = None
 ) -> TwoStageModel:
+    if plain.keeps_lengths:
+        keep_lengths(plain)
     config = _configure(plain, name, reading, query_encoder)
     model = TwoStageModel(config, plain.backbone)  # type: ignore[arg-type]
     try:

@@ -13,6 +13,7 @@ from cde_retriever.backends.loading import Route
 from cde_retriever.checkpoint.folder import bundled_names
 from cde_retriever.context.context import Context, ModelIdentity, listed_context, make_context
 from cde_retriever.context.knowledge import Parts
+from cde_retriever.context.neighbours import unit
 from cde_retriever.context.sampling import Sample, sample_documents
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.corpus_head import CorpusHead, check_parts
@@ -443,7 +444,14 @@ class ContextualEncoder(LoadedModel):
             vectors = self._run(
                 rows, self._under(active, role), self.dense_dimension, batch_size, show_progress, role=role
             )
-        return vectors if windows is None else windows.join(vectors)
+        return self._ready(vectors if windows is None else windows.join(vectors), role)
+
+    def _ready(self, vectors: Vectors, role: str) -> Vectors:
+        """Return vectors as they are compared: of a query without its length, if documents' lengths matter."""
+        if role == "query" and self.config.keeps_lengths:
+            vectors[:, -1] = 0
+            vectors = unit(vectors)
+        return vectors
 
     def _plain(self, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
         """Return vectors of a model with a corpus head, without any context."""
@@ -456,7 +464,7 @@ class ContextualEncoder(LoadedModel):
         windows = self._windows(ids, role)
         rows = ids if windows is None else windows.ids
         vectors = self._run(rows, embed, self.backend.dimension, batch_size, show_progress, role=role)
-        return vectors if windows is None else windows.join(vectors)
+        return self._ready(vectors if windows is None else windows.join(vectors), role)
 
     def encode_under(
         self,

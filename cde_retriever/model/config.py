@@ -17,6 +17,7 @@ PROJECTION_KEYS = {
     "dense": {"kind", "inputs", "outputs", "bias", "activation", "residual"},
     "layer_norm": {"kind", "outputs"},
     "normalize": {"kind"},
+    "lengths": {"kind", "outputs", "longest"},
 }
 ROLES = ("query", "document")
 ACTIVATIONS = ("gelu", "relu")
@@ -259,6 +260,11 @@ class ModelConfig:
         """Width of a text's vector before the context has its say."""
         width = int(self.second_stage["hidden_size"]) * len(self.pooling)
         return next((int(layer["outputs"]) for layer in reversed(self.projection) if "outputs" in layer), width)
+
+    @property
+    def keeps_lengths(self) -> bool:
+        """Whether a vector's last number stands for its length (`cde_retriever.model.projection.Lengths`)."""
+        return bool(self.projection) and self.projection[-1]["kind"] == "lengths"
 
     @property
     def first_stage_width(self) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -42,6 +42,25 @@ class UnitLength(nn.Module):
         return nn.functional.normalize(vectors, dim=-1)
 
 
+class Lengths(nn.Module):
+    """Make unit vectors that still know their length, for encoders that compare by inner product.
+
+    A vector v becomes (v / M, √(1 - |v|² / M²)), with v no longer than M. Beside a query (q / |q|, 0), whose length
+    changes no ranking, its cosine is q · v / (|q| M): cosines rank as inner products do (Bachrach et al. 2014).
+    """
+
+    def __init__(self, longest: float) -> None:
+        super().__init__()
+        self.longest = longest
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return unit vectors, (b, d + 1), of any vectors, (b, d)."""
+        scaled = vectors / self.longest
+        scaled = scaled / scaled.norm(dim=-1, keepdim=True).clamp_min(1)
+        rest = (1 - (scaled * scaled).sum(dim=-1, keepdim=True)).clamp_min(0).sqrt()
+        return cat([scaled, rest], dim=-1)
+
+
 class Projection(nn.Sequential):
     """The layers named by ``ModelConfig.projection``, one after another."""
 
@@ -54,4 +73,4 @@ def _build(settings: Mapping[str, Any]) -> nn.Module:
         return DenseLayer(settings)
     if settings["kind"] == "layer_norm":
         return nn.LayerNorm(settings["outputs"])
-    return UnitLength()
+    return Lengths(settings["longest"]) if settings["kind"] == "lengths" else UnitLength()

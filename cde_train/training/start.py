@@ -41,6 +41,8 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
     plain = read_plain_encoder(folder, Reading(pooling=pooling, max_length=start.max_length))
     if plain.queries is not None:
         raise ConfigError(f"{folder} {TWO_ENCODERS}")
+    if plain.keeps_lengths:
+        raise ConfigError(f"{folder} compares vectors by inner product, and training makes cosines; name another model")
     config = replace(
         start.model_config(plain.settings),
         prompts=start.prompts if any(start.prompts.values()) else plain.prompts,

@@ -195,10 +195,12 @@ def test_a_chat_template_and_unknown_settings(folder):
     refused(folder, "says query_length 32, which is not understood")
 
 
-def test_a_similarity_for_which_lengths_matter(tmp_path):
+def test_a_similarity_that_is_not_understood(tmp_path):
     save_model(tmp_path, normalize=False)
-    write(tmp_path / "model/config_sentence_transformers.json", similarity_fn_name="dot")
-    refused(tmp_path / "model", "compares vectors by 'dot', for which their lengths matter")
+    write(tmp_path / "model/config_sentence_transformers.json", similarity_fn_name="euclidean")
+    refused(
+        tmp_path / "model", "compares vectors by 'euclidean', and here they are compared by cosine or inner product"
+    )
 
 
 def test_what_is_said_and_does_not_fit(folder, tmp_path):

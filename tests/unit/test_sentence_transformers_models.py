@@ -127,6 +127,32 @@ def test_weights_in_several_files(tmp_path):
     assert_same_vectors(read(tmp_path / "model"), theirs)
 
 
+@pytest.mark.parametrize("layers", [(), [Dense(32, 16)]])
+def test_inner_products_rank_as_they_do(tmp_path, layers):
+    save_model(tmp_path, layers=layers, normalize=False, prompts=PROMPTS)
+    said = tmp_path / "model/config_sentence_transformers.json"
+    said.write_text(json.dumps(json.loads(said.read_text()) | {"similarity_fn_name": "dot"}))
+    theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    encoder = read(tmp_path / "model", Reading())
+    longest = encoder.config.projection[-1]["longest"]
+    texts = documents(40)
+    queries, vectors = theirs.encode_query(TEXTS[:3]), theirs.encode_document(texts)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1)
+    assert lengths.max() / lengths.min() > 1.02
+    assert lengths.max() <= longest <= 4 * lengths.max()
+    ours = encoder.encode_queries(TEXTS[:3], parts="dense"), encoder.encode_documents(texts, parts="dense")
+    assert np.abs(ours[0] @ ours[1].T - queries @ vectors.T / longest).max() < 1e-5
+    assert np.abs(np.linalg.norm(ours[1], axis=1) - 1).max() < 1e-6
+    written = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "written"))
+    written.set_context(encoder.context)
+    assert np.array_equal(written.encode_queries(TEXTS[:3]), encoder.encode_queries(TEXTS[:3]))
+    with pytest.raises(ConfigError, match="compares vectors by inner product, and training makes cosines"):
+        start_from(
+            tmp_path / "model", StartConfig("late", context_attention="late", share_backbone=True, max_length=64)
+        )
+
+
 def test_static_embeddings(tmp_path):
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
@@ -252,5 +278,5 @@ def test_training_starts_from_the_encoder_as_it_is(tmp_path):
     encoder = start_from(tmp_path / "model", start)
     encoder.set_context(encoder.null_context())
     assert_same_vectors(encoder, theirs)
-    with pytest.raises(ConfigError, match="projection has 2 parts, which needs context_attention 'late'"):
+    with pytest.raises(ConfigError, match="projection has 1 parts, which needs context_attention 'late'"):
         start_from(tmp_path / "model", StartConfig("cached", max_length=64))

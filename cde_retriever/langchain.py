@@ -6,6 +6,8 @@ store = cde.from_documents(FAISS, documents)
 cde.save_local(store, "index")
 """
 
+from typing import TYPE_CHECKING, Any
+
 try:
     from cde_retriever.adapters.langchain.docstore import _restore_docstore  # noqa: F401 - files name it here
     from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
@@ -24,9 +26,25 @@ except ImportError as error:
     message = f'cde_retriever.langchain needs langchain-core ({error}); pip install "cde-retriever[langchain]"'
     raise ImportError(message) from error
 
+if TYPE_CHECKING:
+    from cde_retriever.adapters.langchain.sparse_embeddings import CDESparseEmbeddings as CDESparseEmbeddings
+
 __all__ = ["CDEEmbeddings", "CDERetriever", "from_documents", "guard", "open", "save_local", "stamp"]
 
 
 def __dir__() -> list[str]:
     """List the public names alone."""
-    return __all__
+    return sorted([*__all__, "CDESparseEmbeddings"])
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs langchain-qdrant when it is asked for."""
+    if name != "CDESparseEmbeddings":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from cde_retriever.adapters.langchain.sparse_embeddings import CDESparseEmbeddings
+    except ImportError as error:
+        raise ImportError(
+            f"CDESparseEmbeddings needs langchain-qdrant ({error}); pip install langchain-qdrant"
+        ) from error
+    return CDESparseEmbeddings

@@ -64,6 +64,7 @@ OPTIONAL = {
     "llama_index": ("cde_retriever.adapters.llama_index.", "cde_retriever.llama_index"),
     "llama_index_instrumentation": "cde_retriever.adapters.llama_index.",
     "langchain_core": ("cde_retriever.adapters.langchain.", "cde_retriever.langchain"),
+    "langchain_qdrant": ("cde_retriever.adapters.langchain.sparse_embeddings",),
     "pyarrow": ("cde_retriever.corpus.rows", "cde_retriever.bulk.parts", "cde_retriever.bulk.ray_engine"),
     "bs4": "cde_retriever.corpus.web_pages",
     "markdownify": "cde_retriever.corpus.web_pages",

@@ -8,6 +8,7 @@ NAMES = {
     "cde_retriever.langchain": [
         "CDEEmbeddings",
         "CDERetriever",
+        "CDESparseEmbeddings",
         "from_documents",
         "guard",
         "open",

@@ -14,7 +14,6 @@ from langchain_core.vectorstores import VectorStore
 
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.stamps import describe
-from cde_retriever.context.context import Context
 from cde_retriever.errors import ContextMismatchError
 
 
@@ -41,8 +40,8 @@ def check_embedders(store: VectorStore, stamp: str) -> None:
         _check(embedder, stamp)
 
 
-def context_of(store: VectorStore) -> Context:
-    """Return the context that a guarded store embeds under.
+def embedding_of(store: VectorStore) -> CDEEmbeddings:
+    """Return what a guarded store embeds with.
 
     Raises:
         ContextMismatchError: if it does not embed with a `CDEEmbeddings`, directly or behind a cache.
@@ -50,7 +49,7 @@ def context_of(store: VectorStore) -> Context:
     for embedder in _embedders_of(store):
         found = getattr(embedder, "underlying_embeddings", embedder)
         if isinstance(found, CDEEmbeddings):
-            return found.context
+            return found
     raise ContextMismatchError(f"{type(store).__name__} embeds with no CDEEmbeddings, so it has no context")
 
 
@@ -62,6 +61,8 @@ def _embedders_of(store: VectorStore) -> Iterator[Any]:
         owner = value.__self__ if inspect.ismethod(value) else value  # such as `embedding.embed_query`
         if isinstance(owner, Embeddings):
             yield owner
+        elif isinstance(getattr(value, "dense_embedding", None), CDEEmbeddings):  # `CDESparseEmbeddings`
+            yield value.dense_embedding
         elif "embed" in name.lower() and callable(value):
             yield value
 
@@ -110,5 +111,5 @@ def _tells_contexts_apart(store: Any, stamp: str) -> bool:
     encode = getattr(store, "key_encoder", None)
     key = encode("probe") if callable(encode) else ""
     context, _, kept = stamp.partition("/")
-    found = re.search(rf"{re.escape(context)}(?:/(\d+)/)?", str(key))
+    found = re.search(rf"{re.escape(context)}(?:/(\w+)/)?", str(key))
     return found is not None and (found[1] or "") == kept

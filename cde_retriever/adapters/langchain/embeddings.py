@@ -11,10 +11,13 @@ from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
 
 from cde_retriever.adapters.cut_texts import add_cut_texts, one_summary
+from cde_retriever.adapters.langchain.known_vectors import find_vectors
 from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
 from cde_retriever.context.context import Context
+from cde_retriever.context.knowledge import Parts
+from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ContextNotFittedError
 
@@ -41,6 +44,8 @@ class CDEEmbeddings(BaseModel, Embeddings):
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
         backend: ``"torch"``, the default, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
         truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
+        parts: ``"one"``: vectors that hold all the context knows. ``"dense"``: the dense part alone, for hybrid search,
+            where the sparse part is kept beside it.
         pooling: How an encoder of `transformers` pools its token vectors; other models say it themselves.
         max_length: Longest text of a model that is no CDE checkpoint, in tokens; None for its own.
         prompts: Text put before its queries and documents, by role; None for its own.
@@ -63,6 +68,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
     dtype: str | None = None
     backend: Literal["torch", "onnx", "openvino"] | None = None
     truncate_dim: int | None = Field(default=None, gt=0)
+    parts: Literal["one", "dense"] = "one"
     pooling: str | None = None
     max_length: int | None = None
     prompts: dict[str, str] | None = None
@@ -83,6 +89,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
 
         Raises:
             CheckpointError: if there is no such model.
+            ConfigError: if the model has no dense part.
             ContextMismatchError: if another model made the context.
             FileNotFoundError: if there is no context at the path.
         """
@@ -91,6 +98,8 @@ class CDEEmbeddings(BaseModel, Embeddings):
         known = given if isinstance(given, Context | None) else Context.load(given)
         self._own = OneContext.of_settings(name, self, None if known is None else known.model.name)
         self._encoder = self._own.encoder
+        if self.parts == "dense":
+            self._require_two_parts()
         if known is not None:
             self._own.set(known)
 
@@ -123,13 +132,13 @@ class CDEEmbeddings(BaseModel, Embeddings):
 
     @property
     def stamp(self) -> str:
-        """What is stored with every vector: the fingerprint and, if vectors are cut, how many numbers are kept.
+        """What is stored with every vector: the fingerprint and, if it is a part or was cut, what is kept.
 
         Raises:
             ContextNotFittedError: if there is no context yet.
         """
         _ = self.context
-        return self._own.stamp
+        return self._own.stamp if self.parts == "one" else self._own.dense_stamp
 
     @property
     def encoder(self) -> ContextualEncoder:
@@ -139,7 +148,19 @@ class CDEEmbeddings(BaseModel, Embeddings):
     @property
     def dimension(self) -> int:
         """Width of the vectors; needs no context."""
-        return self._encoder.dimension
+        return self._encoder.dimension if self.parts == "one" else self._encoder.dense_dimension
+
+    def dense_part(self) -> "CDEEmbeddings":
+        """Return an embedding that gives the dense parts of texts; it shares model and context with this one.
+
+        Raises:
+            ConfigError: if the model has no corpus head.
+        """
+        self._require_two_parts()
+        return self.model_copy(update={"parts": "dense"})
+
+    def _require_two_parts(self) -> None:
+        check_parts("both", self._encoder.config.corpus_head is not None, self._encoder.identity.name)
 
     @property
     def cache_namespace(self) -> str:
@@ -220,22 +241,42 @@ class CDEEmbeddings(BaseModel, Embeddings):
             TypeError: if a text is not a string; names its index.
         """
         stamp = self.stamp
+        vectors = find_vectors(stamp, texts)
+        if vectors is None:
+            vectors = self._encode(texts, self.parts).tolist()
+        return [StampedVector(vector, stamp) for vector in vectors]
+
+    def embed_documents_in_parts(self, texts: list[str]) -> Parts:
+        """Embed documents in two parts, dense and sparse; raises as `embed_documents` does, and as `dense_part`."""
+        _ = self.context
+        made: Parts = self._encode(texts, "both")
+        return made
+
+    def embed_query_in_parts(self, text: str) -> Parts:
+        """Embed a query in two parts; raises as `embed_documents_in_parts` does."""
+        _ = self.context
+        made: Parts = self._encoder.encode_queries([text], parts="both")
+        return made
+
+    def _encode(self, texts: list[str], parts: Any) -> Any:
         with one_summary(SPLIT) as summary:
             summary.texts += len(texts)
-            vectors = self._encoder.encode_documents(
+            return self._encoder.encode_documents(
                 texts,
+                parts=parts,
                 batch_size=self.batch_size,
                 show_progress=self.show_progress,
                 on_truncation=lambda cut: add_cut_texts(
                     summary, texts, cut, token_counter(self._encoder.tokenizer), self.max_tokens
                 ),
             )
-        return [StampedVector(vector, stamp) for vector in vectors.tolist()]
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query; raises as `embed_documents` does."""
         stamp = self.stamp
-        vectors = self._encoder.encode_queries([text], batch_size=self.batch_size, show_progress=self.show_progress)
+        vectors = self._encoder.encode_queries(
+            [text], parts=self.parts, batch_size=self.batch_size, show_progress=self.show_progress
+        )
         return StampedVector(vectors[0].tolist(), stamp)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:

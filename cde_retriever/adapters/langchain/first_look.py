@@ -30,11 +30,16 @@ def first_look(store: Any, stamp: str, *, once: bool = False) -> None:
     """
     if once and _looked(store):
         return
+    _judge(store, stamp, some_documents(store, stamp, 1), once)
+
+
+def some_documents(store: Any, stamp: str, count: int) -> list[Any]:
+    """Return some documents of a store, none of an empty one; raises as `first_look` does."""
     try:
-        found = store.similarity_search(_PROBE, k=1)
+        found: list[Any] = store.similarity_search(_PROBE, k=count)
     except Exception as error:
         found = _meaning_of(error, store, stamp)
-    _judge(store, stamp, found, once)
+    return found
 
 
 async def later_first_look(store: Any, stamp: str) -> None:

@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from langchain_core.documents import Document
+from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
 from cde_retriever.adapters.langchain.active import active, active_store
 from cde_retriever.adapters.langchain.docstore import DOOR, bind_vectors, check_merged, guard_docstore
 from cde_retriever.adapters.langchain.documents import check_stamps, stamp_documents
-from cde_retriever.adapters.langchain.embedders import check_embedders, context_of
+from cde_retriever.adapters.langchain.embedders import check_embedders, embedding_of
 from cde_retriever.adapters.langchain.first_look import first_look, later_first_look
+from cde_retriever.adapters.langchain.guarded_writes import deleting, prepare_write, writing
 from cde_retriever.adapters.langchain.saving import replace_file, replace_index
+from cde_retriever.adapters.langchain.store_parts import parts_of
 from cde_retriever.adapters.stamps import STAMP, StampedVector, check_stamp, describe
 from cde_retriever.errors import ContextMismatchError
 
@@ -35,6 +38,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 _SEARCH = re.compile(r"(?!a?metadata_)\w*search")
 _WRITE = re.compile(r"a?(add|update|upsert|insert)(_|$)")
 _READ = re.compile(r"a?(get_by_ids|merge_from)$")
+_DELEGATING = ("aadd_texts", "aadd_documents")
+_DELETE = re.compile(r"a?delete$")
 
 _building: ContextVar[bool] = ContextVar("cde_building", default=False)
 
@@ -87,8 +92,12 @@ def _guarded(store_class: type[VectorStore], stamp: str) -> type[VectorStore]:
     """Return a subclass of a store's class with guarded methods."""
     members: dict[str, Any] = {"_store_class": store_class, "guard_stamp": stamp, "__module__": store_class.__module__}
     for name, method in inspect.getmembers(store_class, inspect.isfunction):
+        if name in _DELEGATING and method is getattr(VectorStore, name):
+            continue  # calls another method, which is guarded; which one it asks the class, so it must stay as it is
         if _searches(name, method) or _WRITE.match(name) or _READ.match(name):
             members[name] = _guarded_method(name, method)
+        elif _DELETE.match(name):
+            members[name] = deleting(method)
         elif name in _SAVERS:
             members[name] = _SAVERS[name](method)
     return type(store_class.__name__, (_GuardedStore, store_class), members)
@@ -123,9 +132,12 @@ def _guarded_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]
             return method(self, *args, **kwargs)
         with active(self):
             args, kwargs = _checked_arguments(self, name, args, kwargs)
+            write = None
             if writes:
                 first_look(self, self.guard_stamp, once=True)
-            found = method(self, *args, **kwargs)
+                write, (args, kwargs) = prepare_write(self, method, (args, kwargs))
+            with writing(write):
+                found = method(self, *args, **kwargs)
         return _checked_result(self, name, found)
 
     @wraps(method)
@@ -134,9 +146,12 @@ def _guarded_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]
             return await method(self, *args, **kwargs)
         with active(self):
             args, kwargs = _checked_arguments(self, name, args, kwargs)
+            write = None
             if writes:
                 await later_first_look(self, self.guard_stamp)
-            found = await method(self, *args, **kwargs)
+                write, (args, kwargs) = await run_in_executor(None, prepare_write, self, method, (args, kwargs))
+            with writing(write):
+                found = await method(self, *args, **kwargs)
         return _checked_result(self, name, found)
 
     return later if inspect.iscoroutinefunction(method) else call
@@ -147,6 +162,8 @@ def _checked_arguments(store: Any, name: str, args: tuple[Any, ...], kwargs: dic
     if _READ.match(name):
         if name == "merge_from":
             check_merged(store, *args, **kwargs)
+            if parts_of(store) is not None:
+                raise TypeError("merge_from brings no sparse parts, which hybrid search needs; use add_documents")
         return args, kwargs
     check_embedders(store, store.guard_stamp)
     if _SEARCH.match(name):
@@ -212,7 +229,11 @@ def save_guarded(store: VectorStore, folder: Path) -> Path:
     if hasattr(own, "save_local"):
         cast(Any, store).save_local(folder)
     elif hasattr(own, "dump"):
-        replace_index(folder, context_of(store), lambda new: own.dump(store, str(new / "store.json")))
+        replace_index(
+            folder,
+            embedding_of(store).context,
+            _with_parts(store, lambda new: own.dump(store, str(new / "store.json"))),
+        )
     else:
         raise TypeError(
             f"{name} has neither save_local nor dump: it keeps its data itself, where it was built; save the context "
@@ -225,9 +246,25 @@ def _folder_saver(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def save(self: Any, folder_path: Any, *args: Any, **kwargs: Any) -> None:
         bind_vectors(self)
-        replace_index(Path(folder_path), context_of(self), lambda new: method(self, str(new), *args, **kwargs))
+        replace_index(
+            Path(folder_path),
+            embedding_of(self).context,
+            _with_parts(self, lambda new: method(self, str(new), *args, **kwargs)),
+        )
 
     return save
+
+
+def _with_parts(store: Any, write: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """Return a function that writes a store into a folder, with its documents in two parts if it keeps them."""
+
+    def write_both(folder: Path) -> None:
+        write(folder)
+        kept = parts_of(store)
+        if kept is not None:
+            kept.save(folder)
+
+    return write_both
 
 
 def _file_saver(method: Callable[..., Any]) -> Callable[..., Any]:

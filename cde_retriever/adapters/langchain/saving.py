@@ -15,6 +15,7 @@ from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.leftovers import hidden_beside, remove
 from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import recover_folder, replacing_folder
+from cde_retriever.search.index_file import FILE_NAME as PARTS_FILE
 
 NAME = "checksums.json"
 _REMEDY = "restore the folder, or save the index again"
@@ -34,6 +35,7 @@ def replace_index(folder: Path, context: Context, write: Callable[[Path], Any]) 
     """
     with replacing_folder(folder) as new:
         context.save(new)
+        (new / PARTS_FILE).unlink(missing_ok=True)  # of an index that was here before
         with _written(new) as written:
             write(written)
 
@@ -43,7 +45,7 @@ def _written(folder: Path) -> Iterator[Path]:
     """Give a folder to write into; its files go into another one at the end, and their checksums into its record."""
     with hidden_beside(folder / "index", Path.mkdir) as written:
         yield written
-        checksums = _checksums(folder)
+        checksums = {name: found for name, found in _checksums(folder).items() if (folder / name).is_file()}
         for file in sorted(written.iterdir()):
             if file.is_file():
                 checksums[file.name] = hash_file(file)
@@ -62,6 +64,11 @@ def replace_file(file: Path, write: Callable[[Path], Any]) -> None:
         if checksums.pop(file.name, None):  # whoever is killed now leaves a file that is not compared
             _RECORD.write(file.parent / NAME, {"files": checksums})
         new.replace(file)
+
+
+def lives_in_memory(store_class: Any) -> bool:
+    """Tell whether stores of a class are written when they are told to, and not by themselves."""
+    return hasattr(store_class, "save_local") or hasattr(store_class, "dump")
 
 
 def check_index(folder: Path) -> None:

@@ -28,8 +28,12 @@ from cde_retriever.adapters.cut_texts import one_summary
 from cde_retriever.adapters.langchain.documents import stamp_documents
 from cde_retriever.adapters.langchain.embeddings import SPLIT, CDEEmbeddings
 from cde_retriever.adapters.langchain.guard import build_guarded, guard_store, save_guarded
-from cde_retriever.adapters.langchain.saving import check_index
+from cde_retriever.adapters.langchain.guarded_writes import embedded, with_ids, writing
+from cde_retriever.adapters.langchain.saving import check_index, lives_in_memory
+from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts
 from cde_retriever.context.context import Context, known_documents
+from cde_retriever.errors import ConfigError
+from cde_retriever.search.index_file import index_file
 
 PathLike = str | os.PathLike[str]
 Store = TypeVar("Store", bound=VectorStore)
@@ -52,6 +56,7 @@ def from_documents(
     embedding: CDEEmbeddings | None = None,
     *,
     context_dir: PathLike | None = None,
+    hybrid: bool = False,
     **store_kwargs: Any,
 ) -> Store:
     """Build a guarded store whose vectors know the whole corpus.
@@ -61,14 +66,21 @@ def from_documents(
         documents: The whole corpus. Stored copies carry the fingerprint; the given documents are left alone.
         embedding: Fitted on the documents unless it has a context; None for the default model.
         context_dir: Folder for the context, written before any vector is stored.
+        hybrid: Whether to keep the documents in two parts for hybrid search (`CDERetriever`): the dense one in the
+            store, both in an index beside it, which is in `context_dir` unless the store lives in memory.
         store_kwargs: Further arguments of ``store_class.from_documents``.
 
     Raises:
         ContextMismatchError: if another context is in `context_dir`, or the store holds vectors of another.
         ContextError: if no document has any text.
+        ConfigError: for hybrid search with a model that has no corpus head, or without a `context_dir` for a store that
+            writes by itself.
+        TypeError: for hybrid search with a store that cannot return documents by their ids.
     """
     documents = list(documents)
     embedding = embedding or CDEEmbeddings()
+    if hybrid:
+        embedding = embedding.dense_part()
     if not embedding.is_fitted:
         embedding.fit(documents)
     elif embedding.context.size and not known_documents(embedding.context, [d.page_content for d in documents]):
@@ -79,12 +91,29 @@ def from_documents(
         )
     if context_dir is not None:
         embedding.save_context(context_dir)
+    parts = _begin_parts(store_class, embedding, context_dir) if hybrid else None
     stamped = stamp(documents, embedding)
-    with one_summary(SPLIT):  # stores embed in batches
+    if parts is not None:
+        stamped = with_ids(stamped, store_kwargs.pop("ids", None))
+    with one_summary(SPLIT), writing(embedded(parts, stamped)):  # stores embed in batches
         store = build_guarded(
             store_class, embedding.stamp, lambda guarded: guarded.from_documents(stamped, embedding, **store_kwargs)
         )
-    return guard(cast(Store, store), embedding)
+    guard_store(cast(Store, store), embedding.stamp)
+    if parts is not None:
+        attach_parts(store, parts)
+    return cast(Store, store)
+
+
+def _begin_parts(store_class: type, embedding: CDEEmbeddings, context_dir: PathLike | None) -> StoreParts:
+    if lives_in_memory(store_class):
+        return StoreParts.open(embedding, None)
+    if context_dir is None:
+        raise ConfigError(
+            f"{store_class.__name__} writes by itself, so the index for hybrid search needs a place too; give "
+            "context_dir"
+        )
+    return StoreParts.open(embedding, Path(context_dir))
 
 
 def open(  # noqa: A001 - the counterpart of from_documents, used with its module's name
@@ -109,26 +138,39 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
     """
     if embedding is not None and model_kwargs:
         raise TypeError(f"received an embedding and arguments for a new one ({', '.join(model_kwargs)}); give one")
+    folder = None
     if not isinstance(context, Context):
         check_index(Path(context))
+        folder = Path(context) if index_file(context).is_file() else None
         context = Context.load(context)
     embedding = embedding or CDEEmbeddings(context=context, **model_kwargs)
     embedding.load_context(context)
-    return guard(opener(embedding), embedding)
+    if folder is not None:
+        embedding = embedding.dense_part()
+    return guard(opener(embedding), embedding, parts_dir=folder)
 
 
-def guard(store: Store, embedding: CDEEmbeddings) -> Store:
+def guard(store: Store, embedding: CDEEmbeddings, *, parts_dir: PathLike | None = None) -> Store:
     """Make a store compare contexts whenever it embeds, writes or returns something; returns the same object.
 
     The store may embed with the embedding itself, a copy, or a `CacheBackedEmbeddings` around one whose namespace is
     `CDEEmbeddings.cache_namespace`. One document is searched for, to see at once whether the store belongs to the
     context.
 
+    Args:
+        store: The store.
+        embedding: What it embeds with.
+        parts_dir: Folder of the index that keeps documents in two parts for hybrid search, begun for an empty store;
+            needs an embedding with ``parts="dense"``. None for a store without.
+
     Raises:
         ContextNotFittedError: if the embedding has no context.
-        ContextMismatchError: if the store embeds with something else, or holds vectors of another context.
+        ContextMismatchError: if the store embeds with something else, holds vectors of another context, or a document
+            that the index lacks.
     """
     guard_store(store, embedding.stamp)
+    if parts_dir is not None:
+        attach_parts(store, StoreParts.open(embedding, Path(parts_dir)))
     return store
 
 

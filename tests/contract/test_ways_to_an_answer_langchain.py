@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import pickle
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,9 @@ from langchain_text_splitters import CharacterTextSplitter
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.langchain.guard import build_guarded
 from cde_retriever.errors import ContextMismatchError
-from cde_retriever.langchain import CDERetriever, from_documents, stamp
+from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, stamp
 from tests.contract.langchain_corpus import FAISS, QUERY, corpus, fitted_on, load_faiss, texts_of
+from tests.tiny import tiny_encoder
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -56,7 +58,7 @@ with warnings.catch_warnings():
     from langchain_community.query_constructors.chroma import ChromaTranslator
     from langchain_community.retrievers import KNNRetriever
     from langchain_community.vectorstores import SKLearnVectorStore
-    from langchain_qdrant import QdrantVectorStore
+    from langchain_qdrant import QdrantVectorStore, RetrievalMode
 
 SECURITY = Path(__file__).parent.parent.parent / "docs" / "security.md"
 
@@ -78,12 +80,49 @@ class Case:
         cde.save_local(self.store, self.folder / "index")
         return self.folder / "index"
 
+    def headed(self, seed: int) -> CDEEmbeddings:
+        """Return an embedding of a model with a corpus head."""
+        folder = self.folder / "headed"
+        if not folder.exists():
+            tiny_encoder(
+                context_attention="late", context_moments=False, share_backbone=True, corpus_head={}
+            ).save_pretrained(folder)
+        return fitted_on(folder, seed)
+
+    def hybrid(self, seed: int = 0) -> Any:
+        """Return a store for hybrid search, and the folder it was saved in."""
+        store = from_documents(FAISS, corpus(seed), self.headed(seed), hybrid=True)
+        return store, cde.save_local(store, self.folder / f"hybrid{seed}")
+
     def model_that_says(self, *answers: str) -> FakeListChatModel:
         return FakeListChatModel(responses=list(answers))
 
     def chroma(self) -> Any:
         documents = stamp(corpus(0), self.own)
         return Chroma.from_documents(documents, self.own, collection_name="ways", persist_directory=str(self.folder))
+
+
+def open_exchanged(case: Case) -> Any:
+    _, folder = case.hybrid(0)
+    _, other = case.hybrid(1)
+    shutil.copy(other / "parts_index.safetensors", folder)
+    (folder / "checksums.json").unlink()
+    return cde.open(lambda e: load_faiss(folder, e), folder, model_name=case.folder / "headed")
+
+
+def swapped_words(case: Case) -> Any:
+    dense = case.headed(0).dense_part()
+    store = from_documents(
+        QdrantVectorStore,
+        corpus(0),
+        dense,
+        location=":memory:",
+        sparse_embedding=cde.CDESparseEmbeddings(dense),
+        retrieval_mode=RetrievalMode.HYBRID,
+    )
+    assert store.similarity_search(QUERY)
+    store._sparse_embeddings = cde.CDESparseEmbeddings(case.headed(1))
+    return store
 
 
 def parent_documents(case: Case) -> Any:
@@ -128,6 +167,11 @@ GUARDED: dict[str, Callable[[Case], Any]] = {
     "pickle.loads(pickle.dumps(store))": lambda c: pickle.loads(pickle.dumps(c.swapped())).similarity_search(QUERY),
     "CDERetriever": lambda c: CDERetriever(store=c.store, embedding=c.other).invoke(QUERY),
     "CDERetriever over an unguarded store": lambda c: CDERetriever(store=c.chroma(), embedding=c.other).invoke(QUERY),
+    'CDERetriever(mode="hybrid")': lambda c: CDERetriever(
+        store=c.hybrid()[0], embedding=c.headed(1), mode="hybrid"
+    ).invoke(QUERY),
+    "open, with an index of two parts of another context": lambda c: open_exchanged(c),
+    "CDESparseEmbeddings": lambda c: swapped_words(c).similarity_search(QUERY),
     "open": lambda c: cde.open(lambda e: load_faiss(c.saved(), e), c.other.context, model_name=c.model),
     "guard": lambda c: cde.guard(Chroma("ways", c.other, persist_directory=str(c.chroma() and c.folder)), c.other),
     "from_documents": lambda c: from_documents(

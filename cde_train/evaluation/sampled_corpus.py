@@ -22,6 +22,9 @@ ANSWERS = 0.25
 """Largest share of a sample that answers take; beyond it, queries are left out."""
 NEAR = 0.75
 """Share of the room left that goes to the documents ranked highest."""
+FEWEST_DOCUMENTS = 1000
+"""Below it, a sample must prove itself: of real corpora, smaller ones raise nDCG@10 x 100 by up to 22 (docs/log.md)."""
+SMALL_ERROR = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,22 @@ def sample_corpus(data: RetrievalSet, vectors: TextLookup, most: int, *, seed: i
     ]
     kept = _part(data, _choose(data, [by_words, by_vectors], order, most))
     return SampledCorpus(kept, len(data.documents), max(0.0, *gains))
+
+
+def trusted_sample(data: RetrievalSet, vectors: TextLookup, most: int, *, seed: int = 0) -> SampledCorpus:
+    """Return a sample of so many documents, or a larger one where figures on it would say little.
+
+    With fewer than `FEWEST_DOCUMENTS` it is taken if it keeps every query and its error is at most `SMALL_ERROR`; if
+    not, the sample has so many, or is the whole set. Arguments are those of `sample_corpus`.
+    """
+    if most < FEWEST_DOCUMENTS and most < len(data.documents):
+        sample = sample_corpus(data, vectors, most, seed=seed)
+        if sample.data.queries == data.queries and sample.error <= SMALL_ERROR:
+            return sample
+    most = max(most, FEWEST_DOCUMENTS)
+    if len(data.documents) <= most:
+        return SampledCorpus(data, len(data.documents), 0.0)
+    return sample_corpus(data, vectors, most, seed=seed)
 
 
 def _with_answers(data: RetrievalSet, most: int) -> RetrievalSet:

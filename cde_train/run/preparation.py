@@ -13,7 +13,7 @@ from cde_train.data.pairs import TrainingPair, texts_of, write_pairs
 from cde_train.data.pseudo_queries import RoundTrip, make_pairs, round_trip_filter
 from cde_train.data.readers import TrainingData, read_data, read_pairs, size_for
 from cde_train.data.retrieval_sets import RetrievalSet, read_retrieval_set, write_retrieval_set
-from cde_train.evaluation.sampled_corpus import SampledCorpus, sample_corpus
+from cde_train.evaluation.sampled_corpus import SampledCorpus, trusted_sample
 from cde_train.run.folder import Report, RunFolder
 from cde_train.run.sections import RunConfig
 from cde_train.vectors.surrogate import Surrogate, embed_texts, open_surrogate
@@ -21,8 +21,6 @@ from cde_train.vectors.text_vectors import TextVectors
 
 PAIRS, VECTORS, CLUSTERS = "pairs.jsonl", "vectors", "clusters.safetensors"
 HELD_OUT, DEVELOPMENT = "held_out", "development"
-FEWEST_DOCUMENTS = 1000
-"""A smaller sample of a corpus would say little, whatever it costs to measure on more."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,11 @@ class Preparation:
         )
 
     def affordable(self, data: RetrievalSet, most: int) -> SampledCorpus:
-        """Return a set whose corpus may be measured on: itself, or a sample of so many documents, at least 1,000."""
-        most = max(most, FEWEST_DOCUMENTS)
+        """Return a set whose corpus may be measured on: itself, or a sample of so many documents that says enough."""
         if len(data.documents) <= most:
             return SampledCorpus(data, len(data.documents), 0.0)
         vectors = self.embed([*data.queries, *data.documents])
-        return sample_corpus(data, vectors, most, seed=self.config.held_out.seed)
+        return trusted_sample(data, vectors, most, seed=self.config.held_out.seed)
 
     @cached_property
     def _surrogate(self) -> tuple[Surrogate, str]:

@@ -17,6 +17,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.cli import main
 from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import read_retrieval_set
+from cde_train.evaluation import sampled_corpus
 from cde_train.run import fit as fitting
 from cde_train.run import preparation
 from tests.tiny import documents, plain_encoder, tiny_checkpoint
@@ -200,7 +201,7 @@ def test_fit_takes_a_folder_of_documents(config, tmp_path):
 
 
 def test_a_large_corpus_is_sampled_for_report_and_development_set(config, pairs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(preparation, "FEWEST_DOCUMENTS", 13)
+    monkeypatch.setattr(sampled_corpus, "FEWEST_DOCUMENTS", 13)
     output = tmp_path / "my-cde"
     assert main(["fit", str(pairs), "-o", str(output), "--config", str(config)]) == 0
     result = json.loads(capsys.readouterr().out)

@@ -1,12 +1,15 @@
 """A sample of a corpus keeps answers and near documents, and its error is what other rankers gain."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cde_train.data.retrieval_sets import RetrievalSet
+from cde_train.evaluation import sampled_corpus
 from cde_train.evaluation.baselines import rank_bm25
 from cde_train.evaluation.ranking import evaluate, measure
-from cde_train.evaluation.sampled_corpus import sample_corpus
+from cde_train.evaluation.sampled_corpus import sample_corpus, trusted_sample
 
 
 class Vectors:
@@ -63,3 +66,23 @@ def test_queries_without_room_for_their_answers_are_left_out(data):
 def test_the_seed_decides(data):
     one, same, other = (set(sample_corpus(data, Vectors(), 100, seed=s).data.document_ids) for s in (0, 0, 1))
     assert one == same != other
+
+
+def test_a_small_sample_is_taken_if_it_says_as_much_as_the_whole(data):
+    """A word of its own in each document, and no ranker gains by a sample; 20 documents leave queries out."""
+    own_words = replace(
+        data,
+        documents=tuple(f"d{i} own{i} word" for i in range(360)),
+        queries=tuple(f"{query} own{query[1:]}" for query in data.query_ids),
+    )
+    sample = trusted_sample(own_words, Vectors(), 60)
+    assert (len(sample.data.documents), sample.data.queries, sample.error) == (60, own_words.queries, 0.0)
+    assert trusted_sample(own_words, Vectors(), 20).data is own_words
+    assert trusted_sample(data, Vectors(), 60).data is data, "its error is large"
+
+
+def test_a_sample_of_a_large_corpus_that_says_little_is_made_larger(data, monkeypatch):
+    monkeypatch.setattr(sampled_corpus, "FEWEST_DOCUMENTS", 200)
+    sample = trusted_sample(data, Vectors(), 60)
+    assert (len(sample.data.documents), sample.whole) == (200, 360)
+    assert len(trusted_sample(data, Vectors(), 250).data.documents) == 250

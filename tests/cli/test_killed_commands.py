@@ -31,7 +31,7 @@ def kill_and_continue(work, folder, count, took, check):
 
     Args:
         work: Does it in a folder; called in a child.
-        folder: The first folder; others are beside it.
+        folder: The first folder; others of its name lie beside it.
         count: How often to kill.
         took: Seconds of the work undisturbed.
         check: Called with a folder and whether the work in it is done, after each kill and at the end.
@@ -40,7 +40,7 @@ def kill_and_continue(work, folder, count, took, check):
     for number in range(count):
         if not killed(lambda begin, place=folder: (begin(), work(place)), moments.uniform(0, took / 2)):
             check(folder, done=True)
-            folder = folder.with_name(f"{folder.name}{number}")
+            folder = folder.parent / str(number) / folder.name  # a model's name is its folder's
         elif folder.exists():
             check(folder, done=False)
     work(folder)

@@ -5,19 +5,21 @@ in their way: they are listed so that nobody takes them for guarded. docs/securi
 """
 
 import asyncio
+import contextlib
 import inspect
 import pickle
 import re
 import shutil
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from langchain_core.documents import Document
-from langchain_core.example_selectors import SemanticSimilarityExampleSelector
+from langchain_core.example_selectors import MaxMarginalRelevanceExampleSelector, SemanticSimilarityExampleSelector
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.runnables import RunnableLambda
@@ -221,6 +223,9 @@ GUARDED: dict[str, Callable[[Case], Any]] = {
     "SemanticSimilarityExampleSelector": lambda c: SemanticSimilarityExampleSelector(
         vectorstore=c.swapped()
     ).select_examples({"question": QUERY}),
+    "MaxMarginalRelevanceExampleSelector": lambda c: MaxMarginalRelevanceExampleSelector(
+        vectorstore=c.swapped()
+    ).select_examples({"question": QUERY}),
     "VectorStoreIndexWrapper": lambda c: VectorStoreIndexWrapper(vectorstore=c.swapped()).vectorstore.similarity_search(
         QUERY
     ),
@@ -281,7 +286,7 @@ OPEN: dict[str, Callable[[Case], Any]] = {
     "store.index, store.client, store._collection": lambda c: c.store.index.search(
         np.array([c.other.embed_query(QUERY)], np.float32), 1
     )[1].tolist(),
-    "KNNRetriever, SVMRetriever": knn,
+    "KNNRetriever, SVMRetriever, NanoPQRetriever, DocArrayRetriever, PineconeHybridSearchRetriever": knn,
     "DocumentCompressorPipeline of two embeddings": two_filters,
     "VectorstoreIndexCreator, SemanticSimilarityExampleSelector.from_examples": stock_selector,
     "documents stamped by hand": stamped_by_hand,
@@ -309,6 +314,28 @@ def test_the_security_page_lists_the_ways():
     rows = re.findall(r"^\| (.+?) \| (yes|no) \|", section, re.MULTILINE)
     listed = {answer: [re.sub("`", "", way) for way, said in rows if said == answer] for answer in ("yes", "no")}
     assert listed == {"yes": list(GUARDED), "no": list(OPEN)}
+
+
+def test_every_public_retriever_that_embeds_is_listed():
+    """`WebResearchRetriever` and the old chains search the store that they are given."""
+    by_the_store = {"WebResearchRetriever", "ChatVectorDBChain", "VectorDBQA", "VectorDBQAWithSourcesChain"}
+    embeds, page = re.compile(r"embed_(query|documents)|similarity_search"), SECURITY.read_text()
+    found = set()
+    for package in ("classic.retrievers", "classic.retrievers.document_compressors", "classic.chains"):
+        found |= public_classes(f"langchain_{package}")
+    found |= public_classes("langchain_core.example_selectors") | public_classes("langchain_community.retrievers")
+    names = {one.__name__ for one in found if embeds.search(inspect.getsource(one))}
+    assert {"KNNRetriever", "MultiVectorRetriever"} < names
+    assert {name for name in names - by_the_store if name not in page} == set()
+
+
+def public_classes(module: str) -> set[type]:
+    """Return the classes that a module names, without those whose packages are not installed."""
+    public, found = import_module(module), set()
+    for name in public.__all__:
+        with contextlib.suppress(ImportError):
+            found |= {one for one in [getattr(public, name)] if inspect.isclass(one)}
+    return found
 
 
 def test_every_search_of_every_community_store_is_guarded():

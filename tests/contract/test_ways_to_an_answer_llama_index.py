@@ -5,11 +5,13 @@ in their way: they are listed so that nobody takes them for guarded. docs/securi
 """
 
 import asyncio
+import inspect
 import pickle
 import re
 import shutil
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,15 @@ from llama_index.core import (
     MockEmbedding,
     Settings,
     StorageContext,
+    SummaryIndex,
     VectorStoreIndex,
     load_index_from_storage,
     load_indices_from_storage,
 )
 from llama_index.core.indices.document_summary import DocumentSummaryIndexEmbeddingRetriever
 from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.llms import MockLLM
+from llama_index.core.llms import ChatMessage, MockLLM
+from llama_index.core.memory import VectorMemoryBlock
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import (
     AutoMergingRetriever,
@@ -245,6 +249,9 @@ GUARDED: dict[str, Callable[[Case], Any]] = {
     ),
     "VectorIndexRetriever over Qdrant, hybrid": lambda c: asked_by_stock(in_qdrant(c), c.other, "hybrid"),
     "CDEVectorStoreIndex over Qdrant with words of another context": foreign_words,
+    "VectorMemoryBlock": lambda c: asyncio.run(
+        VectorMemoryBlock(vector_store=c.in_chroma().vector_store, embed_model=c.other).aget([ChatMessage(QUERY)])
+    ),
     "IngestionPipeline, a later run": lambda c: second_run(c, CDEEmbedding(c.checkpoint)),
     "IngestionPipeline, a later run under another context": lambda c: second_run(c, c.other),
     "VectorStoreIndex.from_vector_store with the store object of a pipeline": stock_over_pipeline,
@@ -292,6 +299,12 @@ def other_index_class(case: Case) -> Any:
     return DocumentSummaryIndexEmbeddingRetriever(index, embed_model=case.other).retrieve(QUERY)
 
 
+def summary_index(case: Case) -> Any:
+    """Ask nodes that bear the vectors of a pipeline."""
+    index = SummaryIndex(case.own(corpus(2)))
+    return index.as_retriever(retriever_mode="embedding", embed_model=case.other).retrieve(QUERY)
+
+
 OPEN: dict[str, Callable[[Case], Any]] = {
     "VectorStoreIndex.from_vector_store with a new store object": new_store_object,
     "VectorStoreIndex over parts that were read from the disk by hand": parts_read_by_hand,
@@ -302,6 +315,7 @@ OPEN: dict[str, Callable[[Case], Any]] = {
     "an index built by a stock class": stock_class,
     "load_index_from_storage of an index of version 0.1.0": version_0_1_0,
     "DocumentSummaryIndex, PropertyGraphIndex, KnowledgeGraphIndex, MultiModalVectorStoreIndex": other_index_class,
+    "SummaryIndexEmbeddingRetriever, TreeSelectLeafEmbeddingRetriever": summary_index,
 }
 
 
@@ -338,6 +352,20 @@ def test_the_security_page_lists_the_ways():
     rows = re.findall(r"^\| (.+?) \| (yes|no) \|", section, re.MULTILINE)
     listed = {answer: [re.sub("`", "", way) for way, said in rows if said == answer] for answer in ("yes", "no")}
     assert listed == {"yes": list(GUARDED), "no": list(OPEN)}
+
+
+def test_every_public_retriever_that_embeds_is_listed():
+    """Indices of graphs are listed in place of their retrievers; these postprocessors embed both sides themselves."""
+    elsewhere = {"KGTableRetriever", "VectorContextRetriever"}
+    both_sides = {"EmbeddingRecencyPostprocessor", "SentenceEmbeddingOptimizer"}
+    embeds, page = re.compile(r"get_\w*embedding\w*\(|VectorStoreQuery\("), SECURITY.read_text()
+    found = set()
+    for module in ("retrievers", "indices", "postprocessor", "query_engine", "chat_engine", "memory"):
+        public = import_module(f"llama_index.core.{module}")
+        found |= {one for name in public.__all__ if inspect.isclass(one := getattr(public, name, None))}
+    names = {one.__name__ for one in found if embeds.search(inspect.getsource(one))}
+    assert {"VectorIndexRetriever", "VectorMemoryBlock"} < names
+    assert {name for name in names - elsewhere - both_sides if name not in page} == set()
 
 
 def test_with_its_own_context_the_ways_answer(case):

@@ -243,12 +243,13 @@ def test_the_head_knows_the_corpus(tmp_path):
     assert encoder.encode_documents(["baron"], parts="dense").shape == (1, 32)
 
 
-def test_exports_agree(tmp_path):
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize(("backend", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_exports_agree(tmp_path, backend, package):
+    pytest.importorskip(package)
     save_model(tmp_path, pooling="cls", layers=[Dense(32, 16)], prompts=PROMPTS)
     encoder = ContextualEncoder.from_pretrained(tmp_path / "model")
     encoder.fit_context(documents(20))
-    exported = ContextualEncoder.from_pretrained(tmp_path / "model", backend="onnx")
+    exported = ContextualEncoder.from_pretrained(tmp_path / "model", backend=backend)
     assert exported.identity.sha256 == encoder.identity.sha256
     exported.set_context(encoder.context)
     assert np.abs(exported.encode_queries(TEXTS[:3]) - encoder.encode_queries(TEXTS[:3])).max() < 1e-5

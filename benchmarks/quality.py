@@ -111,7 +111,7 @@ class Bench:
             ranking = rank_bm25(data.documents, data.queries)
         elif task.mode not in WITHOUT_CONTEXT:
             context = self._kept_context(folder, task)
-            ranking = rank_with_head(self.encoder, self._plain(folder), context, parts=task.mode in HYBRID_MODES)
+            ranking = rank_with_head(self.encoder, self.plain(folder), context, parts=task.mode in HYBRID_MODES)
             extra = self._of_context(context, self._source(folder, task))
         else:
             ranking = self._rank_plain(folder, task.mode)
@@ -154,7 +154,7 @@ class Bench:
         source = self._source(folder, task)
         if source is None:
             return self.encoder.null_context()
-        return fit_on_kept(self.encoder, self._plain(source), task.seed or 0, task.size)
+        return fit_on_kept(self.encoder, self.plain(source), task.seed or 0, task.size)
 
     def _source(self, folder: Path, task: Task) -> Path | None:
         """Return the set that a context is of; None for the null context."""
@@ -178,12 +178,13 @@ class Bench:
         }
 
     def _rank_plain(self, folder: Path, mode: str) -> Ranking:
-        plain = self._plain(folder)
+        plain = self.plain(folder)
         if mode in MIXTURES:
             return rank_mixture(mode, self._words(folder), plain.queries, plain.documents)
         return rank_plain(mode, plain.queries, plain.documents)
 
-    def _plain(self, folder: Path) -> PlainSet:
+    def plain(self, folder: Path) -> PlainSet:
+        """Return a set with its plain vectors, made once and kept."""
         data, sha256 = self.data(folder)
         documents, queries = (
             self._cached(f"{data.name}-{sha256[:12]}-{name}", texts, role)

@@ -1,0 +1,208 @@
+"""Measure what becomes of a corpus's questions when text of other corpora joins it, several times its own size.
+
+    python -m benchmarks.growth CHECKPOINT SETS [--foreign SETS] [--factors 1 5 20]
+
+Each set's documents stay; documents of all other sets, in one random order, join them until their characters are FACTOR
+times the set's own, or no more are left, which the table says. Its own questions are asked before and after:
+
+- ``own``: the context of the set alone, frozen, as an index has it that grew after its context was fitted;
+- ``refitted``: a context fitted on all documents;
+- ``null``: no context. Two parts each (hybrid), and one vector each (one).
+- plain vectors, BM25 and 0.3 BM25 + 0.7 plain, which is what a corpus grows with elsewhere.
+
+Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/growth.json and docs/growth.md.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.headed import PlainTexts, own_context, rank_headed, rank_plain
+from benchmarks.mixtures import rank_mixture
+from benchmarks.quality import Bench
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import TruncationWarning
+from cde_retriever.files.replacing import write_atomically
+from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
+from cde_train.evaluation.baselines import score_bm25
+from cde_train.evaluation.ranking import Ranking, best, measure
+
+SEED = 0
+ROWS = {
+    "plain": "plain",
+    "bm25": "BM25",
+    "convex_30": "0.3 BM25 + 0.7 plain",
+    "hybrid own": "two parts, own context frozen",
+    "hybrid refitted": "two parts, refitted",
+    "hybrid null": "two parts, null context",
+    "one own": "one vector, own context frozen",
+    "one refitted": "one vector, refitted",
+    "one null": "one vector, null context",
+}
+
+
+class Growth:
+    """A model, judged sets, and the sets whose documents join them.
+
+    Args:
+        bench: Reads sets and keeps their plain vectors.
+        judged: Folders of the sets that are asked.
+        foreign: Folders of further sets.
+    """
+
+    def __init__(self, bench: Bench, judged: Sequence[Path], foreign: Sequence[Path]) -> None:
+        self.bench = bench
+        self.judged = list(judged)
+        self.all = list(dict.fromkeys([*judged, *foreign]))
+        self._plain = {folder: bench.plain(folder) for folder in self.all}
+
+    def rows(self, folder: Path, factors: Sequence[float]) -> Iterator[dict[str, Any]]:
+        """Yield the measurements of one set, before it grows (factor 0) and after."""
+        data, _ = self.bench.data(folder)
+        own = self._texts(folder)
+        contexts = {"own": own_context(self.bench.encoder, own), "null": self.bench.encoder.null_context()}
+        order = self._others(folder)
+        for factor in (0, *factors):
+            texts, reached = self._grown(own, order, factor)
+            grown = replace(
+                data,
+                document_ids=(*data.document_ids, *(f"joined {n}" for n in range(len(texts.documents) - len(own[0])))),
+                documents=tuple(texts.documents),
+            )
+            refitted = contexts["own"] if factor == 0 else own_context(self.bench.encoder, texts)
+            for name, ranking in self._rankings(texts, {**contexts, "refitted": refitted}):
+                yield {
+                    "set": data.name,
+                    "factor": factor,
+                    "reached": round(reached, 1),
+                    "row": name,
+                    "documents": len(texts.documents),
+                    **summary(grown, ranking, len(own.documents)),
+                }
+
+    def _texts(self, folder: Path) -> PlainTexts:
+        plain = self._plain[folder]
+        return PlainTexts(list(plain.data.documents), list(plain.data.queries), plain.documents, plain.queries)
+
+    def _others(self, folder: Path) -> list[tuple[Path, int]]:
+        own = set(self.bench.data(folder)[0].documents)
+        places = [
+            (other, number)
+            for other in self.all
+            if other != folder
+            for number, text in enumerate(self.bench.data(other)[0].documents)
+            if text not in own
+        ]
+        return [places[number] for number in np.random.default_rng(SEED).permutation(len(places))]
+
+    def _grown(self, own: PlainTexts, order: Sequence[tuple[Path, int]], factor: float) -> tuple[PlainTexts, float]:
+        """Return the set with what joins it, and how many times its own text that is."""
+        size = sum(map(len, own.documents))
+        documents, vectors, joined = list(own.documents), [own.document_vectors], 0
+        for folder, number in order:
+            if joined >= factor * size:
+                break
+            documents.append(self.bench.data(folder)[0].documents[number])
+            vectors.append(self._plain[folder].documents[number : number + 1])
+            joined += len(documents[-1])
+        return own._replace(documents=documents, document_vectors=np.concatenate(vectors)), joined / size
+
+    def _rankings(self, texts: PlainTexts, contexts: dict[str, Context]) -> Iterator[tuple[str, Ranking]]:
+        words = list(score_bm25(texts.documents, texts.queries))
+        yield "plain", rank_plain(texts)
+        yield "bm25", [best(scores) for scores in words]
+        yield "convex_30", rank_mixture("convex_30", words, texts.query_vectors, texts.document_vectors)
+        for name, context in contexts.items():
+            for label, parts in (("hybrid", "both"), ("one", "one")):
+                yield f"{label} {name}", rank_headed(self.bench.encoder, texts, context, parts)
+
+
+def summary(data: RetrievalSet, ranking: Ranking, own: int) -> dict[str, float]:
+    """Return the quality of a ranking, and the share of the first `own` documents among its ten best."""
+    ours = [float(np.mean(found[:10] < own)) for found in ranking]
+    return {
+        "ndcg_at_10": round(measure(data, ranking).means()["ndcg_at_10"], 6),
+        "own_in_top_10": round(float(np.mean(ours)), 6),
+    }
+
+
+def write_page(file: Path) -> Path:
+    """Write the page of a file of measurements, and return where."""
+    rows = json.loads(file.read_text())["results"]
+    page = file.with_suffix(".md")
+    write_atomically(page, "\n".join(page_lines(rows)).encode() + b"\n")
+    return page
+
+
+def page_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the page: means over sets, then each set."""
+    sets = sorted({row["set"] for row in rows})
+    yield "# Growth: a corpus's questions when other corpora join it"
+    yield ""
+    yield "nDCG@10 in percent, change against the set alone, share of the set's own documents among the ten best."
+    yield f"Means over {len(sets)} sets. Made by `python -m benchmarks.growth`; how: its first lines."
+    for title, chosen in [("All sets", sets), *((name, [name]) for name in sets)]:
+        yield from _table(title, [row for row in rows if row["set"] in chosen])
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    factors = sorted({row["factor"] for row in rows})
+    yield from ["", f"## {title}", ""]
+    heads = [f"{factor:g} times ({_mean(rows, 'reached', factor=factor):.1f} reached)" for factor in factors[1:]]
+    yield "| | alone | " + " | ".join(heads) + " |"
+    yield "|---|" + "--:|" * len(factors)
+    for row, label in ROWS.items():
+        alone = _mean(rows, "ndcg_at_10", row=row, factor=0)
+        cells = [f"{100 * alone:.1f}"]
+        for factor in factors[1:]:
+            grown, own = (_mean(rows, name, row=row, factor=factor) for name in ("ndcg_at_10", "own_in_top_10"))
+            cells.append(f"{100 * grown:.1f} ({100 * (grown / alone - 1):+.1f} %, {100 * own:.0f} %)")
+        yield f"| {label} | " + " | ".join(cells) + " |"
+
+
+def _mean(rows: Sequence[dict[str, Any]], name: str, **chosen: Any) -> float:
+    return float(np.mean([row[name] for row in rows if all(row[key] == value for key, value in chosen.items())]))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="folder or name of a model with a corpus head")
+    parser.add_argument("sets", type=Path, nargs="+", help="judged sets, or folders of them")
+    parser.add_argument("--foreign", type=Path, nargs="*", default=[], help="further sets whose documents join")
+    parser.add_argument("--factors", type=float, nargs="+", default=[1, 5, 20], help="times the set's own text")
+    parser.add_argument("--dtype", default="bfloat16", help="precision of plain vectors (default: bfloat16)")
+    parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
+    parser.add_argument("--output", type=Path, default=Path("docs/growth.json"), help="file of measurements")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure every set, writing after each, and write the page."""
+    options = parse(arguments)
+    warnings.simplefilter("ignore", TruncationWarning)
+    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype)
+    judged, foreign = ([f for folder in folders for f in find_retrieval_sets(folder)]
+                       for folders in (options.sets, options.foreign))  # fmt: skip
+    growth = Growth(Bench(encoder, judged, cache=options.cache, dtype=options.dtype), judged, foreign)
+    results: list[dict[str, Any]] = []
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    for folder in judged:
+        results += growth.rows(folder, options.factors)
+        stated = {"model": encoder.identity.sha256, "name": encoder.config.name, "results": results}
+        write_atomically(options.output, json.dumps(stated, indent=1).encode())
+        print(folder.name, flush=True)
+    print(write_page(options.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

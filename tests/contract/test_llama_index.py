@@ -513,14 +513,16 @@ def test_context_holds_the_texts_that_are_embedded(checkpoint) -> None:
     assert set(index.embedding.context.text_hashes) == embedded
 
 
-def test_events_of_every_batch_are_seen_once(fitted) -> None:
+def test_a_batch_is_one_event(fitted) -> None:
     from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 
     handler = LlamaDebugHandler(print_trace_on_end=False)
     fitted.callback_manager = CallbackManager([handler])
     fitted.embed_batch_size = 4
     fitted.get_text_embedding_batch(documents(10))
-    assert len(handler.get_event_pairs(CBEventType.EMBEDDING)) == 3
+    ((_, end),) = handler.get_event_pairs(CBEventType.EMBEDDING)
+    assert end.payload["chunks"] == documents(10)
+    assert len(end.payload["embeddings"]) == 10
 
 
 def test_pickle_round_trip_gives_the_same_vectors(fitted) -> None:

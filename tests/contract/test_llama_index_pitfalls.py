@@ -678,20 +678,20 @@ def test_adapter_never_edits_texts(embed, monkeypatch) -> None:
     assert sorted(seen) == sorted(texts)
 
 
-def test_batches_are_cut_by_length_and_come_back_in_order(embed, monkeypatch) -> None:
+def test_the_encoder_gets_all_texts_at_once_and_vectors_come_back_in_order(embed, monkeypatch) -> None:
     texts = [f"{'baron ' * (7 * i % 23)}{i}" for i in range(40)]
     embed.fit(texts)
     alone = [embed.get_text_embedding(text) for text in texts]
-    lengths: list[int] = []
+    batches: list[list[str]] = []
     encode = ContextualEncoder.encode_documents
 
     def recorded(self, batch, **kwargs):
-        lengths.extend(len(text) for text in batch)
+        batches.append(batch)
         return encode(self, batch, **kwargs)
 
     monkeypatch.setattr(ContextualEncoder, "encode_documents", recorded)
     np.testing.assert_allclose(embed.get_text_embedding_batch(texts), alone, atol=1e-5)
-    assert lengths == sorted(map(len, texts), reverse=True)
+    assert batches == [texts]  # it cuts them by their tokens
 
 
 def test_paths_are_taken_as_strings_and_as_paths(checkpoint) -> None:

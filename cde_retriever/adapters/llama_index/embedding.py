@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from llama_index.core.base.embeddings.base import Embedding
+from llama_index.core.base.embeddings.base import Embedding, dispatcher
 from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode
 from llama_index.core.storage.storage_context import StorageContext
@@ -242,17 +244,22 @@ class CDEEmbedding(EmbeddingSettings):
 
     # Texts to vectors
 
-    def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **kwargs: Any) -> list[Embedding]:
-        """Embed documents; the first ones become the context if there is none (`on_missing_context`)."""
+    @dispatcher.span
+    def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **_: Any) -> list[Embedding]:
+        """Embed documents; the first ones become the context if there is none (`on_missing_context`).
+
+        LlamaIndex would cut them into batches in the order given; the encoder cuts them by length, with less padding.
+        """
+        if not texts:
+            return []
         self.fit_if_missing(texts, whole=False, show_progress=show_progress)
-        # Longest first: LlamaIndex cuts batches in the order given, and neighbours of one length need no padding.
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        with one_summary(SPLIT):
-            embedded = super().get_text_embedding_batch(
-                [texts[i] for i in order], show_progress=show_progress, **kwargs
-            )
-        places = {i: place for place, i in enumerate(order)}
-        return [embedded[places[i]] for i in range(len(texts))]
+        model = self.to_payload()
+        dispatcher.event(EmbeddingStartEvent(model_dict=model))
+        with self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: model}) as event:
+            vectors = self._embed(texts, show_progress)
+            event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: vectors})
+        dispatcher.event(EmbeddingEndEvent(chunks=texts, embeddings=vectors))
+        return vectors
 
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
@@ -312,6 +319,9 @@ class CDEEmbedding(EmbeddingSettings):
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        return self._embed(texts, show_progress=False)
+
+    def _embed(self, texts: list[str], show_progress: bool) -> list[Embedding]:
         encoder = self._fitted_encoder()
         with one_summary(SPLIT) as summary:
             summary.texts += len(texts)
@@ -319,6 +329,7 @@ class CDEEmbedding(EmbeddingSettings):
                 texts,
                 parts=self.parts,
                 batch_size=self.embed_batch_size,
+                show_progress=show_progress,
                 on_truncation=lambda cut: self._add_cut(summary, texts, cut),
             )
         return [StampedVector(vector, self.stamp) for vector in vectors.tolist()]

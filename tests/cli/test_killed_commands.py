@@ -3,6 +3,7 @@
 Nobody repairs anything in between, and nothing is left that an undisturbed run does not leave.
 """
 
+import itertools
 import json
 import os
 import random
@@ -36,11 +37,13 @@ def kill_and_continue(work, folder, count, took, check):
         took: Seconds of the work undisturbed.
         check: Called with a folder and whether the work in it is done, after each kill and at the end.
     """
-    moments = random.Random(0)
-    for number in range(count):
-        if not killed(lambda begin, place=folder: (begin(), work(place)), moments.uniform(0, took / 2)):
+    moments, done, kills_left = random.Random(0), itertools.count(), count
+    while kills_left:
+        stopped = killed(lambda begin, place=folder: (begin(), work(place)), moments.uniform(0, took / 2))
+        kills_left -= stopped
+        if not stopped:
             check(folder, done=True)
-            folder = folder.parent / str(number) / folder.name  # a model's name is its folder's
+            folder = folder.parent / str(next(done)) / folder.name  # a model's name is its folder's
         elif folder.exists():
             check(folder, done=False)
     work(folder)

@@ -8,7 +8,9 @@
 A context is what `ContextualEncoder.fit_context` makes of the same sample, with kept vectors in place of encoded ones.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.search.hybrid import search
+from cde_retriever.words.reading import TextCounts, WordReader, reader
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.ranking import DEPTH, Ranking, rank
 
@@ -31,6 +34,24 @@ HYBRID_LABELS = {
 QUERIES_AT_ONCE = 100
 
 Vectors = NDArray[np.float32]
+
+
+@lru_cache(maxsize=40)
+def _read_once(language: str, texts: tuple[str, ...], role: str, skip: bool) -> TextCounts:
+    return reader(language).read(texts, role, skip_question_words=skip)
+
+
+class _KeptReader(WordReader):
+    """Reads the texts of a set once, for all its contexts: it is most of what a ranking takes."""
+
+    def read(self, texts: Iterable[str], role: str, *, skip_question_words: bool = False) -> TextCounts:
+        return _read_once(self.language, tuple(texts), role, skip_question_words)
+
+
+class _KeptHead(CorpusHead):
+    def __init__(self, settings: HeadSettings, context: Context, plain_width: int, dimension: int) -> None:
+        super().__init__(settings, context, plain_width, dimension)
+        self._reader = _KeptReader(self._reader.language)
 
 
 @dataclass(frozen=True)
@@ -54,7 +75,7 @@ def fit_on_kept(encoder: ContextualEncoder, plain: PlainSet, seed: int, size: in
 def rank_with_head(encoder: ContextualEncoder, plain: PlainSet, context: Context, *, parts: bool) -> Ranking:
     """Rank by one vector, or by two parts; queries of parts by hundreds, to bound memory."""
     settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
-    head = CorpusHead(settings, context, plain.documents.shape[1], encoder.dimension)
+    head = _KeptHead(settings, context, plain.documents.shape[1], encoder.dimension)
     texts = plain.data.queries
     if not parts:
         one = head.documents(plain.documents, plain.data.documents, "one")

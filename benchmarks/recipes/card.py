@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality_table import section, select, value
-from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint
+from benchmarks.mixtures import MIXTURE_LABELS
+from benchmarks.quality_table import MODE_LABELS, Rows, per_query, section, select, value
+from cde_retriever.checkpoint.folder import CONFIG_NAME, DEFAULT_CHECKPOINT, hash_checkpoint
 from cde_retriever.files.replacing import write_atomically
 from cde_train.evaluation.statistics import bootstrap
 
@@ -57,25 +58,28 @@ corpus: a foreign one costs.
 """
 
 
-def losses(rows: dict[str, dict[str, list[dict[str, object]]]]) -> list[str]:
-    """Return what corpus context is minus each rival, and where it loses, a line a rival."""
+RIVALS = {
+    "corpus": {"plain": "plain all-MiniLM-L6-v2", "null": "null context", "bm25": "BM25"},
+    "hybrid": {"plain": "plain all-MiniLM-L6-v2", "convex_30": MIXTURE_LABELS["convex_30"], "hybrid_null": "null context"},
+}
+MEANS = ("bm25", "plain", *MIXTURE_LABELS, "null", "corpus", "hybrid")
+
+
+def losses(rows: Rows) -> list[str]:
+    """Return what one vector and two parts are minus their rivals, and where they lose, a line a rival."""
     lines = ["## Where it loses", ""]
-    for rival, label in (("plain", "plain all-MiniLM-L6-v2"), ("null", "null context"), ("bm25", "BM25")):
-        paired = {
-            name: 100
-            * (
-                np.mean([r["ndcg_per_query"] for r in row["corpus"]], axis=0, dtype=np.float64)
-                - np.mean([r["ndcg_per_query"] for r in row[rival]], axis=0, dtype=np.float64)
+    for mode, rivals in RIVALS.items():
+        for rival, label in rivals.items():
+            shared = {name: row for name, row in rows.items() if rival in row and mode in row}
+            if not shared:
+                continue
+            paired = {name: 100 * (per_query(row[mode]) - per_query(row[rival])) for name, row in shared.items()}
+            mean, low, high = bootstrap(list(paired.values()))
+            below = ", ".join(f"{name} {values.mean():+.1f}" for name, values in paired.items() if values.mean() < 0)
+            lines.append(
+                f"- {MODE_LABELS[mode]} minus {label}, {len(paired)} sets: {mean:+.2f} ({low:+.2f} to {high:+.2f}). "
+                f"Below it on: {below or 'no set'}."
             )
-            for name, row in rows.items()
-            if rival in row
-        }
-        mean, low, high = bootstrap(list(paired.values()))
-        below = ", ".join(f"{name} {values.mean():+.1f}" for name, values in paired.items() if values.mean() < 0)
-        lines.append(
-            f"- Corpus context minus {label}, {len(paired)} sets: {mean:+.2f} ({low:+.2f} to {high:+.2f}). "
-            f"Below it on: {below or 'no set'}."
-        )
     return [*lines, ""]
 
 
@@ -92,13 +96,16 @@ def card(results: Path, checkpoint: Path) -> str:
         raise ValueError(f"{results} has figures of {checkpoint} ({sha256[:12]}) in {len(dtypes)} dtypes, expected one")
     rows = select(content["results"], sha256, dtypes.pop())
     config = json.loads((checkpoint / CONFIG_NAME).read_text())
-    size = (checkpoint / "model.safetensors").stat().st_size / 1e6
-    means = {mode: np.mean([value(row[mode]) for row in rows.values()]) for mode in ("bm25", "plain", "null", "corpus")}
+    means = {
+        mode: np.mean([value(row[mode]) for row in rows.values()])
+        for mode in MEANS
+        if all(mode in row for row in rows.values())
+    }
     lines = [
-        BEGINNING.format(name=config["name"], megabytes=size),
-        "100 x nDCG@10 over the full corpus; intervals are over queries. Mean of ten sets: "
-        + ", ".join(f"{mode} {number:.2f}" for mode, number in means.items())
-        + ". Gain against context size and against distance from the training domains: `docs/quality.md`.",
+        BEGINNING.format(name=config["name"]),
+        f"100 x nDCG@10 over the full corpus; intervals are over queries. Mean of {len(rows)} sets: "
+        + ", ".join(f"{MODE_LABELS[mode]} {number:.2f}" for mode, number in means.items())
+        + ". Other encoders, other corpora: `docs/hybrid.md`.",
         "",
         *section(rows, "bfloat16")[2:],
         *losses(rows),
@@ -111,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the card."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes.card", description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="JSON of benchmarks.quality")
-    parser.add_argument("checkpoint", type=Path, help="folder")
+    parser.add_argument("checkpoint", nargs="?", type=Path, default=DEFAULT_CHECKPOINT, help="default: the bundled one")
     options = parser.parse_args(arguments)
     write_atomically(options.checkpoint / "README.md", card(options.results, options.checkpoint).encode())
     return 0

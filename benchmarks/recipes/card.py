@@ -59,8 +59,8 @@ corpus: a foreign one costs.
 
 
 RIVALS = {
-    "corpus": {"plain": "plain all-MiniLM-L6-v2", "null": "null context", "bm25": "BM25"},
-    "hybrid": {"plain": "plain all-MiniLM-L6-v2", "convex_30": MIXTURE_LABELS["convex_30"], "hybrid_null": "null context"},
+    "corpus": ("plain", "null", "bm25"),
+    "hybrid": ("plain", "convex_30", "convex_40", "hybrid_null"),
 }
 MEANS = ("bm25", "plain", *MIXTURE_LABELS, "null", "corpus", "hybrid")
 
@@ -69,7 +69,7 @@ def losses(rows: Rows) -> list[str]:
     """Return what one vector and two parts are minus their rivals, and where they lose, a line a rival."""
     lines = ["## Where it loses", ""]
     for mode, rivals in RIVALS.items():
-        for rival, label in rivals.items():
+        for rival in rivals:
             shared = {name: row for name, row in rows.items() if rival in row and mode in row}
             if not shared:
                 continue
@@ -77,7 +77,8 @@ def losses(rows: Rows) -> list[str]:
             mean, low, high = bootstrap(list(paired.values()))
             below = ", ".join(f"{name} {values.mean():+.1f}" for name, values in paired.items() if values.mean() < 0)
             lines.append(
-                f"- {MODE_LABELS[mode]} minus {label}, {len(paired)} sets: {mean:+.2f} ({low:+.2f} to {high:+.2f}). "
+                f"- {MODE_LABELS[mode]} minus {MODE_LABELS[rival]}, {len(paired)} sets: {mean:+.2f} "
+                f"({low:+.2f} to {high:+.2f}). "
                 f"Below it on: {below or 'no set'}."
             )
     return [*lines, ""]

@@ -31,8 +31,8 @@ from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import write_atomically
+from cde_retriever.search.bm25 import score_bm25
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
-from cde_train.evaluation.baselines import score_bm25
 from cde_train.evaluation.ranking import Ranking, best, measure
 
 SEED = 0

@@ -43,8 +43,9 @@ from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.model.late import LateSecondStage
+from cde_retriever.search.bm25 import score_bm25
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, hash_retrieval_set, read_retrieval_set
-from cde_train.evaluation.baselines import rank_bm25, score_bm25
+from cde_train.evaluation.baselines import rank_bm25
 from cde_train.evaluation.comparison import rank_plain
 from cde_train.evaluation.ranking import Ranking, measure, rank
 from cde_train.evaluation.results import CONTEXT_MODES

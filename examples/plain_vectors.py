@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.mixtures import rank_mixture
 from cde_retriever import ContextualEncoder
-from cde_train.evaluation.baselines import score_bm25
+from cde_retriever.search.bm25 import score_bm25
 from cde_train.evaluation.ranking import Ranking, rank
 
 MIXTURE = "convex_30"

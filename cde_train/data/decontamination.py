@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from cde_retriever.progress import progress
+from cde_retriever.words.pieces import comparable
 from cde_train.data.near_copies import Grams
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
-from cde_train.data.words import comparable
 
 THRESHOLD = 0.10
 LEAST_WORDS = {"query": 1, "document": 4}

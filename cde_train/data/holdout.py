@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.words.pieces import comparable
 from cde_train.data.near_copies import Grams
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
-from cde_train.data.words import comparable
 from cde_train.errors import TrainingDataError
 from cde_train.settings import AtLeast1, OpenShare, Seed, Settings
 

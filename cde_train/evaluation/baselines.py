@@ -16,44 +16,18 @@ A corpus of fewer documents than dimensions spans fewer directions than d. Textb
 documents at equal distances and projects queries onto their span; the shrunk ones do not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_train.data.words import with_spaces
+from cde_retriever.search.bm25 import score_bm25
 from cde_train.evaluation.ranking import DEPTH, Ranking, best
 
 Vectors = NDArray[np.float32]
 RELATIVE_RANK = 1e-6
 """Directions with less than this share of the largest variance count as not spanned."""
-
-
-def score_bm25(documents: Sequence[str], queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
-    """Yield BM25's scores of all documents, (n,), a query; 0 where a document shares no word with it.
-
-    bm25s with its defaults, Snowball's English stemmer, English stop words; in scripts without spaces, pairs of
-    characters are words.
-    """
-    import bm25s
-    import Stemmer
-
-    def words(texts: Sequence[str]) -> list[list[str]]:
-        stemmer = Stemmer.Stemmer("english")
-        tokens: list[list[str]] = bm25s.tokenize(
-            [with_spaces(text) for text in texts],
-            stopwords="en",
-            stemmer=stemmer,
-            return_ids=False,
-            show_progress=False,
-        )
-        return tokens
-
-    index = bm25s.BM25()
-    index.index(words(documents), show_progress=False)
-    for tokens in words(queries):
-        yield index.get_scores(tokens) if tokens else np.zeros(len(documents), np.float32)
 
 
 def rank_bm25(documents: Sequence[str], queries: Sequence[str], *, depth: int = DEPTH) -> Ranking:

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from cde_retriever.words.pieces import comparable
 from cde_train.data.decontamination import Detector, check_pairs, main
 from cde_train.data.near_copies import Grams
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
-from cde_train.data.words import comparable
 
 ANSWER = " ".join(f"answer{i}" for i in range(30))
 OTHER = " ".join(f"other{i}" for i in range(30))

@@ -5,11 +5,9 @@ import random
 import numpy as np
 import pytest
 
+from cde_retriever.lifecycle.questions import Heading, Keywords, Lead
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.pseudo_queries import (
-    Heading,
-    Keywords,
-    Lead,
     PseudoPairs,
     PseudoQueryConfig,
     make_pairs,

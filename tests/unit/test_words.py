@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from cde_retriever.words.pieces import comparable, count_words, pieces, sentences, with_spaces
 from cde_train.data.holdout import HoldOutConfig, hold_out
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.pseudo_queries import GENERATORS, make_pairs
-from cde_train.data.words import comparable, count_words, pieces, sentences, with_spaces
 from cde_train.evaluation.baselines import rank_bm25
 
 CHINESE = "".join(chr(code) for code in range(0x4E00, 0x4E00 + 400))

@@ -1,5 +1,6 @@
 """`cde`: contextual embeddings from the command line.
 
+    cde doctor CORPUS -o OUT     tell what context is worth on a corpus, and which setting to take
     cde embed CORPUS -o OUT      embed a corpus of any size into files of vectors, resumably
     cde export [MODEL] -o OUT    write a model as ONNX graphs that run without PyTorch
     cde wrap MODEL -o OUT        write any encoder as a checkpoint that knows its corpus
@@ -12,10 +13,10 @@ interrupted.
 import sys
 from collections.abc import Sequence
 
-from cde_retriever.cli import embed, export, verify, wrap
+from cde_retriever.cli import doctor, embed, export, verify, wrap
 from cde_retriever.cli.command_line import CommandLine
 
-COMMANDS = {"embed": embed, "export": export, "wrap": wrap, "verify": verify}
+COMMANDS = {"doctor": doctor, "embed": embed, "export": export, "wrap": wrap, "verify": verify}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,9 +13,15 @@ def score_bm25(documents: Sequence[str], queries: Sequence[str]) -> Iterator[NDA
 
     bm25s with its defaults, Snowball's English stemmer, English stop words; in scripts without spaces, pairs of
     characters are words.
+
+    Raises:
+        ImportError: if one of them is not installed.
     """
-    import bm25s
-    import Stemmer
+    try:
+        import bm25s
+        import Stemmer
+    except ModuleNotFoundError as missing:
+        raise ImportError(f'{missing}; install it with: pip install "cde-retriever[doctor]"') from missing
 
     def words(texts: Sequence[str]) -> list[list[str]]:
         stemmer = Stemmer.Stemmer("english")

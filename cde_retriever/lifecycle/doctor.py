@@ -1,0 +1,201 @@
+"""Examine a corpus: what context is worth on it, and which setting to take.
+
+Every text is embedded once, plain. All contexts are made of these vectors, so a setting costs seconds.
+
+| setting | what ranks |
+| --- | --- |
+| plain | the encoder alone |
+| BM25 | words alone |
+| BM25 + plain | 0.3 BM25 + 0.7 plain, each scaled to 0 … 1 query by query |
+| two parts, one vector | the encoder with a corpus head, under null, foreign or own context of J documents |
+
+nDCG@10 of each is measured on the same questions (`cde_retriever.lifecycle.trial`); intervals are of differences to
+plain, question by question.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.context.context import Context, make_context
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.knowledge import Parts
+from cde_retriever.context.sampling import sample_documents
+from cde_retriever.encoder.corpus_head import CorpusHead
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError
+from cde_retriever.lifecycle.kept_vectors import Embed
+from cde_retriever.lifecycle.trial import Scores, Trial, ndcg
+from cde_retriever.search.bm25 import score_bm25
+from cde_retriever.search.hybrid import score
+from cde_retriever.search.mixture import mixed
+
+PLAIN, BM25, MIXTURE = "plain", "BM25", "BM25 + plain"
+SIZES = (16, 64, 128, 256, 512)
+WORD_SHARE = 0.3
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to search, measured.
+
+    Attributes:
+        name: What ranks.
+        model: Name of the encoder; empty for BM25.
+        parts: ``"both"`` or ``"one"`` for those with a corpus head, else empty.
+        context: ``"null"``, ``"foreign"``, ``"own"``, or empty.
+        size: Documents in the context.
+        quality: nDCG@10 of each question, from 0 to 1.
+    """
+
+    name: str
+    model: str
+    parts: str
+    context: str
+    size: int
+    quality: NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        """Mean nDCG@10 times 100."""
+        return 100 * float(self.quality.mean())
+
+
+def plain_embedding(encoder: ContextualEncoder) -> Embed:
+    """Return what embeds texts with an encoder's model, without any context.
+
+    Raises:
+        ConfigError: for a model without a corpus head, which would have to read every text once a context.
+    """
+    if encoder.config.corpus_head is None:
+        raise ConfigError(
+            f"{encoder.config.name} has no corpus head, and the doctor compares contexts by one; name an encoder such "
+            "as sentence-transformers/all-MiniLM-L6-v2, or leave --model out"
+        )
+    plain = encoder.fork()
+    plain.set_context(plain.null_context())
+
+    def embed(texts: Sequence[str], role: str) -> NDArray[np.float32]:
+        if role == "query":
+            return plain.encode_queries(texts, parts="dense")
+        return plain.encode_documents(texts, parts="dense", on_truncation=lambda _: None)
+
+    return embed
+
+
+def examine(
+    encoder: ContextualEncoder,
+    trial: Trial,
+    embed: Embed,
+    *,
+    foreign: Sequence[str] | None = None,
+    sizes: Sequence[int] = SIZES,
+    language: str | None = None,
+    seed: int = 0,
+) -> list[Setting]:
+    """Measure every setting of one encoder.
+
+    Args:
+        encoder: The encoder, with a corpus head.
+        trial: Documents and questions.
+        embed: Makes its plain vectors, as `plain_embedding` does.
+        foreign: Documents of another corpus, for the row of a foreign context; None for no such row.
+        sizes: Documents in a context, for two parts; the largest is measured as one vector too.
+        language: Language of the corpus, as `ContextualEncoder.fit_context` takes it.
+        seed: Seed of contexts.
+
+    Raises:
+        ConfigError: for a model without a corpus head.
+    """
+    examination = _Examination(encoder, trial, embed, language, seed)
+    settings = examination.without_context()
+    null = encoder.null_context()
+    settings += [examination.under(null, parts, "null") for parts in ("both", "one")]
+    if foreign is not None:
+        settings.append(
+            examination.under(examination.fit(foreign, max(sizes), embed(foreign, "document")), "both", "foreign")
+        )
+    documents = trial.documents
+    fitted: dict[int, Context] = {}
+    for size in sorted(sizes):
+        context = examination.fit(documents, size, examination.documents)
+        fitted[context.size] = context
+    settings += [examination.under(context, "both", "own") for context in fitted.values()]
+    return [*settings, examination.under(fitted[max(fitted)], "one", "own")]
+
+
+class _Examination:
+    """One encoder's vectors of a trial, and rankings by them."""
+
+    def __init__(self, encoder: ContextualEncoder, trial: Trial, embed: Embed, language: str | None, seed: int) -> None:
+        self.encoder, self.trial, self.language, self.seed = encoder, trial, language, seed
+        self.documents = embed(trial.documents, "document")
+        self.texts = [question.text for question in trial.questions]
+        self.queries = embed(self.texts, "query")
+        self.head = HeadSettings.from_dict(encoder.config.corpus_head or {})
+
+    def setting(self, name: str, scores: Scores, parts: str = "", context: str = "", size: int = 0) -> Setting:
+        model = "" if name == BM25 else self.encoder.config.name
+        return Setting(name, model, parts, context, size, ndcg(scores, self.trial.questions))
+
+    def without_context(self) -> list[Setting]:
+        """Return plain, BM25 and both together."""
+        plain = self.queries @ self.documents.T
+        words = np.stack(list(score_bm25(self.trial.documents, self.texts)))
+        mixture = np.stack([mixed(*rows, WORD_SHARE) for rows in zip(words, plain, strict=True)])
+        found = np.where(words > 0, words, -np.inf)
+        return [self.setting(PLAIN, plain), self.setting(BM25, found), self.setting(MIXTURE, mixture)]
+
+    def fit(self, texts: Sequence[str], size: int, vectors: NDArray[np.float32]) -> Context:
+        """Return the context that `ContextualEncoder.fit_context` would make of texts, out of their vectors."""
+        sample = sample_documents(texts, size, self.seed)
+        place = {text: row for row, text in enumerate(texts)}
+        rows = vectors[[place[text] for text in sample.texts]]
+        words = self.encoder.count_words(sample.texts, self.language)
+        return make_context(sample, rows, self.encoder.identity, store_texts=False, needs=None, words=words)
+
+    def under(self, context: Context, parts: str, kind: str) -> Setting:
+        """Return the ranking by two parts or one vector under a context, measured."""
+        head = CorpusHead(self.head, context, self.documents.shape[1], self.encoder.dimension)
+        documents = head.documents(self.documents, self.trial.documents, parts)
+        queries = head.queries(self.queries, self.texts, parts)
+        if isinstance(queries, Parts) and isinstance(documents, Parts):
+            scores = score(queries, documents)
+        else:
+            scores = np.asarray(queries) @ np.asarray(documents).T
+        form = "two parts" if parts == "both" else "one vector"
+        name = f"{form}, {kind} context" + (f" of {context.size}" if context.size else "")
+        return self.setting(name, scores, parts, kind, context.size)
+
+
+def interval(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of a mean difference, times 100, questions drawn again."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(len(differences), size=(RESAMPLES, len(differences)))
+    low, high = np.quantile(100 * differences[rows].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def recommend(settings: Sequence[Setting]) -> Setting:
+    """Return the setting to take: the best, and of contexts that differ by chance alone the largest.
+
+    Args:
+        settings: Those of one encoder or several, measured on the same questions.
+    """
+    best = max((one for one in settings if one.context != "foreign"), key=lambda setting: setting.mean)
+    alike = [
+        other
+        for other in settings
+        if (other.model, other.parts, other.context) == (best.model, best.parts, best.context)
+        and interval(best.quality - other.quality)[0] <= 0
+    ]
+    return max(alike, key=lambda setting: setting.size)
+
+
+def merge(found: Sequence[Sequence[Setting]]) -> list[Setting]:
+    """Return the settings of several encoders as one list, with BM25, which needs none, once."""
+    first, *others = found
+    return [*first, *(setting for settings in others for setting in settings if setting.name != BM25)]

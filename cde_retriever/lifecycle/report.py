@@ -1,0 +1,114 @@
+"""Write what the doctor found: one sentence, code to paste, and a table with intervals."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cde_retriever.files.replacing import write_atomically
+from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, interval, recommend
+from cde_retriever.lifecycle.trial import Trial
+
+WITHOUT_CONTEXT = {
+    PLAIN: "keep the encoder as it is",
+    BM25: "search by words alone, as BM25 does",
+    MIXTURE: "your store's hybrid search with 0.3 for BM25 and 0.7 for vectors",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, for programs and for people."""
+
+    values: dict[str, Any]
+    page: str
+
+
+def write_report(folder: Path, trial: Trial, settings: Sequence[Setting], names: Sequence[str] | None) -> Report:
+    """Write ``report.json`` and ``report.md`` into a folder, and return both.
+
+    Args:
+        folder: Where to.
+        trial: What was asked.
+        settings: What was measured, of one model or several.
+        names: What the models were opened by, in order; None for the bundled one.
+    """
+    report = make_report(trial, settings, names)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "report.json", (json.dumps(report.values, indent=1) + "\n").encode())
+    write_atomically(folder / "report.md", (report.page + "\n").encode())
+    return report
+
+
+def make_report(trial: Trial, settings: Sequence[Setting], names: Sequence[str] | None) -> Report:
+    """Put the findings into a sentence, code and a table."""
+    advice = recommend(settings)
+    plain = {one.model: one for one in settings if one.name == PLAIN}
+    base = plain.get(advice.model) or next(iter(plain.values()))
+    rows = [_row(one, base) for one in settings]
+    kinds: dict[str, int] = {}
+    for question in trial.questions:
+        kinds[question.kind] = kinds.get(question.kind, 0) + 1
+    sentence, code = _sentence(advice, base), _code(advice, settings, names)
+    values: dict[str, Any] = {"recommendation": sentence, "code": code, "setting": _row(advice, base), "settings": rows}
+    values |= {"documents": len(trial.documents), "seen": trial.seen, "questions": kinds}
+    return Report(values, _page(sentence, code, rows, base, trial, kinds))
+
+
+def _row(one: Setting, base: Setting) -> dict[str, Any]:
+    low, high = interval(one.quality - base.quality)
+    return {
+        "name": one.name,
+        "model": one.model,
+        "ndcg_at_10": round(one.mean, 2),
+        "over_plain": round(one.mean - base.mean, 2),
+        "interval": [round(low, 2), round(high, 2)],
+    }
+
+
+def _sentence(advice: Setting, base: Setting) -> str:
+    if advice is base:
+        return f"Take {base.model} plain: nothing that was compared is above it here."
+    low, high = interval(advice.quality - base.quality)
+    gain = advice.mean - base.mean
+    doubt = "" if low > 0 else ", which may be chance"
+    model = f" with {advice.model}" if advice.model else ""
+    return f"Take {advice.name}{model}: {gain:+.1f} nDCG@10 over {base.name} ({low:+.1f} to {high:+.1f}){doubt}."
+
+
+def _code(advice: Setting, settings: Sequence[Setting], names: Sequence[str] | None) -> str:
+    """Return Python that embeds as recommended."""
+    models = list(dict.fromkeys(one.model for one in settings if one.model))
+    name = "" if names is None else repr(names[models.index(advice.model)]) if advice.model in models else ""
+    if not advice.parts:
+        return f"# {WITHOUT_CONTEXT[advice.name]}; no context is above it on these questions"
+    parts = ', parts="both"' if advice.parts == "both" else ""
+    fit = f"encoder.fit_context(documents, context_size={advice.size})"
+    lines = [
+        "from cde_retriever import ContextualEncoder",
+        "",
+        f"encoder = ContextualEncoder.from_pretrained({name})",
+        fit if advice.context == "own" else "encoder.set_context(encoder.null_context())",
+        f"vectors = encoder.encode_documents(documents{parts})",
+        f"queries = encoder.encode_queries(questions{parts})",
+    ]
+    return "\n".join(lines)
+
+
+def _page(
+    sentence: str, code: str, rows: Sequence[dict[str, Any]], base: Setting, trial: Trial, kinds: dict[str, int]
+) -> str:
+    asked = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    lines = [sentence, "", "```python", code, "```", ""]
+    lines += [f"| | model | nDCG@10 | over {base.name} | 95 % interval |", "|---|---|--:|--:|---|"]
+    for row in rows:
+        low, high = row["interval"]
+        figures = f"{row['ndcg_at_10']:.1f} | {row['over_plain']:+.1f} | {low:+.1f} to {high:+.1f}"
+        lines.append(f"| {row['name']} | {row['model']} | {figures} |")
+    lines += ["", f"Questions: {asked}. Searched: {len(trial.documents)} of {trial.seen} documents."]
+    if len(trial.documents) < trial.seen:
+        lines.append("In all of them every figure is lower; what counts is the order. --documents takes more.")
+    if "judged" not in kinds:
+        lines.append("People word questions otherwise than documents do: differences below 1.0 decide nothing.")
+    return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""The doctor: trials, measures, settings that are those of the encoder, kept vectors, reports, the command."""
+
+import json
+import random
+
+import ir_measures
+import numpy as np
+import pytest
+
+from benchmarks.doctor import agrees
+from benchmarks.mixtures import rank_mixture
+from cde_retriever.cli.main import main
+from cde_retriever.errors import ConfigError, CorpusError
+from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, examine, interval, plain_embedding, recommend
+from cde_retriever.lifecycle.kept_vectors import KeptVectors
+from cde_retriever.lifecycle.report import make_report
+from cde_retriever.lifecycle.trial import Question, Trial, automatic_trial, judged_trial, ndcg
+from cde_retriever.search.hybrid import score
+from cde_retriever.search.mixture import mixed
+from tests.tiny import WORDS, tiny_encoder
+
+
+@pytest.fixture(scope="module")
+def headed():
+    return tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+
+
+def pages(count):
+    """Return documents of a heading, a first sentence and more."""
+    rng = random.Random(0)
+
+    def words(length):
+        return " ".join(rng.choices(WORDS, k=length))
+
+    rare = [" ".join(f"{name}{i % 7}" for name in ("topic", "field", "subject")) for i in range(count)]
+    return [f"{words(3)}\n\n{words(7).capitalize()} {i}. {words(40)} {rare[i]}." for i in range(count)]
+
+
+def test_made_questions_do_not_stand_in_the_documents_that_are_searched():
+    corpus = pages(40)
+    trial = automatic_trial(corpus, documents=30, questions=20)
+    assert (len(trial.documents), len(trial.questions), trial.seen) == (30, 20, 40)
+    assert {question.kind for question in trial.questions} == {"heading", "lead", "keywords", "crop"}
+    for question in trial.questions:
+        ((place, gain),) = question.answers.items()
+        assert gain == 1
+        if question.kind != "keywords":
+            assert question.text not in trial.documents[place]
+            assert any(question.text in text for text in corpus)
+    assert trial == automatic_trial(corpus[::-1], documents=30, questions=20)
+    assert trial != automatic_trial(corpus, documents=30, questions=20, seed=1)
+    with pytest.raises(CorpusError, match="none of 2 documents gives a question"):
+        automatic_trial(["short", "text"], documents=5, questions=5)
+
+
+def test_a_judged_trial_keeps_the_answers():
+    corpus = [(str(i), text) for i, text in enumerate(pages(40))]
+    queries = [("one", {"7": 1.0, "9": 2.0}), ("two", {"gone": 1.0}), ("three", {"39": 1.0})]
+    trial = judged_trial(corpus, queries, documents=10, questions=5)
+    assert (len(trial.documents), trial.seen) == (10, 40)
+    found = {
+        question.text: {trial.documents[place]: gain for place, gain in question.answers.items()}
+        for question in trial.questions
+    }
+    assert found == {"one": {corpus[7][1]: 1.0, corpus[9][1]: 2.0}, "three": {corpus[39][1]: 1.0}}
+    with pytest.raises(CorpusError, match="no answer of 1 queries"):
+        judged_trial(corpus, queries[1:2], documents=10, questions=5)
+
+
+def test_ndcg_is_trec_evals():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(30, 25)).astype(np.float32)
+    gains = [{int(i): float(rng.integers(1, 4)) for i in rng.choice(25, 13, replace=False)} for _ in scores]
+    ours = ndcg(scores, [Question("", answers, "") for answers in gains])
+    judged = {str(q): {str(d): int(gain) for d, gain in row.items()} for q, row in enumerate(gains)}
+    run = {str(q): {str(d): float(value) for d, value in enumerate(row)} for q, row in enumerate(scores)}
+    theirs = {found.query_id: found.value for found in ir_measures.iter_calc([ir_measures.nDCG @ 10], judged, run)}
+    np.testing.assert_allclose(ours, [theirs[str(q)] for q in range(len(scores))], atol=1e-6)
+    unfound = np.array([[-np.inf, 1.0, -np.inf]], np.float32)
+    assert ndcg(unfound, [Question("", {0: 1.0}, "")])[0] == 0
+    assert ndcg(unfound, [Question("", {1: 1.0}, "")])[0] == 1
+
+
+def test_a_mixture_ranks_as_that_of_the_benchmarks():
+    rng = np.random.default_rng(1)
+    queries, documents = (rng.normal(size=(n, 8)).astype(np.float32) for n in (10, 90))
+    words = np.maximum(rng.normal(size=(10, 90)), 0).astype(np.float32)
+    theirs = rank_mixture("convex_30", words, queries, documents)
+    for by_words, query, ranking in zip(words, queries, theirs, strict=True):
+        ours = np.argsort(-mixed(by_words, documents @ query, 0.3), kind="stable")
+        assert ours[:20].tolist() == ranking[:20].tolist()
+
+
+def test_settings_are_those_of_the_encoder(headed):
+    trial = automatic_trial(pages(40), documents=40, questions=20)
+    found = {one.name: one for one in examine(headed, trial, plain_embedding(headed), foreign=pages(9), sizes=(8, 16))}
+    assert len(found) == 9
+    texts = [question.text for question in trial.questions]
+    for size in (8, 16):
+        encoder = headed.fork()
+        encoder.fit_context(trial.documents, context_size=size)
+        both = score(*(encode(t, parts="both") for encode, t in (
+            (encoder.encode_queries, texts), (encoder.encode_documents, trial.documents))))  # fmt: skip
+        own = found[f"two parts, own context of {size}"]
+        np.testing.assert_allclose(own.quality, ndcg(both, trial.questions), atol=1e-6)
+    one = encoder.encode_queries(texts) @ encoder.encode_documents(trial.documents).T
+    np.testing.assert_allclose(found["one vector, own context of 16"].quality, ndcg(one, trial.questions), atol=1e-6)
+    encoder.set_context(encoder.null_context())
+    plain = encoder.encode_queries(texts, parts="dense") @ encoder.encode_documents(trial.documents, parts="dense").T
+    np.testing.assert_allclose(found[PLAIN].quality, ndcg(plain, trial.questions), atol=1e-6)
+    assert {found[BM25].model, found[MIXTURE].model} == {"", "tiny-bert"}
+
+
+def test_a_model_without_a_corpus_head_is_refused():
+    with pytest.raises(ConfigError, match="no corpus head"):
+        plain_embedding(tiny_encoder())
+
+
+def test_vectors_are_kept_through_an_interruption_and_made_again_when_damaged(tmp_path):
+    asked = []
+
+    def embed(texts, role):
+        if len(asked) == 2:
+            asked.append(None)
+            raise KeyboardInterrupt
+        asked.append(list(texts))
+        return np.array([[len(text), role == "query"] for text in texts], np.float32)
+
+    texts = ["x" * n for n in random.Random(0).sample(range(1, 400), 300)] * 2
+    kept = KeptVectors(embed, "model", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        kept(texts, "document")
+    vectors = kept(texts, "document")
+    assert vectors.tolist() == [[len(text), 0] for text in texts]
+    assert [len(batch) for batch in asked if batch] == [128, 128, 44]
+    file = sorted(tmp_path.iterdir())[0]
+    damaged = bytearray(file.read_bytes())
+    damaged[40] ^= 1
+    file.write_bytes(damaged)
+    np.testing.assert_array_equal(kept(texts, "document"), vectors)
+    assert len([batch for batch in asked if batch]) == 4
+    assert kept(["xx"], "query").tolist() == [[2, 1]]
+    assert len(KeptVectors(embed, "other", tmp_path)(["xx"], "query")) == 1
+    assert len([batch for batch in asked if batch]) == 6
+
+
+def settings(**means):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.1, 200)
+    kinds = {"plain": (PLAIN, "", "", 0), "own16": ("a", "both", "own", 16), "own512": ("b", "both", "own", 512)}
+    kinds["foreign"] = ("c", "both", "foreign", 512)
+    return [
+        Setting(*(kinds[name][0], "m", *kinds[name][1:]), mean + noise + rng.normal(0, 0.01, 200))
+        for name, mean in means.items()
+    ]
+
+
+def test_the_best_is_recommended_and_of_contexts_alike_the_largest():
+    assert recommend(settings(plain=0.5, own16=0.6001, own512=0.6)).size == 512
+    assert recommend(settings(plain=0.5, own16=0.7, own512=0.6)).size == 16
+    assert recommend(settings(plain=0.7, own16=0.6, own512=0.6)).name == PLAIN
+    assert recommend(settings(plain=0.5, foreign=0.9, own16=0.6)).size == 16
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_questions():
+    values = np.random.default_rng(0).normal(0.02, 0.1, 400)
+    low, high = interval(values)
+    assert low < 100 * values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * 100 * values.std() / 20, rel=0.1)
+
+
+def test_a_report_says_what_to_do():
+    trial = Trial(("a",) * 5, tuple(Question("q", {0: 1.0}, "lead") for _ in range(200)), 50)
+    report = make_report(trial, settings(plain=0.5, own512=0.6), None)
+    assert report.values["recommendation"].startswith("Take b with m: +10.")
+    assert "fit_context(documents, context_size=512)" in report.page
+    assert "Questions: 200 lead. Searched: 5 of 50 documents." in report.page
+    plain = make_report(trial, settings(plain=0.7, own512=0.6), ["folder"])
+    assert plain.values["recommendation"] == "Take m plain: nothing that was compared is above it here."
+    assert "keep the encoder as it is" in plain.values["code"]
+
+
+def test_orders_agree_where_judgements_are_apart():
+    judged = {"plain": 50.0, "mixture": 50.3, "ours": 52.0}
+    assert agrees({"plain": 60, "mixture": 59, "ours": 70}, judged)
+    assert not agrees({"plain": 60, "mixture": 71, "ours": 70}, judged)
+
+
+def test_the_command_reports_and_its_code_runs(headed, tmp_path, capsys):
+    folder = headed.save_pretrained(tmp_path / "model")
+    rows = [json.dumps({"id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(pages(40))]
+    (tmp_path / "rows.jsonl").write_text("".join(rows))
+    shared = ["doctor", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "out"), "--model", str(folder)]
+    assert main([*shared, "--questions", "12", "--documents", "30"]) == 0
+    said = capsys.readouterr()
+    values = json.loads(said.out)
+    assert values == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (values["documents"], values["seen"], sum(values["questions"].values())) == (30, 40, 12)
+    assert values["recommendation"] in said.err
+    names = {"documents": pages(40), "questions": ["what"]}
+    exec(values["code"], names)
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"text": pages(40)[3][:20], "relevant": ["d3"]}))
+    assert main([*shared, "--queries", str(asked)]) == 0
+    assert json.loads(capsys.readouterr().out)["questions"] == {"judged": 1}
+    asked.write_text(json.dumps({"text": "what?"}))
+    assert main([*shared, "--queries", str(asked)]) == 1
+    assert "nobody judged" in capsys.readouterr().err
+    assert main([*shared, "--questions", "0"]) == 2

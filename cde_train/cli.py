@@ -30,7 +30,7 @@ EXAMPLES = {
   cde-train fit pairs.jsonl -o my-cde --config small --set phase.0.epochs=1
                                                       pairs, a preset, and one setting of your own""",
     "embed": """\
-  cde-train embed pairs.jsonl -o vectors              with the first stage of the bundled checkpoint
+  cde-train embed pairs.jsonl -o vectors              with the first stage of cde-minilm-l6-v1
   cde-train embed pairs.jsonl -o vectors --surrogate sentence-transformers/all-MiniLM-L6-v2""",
     "cluster": """\
   cde-train cluster pairs.jsonl --vectors vectors -o clusters.safetensors
@@ -209,9 +209,7 @@ def _embed(options: argparse.Namespace) -> None:
 
     config = resolve(config)
     texts, settings = texts_of(read_pairs(options.data, say)), config.surrogate
-    surrogate, identity = open_surrogate(
-        settings, lambda: open_start(config.model.base or None, config.start_of("start"))
-    )
+    surrogate, identity = open_surrogate(settings, lambda: open_start(config.model.start, config.start_of("start")))
     vectors = embed_texts(
         texts,
         surrogate,

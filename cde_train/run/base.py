@@ -7,7 +7,7 @@ from cde_retriever.checkpoint.folder import CONFIG_NAME, FILES_OF_KEY, LOW_RANK_
 from cde_retriever.checkpoint.kinds import read_json
 from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import ModelConfig
-from cde_train.run.sections import ModelSection, RunConfig
+from cde_train.run.sections import TRAINABLE, ModelSection, RunConfig
 from cde_train.training.config import StartConfig
 
 
@@ -16,12 +16,18 @@ def resolve(config: RunConfig) -> RunConfig:
 
     Raises:
         CheckpointError: if the base cannot be found or read.
-        ConfigError: if settings differ from those of a CDE checkpoint, or do not go with it; names each.
+        ConfigError: if settings differ from those of a CDE checkpoint, or do not go with it; names each. If the
+            checkpoint has a corpus head.
     """
-    folder, _ = find_checkpoint(config.model.base or None)
+    folder, _ = find_checkpoint(config.model.start)
     there = read_model_config(folder)
     if there is None:
         return config
+    if there.corpus_head is not None:
+        raise ConfigError(
+            f"{config.model.start} has a corpus head, which is not trained; start from its plain encoder, or from a "
+            f"checkpoint without one, such as {TRAINABLE}"
+        )
     names = [f.name for f in fields(StartConfig) if f.name != "name"]
     faults = [
         f"model.{name} is {getattr(config.model, name)!r}, but the checkpoint {there.name} has {getattr(there, name)!r}"

@@ -98,10 +98,10 @@ class _Fit:
         settings = self.config.model
         seed = self.config.phase[0].seed if self.config.phase else 0
         start = self.config.start_of(settings.name or self.output.resolve().name)
-        encoder = open_start(settings.base or None, start, seed)
+        encoder = open_start(settings.start, start, seed)
         encoder.save_pretrained(self.work / START, dtype=torch.float32)
         return {
-            "base": settings.base or "the bundled checkpoint",
+            "base": settings.start,
             "context_attention": encoder.config.context_attention,
             "max_length": encoder.config.max_length,
         }
@@ -230,7 +230,7 @@ class _Fit:
 
     def _keep(self, encoder: ContextualEncoder, phase: PhaseConfig) -> None:
         """Write a phase's model: low-rank updates alone if they are all that was trained on a CDE checkpoint."""
-        base, folder = self.config.model.base or None, self._place(phase) / MODEL
+        base, folder = self.config.model.start, self._place(phase) / MODEL
         if phase.lora_rank and len(self.config.phase) == 1 and is_cde_checkpoint(find_checkpoint(base)[0]):
             write_low_rank(folder, encoder, base)
             return
@@ -252,7 +252,7 @@ class _Fit:
         card = ModelCard(
             name=trained.config.name,
             comparison=comparison,
-            base_model=self.config.model.base or "cde-retriever's bundled checkpoint",
+            base_model=self.config.model.start,
             data={"source": str(self.data), **(self.folder.done("data") or {})},
             compute={phase.name: self.folder.done(f"{phase.name} training") for phase in self.config.phase}
             or {"nothing was trained": self.folder.done("prior")},

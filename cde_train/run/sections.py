@@ -20,14 +20,17 @@ from cde_train.settings import Settings
 from cde_train.training.config import StartConfig, TrainConfig
 from cde_train.vectors.surrogate import SurrogateConfig
 
+TRAINABLE = "cde-minilm-l6-v1"
+"""The bundled checkpoint whose context is read inside of the model; that of version 2 is outside, and not trained."""
+
 
 @dataclass(frozen=True)
 class ModelSection(StartConfig):
     """What training starts from.
 
     Attributes:
-        base: A plain encoder or a CDE checkpoint, as folder or Hub id; empty for the bundled checkpoint. A checkpoint
-            brings its own architecture: the other settings then may not differ from it.
+        base: A plain encoder or a CDE checkpoint, as folder or Hub id; empty for `TRAINABLE`. A checkpoint brings its
+            own architecture: the other settings then may not differ from it.
         name: The result's name; empty for that of the output folder.
         dtype: What the result's weights are stored in, unless it is low-rank updates alone.
     """
@@ -35,6 +38,11 @@ class ModelSection(StartConfig):
     name: str = ""
     base: str = ""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    @property
+    def start(self) -> str:
+        """Folder or Hub id of what training starts from."""
+        return self.base or TRAINABLE
 
 
 @dataclass(frozen=True)

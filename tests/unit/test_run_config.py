@@ -8,8 +8,9 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from cde_retriever.errors import ConfigError
+from cde_train.run.base import resolve
 from cde_train.run.config import find_config, load_run_config, parse_run_config, preset_names, settings_of, to_toml
-from cde_train.run.sections import OF_THE_PHASE, SECTIONS, PhaseConfig, RunConfig
+from cde_train.run.sections import OF_THE_PHASE, SECTIONS, ModelSection, PhaseConfig, RunConfig
 from cde_train.training.config import TrainConfig
 
 
@@ -214,3 +215,14 @@ def test_reading_a_configuration_loads_no_framework():
     code = "import sys, cde_train.cli; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "faiss", "datasets", "sentence_transformers", "peft"} & set(loaded)
+
+
+def test_without_a_base_training_starts_from_a_head_that_it_trains():
+    model = resolve(RunConfig()).model
+    assert (model.context_attention, model.term_statistics, model.sketch_width) == ("late", True, 640)
+
+
+def test_a_base_with_a_corpus_head_is_refused():
+    config = RunConfig(model=ModelSection(base="cde-minilm-l6-v2"))
+    with pytest.raises(ConfigError, match="v2 has a corpus head, which is not trained; start from its plain encoder"):
+        resolve(config)

@@ -209,8 +209,11 @@ def test_which_form_an_index_gets(index, model, checkpoint, tmp_path):
         one.as_retriever(mode="exact")
     with pytest.raises(ConfigError, match="parts is 'two', expected one of 'one', 'both'"):
         built(parts="two")
-    with pytest.raises(ConfigError, match="parts is 'both', but ChromaVectorStore keeps no sparse vectors"):
-        built(parts="both", storage_context=StorageContext.from_defaults(vector_store=chroma()))
+    for place in (None, tmp_path / "context.safetensors"):
+        with pytest.raises(
+            ConfigError, match=r"ChromaVectorStore keeps no sparse vectors, and context_dir is .*; give a"
+        ):
+            built(parts="both", storage_context=external, context_dir=place)
     with pytest.raises(ConfigError, match="has no corpus head"):
         built(checkpoint, parts="both")
     with pytest.raises(ConfigError, match="has no corpus head"):

@@ -50,6 +50,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from cde_retriever.errors import ConfigError, ContextError
 from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDERetriever, CDEVectorStoreIndex, sparse_functions
+from cde_retriever.search.index_file import FILE_NAME
 from tests.contract.llama_index_corpus import QUERY, chroma, corpus, text_nodes
 from tests.tiny import tiny_encoder
 
@@ -134,6 +135,31 @@ def foreign_words(case: Case) -> Any:
     client = in_qdrant(case).vector_store.client
     store = QdrantVectorStore("ways", client=client, enable_hybrid=True, **sparse_functions(case.other))
     return CDEVectorStoreIndex.from_vector_store(store, case.own)
+
+
+def beside_chroma(case: Case, folder: str = "context", seed: int = 0) -> CDEVectorStoreIndex:
+    """Return an index in Chroma whose nodes are in two parts beside it."""
+    embedding, case.other = CDEEmbedding(case.folder / "head"), fitted_on(case.folder / "head", 1).dense_part()
+    storage = StorageContext.from_defaults(vector_store=chroma())
+    settings = {"embed_model": embedding, "storage_context": storage, "context_dir": case.folder / folder}
+    return CDEVectorStoreIndex.from_documents(corpus(12, seed), parts="both", **settings)
+
+
+def asked_beside_chroma(case: Case, mode: str) -> Any:
+    in_parts(case)
+    return beside_chroma(case).as_retriever(mode=mode, embed_model=case.other).retrieve(QUERY)
+
+
+def foreign_parts_beside_chroma(case: Case) -> Any:
+    in_parts(case)
+    index = beside_chroma(case)
+    beside_chroma(case, "other", 1)
+    shutil.copy(case.folder / "other" / FILE_NAME, case.folder / "context")
+    return CDEVectorStoreIndex.from_vector_store(
+        index.vector_store,
+        CDEEmbedding.from_storage(case.folder / "context", case.folder / "head"),
+        context_dir=case.folder / "context",
+    )
 
 
 def copied_parts(case: Case) -> Any:
@@ -244,6 +270,9 @@ GUARDED: dict[str, Callable[[Case], Any]] = {
         .query(VectorStoreQuery(query_embedding=c.other.get_query_embedding(QUERY), query_str=QUERY, mode="hybrid"))
     ),
     "a copied file of both parts": copied_parts,
+    "index.as_retriever over Chroma, both parts beside it": lambda c: asked_beside_chroma(c, "hybrid"),
+    "index.as_retriever over Chroma, both parts beside it, mode sparse": lambda c: asked_beside_chroma(c, "sparse"),
+    "both parts of another context beside Chroma": foreign_parts_beside_chroma,
     "index.as_retriever over Qdrant in two parts": lambda c: (
         in_qdrant(c).as_retriever(embed_model=c.other).retrieve(QUERY)
     ),

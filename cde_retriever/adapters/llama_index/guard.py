@@ -103,7 +103,7 @@ def _check_mode(mode: str, two_parts: bool) -> None:
     if not two_parts and MODES[mode] != VectorStoreQueryMode.DEFAULT:
         raise ConfigError(
             f"mode is {mode!r}, but the index holds one vector a node; build it anew with a model that has a corpus "
-            "head, in memory or in a Qdrant store with enable_hybrid=True, and parts='both'"
+            "head and parts='both' (docs/llama_index.md), or, if it has both, open it with its context_dir"
         )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core import StorageContext
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.embeddings.utils import EmbedType
@@ -27,6 +27,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from cde_retriever.adapters.cut_texts import one_summary
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
+from cde_retriever.adapters.llama_index.followed_deletes import FollowedDeletes
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
 from cde_retriever.adapters.llama_index.guarded_store import guard_store
 from cde_retriever.adapters.llama_index.index_folder import write_index_folder
@@ -41,7 +42,7 @@ from cde_retriever.adapters.llama_index.storage import (
     embedded_text,
     stamped,
 )
-from cde_retriever.adapters.llama_index.two_parts import attach_parts, embedding_for
+from cde_retriever.adapters.llama_index.two_parts import attach_parts, embedding_for, folder_of_parts
 from cde_retriever.context.context import context_file, known_documents
 from cde_retriever.errors import ContextNotFittedError
 from cde_retriever.files.replacing import recover_folder
@@ -49,7 +50,7 @@ from cde_retriever.files.replacing import recover_folder
 __all__ = ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"]
 
 
-class CDEVectorStoreIndex(VectorStoreIndex):
+class CDEVectorStoreIndex(FollowedDeletes):
     """A vector store index that embeds documents and queries under one context of its corpus.
 
     ``from_documents``, ``insert`` and the rest are those of `VectorStoreIndex`. Documents inserted later are embedded
@@ -62,6 +63,7 @@ class CDEVectorStoreIndex(VectorStoreIndex):
             Give it with an external vector store, unless you persist the storage context yourself.
         parts: ``"both"`` keeps nodes in two parts, dense and sparse, for hybrid search; ``"one"`` in one vector. None:
             both for a model with a corpus head in memory, or in a store made for sparse vectors (docs/hybrid.md).
+            Beside other stores both are kept in `context_dir`, and found there.
         kwargs: As for `VectorStoreIndex`.
 
     Raises:
@@ -93,7 +95,8 @@ class CDEVectorStoreIndex(VectorStoreIndex):
             kwargs["index_struct"] = CDEIndexDict.of(kwargs["index_struct"])
         if kwargs.get("transformations") is None:
             kwargs["transformations"] = transformations_for(require_cde(embed_model).encoder)
-        own = embedding_for(require_cde(embed_model), storage, parts)
+        self._parts_folder = folder_of_parts(storage, context_dir, parts)
+        own = embedding_for(require_cde(embed_model), storage, parts, self._parts_folder)
         super().__init__(nodes=nodes, embed_model=own, **kwargs)
         if not self._prepared:  # nothing was built: an index that is opened
             self._open()
@@ -264,9 +267,8 @@ class CDEVectorStoreIndex(VectorStoreIndex):
     def _kept(self, embedded: Sequence[BaseNode]) -> list[BaseNode]:
         """Return stamped nodes for the vector store; what searches two parts has them from here on."""
         nodes = [stamped(node, self.embedding.stamp, node.get_embedding()) for node in embedded]
-        both = attach_parts(self._storage_context, self.embedding)
-        if both is not None:
-            both.add(nodes)
+        if self.both is not None:
+            self.both.add(nodes)
         return nodes
 
     def _open(self) -> None:
@@ -279,7 +281,7 @@ class CDEVectorStoreIndex(VectorStoreIndex):
     def _mark(self, struct: IndexDict) -> None:
         """Let vector store and record of the index know their stamp."""
         guard_store(self._vector_store, self.embedding.stamp, self.embedding.dimension)
-        attach_parts(self._storage_context, self.embedding)
+        self.both = attach_parts(self._storage_context, self.embedding, self._parts_folder)
         if isinstance(struct, CDEIndexDict):
             struct.stamp = self.embedding.stamp
 

@@ -19,7 +19,7 @@ from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQu
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
-from cde_retriever.adapters.llama_index.storage import embedded_text
+from cde_retriever.adapters.llama_index.storage import check_stamps, embedded_text
 from cde_retriever.adapters.stamps import DIGEST, check_stamp
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.errors import ContextFormatError, ContextMismatchError
@@ -97,10 +97,7 @@ class PartsStore(SimpleVectorStore):
 
     def add(self, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
         """Take nodes with their dense parts, and count their words."""
-        texts = [embedded_text(node) for node in nodes]
-        dense = np.array([node.get_embedding() for node in nodes], np.float32)
-        sparse = self._embedding.encoder.encode_documents(texts, parts="sparse")
-        self._parts.add([node.node_id for node in nodes], Parts(dense, sparse))
+        self._parts.add([node.node_id for node in nodes], embedded_in_parts(nodes, self._embedding))
         return super().add([node.model_copy(update={"embedding": []}) for node in nodes])
 
     def follow(self) -> None:
@@ -125,16 +122,8 @@ class PartsStore(SimpleVectorStore):
     def query(self, query: VectorStoreQuery, **_: Any) -> VectorStoreQueryResult:
         """Answer a query in one of `MODES`; a vector must bear the stamp, words are those of the query's text."""
         self.follow()
-        encoder = self._embedding.encoder
-        dense = np.zeros((1, encoder.dense_dimension), np.float32)
-        if query.query_embedding is not None:
-            found = getattr(query.query_embedding, "stamp", None)
-            check_stamp(self._embedding.stamp, found, f"what {type(self).__name__} holds")
-            dense[0] = query.query_embedding
-        if query.mode not in _NAMES:
-            raise ValueError(f"mode is {query.mode!r}, expected one of {', '.join(MODES)}")
-        asked = Parts(dense, encoder.encode_queries([query.query_str or ""], parts="sparse"))
-        hits = self._parts.search(asked, query.similarity_top_k, mode=_NAMES[query.mode], allowed=self._allowed(query))
+        mode, asked = asked_in_parts(query, self._embedding, type(self).__name__)
+        hits = self._parts.search(asked, query.similarity_top_k, mode=mode, allowed=self._allowed(query))
         return VectorStoreQueryResult(ids=[hit.id for hit in hits], similarities=[hit.score for hit in hits])
 
     def _allowed(self, query: VectorStoreQuery) -> set[str] | None:
@@ -163,3 +152,32 @@ class PartsStore(SimpleVectorStore):
         data = StoreData.from_dict(self.data.to_dict())
         data.metadata_dict = {**data.metadata_dict, _CONTENT: {"index": content}}
         return data
+
+
+def embedded_in_parts(nodes: Sequence[BaseNode], embedding: CDEEmbedding) -> Parts:
+    """Return both parts of nodes that bear their dense one.
+
+    Raises:
+        ContextMismatchError: if it was made under another context than the embedding's.
+    """
+    check_stamps(nodes, embedding.stamp)
+    texts = [embedded_text(node) for node in nodes]
+    dense = np.array([node.get_embedding() for node in nodes], np.float32)
+    return Parts(dense, embedding.encoder.encode_documents(texts, parts="sparse"))
+
+
+def asked_in_parts(query: VectorStoreQuery, embedding: CDEEmbedding, holder: str) -> tuple[str, Parts]:
+    """Return a query's mode as `PartsIndex.search` calls it, and its parts; words are those of its text.
+
+    Raises:
+        ContextMismatchError: if its vector does not bear the embedding's stamp; names `holder`.
+        ValueError: for another mode than those of `MODES`.
+    """
+    encoder = embedding.encoder
+    dense = np.zeros((1, encoder.dense_dimension), np.float32)
+    if query.query_embedding is not None:
+        check_stamp(embedding.stamp, getattr(query.query_embedding, "stamp", None), f"what {holder} holds")
+        dense[0] = query.query_embedding
+    if query.mode not in _NAMES:
+        raise ValueError(f"mode is {query.mode!r}, expected one of {', '.join(MODES)}")
+    return _NAMES[query.mode], Parts(dense, encoder.encode_queries([query.query_str or ""], parts="sparse"))

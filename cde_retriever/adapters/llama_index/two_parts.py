@@ -2,45 +2,73 @@
 
 Two parts rank best, and one vector serves every store. So an index holds two parts by default where they cost nobody
 anything: in memory, where a `PartsStore` stands beside the vectors, and in a store that was made for sparse vectors.
-Others get one vector. An index keeps its form for life: vectors of the two differ, and so do their stamps.
+Others get one vector, or, if they are asked for both, `PartsBeside` in `context_dir`, which is written anew with each
+change. An index keeps its form for life: vectors of the two differ, and so do their stamps.
 """
+
+from pathlib import Path
 
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.native_parts import NativeParts, check_functions, keeps_sparse_vectors
+from cde_retriever.adapters.llama_index.parts_beside import PartsBeside, check_store
 from cde_retriever.adapters.llama_index.parts_store import MODES, NAMESPACE, PartsStore
+from cde_retriever.adapters.llama_index.storage import PathLike
 from cde_retriever.errors import ConfigError
+from cde_retriever.search.index_file import index_file
 
-__all__ = ["MODES", "attach_parts", "embedding_for", "searcher"]
+__all__ = ["MODES", "attach_parts", "embedding_for", "folder_of_parts", "searcher"]
 
 FORMS = ("one", "both")
 
 
-def embedding_for(embedding: CDEEmbedding, storage: StorageContext | None, parts: str | None) -> CDEEmbedding:
+def embedding_for(
+    embedding: CDEEmbedding, storage: StorageContext | None, parts: str | None, beside: Path | None
+) -> CDEEmbedding:
     """Return the embedding whose vectors an index holds: the given one, or its dense part.
 
     Args:
         embedding: What the index was given.
         storage: Where it is, or is to be; None for memory.
         parts: ``"one"`` or ``"both"``; None for what suits model and storage.
+        beside: What `folder_of_parts` gave.
 
     Raises:
-        ConfigError: for another form, or two parts where model or store do not allow them.
+        ConfigError: for another form, or two parts of a model that has none.
     """
     if parts not in (*FORMS, None):
         raise ConfigError(f"parts is {parts!r}, expected one of {', '.join(map(repr, FORMS))}")
-    if parts == "both" and not _takes_both(storage):
-        raise ConfigError(
-            f"parts is 'both', but {type(storage.vector_store).__name__ if storage else None} keeps no sparse vectors; "
-            "leave the vectors in memory, use QdrantVectorStore(enable_hybrid=True, **sparse_functions(embedding)), or "
-            "take parts='one'"
-        )
     if embedding.parts == "dense" or parts == "one":
         return embedding
-    both = parts == "both" or (embedding.has_corpus_head and _suits_both(embedding, storage))
+    both = parts == "both" or beside or (embedding.has_corpus_head and _suits_both(embedding, storage))
     return embedding.dense_part() if both else embedding
+
+
+def folder_of_parts(storage: StorageContext | None, context_dir: PathLike | None, parts: str | None) -> Path | None:
+    """Return where an index keeps both parts beside an external store; None if it does not.
+
+    Args:
+        storage: Where the index is, or is to be; None for memory.
+        context_dir: Where its context is, or is to be.
+        parts: As for `embedding_for`; by None parts that are there are found.
+
+    Raises:
+        ConfigError: for two parts without a folder, or in a store that cannot return nodes by their ids.
+    """
+    if storage is None or _takes_both(storage):
+        return None
+    folder = None if context_dir is None or Path(context_dir).suffix == ".safetensors" else Path(context_dir)
+    if parts == "both":
+        if folder is None:
+            raise ConfigError(
+                f"parts is 'both', but {type(storage.vector_store).__name__} keeps no sparse vectors, and context_dir "
+                f"is {context_dir!r}; give a folder, where both parts are kept beside the store, or take parts='one'"
+            )
+        check_store(storage.vector_store)
+        return folder
+    return folder if parts is None and folder is not None and index_file(folder).is_file() else None
 
 
 def _takes_both(storage: StorageContext | None) -> bool:
@@ -55,34 +83,39 @@ def _suits_both(embedding: CDEEmbedding, storage: StorageContext | None) -> bool
     return keeps_sparse_vectors(store) or (_takes_both(storage) and embedding.truncate_dim is None)
 
 
-def attach_parts(storage: StorageContext, embedding: CDEEmbedding) -> PartsStore | None:
-    """Return the store of both parts of a storage context; None if there is none, and its vector store keeps both.
+def attach_parts(
+    storage: StorageContext, embedding: CDEEmbedding, beside: Path | None
+) -> PartsStore | PartsBeside | None:
+    """Return what keeps both parts beside a vector store; None if nothing does, or the vector store itself.
 
     Args:
         storage: The index's.
         embedding: The index's, with its context.
+        beside: What `folder_of_parts` gave.
 
     Raises:
         ContextMismatchError: if it was made under another context, or for other nodes.
         ContextFormatError: if it is damaged.
     """
-    check_functions(storage.vector_store, embedding)
-    beside, there = storage.vector_store, storage.vector_stores.get(NAMESPACE)
-    if embedding.parts == "one" or not isinstance(beside, SimpleVectorStore) or isinstance(there, PartsStore):
+    vectors, there = storage.vector_store, storage.vector_stores.get(NAMESPACE)
+    check_functions(vectors, embedding)
+    if beside is not None:
+        return PartsBeside(vectors, embedding, beside)
+    if embedding.parts == "one" or not isinstance(vectors, SimpleVectorStore) or isinstance(there, PartsStore):
         return there if isinstance(there, PartsStore) else None
     if isinstance(there, SimpleVectorStore):
-        store = PartsStore.open(there, beside, embedding)
+        store = PartsStore.open(there, vectors, embedding)
     else:
-        store = PartsStore.empty(beside, embedding)
+        store = PartsStore.empty(vectors, embedding)
     storage.add_vector_store(store, NAMESPACE)
     return store
 
 
-def searcher(index: VectorStoreIndex) -> PartsStore | NativeParts | None:
+def searcher(index: VectorStoreIndex) -> PartsStore | PartsBeside | NativeParts | None:
     """Return what searches an index in two parts; None for an index of one vector a node."""
-    there = index.storage_context.vector_stores.get(NAMESPACE)
-    if isinstance(there, PartsStore):
-        return there
+    for both in (getattr(index, "both", None), index.storage_context.vector_stores.get(NAMESPACE)):
+        if isinstance(both, PartsBeside | PartsStore):
+            return both
     embedding = index._embed_model
     two_parts = isinstance(embedding, CDEEmbedding) and embedding.parts == "dense"
     return NativeParts(index.vector_store) if two_parts and keeps_sparse_vectors(index.vector_store) else None

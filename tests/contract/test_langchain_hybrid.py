@@ -156,6 +156,20 @@ def test_filters_are_met_however_deep(embedding, tmp_path):
         found(store, QUERIES[0], embedding, search_kwargs={"score_threshold": 1})
 
 
+def test_filters_in_a_stores_own_language_work_by_vector(embedding, tmp_path):
+    documents = named(0)
+    store = build(Chroma, documents, embedding, tmp_path)
+    retriever = cde.CDERetriever(
+        store=store, embedding=embedding, mode="dense", k=12, search_kwargs={"filter": {"source": {"$gt": 7}}}
+    )
+    chosen = texts_of([document for document in documents if document.metadata["source"] > 7])
+    dense = embedding.encoder.encode_documents(chosen, parts="dense")
+    scores = dense @ embedding.encoder.encode_queries([QUERIES[0]], parts="dense")[0]
+    order = [chosen[row] for row in np.argsort(-scores)]
+    assert len(order) == 4
+    assert texts_of(retriever.invoke(QUERIES[0])) == texts_of(asyncio.run(retriever.ainvoke(QUERIES[0]))) == order
+
+
 @pytest.mark.parametrize("store_class", STORES)
 def test_async_ways(store_class, embedding, tmp_path):
     documents, more = named(0), named(1, 4)

@@ -15,6 +15,8 @@ WITHOUT_CONTEXT = {
     BM25: "search by words alone, as BM25 does",
     MIXTURE: "your store's hybrid search with 0.3 for BM25 and 0.7 for vectors",
 }
+FEW = 30
+"""Questions below which a report says that it decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def _page(
     lines += ["", f"Questions: {asked}. Searched: {len(trial.documents)} of {trial.seen} documents."]
     if len(trial.documents) < trial.seen:
         lines.append("In all of them every figure is lower; what counts is the order. --documents takes more.")
+    if len(trial.questions) < FEW:
+        lines.append(f"Fewer than {FEW} questions decide nothing.")
     if "judged" not in kinds:
         lines.append("People word questions otherwise than documents do: differences below 1.0 decide nothing.")
     return "\n".join(lines)

@@ -34,7 +34,9 @@ def score_bm25(documents: Sequence[str], queries: Sequence[str]) -> Iterator[NDA
         )
         return tokens
 
+    tokenized = words(documents)
     index = bm25s.BM25()
-    index.index(words(documents), show_progress=False)
+    if any(tokenized):
+        index.index(tokenized, show_progress=False)
     for tokens in words(queries):
-        yield index.get_scores(tokens) if tokens else np.zeros(len(documents), np.float32)
+        yield index.get_scores(tokens) if tokens and any(tokenized) else np.zeros(len(documents), np.float32)

@@ -15,6 +15,7 @@ from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, examin
 from cde_retriever.lifecycle.kept_vectors import KeptVectors
 from cde_retriever.lifecycle.report import make_report
 from cde_retriever.lifecycle.trial import Question, Trial, automatic_trial, judged_trial, ndcg
+from cde_retriever.search.bm25 import score_bm25
 from cde_retriever.search.hybrid import score
 from cde_retriever.search.mixture import mixed
 from tests.tiny import WORDS, tiny_encoder
@@ -89,6 +90,11 @@ def test_a_mixture_ranks_as_that_of_the_benchmarks():
     for by_words, query, ranking in zip(words, queries, theirs, strict=True):
         ours = np.argsort(-mixed(by_words, documents @ query, 0.3), kind="stable")
         assert ours[:20].tolist() == ranking[:20].tolist()
+
+
+def test_documents_of_stop_words_alone_have_no_score_by_words():
+    assert [row.tolist() for row in score_bm25(["the of", "and"], ["the word", ""])] == [[0, 0], [0, 0]]
+    assert next(score_bm25(["the of", "some word"], ["the word"])).tolist()[0] == 0
 
 
 def test_settings_are_those_of_the_encoder(headed):
@@ -175,6 +181,9 @@ def test_a_report_says_what_to_do():
     assert report.values["recommendation"].startswith("Take b with m: +10.")
     assert "fit_context(documents, context_size=512)" in report.page
     assert "Questions: 200 lead. Searched: 5 of 50 documents." in report.page
+    assert "decide nothing.\nPeople" not in report.page
+    few = make_report(Trial(("a",), trial.questions[:29], 1), settings(plain=0.5), None)
+    assert "Fewer than 30 questions decide nothing.\nPeople" in few.page
     plain = make_report(trial, settings(plain=0.7, own512=0.6), ["folder"])
     assert plain.values["recommendation"] == "Take m plain: nothing that was compared is above it here."
     assert "keep the encoder as it is" in plain.values["code"]

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cde_retriever.checkpoint.folder import bundled_names
 from cde_retriever.checkpoint.reading import Reading
@@ -83,3 +83,10 @@ class ModelSpec:
             truncate_dim=truncate_dim,
             reading=Reading(pooling, max_length, prompts, variant, long_texts=long_texts),
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `of` that give this spec, the name left out; embeddings of adapters take them too."""
+        run = {name: getattr(self, name) for name in ("revision", "device", "dtype", "backend", "truncate_dim")}
+        read = {name: getattr(self.reading, name) for name in ("pooling", "max_length", "variant", "long_texts")}
+        prompts = self.reading.prompts
+        return {**run, **read, "prompts": None if prompts is None else dict(prompts)}

@@ -10,10 +10,10 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from cde_retriever.files.leftovers import (
     hidden_beside,
@@ -25,6 +25,7 @@ from cde_retriever.files.leftovers import (
     unlock,
 )
 
+Content = TypeVar("Content")
 ASIDE = ".old"
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
@@ -78,6 +79,47 @@ def recover_folder(folder: Path) -> None:
             if not folder.exists():
                 aside.rename(folder)
             unlock(held)
+
+
+def read_unchanged(folder: Path, read: Callable[[], Content]) -> Content:
+    """Return what a function reads from a folder, file by file; again if another folder took its place meanwhile.
+
+    Raises:
+        Exception: what the function raises of a folder that stayed.
+    """
+    while True:
+        recover_folder(folder)
+        before = _identity(folder)
+        try:
+            content = read()
+        except Exception:
+            if _identity(folder) == before:
+                raise
+            continue
+        if _identity(folder) == before:
+            return content
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one under the same name; None if there is none."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def exchange_folders(one: Path, other: Path) -> None:
+    """Exchange the names of two folders of one drive in one step.
+
+    Raises:
+        OSError: if the system or the drive cannot; both are as they were.
+    """
+    if not _exchange(one, other):
+        raise OSError(
+            f"this system or drive cannot exchange {one} and {other} in one step; move the index to a local drive of "
+            "Linux or macOS"
+        )
 
 
 def _write_through(folder: Path) -> None:

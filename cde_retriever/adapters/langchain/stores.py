@@ -33,6 +33,7 @@ from cde_retriever.adapters.langchain.saving import check_index, lives_in_memory
 from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts
 from cde_retriever.context.context import Context, known_documents
 from cde_retriever.errors import ConfigError
+from cde_retriever.files.replacing import read_unchanged
 from cde_retriever.search.index_file import index_file
 
 PathLike = str | os.PathLike[str]
@@ -138,16 +139,30 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
     """
     if embedding is not None and model_kwargs:
         raise TypeError(f"received an embedding and arguments for a new one ({', '.join(model_kwargs)}); give one")
-    folder = None
-    if not isinstance(context, Context):
-        check_index(Path(context))
-        folder = Path(context) if index_file(context).is_file() else None
-        context = Context.load(context)
+    if isinstance(context, Context):
+        return _open(opener, context, None, embedding, model_kwargs)
+    folder = Path(context)
+
+    def read() -> Store:
+        check_index(folder)
+        parts_dir = folder if index_file(folder).is_file() else None
+        return _open(opener, Context.load(folder), parts_dir, embedding, model_kwargs)
+
+    return read_unchanged(folder, read)
+
+
+def _open(
+    opener: Callable[[CDEEmbeddings], Store],
+    context: Context,
+    parts_dir: Path | None,
+    embedding: CDEEmbeddings | None,
+    model_kwargs: dict[str, Any],
+) -> Store:
     embedding = embedding or CDEEmbeddings(context=context, **model_kwargs)
     embedding.load_context(context)
-    if folder is not None:
+    if parts_dir is not None:
         embedding = embedding.dense_part()
-    return guard(opener(embedding), embedding, parts_dir=folder)
+    return guard(opener(embedding), embedding, parts_dir=parts_dir)
 
 
 def guard(store: Store, embedding: CDEEmbeddings, *, parts_dir: PathLike | None = None) -> Store:

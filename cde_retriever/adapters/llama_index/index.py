@@ -45,7 +45,7 @@ from cde_retriever.adapters.llama_index.storage import (
 from cde_retriever.adapters.llama_index.two_parts import attach_parts, embedding_for, folder_of_parts
 from cde_retriever.context.context import context_file, known_documents
 from cde_retriever.errors import ContextNotFittedError
-from cde_retriever.files.replacing import recover_folder
+from cde_retriever.files.replacing import read_unchanged
 
 __all__ = ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"]
 
@@ -175,10 +175,23 @@ class CDEVectorStoreIndex(FollowedDeletes):
             ContextNotFittedError: if no context was stored.
             ValueError: if there is no such index, several and no `index_id`, or the vectors are elsewhere.
         """
+        if isinstance(source, StorageContext):
+            return cls._from_storage_context(source, embed_model, index_id, kwargs)
+        folder = source
+
+        def read() -> Any:
+            embedding = embed_model or CDEEmbedding.from_storage(folder)
+            storage = StorageContext.from_defaults(persist_dir=os.fspath(folder))
+            return cls._from_storage_context(storage, embedding, index_id, kwargs)
+
+        index: Self = read_unchanged(Path(folder), read)
+        return index
+
+    @classmethod
+    def _from_storage_context(
+        cls, source: StorageContext, embed_model: CDEEmbedding | None, index_id: str | None, kwargs: dict[str, Any]
+    ) -> Self:
         embed_model = embed_model or CDEEmbedding.from_storage(source)
-        if not isinstance(source, StorageContext):
-            recover_folder(Path(source))
-            source = StorageContext.from_defaults(persist_dir=os.fspath(source))
         if DEFAULT_VECTOR_STORE not in source.vector_stores:
             raise ValueError(
                 "the storage holds no vectors, so they are in an external store; pass both: source="

@@ -1,0 +1,67 @@
+"""Define `cde refit`: give an index a new context."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from cde_retriever.cli.command_line import CommandLine, say, write_result
+from cde_retriever.cli.model_options import add_model_options, read_model_options
+
+EXAMPLES = """\
+  cde refit index --plan       how many documents, how long, and what would change
+  cde refit index              embed them again and put the new index in place; killed, run it again to go on
+  cde refit index --confirm    remove the old index
+  cde refit index --undo       put the old index back"""
+
+
+def add_command(program: CommandLine) -> None:
+    """Add the command to a program."""
+    refit = program.add(
+        "refit", "Embed an index again under a context of the documents that it holds now.", _refit, EXAMPLES
+    )
+    refit.add_argument("index", metavar="INDEX", help="folder of a LlamaIndex index or a LangChain FAISS index")
+    action = refit.add_mutually_exclusive_group()
+    action.add_argument("--plan", action="store_true", help="say what would be done, and change nothing")
+    action.add_argument("--confirm", action="store_true", help="remove the old index, which a refit keeps")
+    action.add_argument("--undo", action="store_true", help="put the old index back, or drop a refit that is not done")
+    refit.add_argument(
+        "--allow-dangerous-deserialization",
+        action="store_true",
+        help="open the pickle of a FAISS index, which can run any program; only for an index that you made yourself",
+    )
+    add_model_options(refit)
+
+
+def _refit(options: argparse.Namespace) -> None:
+    from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
+
+    index = Path(options.index).expanduser()
+    if options.confirm:
+        found = confirm_refit(index)
+        say("the old index is gone" if found else "no old index was kept")
+        write_result({"index": str(index), "removed": found})
+        return
+    if options.undo:
+        found = undo_refit(index)
+        say("the old index is back" if found else "the index is the one that it was")
+        write_result({"index": str(index), "restored": found})
+        return
+    model, trusted = read_model_options(options), options.allow_dangerous_deserialization
+    if options.plan:
+        plan = plan_refit(index, model=model, trust_pickle=trusted)
+        say(
+            f"{plan.documents} documents, about {plan.seconds / 60:.1f} minutes; of {plan.context_documents} context "
+            f"documents {plan.kept_documents} stay, and a vector's cosine with its new one is {plan.cosine:.3f} on "
+            "average"
+        )
+        write_result({"index": str(index), **asdict(plan)})
+        return
+    done = refit(index, model=model, trust_pickle=trusted, show_progress=True)
+    if done.kept is None:
+        say("the documents give the context that the index has; nothing was done")
+    else:
+        say(
+            f"{done.documents} documents are under context {done.new[:12]}; --undo brings the old index back, "
+            "--confirm removes it"
+        )
+    write_result(asdict(done))

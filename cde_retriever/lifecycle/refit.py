@@ -1,0 +1,231 @@
+"""Give an index a new context, fitted on the documents that it holds by now.
+
+A context never changes, so an index that grew into other subjects is embedded again under a new one: into a folder
+beside it (`cde_retriever.lifecycle.shadow`), while the old index answers; then the two exchange places. The old one
+stays until it is confirmed that the new one is good.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError
+from cde_retriever.lifecycle.shadow import Begun, Shadow
+from cde_retriever.lifecycle.stored_index import StoredIndex, Vectors, kind_of
+from cde_retriever.progress import progress
+
+PathLike = str | os.PathLike[str]
+DOCUMENTS_AT_ONCE = 1000
+"""A killed process loses the vectors of so many documents at most."""
+MEASURED = 64
+"""Documents that a plan embeds to measure the rate."""
+DEFAULT_MODEL = ModelSpec()
+
+
+@dataclass(frozen=True)
+class RefitPlan:
+    """What a refit would do.
+
+    Attributes:
+        documents: Texts to embed.
+        seconds: How long that will take, from the rate of `MEASURED` of them on this machine.
+        old: Fingerprint of the index's context.
+        new: Fingerprint of the context that its texts give now; the same if a refit would change nothing.
+        context_documents: Documents of the new context.
+        kept_documents: How many of them are in the old one too.
+        cosine: Mean cosine of a text's vector and its new one; 1 for no change.
+    """
+
+    documents: int
+    seconds: float
+    old: str
+    new: str
+    context_documents: int
+    kept_documents: int
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What a refit did.
+
+    Attributes:
+        index: The index's folder.
+        old: Fingerprint of the context that it had.
+        new: Fingerprint of the context that it has; the same if its texts give the same, and nothing was done.
+        documents: Texts in the index.
+        embedded: How many of them this call embedded; the others were there already.
+        kept: Folder of the old index, until `confirm_refit` removes it; None if nothing was done.
+    """
+
+    index: str
+    old: str
+    new: str
+    documents: int
+    embedded: int
+    kept: str | None
+
+
+def plan_refit(index: PathLike, *, model: ModelSpec = DEFAULT_MODEL, trust_pickle: bool = False) -> RefitPlan:
+    """Say what a refit would do; fits the context in memory, embeds a few texts, and writes nothing.
+
+    Args, and errors, as for `refit`.
+    """
+    shadow = Shadow(Path(index))
+    stored = kind_of(shadow.index).open_folder(shadow.index, model, trust_pickle)
+    old = stored.encoder.context
+    encoder = stored.encoder.fork()
+    new = _fit(stored, encoder, False)
+    by_length = sorted(range(len(stored.texts)), key=lambda number: len(stored.texts[number]))
+    chosen = [by_length[i] for i in np.unique(np.linspace(0, len(by_length) - 1, MEASURED).astype(int))]
+    texts = [stored.texts[number] for number in chosen]
+    encoder.encode_documents(texts[:2], parts=stored.parts)  # the first call prepares
+    began = time.perf_counter()
+    vectors = encoder.encode_documents(texts, parts=stored.parts)
+    seconds = (time.perf_counter() - began) * len(stored.texts) / len(texts)
+    kept = len({*old.text_hashes} & {*new.text_hashes})
+    cosine = float((vectors * stored.vectors_of(chosen)).sum(axis=1).mean())
+    return RefitPlan(len(stored.texts), seconds, old.fingerprint, new.fingerprint, new.size, kept, cosine)
+
+
+def refit(
+    index: PathLike,
+    *,
+    model: ModelSpec = DEFAULT_MODEL,
+    trust_pickle: bool = False,
+    documents_at_once: int = DOCUMENTS_AT_ONCE,
+    show_progress: bool = False,
+) -> Refit:
+    """Embed an index's documents again under a context of their own, and put the result in its place.
+
+    Called again after a killed process it goes on where that stopped, unless the index was written since. Who has the
+    old index open goes on with it; who opens the folder finds the old index or the new one.
+
+    Args:
+        index: The folder of a LlamaIndex index (`CDEVectorStoreIndex.persist`) or of a LangChain FAISS index
+            (`cde_retriever.langchain.save_local`).
+        model: The model that made the index; the default for the bundled one.
+        trust_pickle: Whether the index is known not to be made by somebody else: FAISS indexes keep documents in a
+            pickle, and opening one runs what it says.
+        documents_at_once: How many documents to embed before their vectors are written.
+        show_progress: Whether to show progress bars on stderr.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ConfigError: if it holds no such index, no texts, or a pickle that is not trusted.
+        ContextMismatchError: if another model made it, or its files do not belong together.
+        OutputError: if it was written meanwhile, or what is beside it is damaged.
+        OSError: if another process refits it, or the disk is full; the old index is in place.
+    """
+    shadow = Shadow(Path(index))
+    kind = kind_of(shadow.index)
+    with shadow.alone():
+        begun = shadow.read()
+        if begun is not None and shadow.is_swapped(begun, _fingerprint(kind.context_of(shadow.index))):
+            shadow.clear_vectors()
+            return _done(shadow, begun, 0)
+        source = shadow.hash_index()
+        stored = kind.open_folder(shadow.index, model, trust_pickle)
+        if begun is None or begun.source != source or begun.part != documents_at_once:
+            shadow.clear()
+            context = _fit(stored, stored.encoder.fork(), show_progress)
+            old = stored.encoder.context.fingerprint
+            begun = Begun(source, old, context.fingerprint, len(stored.texts), documents_at_once)
+            if context.fingerprint == old:
+                return Refit(str(shadow.index), old, old, len(stored.texts), 0, None)
+            context.save(shadow.folder)
+            shadow.begin(begun)
+        embedded = _make(shadow, stored, begun, show_progress)
+        shadow.swap(source)
+        shadow.clear_vectors()
+    return _done(shadow, begun, embedded)
+
+
+def confirm_refit(index: PathLike) -> bool:
+    """Remove the old index that a refit kept; return whether there was one.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ConfigError: if a refit has begun and is not done.
+        OSError: if another process refits the index.
+    """
+    shadow = Shadow(Path(index))
+    kind = kind_of(shadow.index)
+    if not shadow.folder.exists():
+        return False
+    with shadow.alone():
+        begun = shadow.read()
+        if begun is not None and not shadow.is_swapped(begun, _fingerprint(kind.context_of(shadow.index))):
+            raise ConfigError(f"the refit of {shadow.index} is not done; run it again to continue, or undo it")
+        shadow.clear()
+    return begun is not None
+
+
+def undo_refit(index: PathLike) -> bool:
+    """Put the old index back, and drop the new one with all that a refit made; return whether the old one was kept.
+
+    Documents that were added to the new index go with it. Of a refit that is not done the beginning is dropped.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        OutputError: if the old index is gone.
+        OSError: if another process refits the index.
+    """
+    shadow = Shadow(Path(index))
+    kind = kind_of(shadow.index)
+    if not shadow.folder.exists():
+        return False
+    with shadow.alone():
+        begun = shadow.read()
+        swapped = begun is not None and shadow.is_swapped(begun, _fingerprint(kind.context_of(shadow.index)))
+        swapped = swapped and shadow.other.is_dir()
+        if swapped:
+            shadow.swap()
+        shadow.clear()
+    return swapped
+
+
+def _fit(stored: StoredIndex, encoder: ContextualEncoder, show_progress: bool) -> Context:
+    """Fit an encoder as the index's was, on the texts that it has now, and return the context."""
+    if not stored.texts:
+        raise ConfigError("the index holds no documents; add some, or build a new one")
+    old = stored.encoder.context
+    language = None if old.words is None else old.words.language
+    seed = 0 if old.seed is None else old.seed
+    return encoder.fit_context(stored.texts, seed=seed, language=language, show_progress=show_progress)
+
+
+def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool) -> int:
+    """Make the new index, as far as it is not there, and return how many documents were embedded."""
+    if shadow.other.is_dir():
+        return 0
+    encoder, embedded = stored.encoder.fork(), 0
+    encoder.set_context(Context.load(shadow.folder))
+    made = []
+    for number, start in enumerate(progress(range(0, begun.documents, begun.part), label="embed", show=show_progress)):
+        texts = stored.texts[start : start + begun.part]
+
+        def embed(texts: list[str] = texts) -> Vectors:
+            nonlocal embedded
+            embedded += len(texts)
+            vectors: Vectors = encoder.encode_documents(texts, parts=stored.parts)
+            return vectors
+
+        made.append(shadow.vectors(number, embed))
+    vectors = np.concatenate(made)
+    shadow.build(lambda folder: stored.rebuild(folder, encoder.context, vectors))
+    return embedded
+
+
+def _fingerprint(context: Context | None) -> str | None:
+    return None if context is None else context.fingerprint
+
+
+def _done(shadow: Shadow, begun: Begun, embedded: int) -> Refit:
+    return Refit(str(shadow.index), begun.old, begun.new, begun.documents, embedded, str(shadow.other))

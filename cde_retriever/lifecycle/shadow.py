@@ -1,0 +1,184 @@
+"""Keep what is made to replace an index in a folder beside it, until it is whole, and the old index after that.
+
+    INDEX.refit/refit.json                what is being made, of which state of the index
+    INDEX.refit/context.safetensors       the new context
+    INDEX.refit/vectors-000000.safetensors  new vectors, a part of the documents each
+    INDEX.refit/index/                    the new index; once the two were exchanged, the old one
+
+Every file appears whole. New and old index exchange their names in one step, so at any moment a reader finds one of
+them, and whoever goes on after a killed process can tell from the context in the index's folder how far it came.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.errors import OutputError
+from cde_retriever.files.hashing import files_of, hash_file
+from cde_retriever.files.leftovers import remove
+from cde_retriever.files.locking import LOCK, only_writer
+from cde_retriever.files.records import RecordFormat
+from cde_retriever.files.replacing import exchange_folders, write_atomically
+from cde_retriever.files.tensors import read_tensors
+
+Vectors = NDArray[np.float32]
+_FORMAT = RecordFormat(1, OutputError, "delete it, and refit again")
+_RECORD, _SHA256 = "refit.json", "sha256"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is being made.
+
+    Attributes:
+        source: Hash of the index's files, as `Shadow.hash_index` gives it.
+        old: Fingerprint of its context.
+        new: Fingerprint of the new context.
+        documents: How many texts it has.
+        part: How many of them are embedded before they are written.
+    """
+
+    source: str
+    old: str
+    new: str
+    documents: int
+    part: int
+
+
+class Shadow:
+    """The folder beside an index.
+
+    Args:
+        index: Folder of the index.
+    """
+
+    def __init__(self, index: Path) -> None:
+        self.index = index.resolve()
+        self.folder = self.index.with_name(f"{self.index.name}.refit")
+        self.other = self.folder / "index"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from refitting the same index; without anything in it the folder goes at the end.
+
+        Raises:
+            OSError: if another process is at it.
+        """
+        with only_writer(self.folder):
+            yield
+
+    def read(self) -> Begun | None:
+        """Return what is being made, None for nothing.
+
+        Raises:
+            OutputError: if the record is damaged.
+        """
+        file = self.folder / _RECORD
+        if not file.is_file():
+            return None
+        values = _FORMAT.read(file)
+        with _FORMAT.reading(file):
+            return Begun(**values)
+
+    def is_swapped(self, begun: Begun, fingerprint: str | None) -> bool:
+        """Tell whether the new index is in place, given the fingerprint of the context that the index's folder keeps.
+
+        Raises:
+            OutputError: if it is neither the old context's nor the new one's.
+        """
+        if fingerprint not in (begun.old, begun.new):
+            raise OutputError(
+                f"{self.index} holds context {str(fingerprint)[:12]}, and {self.folder} is about replacing "
+                f"{begun.old[:12]} by {begun.new[:12]}: another index was put there; delete {self.folder} if nothing "
+                "in it is needed, and refit again"
+            )
+        return fingerprint == begun.new
+
+    def hash_index(self) -> str:
+        """Return a hash of all files of the index, their names included."""
+        return _hash_folder(self.index)
+
+    def begin(self, begun: Begun) -> None:
+        """Record what is being made; the new context is there already."""
+        _FORMAT.write(self.folder / _RECORD, asdict(begun))
+
+    def vectors(self, number: int, embed: Callable[[], Vectors]) -> Vectors:
+        """Return the vectors of a part, which are computed unless they are there whole."""
+        file = self.folder / f"vectors-{number:06d}.safetensors"
+        found = _read_vectors(file)
+        if found is None:
+            from safetensors.numpy import save
+
+            found = embed()
+            write_atomically(file, save({"vectors": found}, metadata={_SHA256: _digest(found)}))
+        return found
+
+    def build(self, write: Callable[[Path], None]) -> None:
+        """Make the new index in a copy of the old one's folder, by a function that writes into it."""
+        unfinished = self.folder / "unfinished"
+        remove(unfinished)
+        shutil.copytree(self.index, unfinished, symlinks=True)
+        write(unfinished)
+        unfinished.rename(self.other)
+
+    def swap(self, source: str | None = None) -> None:
+        """Exchange the new and the old index, in one step.
+
+        Args:
+            source: The old index's hash; None for any.
+
+        Raises:
+            OutputError: if the old index is another one than it was; it stays in place.
+            OSError: if the drive cannot exchange folders.
+        """
+        if source in (None, self.hash_index()):
+            exchange_folders(self.other, self.index)
+            if source in (None, _hash_folder(self.other)):
+                return
+            exchange_folders(self.other, self.index)  # it was written at the very moment
+        raise OutputError(
+            f"{self.index} was written while its documents were embedded, and what was written would be lost; run the "
+            "same again when nobody writes to it"
+        )
+
+    def clear_vectors(self) -> None:
+        """Remove the vectors that are in the new index by now."""
+        for file in self.folder.glob("vectors-*.safetensors"):
+            remove(file)
+
+    def clear(self) -> None:
+        """Remove all that is in the folder; the index in it first, as a whole: half of one is never put back."""
+        discarded = self.folder / "discarded"
+        remove(discarded)
+        if self.other.exists():
+            self.other.rename(discarded)
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                remove(path)
+
+
+def _hash_folder(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files_of(folder):
+        digest.update(f"{file.relative_to(folder)}\n{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _digest(vectors: Vectors) -> str:
+    return hashlib.sha256(np.ascontiguousarray(vectors).tobytes()).hexdigest()
+
+
+def _read_vectors(file: Path) -> Vectors | None:
+    """Return the vectors in a file; None if it is not there, or damaged."""
+    try:
+        arrays, metadata = read_tensors(file.read_bytes())
+        vectors: Vectors = arrays["vectors"]
+        return vectors if metadata[_SHA256] == _digest(vectors) else None
+    except (FileNotFoundError, ValueError, KeyError):
+        return None

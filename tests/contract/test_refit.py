@@ -1,0 +1,368 @@
+"""`refit`: a new context for a stored index; killed at any write it goes on, and readers find old or new."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from langchain_community.docstore.in_memory import InMemoryDocstore
+
+from cde_retriever import langchain as cde
+from cde_retriever.adapters.llama_index.storage import embedded_text, read_context
+from cde_retriever.adapters.stamps import STAMP
+from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.cli.main import main
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError, OutputError
+from cde_retriever.langchain import CDEEmbeddings
+from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
+from cde_retriever.lifecycle.shadow import Shadow
+from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
+from tests.contract.langchain_corpus import FAISS, load_faiss
+from tests.contract.langchain_corpus import QUERY as ASKED
+from tests.contract.langchain_corpus import corpus as lc_corpus
+from tests.contract.llama_index_corpus import corpus
+from tests.killing import kills
+from tests.tiny import tiny_checkpoint
+
+HEAD = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
+
+
+class LlamaIndex:
+    """An index of the LlamaIndex simple store that grew after it was built."""
+
+    @staticmethod
+    def build(checkpoint: Path, folder: Path) -> None:
+        index = CDEVectorStoreIndex.from_documents(corpus(12), embed_model=CDEEmbedding(checkpoint))
+        for document in corpus(12, seed=1):
+            index.insert(document)
+        index.persist(folder)
+
+    @staticmethod
+    def open(checkpoint: Path, folder: Path) -> Any:
+        return CDEVectorStoreIndex.from_storage(folder, CDEEmbedding.from_storage(folder, checkpoint))
+
+    @classmethod
+    def contents(cls, checkpoint: Path, folder: Path) -> dict[str, tuple[str, str, list[float]]]:
+        """Return text, stamp and vector of each node."""
+        index = cls.open(checkpoint, folder)
+        vectors = index.vector_store.data.embedding_dict
+        assert vectors.keys() == set(index.index_struct.nodes_dict)
+        nodes = index.docstore.get_nodes(list(vectors))
+        return {n.node_id: (embedded_text(n), n.metadata[STAMP], vectors[n.node_id]) for n in nodes}
+
+
+class LangChain:
+    """A FAISS index that grew after it was built."""
+
+    @staticmethod
+    def build(checkpoint: Path, folder: Path, hybrid: bool = False) -> None:
+        store = cde.from_documents(FAISS, lc_corpus(0), CDEEmbeddings(model_name=checkpoint), hybrid=hybrid)
+        store.add_documents(lc_corpus(1))
+        cde.save_local(store, folder)
+
+    @staticmethod
+    def open(checkpoint: Path, folder: Path) -> Any:
+        return cde.open(lambda e: load_faiss(folder, e), folder, model_name=checkpoint)
+
+    @classmethod
+    def contents(cls, checkpoint: Path, folder: Path) -> dict[str, tuple[str, str, list[float]]]:
+        store = cls.open(checkpoint, folder)
+        found = {}
+        for place, name in store.index_to_docstore_id.items():
+            (document,) = store.get_by_ids([name])
+            found[name] = (document.page_content, document.metadata[STAMP], store.index.reconstruct(place).tolist())
+        return found
+
+
+KINDS = (LlamaIndex, LangChain)
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+def grown(request, checkpoint, tmp_path_factory) -> tuple[Any, Path]:
+    folder = tmp_path_factory.mktemp("grown") / "index"
+    request.param.build(checkpoint, folder)
+    return request.param, folder
+
+
+@pytest.fixture
+def index(grown, tmp_path) -> tuple[Any, Path]:
+    """A kind of index, and a fresh folder of it."""
+    kind, folder = grown
+    return kind, shutil.copytree(folder, tmp_path / "at" / "index")
+
+
+def run(folder: Path, checkpoint: Path, **settings: Any) -> Any:
+    return refit(folder, model=ModelSpec(str(checkpoint)), trust_pickle=True, documents_at_once=7, **settings)
+
+
+def assert_refitted(kind: Any, folder: Path, checkpoint: Path, before: dict, new: str) -> None:
+    """Assert that ids and texts stayed, and that the vectors are what an encoder of its own makes of them."""
+    after = kind.contents(checkpoint, folder)
+    assert {name: text for name, (text, *_) in after.items()} == {name: text for name, (text, *_) in before.items()}
+    encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
+    assert encoder.fit_context([text for text, *_ in before.values()]).fingerprint == new
+    vectors = encoder.encode_documents([text for text, *_ in after.values()])
+    np.testing.assert_allclose(np.array([vector for *_, vector in after.values()]), vectors, atol=1e-5)
+    assert {stamp for _, stamp, _ in after.values()} == {new}
+
+
+def test_an_index_gets_the_context_of_its_documents_and_keeps_the_old_until_confirmed(index, checkpoint):
+    kind, folder = index
+    (folder / "notes.txt").write_text("mine")
+    before = kind.contents(checkpoint, folder)
+    old = next(iter(before.values()))[1]
+    plan = plan_refit(folder, model=ModelSpec(str(checkpoint)), trust_pickle=True)
+    assert not Shadow(folder).folder.exists()
+    done = run(folder, checkpoint)
+    assert (done.old, done.new, done.documents, done.embedded) == (old, plan.new, 24, 24)
+    assert plan.documents == 24
+    assert plan.seconds > 0
+    assert plan.cosine < 0.9999
+    assert_refitted(kind, folder, checkpoint, before, done.new)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert kind.contents(checkpoint, Path(done.kept)) == before
+    assert run(folder, checkpoint).embedded == 0  # nothing more to do until it is confirmed
+    assert confirm_refit(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+    assert not confirm_refit(folder)
+    assert run(folder, checkpoint).kept is None  # the same documents give the same context
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_undo_brings_the_old_index_back(index, checkpoint):
+    kind, folder = index
+    before = kind.contents(checkpoint, folder)
+    run(folder, checkpoint)
+    assert undo_refit(folder)
+    assert kind.contents(checkpoint, folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+    assert not undo_refit(folder)
+
+
+def die_at(write: int) -> None:
+    """Kill this process when it opens a file to write, renames or removes something for the so-manieth time."""
+    left = [write]
+
+    def hook(event: str, arguments: Any) -> None:
+        flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
+        if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or flags & (os.O_WRONLY | os.O_RDWR):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def dies(work: Any) -> bool:
+    """Run work in a forked child; return whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), "the refit failed; its traceback is on stderr"
+    return status != 0
+
+
+def test_killed_at_any_write_it_goes_on_to_the_same_index(index, checkpoint, tmp_path):
+    kind, folder = index
+    before = kind.contents(checkpoint, folder)
+    old, writes, seen = next(iter(before.values()))[1], 0, set()
+    step = max(1, 60 // kills(3))
+    while True:
+        writes += step
+
+        def work(writes=writes):
+            die_at(writes)
+            run(folder, checkpoint)
+
+        died = dies(work)
+        found = kind.contents(checkpoint, folder)
+        seen.add(next(iter(found.values()))[1])
+        if next(iter(found.values()))[1] == old:
+            assert found == before
+        done = run(folder, checkpoint)
+        assert_refitted(kind, folder, checkpoint, before, done.new)
+        assert undo_refit(folder)
+        assert kind.contents(checkpoint, folder) == before
+        assert [path.name for path in folder.parent.iterdir()] == ["index"]
+        if not died:
+            break
+    assert writes > 2 * step  # it was killed more than once before it came to its end
+
+
+def test_parts_that_are_there_are_not_embedded_again_and_damaged_ones_are(index, checkpoint, monkeypatch):
+    _, folder = index
+    monkeypatch.setattr(Shadow, "build", lambda *_: (_ for _ in ()).throw(OSError("no space left on device")))
+    with pytest.raises(OSError, match="no space left"):
+        run(folder, checkpoint)
+    monkeypatch.undo()
+    parts = sorted(Shadow(folder).folder.glob("vectors-*"))
+    assert len(parts) == 4
+    flipped = bytearray(parts[1].read_bytes())
+    flipped[-1] ^= 1
+    parts[1].write_bytes(flipped)
+    parts[2].write_bytes(parts[2].read_bytes()[:100])
+    assert run(folder, checkpoint).embedded == 14
+
+
+def test_an_index_that_was_written_meanwhile_is_not_replaced(index, checkpoint, monkeypatch):
+    kind, folder = index
+    build = Shadow.build
+
+    def written(shadow, write):
+        build(shadow, write)
+        (folder / "notes.txt").write_text("of somebody else")
+
+    monkeypatch.setattr(Shadow, "build", written)
+    before = kind.contents(checkpoint, folder)
+    with pytest.raises(OutputError, match="was written while its documents were embedded"):
+        run(folder, checkpoint)
+    assert kind.contents(checkpoint, folder) == before
+    monkeypatch.undo()
+    assert run(folder, checkpoint).embedded == 24  # from the beginning
+    assert (folder / "notes.txt").read_text() == "of somebody else"
+
+
+def test_a_second_refit_of_the_same_index_is_refused(index, checkpoint):
+    _, folder = index
+    with Shadow(folder).alone():
+        for act in (lambda: run(folder, checkpoint), lambda: undo_refit(folder), lambda: confirm_refit(folder)):
+            with pytest.raises(OSError, match="another process is writing"):
+                act()
+
+
+def test_readers_find_the_old_index_or_the_new_one(index, checkpoint, monkeypatch):
+    kind, folder = index
+    in_one_step = lambda cls, source, *_, **__: cls(checkpoint, context=read_context(source))  # noqa: E731
+    monkeypatch.setattr(CDEEmbedding, "from_storage", classmethod(in_one_step))
+    monkeypatch.setattr(LlamaIndex, "open", lambda _, folder: CDEVectorStoreIndex.from_storage(folder))
+    stop, failed, seen = threading.Event(), [], set()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                found = kind.contents(checkpoint, folder)
+                stamps = {stamp for _, stamp, _ in found.values()}
+                assert len(stamps) == 1
+                assert len(found) == 24
+                seen.update(stamps)
+            except BaseException as error:
+                failed.append(error)
+                return
+
+    threads = [threading.Thread(target=read) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    try:
+        done = run(folder, checkpoint)
+        end = time.monotonic() + 60
+        while done.new not in seen and not failed and time.monotonic() < end:
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert seen == {done.old, done.new}
+
+
+def test_both_parts_of_hybrid_indexes_are_made_anew(tmp_path):
+    checkpoint = tiny_checkpoint(tmp_path / "head", **HEAD)
+    for kind, folder in ((LlamaIndex, tmp_path / "li"), (LangChain, tmp_path / "lc")):
+        kind.build(checkpoint, folder, **({"hybrid": True} if kind is LangChain else {}))
+        before = kind.contents(checkpoint, folder)
+        done = run(folder, checkpoint)
+        encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
+        encoder.fit_context([text for text, *_ in before.values()])
+        after = kind.contents(checkpoint, folder)
+        texts = {name: text for name, (text, *_) in after.items()}
+        documents = encoder.encode_documents(list(texts.values()), parts="both")
+        query = encoder.encode_queries([ASKED], parts="both")
+        asked = dict(zip(query.sparse.indices.tolist(), query.sparse.data.tolist(), strict=True))
+        scores = documents.dense @ query.dense[0]
+        for row, (first, last) in enumerate(itertools.pairwise(documents.sparse.indptr)):
+            words = zip(documents.sparse.indices[first:last].tolist(), documents.sparse.data[first:last], strict=True)
+            scores[row] += sum(weight * asked.get(number, 0.0) for number, weight in words)
+        best = [texts[list(texts)[i]] for i in np.argsort(-scores)[:3]]
+        opened = kind.open(checkpoint, folder)
+        if kind is LlamaIndex:
+            found = [embedded_text(n.node) for n in opened.as_retriever(similarity_top_k=3).retrieve(ASKED)]
+        else:
+            embedding = CDEEmbeddings(model_name=checkpoint, context=encoder.context)
+            found = [d.page_content for d in cde.CDERetriever(store=opened, embedding=embedding, k=3).invoke(ASKED)]
+        assert found == best
+        assert done.new == encoder.context.fingerprint
+
+
+def test_the_command_plans_refits_undoes_and_confirms(index, checkpoint, capsys):
+    kind, folder = index
+    before = kind.contents(checkpoint, folder)
+    model = ["--model", str(checkpoint), "--allow-dangerous-deserialization"]
+    assert main(["refit", str(folder), "--plan", *model]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["documents"] == 24
+    assert main(["refit", str(folder), *model]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["new"] == plan["new"] != done["old"]
+    assert main(["refit", str(folder), "--undo"]) == 0
+    assert kind.contents(checkpoint, folder) == before
+    assert main(["refit", str(folder), *model]) == 0
+    assert main(["refit", str(folder), "--confirm"]) == 0
+    assert next(iter(kind.contents(checkpoint, folder).values()))[1] == plan["new"]
+
+
+def test_what_is_no_index_is_refused(tmp_path, checkpoint):
+    with pytest.raises(FileNotFoundError, match="no index at"):
+        run(tmp_path / "none", checkpoint)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="neither a LlamaIndex index"):
+        run(tmp_path / "empty", checkpoint)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_pickle_is_opened_by_whom_trusts_it_alone(tmp_path, checkpoint):
+    LangChain.build(checkpoint, tmp_path / "index")
+    with pytest.raises(ConfigError, match="keeps its documents in a pickle"):
+        refit(tmp_path / "index", model=ModelSpec(str(checkpoint)))
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_another_index_in_the_place_is_noticed_and_the_old_one_kept(tmp_path, checkpoint):
+    LlamaIndex.build(checkpoint, tmp_path / "index")
+    done = run(tmp_path / "index", checkpoint)
+    CDEVectorStoreIndex.from_documents(corpus(12, seed=5), embed_model=CDEEmbedding(checkpoint)).persist(
+        tmp_path / "index"
+    )
+    for act in (lambda: run(tmp_path / "index", checkpoint), lambda: undo_refit(tmp_path / "index")):
+        with pytest.raises(OutputError, match="another index was put there"):
+            act()
+    assert LlamaIndex.contents(checkpoint, Path(done.kept))
+
+
+def test_a_faiss_index_keeps_its_kind_and_metadata(tmp_path, checkpoint):
+    embedding = CDEEmbeddings(model_name=checkpoint)
+    embedding.fit(lc_corpus(0))
+    empty = FAISS(embedding, faiss.IndexHNSWFlat(embedding.dimension, 8), InMemoryDocstore(), {})
+    store = cde.guard(empty, embedding)
+    store.add_documents(lc_corpus(0) + lc_corpus(1))
+    cde.save_local(store, tmp_path / "index")
+    run(tmp_path / "index", checkpoint)
+    opened = LangChain.open(checkpoint, tmp_path / "index")
+    assert isinstance(opened.index, faiss.IndexHNSWFlat)
+    found = opened.get_by_ids(list(opened.index_to_docstore_id.values()))
+    assert [document.metadata["source"] for document in found] == [*range(12), *range(12)]

@@ -30,6 +30,7 @@ from benchmarks.performance import (
     context,
     documents,
     flops,
+    hybrid,
     memory,
     profile,
     queries,
@@ -47,6 +48,7 @@ from cde_retriever.errors import TruncationWarning
 MODULES: dict[str, ModuleType] = {
     "queries": queries,
     "documents": documents,
+    "hybrid": hybrid,
     "context": context,
     "concurrent": concurrent,
     "startup": startup,

@@ -12,6 +12,7 @@ from benchmarks.performance.targets import figure, target_table
 MEDIANS = {
     "queries": ("milliseconds_a_query", "one query, ms"),
     "documents": ("documents_per_second", "documents a second"),
+    "hybrid": ("milliseconds_a_query", "one query of an index, ms"),
     "context": ("milliseconds", "context, ms"),
     "training": ("seconds_a_step", "training step, s"),
     "startup": ("seconds_a_start", "start-up, s"),

@@ -13,6 +13,7 @@ from benchmarks.performance.concurrent import judged, largest_difference, mixed_
 from benchmarks.performance.documents import part_by_part, split
 from benchmarks.performance.embed_stream import note_peak, peak_megabytes, read_peaks
 from benchmarks.performance.flops import count_flops
+from benchmarks.performance.hybrid import index_of, searching
 from benchmarks.performance.options import QUICK, QUICK_OUTPUT, read_options, settings_of
 from benchmarks.performance.page import write_page
 from benchmarks.performance.sections import Sections, pending
@@ -20,6 +21,7 @@ from benchmarks.performance.targets import ROWS, Row, Target, judge
 from benchmarks.performance.texts import short_documents, texts_of_length, token_ids
 from benchmarks.performance.timing import fit_exponent, interleave, medians, per_text, ratio
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.search.hybrid import inner_products, score
 from tests.tiny import documents, tiny_encoder
 
 NAMES = list(performance.MODULES)
@@ -27,6 +29,7 @@ LINE = {"sizes": [8, 16], "seconds": [0.1, 0.4], "exponent": 2.0}
 RESULTS = {
     "queries": {"milliseconds_a_query": {"torch": 9.25}},
     "documents": {"documents_per_second": {"onnx_int8": 123.4}},
+    "hybrid": {"milliseconds_a_query": {"sparse": 0.75}},
     "context": {"milliseconds": {"fit_torch": 41.0}},
     "concurrent": {
         "queries_per_second": {"torch": {"alone": 80.0, "together": 200.0}},
@@ -174,6 +177,27 @@ def test_every_document_is_timed_once():
     assert sorted(chain(*seen[1:])) == sorted(texts)
     with pytest.raises(ValueError, match="3 documents cannot be split into 5 parts"):
         split(texts[:3], 5)
+
+
+def test_each_way_to_ask_an_index_gives_its_own_exact_order():
+    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    texts, queries = documents(20), documents(3, seed=1)
+    encoder.fit_context(texts)
+    both = encoder.encode_documents(texts, parts="both")
+    vectors = encoder.encode_documents(texts)
+    ways = searching(encoder, queries, index_of([both], encoder), vectors)
+    asked = encoder.encode_queries(queries, parts="both")
+    orders = {
+        "hybrid": score(asked, both),
+        "sparse": inner_products(asked.sparse, both.sparse),
+        "one": encoder.encode_queries(queries) @ vectors.T,
+    }
+    for name, way in ways.items():
+        found = [[int(getattr(hit, "id", hit)) for hit in hits] for hits in way()]
+        assert found
+        for rows, scores in zip(found, orders[name], strict=True):
+            np.testing.assert_allclose(scores[rows], np.sort(scores)[::-1][: len(rows)], atol=1e-6)
+            assert len(rows) == (min(10, (scores > 0).sum()) if name == "sparse" else 10)
 
 
 def test_texts_have_the_length_asked_for():

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import qdrant_client
 from llama_index.core import Document, MockEmbedding, StorageContext, VectorStoreIndex, load_index_from_storage
+from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
 from llama_index.core.llms import MockLLM
 from llama_index.core.schema import QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
@@ -240,6 +241,9 @@ def test_qdrant_keeps_both_parts_itself(model, tmp_path):
     again = CDEEmbedding.from_storage(tmp_path / "context", model)
     opened = CDEVectorStoreIndex.from_vector_store(qdrant(again, client), again)
     assert {mode: found(opened, mode) for mode in MODES} == {mode: found(index, mode) for mode in MODES}
+    all_nodes = {"similarity_top_k": 60, "sparse_top_k": 60, "hybrid_top_k": 5}
+    stock = VectorIndexRetriever(index, vector_store_query_mode="hybrid", **all_nodes).retrieve(QUERY)
+    assert {node.node_id: node.score for node in stock} == found(index)
     other = CDEEmbedding(model)
     other.fit([document.text for document in corpus(12, 1)])
     with pytest.raises(ContextMismatchError):

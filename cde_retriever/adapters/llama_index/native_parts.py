@@ -52,7 +52,7 @@ class SparseFunction:
 
 
 def sparse_functions(embedding: CDEEmbedding) -> dict[str, Any]:
-    """Return what `QdrantVectorStore` takes to make sparse vectors, by its own names.
+    """Return what `QdrantVectorStore` takes to make sparse vectors and to add scores, by its own names.
 
     Args:
         embedding: The one that the index gets as ``embed_model``.
@@ -60,6 +60,7 @@ def sparse_functions(embedding: CDEEmbedding) -> dict[str, Any]:
     return {
         "sparse_doc_fn": SparseFunction(embedding, "document"),
         "sparse_query_fn": SparseFunction(embedding, "query"),
+        "hybrid_fusion_fn": add_scores,
     }
 
 
@@ -133,8 +134,28 @@ def _plan(query: VectorStoreQuery) -> Generator[VectorStoreQuery, VectorStoreQue
         if lacking:
             asked = replace(query, mode=mode, similarity_top_k=len(lacking), node_ids=lacking)
             scores[mode] |= _read((yield asked), nodes)
-    sums = {name: sum(found.get(name, 0.0) for found in scores.values()) for name in nodes}
-    best = sorted(sums, key=lambda name: -sums[name])[: query.similarity_top_k]
+    return _summed(nodes, list(scores.values()), query.similarity_top_k)
+
+
+def add_scores(
+    dense_result: VectorStoreQueryResult, sparse_result: VectorStoreQueryResult, alpha: float = 0.5, top_k: int = 2
+) -> VectorStoreQueryResult:
+    """Return the best nodes by the sum of both scores, for stock retrievers; what one list lacks counts 0 there.
+
+    Args:
+        dense_result: What the store found by vectors.
+        sparse_result: What it found by words.
+        alpha: Of no use here: what words are worth is in the query's sparse part.
+        top_k: How many nodes to return.
+    """
+    del alpha
+    nodes: dict[str, BaseNode] = {}
+    return _summed(nodes, [_read(result, nodes) for result in (dense_result, sparse_result)], top_k)
+
+
+def _summed(nodes: dict[str, BaseNode], scores: Sequence[dict[str, float]], count: int) -> VectorStoreQueryResult:
+    sums = {name: sum(found.get(name, 0.0) for found in scores) for name in nodes}
+    best = sorted(sums, key=lambda name: -sums[name])[:count]
     return VectorStoreQueryResult(
         nodes=[nodes[name] for name in best], similarities=[sums[name] for name in best], ids=best
     )

@@ -31,8 +31,10 @@ from langchain_text_splitters import CharacterTextSplitter
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.langchain.guard import build_guarded
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.errors import ContextMismatchError
 from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, stamp
+from cde_retriever.lifecycle.refit import refit
 from tests.contract.langchain_corpus import FAISS, QUERY, corpus, fitted_on, load_faiss, texts_of
 from tests.tiny import tiny_encoder
 
@@ -102,6 +104,14 @@ class Case:
     def chroma(self) -> Any:
         documents = stamp(corpus(0), self.own)
         return Chroma.from_documents(documents, self.own, collection_name="ways", persist_directory=str(self.folder))
+
+
+def with_copied_vectors(case: Case) -> Path:
+    """Return a folder where the file of vectors is that of an index under another context."""
+    folder, other = case.saved(), case.folder / "other"
+    cde.save_local(from_documents(FAISS, corpus(1), case.other), other)
+    shutil.copy(other / "index.faiss", folder)
+    return folder
 
 
 def open_exchanged(case: Case) -> Any:
@@ -183,6 +193,7 @@ GUARDED: dict[str, Callable[[Case], Any]] = {
     "FAISS.deserialize_from_bytes": lambda c: FAISS.deserialize_from_bytes(
         c.store.serialize_to_bytes(), c.other, allow_dangerous_deserialization=True
     ).similarity_search(QUERY),
+    "refit": lambda c: refit(with_copied_vectors(c), model=ModelSpec(str(c.model)), trust_pickle=True),
     "FAISS.merge_from": lambda c: c.store.merge_from(from_documents(FAISS, corpus(1), c.other)),
     "CacheBackedEmbeddings": lambda c: cde.guard(
         InMemoryVectorStore(

@@ -48,7 +48,9 @@ from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import VectorStoreInfo, VectorStoreQuery
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.errors import ConfigError, ContextError
+from cde_retriever.lifecycle.refit import refit
 from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDERetriever, CDEVectorStoreIndex, sparse_functions
 from cde_retriever.search.index_file import FILE_NAME
 from tests.contract.llama_index_corpus import QUERY, chroma, corpus, text_nodes
@@ -101,13 +103,13 @@ def router(case: Case) -> Any:
     return RouterRetriever(selector=EmbeddingSingleSelector.from_defaults(case.mock), retriever_tools=tools, llm=LLM)
 
 
-def copied_vectors(case: Case) -> Any:
-    """Put the file of vectors of another index, with the same ids, in the place of the index's own."""
+def with_copied_vectors(case: Case) -> Path:
+    """Return a folder where the file of vectors is that of another index, with the same ids."""
     folder = case.saved()
     nodes = [node.model_copy(update={"text": f"other {node.text}"}) for node in case.index.docstore.docs.values()]
     twin = CDEVectorStoreIndex(nodes, embed_model=CDEEmbedding(case.checkpoint)).persist(case.folder / "twin")
     shutil.copy(twin / "default__vector_store.json", folder)
-    return CDEVectorStoreIndex.from_storage(folder, case.own).as_retriever().retrieve(QUERY)
+    return folder
 
 
 def in_parts(case: Case, storage: StorageContext | None = None) -> CDEVectorStoreIndex:
@@ -256,10 +258,13 @@ GUARDED: dict[str, Callable[[Case], Any]] = {
     "VectorStoreIndex.from_vector_store with the store object of an index": lambda c: asked(c.stock(c.mock)),
     "VectorStoreIndex.insert into the store object of an index": lambda c: c.stock(c.mock).insert(corpus(1, 1)[0]),
     "index.insert_nodes of nodes embedded elsewhere": lambda c: c.index.insert_nodes(c.other(text_nodes(3))),
-    "a copied file of vectors": copied_vectors,
+    "a copied file of vectors": lambda c: (
+        CDEVectorStoreIndex.from_storage(with_copied_vectors(c), c.own).as_retriever().retrieve(QUERY)
+    ),
     "copies of index.vector_store": lambda c: pickle.loads(pickle.dumps(c.index.vector_store)).query(
         VectorStoreQuery(query_embedding=c.other.get_query_embedding(QUERY))
     ),
+    "refit": lambda c: refit(with_copied_vectors(c), model=ModelSpec(str(c.checkpoint))),
     "index.as_retriever of two parts": lambda c: in_parts(c).as_retriever(embed_model=c.other).retrieve(QUERY),
     "index.as_retriever of two parts, mode sparse": lambda c: (
         in_parts(c).as_retriever(mode="sparse", embed_model=c.other).retrieve(QUERY)

@@ -8,13 +8,13 @@ Time is linear in the documents: the round trip ranks against a sample of at mos
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from cde_retriever.lifecycle.questions import GENERATORS, LEAST_WORDS, PseudoQueryGenerator, built_in, without
+from cde_retriever.lifecycle.questions import GENERATORS, LEAST_WORDS, built_in, without
 from cde_retriever.words.pieces import count_words
 from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
@@ -51,41 +51,26 @@ class PseudoQueryConfig(Settings):
 
 
 @dataclass(frozen=True)
-class PseudoPairs:
-    """Pairs made of documents.
-
-    Attributes:
-        pairs: The pairs; the source of each is the whole document it was made of.
-        generators: Name of the generator of each.
-    """
+class RoundTrip:
+    """The pairs that the round trip kept, and by generator how many it kept and dropped."""
 
     pairs: list[TrainingPair]
-    generators: list[str]
-
-
-@dataclass(frozen=True)
-class RoundTrip:
-    """What the round trip kept, and by generator how many it kept and dropped."""
-
-    made: PseudoPairs
     kept: dict[str, int]
     dropped: dict[str, int]
 
 
 def make_pairs(
-    documents: Iterable[str],
-    domain: str,
-    config: PseudoQueryConfig | None = None,
-    *,
-    generators: dict[str, PseudoQueryGenerator] | None = None,
-) -> PseudoPairs:
+    documents: Iterable[str], domain: str, config: PseudoQueryConfig | None = None
+) -> dict[TrainingPair, str]:
     """Make pairs; what a document gives follows from its text, the corpus and the seed, not from the order.
 
     Args:
         documents: The documents; repeated ones count once.
         domain: Domain of the pairs.
         config: Settings.
-        generators: Generators by name, in place of the built-in ones.
+
+    Returns:
+        The pairs, the source of each the whole document it was made of, and the name of the generator of each.
 
     Raises:
         TrainingDataError: if no document gives a pair.
@@ -94,33 +79,34 @@ def make_pairs(
     if isinstance(documents, str):
         raise TypeError(f"documents is one string, {documents!r:.80}, expected several")
     texts = list(dict.fromkeys(documents))
-    chosen = generators or built_in(config.generators, texts)
-    made = PseudoPairs([], [])
+    generators = built_in(config.generators, texts)
+    made: dict[TrainingPair, str] = {}
     for text in texts:
         rng = random.Random(hashlib.blake2b(f"{config.seed}\0{text}".encode(), digest_size=16).digest())
         found: dict[str, tuple[str, str]] = {}
-        for name, generator in chosen.items():
+        for name, generator in generators.items():
             for query in generator.generate(text, rng):
                 rest = text if rng.random() < config.keep_text else without(text, query)
                 if query.strip() and count_words(rest) >= LEAST_WORDS and rest.strip() != query.strip():
                     found.setdefault(query.strip(), (name, rest))
         for query in rng.sample(list(found), min(config.per_document, len(found))):
             name, rest = found[query]
-            made.pairs.append(TrainingPair(query, rest, domain, source=text))
-            made.generators.append(name)
-    if not made.pairs:
+            made[TrainingPair(query, rest, domain, source=text)] = name
+    if not made:
         raise TrainingDataError(f"none of {len(texts)} documents gives a query; they may be too short")
     return made
 
 
-def round_trip_filter(made: PseudoPairs, vectors: TextLookup, config: PseudoQueryConfig | None = None) -> RoundTrip:
+def round_trip_filter(
+    made: Mapping[TrainingPair, str], vectors: TextLookup, config: PseudoQueryConfig | None = None
+) -> RoundTrip:
     """Keep the pairs whose query finds its document under the surrogate.
 
     The query must be nearer to the pair's document, in which its own words are missing, than to all but
     ``keep_rank - 1`` of the other whole documents; the document it was made of does not compete.
 
     Args:
-        made: The pairs.
+        made: The pairs, and the name of the generator of each.
         vectors: Vectors of queries, documents and sources.
         config: Settings.
 
@@ -128,13 +114,14 @@ def round_trip_filter(made: PseudoPairs, vectors: TextLookup, config: PseudoQuer
         TrainingDataError: if no pair is left.
     """
     config = config or PseudoQueryConfig()
-    sources = sorted({pair.source for pair in made.pairs})
+    pairs = list(made)
+    sources = sorted({pair.source for pair in pairs})
     if len(sources) > config.distractors:
         sources = sorted(random.Random(config.seed).sample(sources, config.distractors))
     corpus, row = vectors.take(sources), {text: i for i, text in enumerate(sources)}
-    keep: list[int] = []
-    for start in range(0, len(made.pairs), _CHUNK):
-        chunk = made.pairs[start : start + _CHUNK]
+    kept: list[TrainingPair] = []
+    for start in range(0, len(pairs), _CHUNK):
+        chunk = pairs[start : start + _CHUNK]
         queries = vectors.take([pair.query for pair in chunk])
         own = (queries * vectors.take([pair.document for pair in chunk])).sum(axis=1)
         scores = queries @ corpus.T
@@ -142,10 +129,8 @@ def round_trip_filter(made: PseudoPairs, vectors: TextLookup, config: PseudoQuer
             if pair.source in row:
                 scores[i, row[pair.source]] = -np.inf
         better = (scores > own[:, None]).sum(axis=1)
-        keep += (start + np.flatnonzero(better < config.keep_rank)).tolist()
-    if not keep:
-        raise TrainingDataError(f"none of {len(made.pairs)} pseudo-queries finds its document; raise keep_rank")
-    kept = Counter(made.generators[i] for i in keep)
-    dropped = Counter(made.generators) - kept
-    left = PseudoPairs([made.pairs[i] for i in keep], [made.generators[i] for i in keep])
-    return RoundTrip(left, dict(kept), dict(dropped))
+        kept += [chunk[i] for i in np.flatnonzero(better < config.keep_rank)]
+    if not kept:
+        raise TrainingDataError(f"none of {len(pairs)} pseudo-queries finds its document; raise keep_rank")
+    counts = Counter(made[pair] for pair in kept)
+    return RoundTrip(kept, dict(counts), dict(Counter(made.values()) - counts))

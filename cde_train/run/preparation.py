@@ -102,7 +102,7 @@ class Preparation:
         report: Report = {"kind": found.kind, "documents": len(found.documents), "skipped": found.skipped}
         if not pairs:
             trip = self._make_pairs(found)
-            pairs = trip.made.pairs
+            pairs = trip.pairs
             report |= {"round_trip_kept": trip.kept, "round_trip_dropped": trip.dropped}
         before = len(pairs)
         if sets_aside:
@@ -119,7 +119,7 @@ class Preparation:
         """Make pairs of documents, and keep those whose query finds its document."""
         settings = self.config.pseudo_queries
         made = make_pairs(found.documents, found.domain, settings)
-        texts = [*texts_of(made.pairs), *(pair.source for pair in made.pairs)]
+        texts = [*texts_of(list(made)), *(pair.source for pair in made)]
         return round_trip_filter(made, self.embed(texts), settings)
 
     def _cluster(self, pairs: list[TrainingPair], file: str) -> Report:

@@ -8,7 +8,6 @@ import pytest
 from cde_retriever.lifecycle.questions import Heading, Keywords, Lead
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.pseudo_queries import (
-    PseudoPairs,
     PseudoQueryConfig,
     make_pairs,
     round_trip_filter,
@@ -28,18 +27,18 @@ def test_generators_read_heading_lead_and_rare_words() -> None:
 
 def test_what_became_the_query_is_not_in_the_document() -> None:
     made = make_pairs(TEXTS, "x", PseudoQueryConfig(("heading", "lead", "crop"), per_document=3, keep_text=0))
-    assert set(made.generators) == {"heading", "lead", "crop"}
-    for pair in made.pairs:
+    assert set(made.values()) == {"heading", "lead", "crop"}
+    for pair in made:
         assert pair.source in TEXTS
         assert pair.source.count(pair.query) == pair.document.count(pair.query) + 1
     kept = make_pairs(TEXTS, "x", PseudoQueryConfig(("lead",), keep_text=1))
-    assert all(pair.query in pair.document for pair in kept.pairs)
+    assert all(pair.query in pair.document for pair in kept)
 
 
 def test_pairs_follow_from_text_and_seed_not_from_order() -> None:
     made = make_pairs(TEXTS, "x")
-    assert set(make_pairs(TEXTS[::-1], "x").pairs) == set(made.pairs)
-    assert set(make_pairs(TEXTS, "x", PseudoQueryConfig(seed=1)).pairs) != set(made.pairs)
+    assert make_pairs(TEXTS[::-1], "x") == made
+    assert make_pairs(TEXTS, "x", PseudoQueryConfig(seed=1)) != made
     with pytest.raises(TrainingDataError, match="none of 1 documents"):
         make_pairs(["short"], "x")
 
@@ -53,11 +52,10 @@ class Angles:
 
 
 def test_round_trip_keeps_by_rank_and_own_source_does_not_compete() -> None:
-    made = PseudoPairs(
-        [TrainingPair("0", "10", "x", source="0"), TrainingPair("50", "90", "x", source="60")], ["a", "b"]
-    )  # "60" would beat "10" for no query; "0", its own source, is not counted; for "50", "0" is farther than "90"
-    assert round_trip_filter(made, Angles(), PseudoQueryConfig(keep_rank=1)).kept == {"a": 1, "b": 1}
-    made.pairs[1] = TrainingPair("20", "90", "x", source="60")
+    near, far = TrainingPair("0", "10", "x", source="0"), TrainingPair("50", "90", "x", source="60")
+    # "60" would beat "10" for no query; "0", its own source, is not counted; for "50", "0" is farther than "90"
+    assert round_trip_filter({near: "a", far: "b"}, Angles(), PseudoQueryConfig(keep_rank=1)).kept == {"a": 1, "b": 1}
+    made = {near: "a", TrainingPair("20", "90", "x", source="60"): "b"}
     found = round_trip_filter(made, Angles(), PseudoQueryConfig(keep_rank=1))
-    assert (found.kept, found.dropped, found.made.pairs) == ({"a": 1}, {"b": 1}, made.pairs[:1])
+    assert (found.kept, found.dropped, found.pairs) == ({"a": 1}, {"b": 1}, [near])
     assert round_trip_filter(made, Angles(), PseudoQueryConfig(keep_rank=2)).dropped == {}

@@ -43,9 +43,9 @@ def test_sentences_end_at_full_stops_of_any_script() -> None:
 def test_documents_without_spaces_give_queries_of_every_kind(letters: str) -> None:
     texts = [text_of(letters, seed) for seed in range(50)]
     made = make_pairs(texts, "x")
-    assert len(made.pairs) > 80
-    assert set(made.generators) == set(GENERATORS)
-    for pair in made.pairs:
+    assert len(made) > 80
+    assert set(made.values()) == set(GENERATORS)
+    for pair in made:
         assert pair.source in texts
         assert 3 <= len(pair.query) < len(pair.source) / 2, "a query is a part, not the whole text"
 

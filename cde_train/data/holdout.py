@@ -68,24 +68,16 @@ def hold_out(
             f"{len(held)} of {len(pairs)} pairs would be held out, expected at least {config.least}; "
             "give more pairs, or raise held_out.share"
         )
-    copies = _Copies(text for i in held for text in (pairs[i].document, pairs[i].source))
-    asked = {_key(pairs[i].query) for i in held}
-    train = [
-        pair
-        for pair, key in zip(pairs, keys, strict=True)
-        if key not in drawn
-        and _key(pair.query) not in asked
-        and not any(map(copies.near, (pair.document, *pair.negatives)))
-    ]
+    texts = (text for i in held for text in (pairs[i].document, pairs[i].source))
+    held_out = _HeldOut((pairs[i].query for i in held), texts)
+    train = [pair for pair, key in zip(pairs, keys, strict=True) if key not in drawn and not held_out.holds(pair)]
     if not train:
         raise TrainingDataError(f"no pair of {len(pairs)} is left to train on; lower held_out.share")
     held.sort(key=lambda i: (_draw(keys[i], config.seed), _key(pairs[i].query), pairs[i].document))
     corpus = dict.fromkeys(pairs[i].document for i in held)
     corpus.update(dict.fromkeys(pair.document for pair in train))
-    corpus.update(dict.fromkeys(text for text in documents if not copies.near(text)))
-    development = _retrieval_set(pairs, keys, held, list(corpus), config.queries)
-    assert_disjoint(train, development)
-    return train, development
+    corpus.update(dict.fromkeys(text for text in documents if not held_out.near(text)))
+    return train, _retrieval_set(pairs, keys, held, list(corpus), config.queries)
 
 
 def _retrieval_set(
@@ -111,50 +103,34 @@ def _retrieval_set(
 
 def leave_out_copies(pairs: Sequence[TrainingPair], held_out: Sequence[RetrievalSet]) -> list[TrainingPair]:
     """Return the pairs that share no query and no document, nor a near-copy of one, with what was held out."""
-    known = [_HeldOut(data) for data in held_out]
+    known = [_HeldOut(data.queries, _answers(data)) for data in held_out]
     return [pair for pair in pairs if not any(data.holds(pair) for data in known)]
 
 
-def assert_disjoint(pairs: Iterable[TrainingPair], development: RetrievalSet) -> None:
-    """Refuse training pairs that hold a relevant document, or a query, of the retrieval set.
-
-    Raises:
-        TrainingDataError: naming the first such pair.
-    """
-    held_out = _HeldOut(development)
-    for number, pair in enumerate(pairs):
-        if held_out.holds(pair):
-            raise TrainingDataError(
-                f"training pair {number} ({pair.query[:80]!r}) holds a held-out query or document; split the data again"
-            )
+def _answers(data: RetrievalSet) -> Iterator[str]:
+    """Yield the documents that are relevant to a query."""
+    relevant = {key for gains in data.relevant.values() for key in gains}
+    texts = zip(data.document_ids, data.documents, strict=True)
+    return (text for key, text in texts if key in relevant)
 
 
 class _HeldOut:
-    """Queries and relevant documents of a retrieval set."""
+    """Queries and documents that are held out, to find copies of."""
 
-    def __init__(self, data: RetrievalSet) -> None:
-        answers = {key for gains in data.relevant.values() for key in gains}
-        texts = zip(data.document_ids, data.documents, strict=True)
-        self._copies = _Copies(text for key, text in texts if key in answers)
-        self._asked = set(map(_key, data.queries))
-
-    def holds(self, pair: TrainingPair) -> bool:
-        """Whether a pair has a query of the set, or a near-copy of a relevant document."""
-        return _key(pair.query) in self._asked or any(map(self._copies.near, (pair.document, *pair.negatives)))
-
-
-class _Copies:
-    """Held-out texts, to find copies of."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, queries: Iterable[str], documents: Iterable[str]) -> None:
+        self._asked = set(map(_key, queries))
         self._grams = Grams()
-        distinct = list(dict.fromkeys(text for text in texts if text))
+        distinct = list(dict.fromkeys(text for text in documents if text))
         self._keys = set(map(_key, distinct))
         grams = [self._grams(comparable(text)) for text in distinct]
         self._known: NDArray[np.uint64] = np.unique(np.concatenate([np.zeros(0, np.uint64), *grams]))
 
+    def holds(self, pair: TrainingPair) -> bool:
+        """Whether a pair has one of the queries, or a near-copy of one of the documents."""
+        return _key(pair.query) in self._asked or any(map(self.near, (pair.document, *pair.negatives)))
+
     def near(self, text: str) -> bool:
-        """Whether a text is one of them, or shares half of its 13-grams with them."""
+        """Whether a text is one of the documents, or shares half of its 13-grams with them."""
         if _key(text) in self._keys:
             return True
         grams = self._grams(comparable(text))

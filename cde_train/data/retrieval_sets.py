@@ -13,6 +13,9 @@ from cde_retriever.corpus.json_lines import read_json_lines
 from cde_retriever.errors import CorpusError
 from cde_retriever.files.replacing import write_atomically
 
+TREC, BEIR = ("query", "0", "document", "gain"), ("query", "document", "gain")
+"""Columns of a file of judgements."""
+
 
 @dataclass(frozen=True)
 class RetrievalSet:
@@ -60,7 +63,7 @@ def read_retrieval_set(folder: str | os.PathLike[str], split: str = "test") -> R
     trec, beir = folder / "qrels.tsv", folder / "qrels" / f"{split}.tsv"
     if not trec.is_file() and not beir.is_file():
         raise FileNotFoundError(f"{folder} has no judgements; expected qrels.tsv or qrels/{split}.tsv")
-    judged = _read_trec(trec) if trec.is_file() else _read_beir(beir)
+    judged = _read_judgements(trec, TREC) if trec.is_file() else _read_judgements(beir, BEIR)
     relevant: dict[str, dict[str, int]] = {}
     unknown = []
     for query, document, gain in judged:
@@ -131,13 +134,6 @@ def _find(folder: Path, name: str) -> Path:
     raise FileNotFoundError(f"{folder} has neither {name} nor {name}.gz")
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, line.rstrip("\n")
-
-
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         yield from read_json_lines(file)
@@ -164,21 +160,16 @@ def _read_texts(file: Path) -> Iterator[tuple[str, str]]:
         yield key, text
 
 
-def _read_trec(file: Path) -> Iterator[tuple[str, str, int]]:
-    for number, line in _lines(file):
-        try:
-            query, _, document, gain = line.split("\t") if line.count("\t") == 3 else line.split()
-            yield query, document, int(gain)
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: expected query, 0, document, gain; received {line!r}") from error
-
-
-def _read_beir(file: Path) -> Iterator[tuple[str, str, int]]:
-    for number, line in _lines(file):
-        if number == 1:  # the header
+def _read_judgements(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, str, int]]:
+    """Yield query, document and gain of each line; a file in BEIR's form begins with a header."""
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip() or (number == 1 and columns == BEIR):
             continue
         try:
-            query, document, gain = line.split("\t")
-            yield query, document, int(gain)
+            values = line.split("\t")
+            if columns == TREC and len(values) != len(TREC):
+                values = line.split()
+            row = dict(zip(columns, values, strict=True))
+            yield row["query"], row["document"], int(row["gain"])
         except ValueError as error:
-            raise ValueError(f"{file}, line {number}: expected query, document, gain; received {line!r}") from error
+            raise ValueError(f"{file}, line {number}: expected {', '.join(columns)}; received {line!r}") from error

@@ -115,13 +115,9 @@ class FilterReport:
     domains: dict[str, FilterCounts] = field(default_factory=dict)
     examples: list[Dropped] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, object]:
-        """Return plain values."""
-        return asdict(self)
-
     def to_json(self) -> str:
         """Return the report as JSON."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
 def false_negative_mask(queries: Floats, documents: Floats, margin: float) -> Mask:
@@ -131,11 +127,8 @@ def false_negative_mask(queries: Floats, documents: Floats, margin: float) -> Ma
         queries: Unit vectors, (q, d).
         documents: Unit vectors, (n, d) with n >= q: the positives in query order, then hard negatives, anybody's.
         margin: Added to the positive's score before comparing.
-
-    Raises:
-        ValueError: for shapes that do not fit.
     """
-    return _mask_of_scores(_scores(queries, documents), margin)
+    return _mask_of_scores(queries @ documents.T, margin)
 
 
 def duplicate_mask(query_keys: Sequence[Hashable], document_keys: Sequence[Hashable]) -> Mask:
@@ -148,8 +141,6 @@ def duplicate_mask(query_keys: Sequence[Hashable], document_keys: Sequence[Hasha
         document_keys: The same of documents, n >= q of them: the positives in query order, then hard negatives.
     """
     q, n = len(query_keys), len(document_keys)
-    if n < q:
-        raise ValueError(f"expected at least a document for each of {q} queries, got {n}")
     same_query, same_document = _numbers(query_keys), _numbers(document_keys)
     is_positive = np.zeros((q, n), bool)  # (distinct queries, distinct documents)
     is_positive[same_query, same_document[:q]] = True
@@ -186,7 +177,7 @@ def report_batches(
         dropped = np.zeros_like(duplicates)
         domain = batch[0].domain
         if config.enabled:
-            scores = _scores(queries.take([pair.query for pair in batch]), documents.take(texts))
+            scores = queries.take([pair.query for pair in batch]) @ documents.take(texts).T
             dropped = _mask_of_scores(scores, config.margin)
             if kept.get(domain, 0) < examples and (dropped & ~duplicates).any():
                 report.examples.append(_clearest(batch, texts, scores, dropped & ~duplicates))
@@ -210,16 +201,6 @@ def _clearest(batch: Sequence[TrainingPair], texts: Sequence[str], scores: Float
         dropped_score=round(float(scores[i, j]), 4),
         hard_negative=j >= len(batch),
     )
-
-
-def _scores(queries: Floats, documents: Floats) -> Floats:
-    fits = queries.ndim == documents.ndim == 2 and queries.shape[1] == documents.shape[1]
-    if not fits or len(documents) < len(queries):
-        raise ValueError(
-            f"expected queries (q, d) and documents (n, d) with n >= q, got {queries.shape} and {documents.shape}"
-        )
-    scores: Floats = queries @ documents.T
-    return scores
 
 
 def _mask_of_scores(scores: Floats, margin: float) -> Mask:

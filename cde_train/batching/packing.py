@@ -95,8 +95,8 @@ class Packer:
 
     def __init__(self, clustering: Clustering, config: PackingConfig, difficulty: Numbers | None = None) -> None:
         self.config = config
-        self.labels = _checked_labels(clustering)
-        self.difficulty = _checked_difficulty(difficulty, len(self.labels))
+        self.labels = clustering.labels
+        self.difficulty = difficulty
         self._domains, left_out = self._gather(clustering)
         sizes = [len(domain.pairs) for domain in self._domains]
         if not sizes:
@@ -134,8 +134,6 @@ class Packer:
 
     def epoch(self, epoch: int) -> Indices:
         """Return the batches of an epoch, (m, batch_size): rows of pair numbers, in the order to train on them."""
-        if epoch < 0:
-            raise ValueError(f"epoch is {epoch}, expected 0 or more")
         batches = np.concatenate([self._pack(domain, epoch) for domain in self._domains])
         rng = np.random.default_rng([self.config.seed, epoch])
         return rng.permuted(rng.permutation(batches), axis=1)
@@ -149,8 +147,6 @@ class Packer:
             steps: Number of batches; the last epoch may be cut short.
             epochs: Number of epochs, where `steps` is 0.
         """
-        if min(steps, epochs) < 0 or max(steps, epochs) < 1:
-            raise ValueError(f"got {steps} steps and {epochs} epochs; set one of them to at least 1")
         wanted = steps or epochs * self.report.batches
         needed = -(-wanted // self.report.batches)
         return np.concatenate([self.epoch(number) for number in range(needed)])[:wanted]
@@ -178,8 +174,6 @@ def rank_share(batches: Indices, rank: int, world_size: int) -> Indices:
 
     Parts are contiguous, so that parts gathered in the order of ranks give the batch.
     """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank is {rank} of {world_size} devices, expected 0 to {world_size - 1}")
     size, rest = divmod(batches.shape[-1], world_size)
     if rest:
         raise ValueError(
@@ -223,27 +217,6 @@ def _without_left_over(pairs: Indices, size: int, epoch: int) -> Indices:
     """
     left_over = len(pairs) % size
     return np.roll(pairs, -left_over * epoch)[left_over:]
-
-
-def _checked_labels(clustering: Clustering) -> Indices:
-    labels, clusters = np.asarray(clustering.labels), len(clustering.cluster_domains)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"expected whole numbers (N,) as labels, got {labels.dtype} of shape {labels.shape}")
-    if len(clustering.centroids) != clusters:
-        raise ValueError(
-            f"got {len(clustering.centroids)} centroids, but {clusters} clusters with a domain; cluster again"
-        )
-    if len(labels) and not 0 <= labels.min() <= labels.max() < clusters:
-        raise ValueError(f"labels go from {labels.min()} to {labels.max()}, but there are {clusters} clusters")
-    return labels.astype(np.int64, copy=False)
-
-
-def _checked_difficulty(difficulty: Numbers | None, pairs: int) -> NDArray[np.float64] | None:
-    if difficulty is None:
-        return None
-    if difficulty.shape != (pairs,):
-        raise ValueError(f"expected a difficulty for each of {pairs} pairs, got shape {difficulty.shape}")
-    return difficulty.astype(np.float64, copy=False)
 
 
 def _refuse(left_out: dict[str, int], batch_size: int) -> None:

@@ -5,7 +5,6 @@ them in memory; they are read in chunks from where they lie, such as a memory-ma
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +17,8 @@ CHUNK = 8192
 """Pairs read at once."""
 
 
-class Rows(Protocol):
-    """Vectors that are read a few rows at a time: an array, a memory map, or `TextVectors.view`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of rows and width, (N, d)."""
-        ...
-
-    def __getitem__(self, rows: Any, /) -> Any:
-        """Return these rows, (m, d)."""
-        ...
+Rows = NDArray[np.float32] | VectorRows
+"""Vectors, (N, d), that are read a few rows at a time: an array, a memory map, or `TextVectors.view`."""
 
 
 class PairVectors:

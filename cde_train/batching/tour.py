@@ -34,13 +34,8 @@ def greedy_tour(points: Points, *, exact_limit: int = EXACT_LIMIT) -> Order:
     Args:
         points: The points, (k, w); distance is Euclidean.
         exact_limit: Number of points up to which the nearest one is found by comparing with all.
-
-    Raises:
-        ValueError: if `points` is not a matrix, or `exact_limit` is less than 1.
     """
     points = np.ascontiguousarray(points, dtype=np.float32)
-    if points.ndim != 2 or exact_limit < 1:
-        raise ValueError(f"expected points (k, w) and a limit of at least 1, got {points.shape} and {exact_limit}")
     if not len(points):
         return np.zeros(0, np.int64)
     left = np.arange(len(points))

@@ -179,10 +179,6 @@ def test_a_run_is_its_epochs_in_a_row():
     assert np.array_equal(Packer(clusters, config).run(epochs=2), run[:18])
     assert np.array_equal(packer.run(epochs=1), packer.epoch(0))
     assert np.array_equal(packer.run(steps=1), packer.epoch(0)[:1])
-    with pytest.raises(ValueError, match="0 steps and 0 epochs"):
-        packer.run()
-    with pytest.raises(ValueError, match="epoch is -1, expected 0 or more"):
-        packer.epoch(-1)
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4))
@@ -199,8 +195,6 @@ def test_ranks_that_do_not_divide_the_batch_are_refused():
         rank_share(np.zeros((2, 8), np.int64), 0, 3)
     with pytest.raises(ValueError, match="a batch of 8 pairs cannot"):
         rank_share(np.zeros(8, np.int64), 0, 3)
-    with pytest.raises(ValueError, match="rank is 2 of 2 devices, expected 0 to 1"):
-        rank_share(np.zeros((2, 8), np.int64), 2, 2)
 
 
 def test_too_few_pairs_name_the_largest_domain():
@@ -231,16 +225,6 @@ def test_five_domains_that_are_too_small_are_listed_largest_first(sizes, listed)
 def test_valuesout_of_range_are_refused(values, fault):
     with pytest.raises(ValueError, match=fault):
         PackingConfig(**values)
-
-
-def test_a_clustering_that_contradicts_itself_is_refused():
-    good = Clusters.of_sizes([8, 8])
-    with pytest.raises(ValueError, match="from 0 to 1, but there are 1 clusters"):
-        Packer(Clusters(good.labels, good.centroids[:1], ("a",)), PackingConfig(8))
-    with pytest.raises(ValueError, match="got 1 centroids, but 2 clusters"):
-        Packer(Clusters(good.labels, good.centroids[:1], ("a", "a")), PackingConfig(8))
-    with pytest.raises(TypeError, match="float64"):
-        Packer(Clusters(good.labels * 1.0, good.centroids, ("a", "a")), PackingConfig(8))
 
 
 def test_batches_on_disk(tmp_path):

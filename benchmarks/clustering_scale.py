@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.hardness import paired_objective
 from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.clustering import ClusteringConfig, cluster_pairs
-from cde_train.batching.pair_vectors import paired_objective
 
 WIDTH = 384
 BLOCK = 16384

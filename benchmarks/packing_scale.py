@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from benchmarks.hardness import tour_length
 from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.packing import Packer, PackingConfig
-from cde_train.batching.tour import EXACT_LIMIT, greedy_tour, tour_length
+from cde_train.batching.tour import EXACT_LIMIT, greedy_tour
 
 WIDTH, SURFACE, LUMP = 768, 24, 100
 EXACT_UP_TO = 10_000

@@ -27,12 +27,12 @@ import torch
 
 from benchmarks.ablation.data import DataConfig, draw_pairs, embed_pairs, unseen_sets
 from benchmarks.ablation.table import write_tables
+from benchmarks.hardness import batch_difficulty
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.loaded_model import Vectors
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.clustering import ClusteringConfig, cluster_pairs
-from cde_train.batching.difficulty import batch_difficulty
 from cde_train.batching.false_negatives import FilterConfig
 from cde_train.batching.packing import Packer, PackingConfig
 from cde_train.data.pairs import TrainingPair

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from benchmarks.ablation.__main__ import Run, data_config, gate_of, ndcg, plan, taken
 from benchmarks.ablation.curves_page import write_page
 from benchmarks.ablation.data import draw_pairs
+from benchmarks.hardness import batch_difficulty
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.clustering import Clustering, ClusteringConfig, cluster_pairs
-from cde_train.batching.difficulty import batch_difficulty
 from cde_train.batching.false_negatives import FilterConfig
 from cde_train.batching.packing import Packer, PackingConfig
 from cde_train.data.pairs import TrainingPair, texts_of

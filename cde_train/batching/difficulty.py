@@ -1,4 +1,4 @@
-"""Measure how hard pairs and batches are, by what contextual batching maximises (paper, section 3.1).
+"""Measure how hard pairs are for one another, by what contextual batching maximises (paper, section 3.1).
 
 Between pairs i and j it is ``(f(q_i, d_j) + f(q_j, d_i)) / 2``, f the cosine under the surrogate. A pair's difficulty
 is the mean over the others of its group, a cluster or a batch; a group's is the mean over its pairs. Found from sums of
@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_train.batching.pair_vectors import Rows
-
-Floats = NDArray[np.float32]
 
 
 def pair_difficulty(queries: Rows, documents: Rows, labels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -33,9 +31,3 @@ def pair_difficulty(queries: Rows, documents: Rows, labels: NDArray[np.int64]) -
             with_itself = d @ q.sum(axis=0) + q @ d.sum(axis=0)
             difficulty[group] = (with_itself / 2 - (q * d).sum(axis=1)) / (len(group) - 1)
     return difficulty
-
-
-def batch_difficulty(queries: Floats, documents: Floats, batches: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the difficulty of each batch, (m,), of batches (m, batch_size) of pair numbers."""
-    alone = np.zeros(batches.shape[1], np.int64)
-    return np.array([pair_difficulty(queries[row], documents[row], alone).mean() for row in batches])

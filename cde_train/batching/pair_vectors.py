@@ -1,4 +1,4 @@
-"""Read the vectors of pairs a few at a time, and measure how hard the clusters of a clustering are.
+"""Read the vectors of pairs a few at a time.
 
 All vectors are unit and finite: `cde_train.vectors` proves that once, when it writes them. No function holds all of
 them in memory; they are read in chunks from where they lie, such as a memory-mapped file.
@@ -68,19 +68,3 @@ def add_rows(sums: NDArray[np.float64], labels: NDArray[np.int64], vectors: NDAr
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     sums[labels[order[starts]]] += np.add.reduceat(vectors[order], starts, axis=0, dtype=np.float64)
-
-
-def paired_objective(queries: Rows, documents: Rows, labels: NDArray[np.int64]) -> float:
-    """Return how hard clusters are: the mean over pairs i of the mean over j in its cluster of f(d_i) . g(q_j).
-
-    Both directions of the paper's objective are in it, since i and j change places in the sum; between -1 and 1. A
-    cluster is weighted by its number of pairs, so that larger clusters are not harder by definition.
-    """
-    sums = np.zeros((2, int(labels.max()) + 1, queries.shape[1]))
-    everyone = np.arange(len(labels))
-    for start in range(0, len(labels), CHUNK):
-        part = everyone[start : start + CHUNK]
-        for side, vectors in enumerate((documents, queries)):
-            add_rows(sums[side], labels[part], vectors[part])
-    sizes = np.bincount(labels, minlength=sums.shape[1])
-    return float(((sums[0] * sums[1]).sum(axis=1) / np.maximum(sizes, 1)).sum() / len(labels))

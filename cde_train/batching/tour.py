@@ -11,7 +11,7 @@ copies of the points, 64 MB for the exact part, and 128 bytes a point. Measured:
 """
 
 from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -52,11 +52,6 @@ def greedy_tour(points: Points, *, exact_limit: int = EXACT_LIMIT) -> Order:
         keep[steps] = keep[0] = False
         left = np.append(left[keep], at)
     return np.concatenate(parts)
-
-
-def tour_length(points: Points, order: Order) -> float:
-    """Return the mean distance of a step of a tour."""
-    return float(np.mean([np.linalg.norm(points[a] - points[b]) for a, b in pairwise(order)]))
 
 
 def _squares(points: Points) -> Points:

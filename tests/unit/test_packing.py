@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cde_train.batching.difficulty import batch_difficulty, pair_difficulty
+from benchmarks.hardness import batch_difficulty
+from cde_train.batching.difficulty import pair_difficulty
 from cde_train.batching.packing import (
     Packer,
     PackingConfig,

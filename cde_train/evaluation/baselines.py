@@ -67,13 +67,11 @@ class Adaptation:
 
 def centring(documents: Vectors) -> Adaptation:
     """Subtract the mean document."""
-    _check(documents)
     return Adaptation(_mean(documents), np.eye(documents.shape[1]))
 
 
 def whitening(documents: Vectors) -> Adaptation:
     """Give the documents identity covariance: project onto their principal axes, divide by the standard deviation."""
-    _check(documents)
     return _whiten(_mean(documents), _covariance(documents))
 
 
@@ -84,11 +82,10 @@ def shrunk_whitening(documents: Vectors, power: float = 0.5) -> Adaptation:
         documents: Document vectors, (n, d).
         power: Each axis is divided by its variance to this power: 0.5 whitens, 0 rotates only.
     """
-    _check(documents)
-    covariance = _covariance(documents)
-    amount = oas_shrinkage(covariance, len(documents))
-    sphere = np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    return _whiten(_mean(documents), (1 - amount) * covariance + amount * sphere, power)
+    from sklearn.covariance import oas
+
+    mean = _mean(documents)
+    return _whiten(mean, oas(documents.astype(np.float64))[0], power)
 
 
 def soft_whitening(documents: Vectors) -> Adaptation:
@@ -103,14 +100,13 @@ def all_but_the_top(documents: Vectors, components: int | None = None) -> Adapta
         documents: Document vectors, (n, d).
         components: How many directions; None for the authors' d / 100, rounded, at least one.
     """
-    _check(documents)
-    width = documents.shape[1]
+    mean, width = _mean(documents), documents.shape[1]
     count = max(1, round(width / 100)) if components is None else components
     if not 0 <= count < width:
         raise ValueError(f"components is {count}, expected from 0 to {width - 1}")
     _, axes = np.linalg.eigh(_covariance(documents))
     top = axes[:, width - count :]
-    return Adaptation(_mean(documents), np.eye(width) - top @ top.T)
+    return Adaptation(mean, np.eye(width) - top @ top.T)
 
 
 ADAPTATIONS: dict[str, Callable[[Vectors], Adaptation]] = {
@@ -122,23 +118,6 @@ ADAPTATIONS: dict[str, Callable[[Vectors], Adaptation]] = {
 }
 
 
-def oas_shrinkage(covariance: NDArray[np.float64], samples: int) -> float:
-    """Return the oracle-approximating shrinkage of a covariance, from 0 to 1.
-
-    Chen, Wiesel, Eldar & Hero, "Shrinkage Algorithms for MMSE Covariance Estimation", 2010, equation 23, in the
-    form scikit-learn uses (the 2 / d terms left out).
-
-    Args:
-        covariance: Empirical covariance, (d, d).
-        samples: How many vectors it was computed from.
-    """
-    width = len(covariance)
-    mean_variance = np.trace(covariance) / width
-    mean_square = np.mean(covariance**2)
-    spread = (samples + 1) * (mean_square - mean_variance**2 / width)
-    return 1.0 if spread <= 0 else float(min((mean_square + mean_variance**2) / spread, 1.0))
-
-
 def _whiten(mean: NDArray[np.float64], covariance: NDArray[np.float64], power: float = 0.5) -> Adaptation:
     variances, axes = np.linalg.eigh(covariance)
     spanned = variances > RELATIVE_RANK * variances[-1]
@@ -146,14 +125,11 @@ def _whiten(mean: NDArray[np.float64], covariance: NDArray[np.float64], power: f
 
 
 def _mean(documents: Vectors) -> NDArray[np.float64]:
+    if documents.ndim != 2 or len(documents) < 2:
+        raise ValueError(f"an adaptation needs at least two document vectors, (n, d), received {documents.shape}")
     return np.asarray(documents.mean(axis=0, dtype=np.float64))
 
 
 def _covariance(documents: Vectors) -> NDArray[np.float64]:
     centred = documents.astype(np.float64) - _mean(documents)
     return np.asarray(centred.T @ centred / len(documents))
-
-
-def _check(documents: Vectors) -> None:
-    if documents.ndim != 2 or len(documents) < 2:
-        raise ValueError(f"an adaptation needs at least two document vectors, (n, d), received {documents.shape}")

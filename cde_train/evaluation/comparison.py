@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.baselines import ADAPTATIONS, rank_bm25
+from cde_train.evaluation.kept_results import KeptResults
 from cde_train.evaluation.ranking import Quality, Ranking, measure, rank
-from cde_train.evaluation.results import PLAIN_MODES, Comparison, Kept, Result
+from cde_train.evaluation.results import PLAIN_MODES, Comparison, Result
 
 Vectors = NDArray[np.float32]
 
@@ -76,7 +77,7 @@ def compare(
     against: ContextualEncoder | None = None,
     foreign: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
-    kept: Kept | None = None,
+    kept: KeptResults | None = None,
     show_progress: bool = False,
 ) -> Comparison:
     """Measure a checkpoint and its rivals; the encoders given keep whatever context was set on them.
@@ -89,7 +90,7 @@ def compare(
         against: A checkpoint of the same training without context.
         foreign: Documents of a foreign corpus; None for the next set, if there are several.
         seeds: Seeds of the context's sample; all but the first apply to corpus context only.
-        kept: What is measured already, and where new results go (`cde_train.evaluation.kept_results`).
+        kept: What is measured already, and where new results go.
         show_progress: Whether to show progress bars on stderr.
 
     Raises:

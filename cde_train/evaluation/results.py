@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,16 +44,6 @@ class Result:
     recall_at_100: float
     mrr_at_10: float
     ndcg_per_query: tuple[float, ...]
-
-
-class Kept(Protocol):
-    """Results of rankings, by set, mode and seed of the context."""
-
-    def get(self, key: tuple[str, str, int | None], /) -> Result | None:
-        """Return what is known of a ranking."""
-
-    def add(self, result: Result, /) -> None:
-        """Keep a result."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from cde_train.evaluation.baselines import (
     ADAPTATIONS,
     all_but_the_top,
     centring,
-    oas_shrinkage,
     rank_bm25,
     shrunk_whitening,
     soft_whitening,
@@ -86,14 +85,6 @@ def test_soft_whitening_halves_the_power():
     # variances 1 and 16 become 1 and 4, up to the shrinkage
     vectors = np.random.default_rng(0).normal(size=(100_000, 2)).astype(np.float32) * np.array([1, 4], np.float32)
     np.testing.assert_allclose(covariance(soft_whitening(vectors).project(vectors)), [[1, 0], [0, 4]], atol=0.05)
-
-
-def test_shrinkage_equals_the_reference():
-    reference = pytest.importorskip("sklearn.covariance")
-    for count in (5, 40, 500):
-        vectors = skewed(count).astype(np.float64)
-        expected = reference.oas(vectors - vectors.mean(axis=0), assume_centered=True)[1]
-        assert oas_shrinkage(covariance(vectors), count) == pytest.approx(expected)
 
 
 def test_all_but_the_top_removes_a_planted_direction():

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -13,57 +13,44 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-@overload
-def progress(
-    items: None = None,
-    *,
-    total: int | None = ...,
-    initial: int = ...,
-    label: str = ...,
-    unit: str = ...,
-    show: bool = ...,
-) -> "Progress[Any]": ...
-@overload
-def progress(
-    items: Iterable[T],
-    *,
-    total: int | None = ...,
-    initial: int = ...,
-    label: str = ...,
-    unit: str = ...,
-    show: bool = ...,
-) -> "Progress[T]": ...
-def progress(
-    items: Iterable[T] | None = None,
-    *,
-    total: int | None = None,
-    initial: int = 0,
-    label: str = "",
-    unit: str = "it",
-    show: bool = True,
-) -> "Progress[T]":
-    """Return a counter that shows how far a task is, on stderr.
+def progress(items: Iterable[T], *, label: str = "", unit: str = "it", show: bool = True) -> "Progress[T]":
+    """Iterate over items and show how far that is, on stderr.
 
     Args:
-        items: What to iterate over; None to count with `Progress.update`.
-        total: How many there are; None for as many as `items` has, if it says.
-        initial: How many were done before.
+        items: What to iterate over; how many there are is shown if they say it.
         label: What is being done, put before the figures.
         unit: What is counted, in the singular.
         show: Whether to show anything.
     """
-    if total is None and items is not None:
-        with suppress(TypeError):
-            total = len(items)  # type: ignore[arg-type]
-    if show and _is_interactive():
-        return Progress(items, tqdm(total=total, initial=initial, desc=label, unit=unit))
-    return Progress(items, _Lines(total, initial, label, unit) if show else None)
+    total = None
+    with suppress(TypeError):
+        total = len(items)  # type: ignore[arg-type]
+    return Progress(items, _display(total, 0, label, unit) if show else None)
+
+
+def counter(*, total: int | None, initial: int = 0, label: str, unit: str, show: bool = True) -> "Progress[Any]":
+    """Return what counts with `Progress.update`; otherwise as `progress`.
+
+    Args:
+        total: How many there are; None if that is not known.
+        initial: How many were done before.
+        label: What is being done.
+        unit: What is counted.
+        show: Whether to show anything.
+    """
+    return Progress((), _display(total, initial, label, unit) if show else None)
+
+
+def _display(total: int | None, initial: int, label: str, unit: str) -> Any:
+    if _is_interactive():
+        return tqdm(total=total, initial=initial, desc=label, unit=unit)
+    return _Lines(total, initial, label, unit)
 
 
 class Progress(Generic[T]):
-    """Count what is done; a context manager that can be iterated over. Made by `progress`."""
+    """Count what is done; a context manager that can be iterated over. Made by `progress` and `counter`."""
 
-    def __init__(self, items: Iterable[T] | None, display: Any) -> None:
+    def __init__(self, items: Iterable[T], display: Any) -> None:
         self._items, self._display = items, display
 
     def update(self, count: int = 1) -> None:
@@ -84,7 +71,7 @@ class Progress(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """Yield the items, and count each when the next is asked for."""
         with self:
-            for item in () if self._items is None else self._items:
+            for item in self._items:
                 yield item
                 self.update()
 

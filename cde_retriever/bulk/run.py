@@ -47,7 +47,7 @@ from cde_retriever.errors import ConfigError, ContextMismatchError, CorpusError,
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.locking import only_writer
 from cde_retriever.files.records import RECORDS_FOLDER
-from cde_retriever.progress import progress
+from cde_retriever.progress import counter, progress
 
 if TYPE_CHECKING:  # a corpus of rows needs no reader of documents
     from cde_retriever.corpus.passage_size import PassageSize
@@ -247,7 +247,7 @@ class _Run:
         pending = self._pending(manifest, records, len(rows))
         left = sum(rows[number] for number in pending)
         core_seconds, start = 0.0, time.perf_counter()
-        bar = progress(
+        bar = counter(
             total=manifest.rows,
             initial=manifest.rows - left,
             label="Embedding",

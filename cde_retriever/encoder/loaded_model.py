@@ -26,7 +26,7 @@ from cde_retriever.errors import (
 )
 from cde_retriever.files.forking import ThreadLock
 from cde_retriever.model.config import WINDOWS, ModelConfig
-from cde_retriever.progress import progress
+from cde_retriever.progress import counter
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
@@ -374,8 +374,8 @@ def full_dimension(backend: Backend) -> int:
 
 
 def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:
-    # Not progress(show=False): making even that takes time where a query counts.
-    with progress(total=texts, label="Embedding", unit="text") as bar:
+    # Not counter(show=False): making even that takes time where a query counts.
+    with counter(total=texts, label="Embedding", unit="text") as bar:
         for rows in batches:
             yield rows
             bar.update(len(rows))

@@ -21,7 +21,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,35 +29,13 @@ from safetensors.numpy import save
 from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.files.tensors import read_tensors
-from cde_retriever.progress import progress
+from cde_retriever.progress import counter
 from cde_train.batching.pair_vectors import PairVectors, Rows
-from cde_train.batching.spherical_kmeans import SphericalKMeans
+from cde_train.batching.spherical_kmeans import ClusteringConfig, SphericalKMeans
 from cde_train.errors import ArtifactError
-from cde_train.settings import AtLeast1, Seed, Settings
 
 FORMAT = RecordFormat(1, ArtifactError, "restore it, or cluster again")
 METADATA_KEY = "cde_clustering"
-
-
-@dataclass(frozen=True)
-class ClusteringConfig(Settings):
-    """How pairs are clustered.
-
-    Attributes:
-        method: ``"kmeans"``, or ``"domain"`` for one cluster a domain.
-        cluster_size: Mean number of pairs in a cluster; a domain of N makes N / `cluster_size`, rounded up.
-        iterations: Most iterations of a k-means; it stops before if nothing changes any more.
-        restarts: Random starts of a k-means, of which the best counts.
-        points_per_centroid: Most pairs a centroid that a k-means is trained on.
-        seed: Seed of starts and samples.
-    """
-
-    method: Literal["kmeans", "domain"] = "kmeans"
-    cluster_size: AtLeast1 = 512
-    iterations: AtLeast1 = 100
-    restarts: AtLeast1 = 3
-    points_per_centroid: AtLeast1 = 256
-    seed: Seed = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +126,12 @@ def cluster_pairs(
     pairs = PairVectors(queries, documents)
     if len(domains) != len(pairs):
         raise ValueError(f"received {len(domains)} domains for {len(pairs)} pairs, expected one each")
-    kmeans = SphericalKMeans(config.iterations, config.restarts, config.points_per_centroid, config.seed)
+    kmeans = SphericalKMeans(config)
     labels = np.empty(len(pairs), dtype=np.int64)
     centroids: list[NDArray[np.float32]] = []
     cluster_domains: list[str] = []
     names, index = np.unique(np.asarray(domains, dtype=np.str_), return_inverse=True)
-    with progress(total=len(pairs), label="Clustering", unit="pair", show=show_progress) as bar:
+    with counter(total=len(pairs), label="Clustering", unit="pair", show=show_progress) as bar:
         for i, name in enumerate(names):
             members = np.flatnonzero(index == i)
             count = 1 if config.method == "domain" else -(-len(members) // config.cluster_size)

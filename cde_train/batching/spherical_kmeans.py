@@ -13,12 +13,13 @@ exhaustively, 0.309 after step 2 and 0.331 after step 3.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cde_train.batching.pair_vectors import CHUNK, PairVectors, add_rows
+from cde_train.settings import AtLeast1, Seed, Settings
 
 FLAT = 64
 """Most clusters one k-means makes."""
@@ -32,20 +33,31 @@ Clusters = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class SphericalKMeans:
-    """The settings of a k-means.
+class ClusteringConfig(Settings):
+    """How pairs are clustered.
 
     Attributes:
-        iterations: Most iterations; Faiss stops before if nothing changes any more.
-        restarts: Random starts, of which the best counts.
-        points_per_centroid: Most pairs a centroid to train on.
+        method: ``"kmeans"``, or ``"domain"`` for one cluster a domain.
+        cluster_size: Mean number of pairs in a cluster; a domain of N makes N / `cluster_size`, rounded up.
+        iterations: Most iterations of a k-means; it stops before if nothing changes any more.
+        restarts: Random starts of a k-means, of which the best counts.
+        points_per_centroid: Most pairs a centroid that a k-means is trained on.
         seed: Seed of starts and samples.
     """
 
-    iterations: int = 100
-    restarts: int = 3
-    points_per_centroid: int = 256
-    seed: int = 0
+    method: Literal["kmeans", "domain"] = "kmeans"
+    cluster_size: AtLeast1 = 512
+    iterations: AtLeast1 = 100
+    restarts: AtLeast1 = 3
+    points_per_centroid: AtLeast1 = 256
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class SphericalKMeans:
+    """A k-means as the settings say."""
+
+    config: ClusteringConfig
 
     def __call__(self, pairs: PairVectors, members: NDArray[np.int64], count: int) -> Clusters:
         """Cluster some of the pairs.
@@ -88,18 +100,18 @@ class SphericalKMeans:
         """Train one k-means on a sample and assign all."""
         import faiss
 
-        sample, most = members, count * self.points_per_centroid
+        sample, most = members, count * self.config.points_per_centroid
         if len(members) > most:
-            rng = np.random.default_rng([self.seed, len(members), int(members[0])])
+            rng = np.random.default_rng([self.config.seed, len(members), int(members[0])])
             sample = np.sort(rng.choice(members, most, replace=False))
         # Faiss reads what its constructor gets, and no later change. The sample is ours (Faiss would be given all
         # vectors first), so its own upper limit is set not to bite; the lower one only prints a warning.
         kmeans = faiss.Kmeans(
             pairs.width,
             count,
-            niter=self.iterations,
-            nredo=self.restarts,
-            seed=self.seed,
+            niter=self.config.iterations,
+            nredo=self.config.restarts,
+            seed=self.config.seed,
             spherical=True,
             max_points_per_centroid=len(sample),
             min_points_per_centroid=1,

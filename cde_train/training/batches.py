@@ -41,16 +41,6 @@ class TrainingSet:
     filtering: FilterConfig = field(default_factory=FilterConfig)
     dataset_embeddings: TextVectors | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse batches that are empty or name pairs that are not there."""
-        if self.batches.ndim != 2 or not self.batches.size:
-            raise TrainingDataError(f"batches have shape {self.batches.shape}, expected (steps, batch size), not empty")
-        if self.batches.min() < 0 or self.batches.max() >= len(self.pairs):
-            raise TrainingDataError(
-                f"batches name pairs {self.batches.min()} to {self.batches.max()}, there are {len(self.pairs)}; "
-                "they belong to other data"
-            )
-
     @cached_property
     def documents_by_domain(self) -> dict[str, list[str]]:
         """Distinct documents of each domain, in the order of the pairs."""
@@ -64,10 +54,11 @@ class TrainingSet:
         return list(dict.fromkeys(self.pairs[i].document for i in self.batches[:steps].ravel().tolist()))
 
 
+@dataclass(frozen=True)
 class BatchBuilder:
     """Builds one process's part of any step.
 
-    Args:
+    Attributes:
         data: Pairs and batches.
         config: Settings of the run.
         tokenizer: Cuts texts at the run's length.
@@ -78,26 +69,14 @@ class BatchBuilder:
         processes: How many there are.
     """
 
-    def __init__(
-        self,
-        data: TrainingSet,
-        config: TrainConfig,
-        tokenizer: TextTokenizer,
-        *,
-        first_stage: TextVectors | None = None,
-        reads_vectors: bool = True,
-        vocabulary: int = 0,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.data = data
-        self.config = config
-        self.tokenizer = tokenizer
-        self.first_stage = first_stage
-        self.reads_vectors = reads_vectors
-        self.vocabulary = vocabulary
-        self.rank = rank
-        self.processes = processes
+    data: TrainingSet
+    config: TrainConfig
+    tokenizer: TextTokenizer
+    first_stage: TextVectors | None = None
+    reads_vectors: bool = True
+    vocabulary: int = 0
+    rank: int = 0
+    processes: int = 1
 
     def build(self, step: int) -> TwoStageBatch:
         """Return this process's texts of a step, and the step's context and mask.

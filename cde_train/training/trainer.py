@@ -23,7 +23,7 @@ from transformers import Trainer as HuggingFaceTrainer
 from cde_retriever.backends.pytorch import default_device
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
-from cde_retriever.progress import Progress, progress
+from cde_retriever.progress import Progress, counter
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.comparison import rank_in_context
 from cde_train.evaluation.ranking import measure
@@ -88,15 +88,16 @@ def train(
     if encoder.config.term_statistics:
         estimate_prior(encoder, data.documents_by_domain)
     trainer = TwoStageTrainer(encoder, data, config, output, development, identity)
-    state = newest_whole_state(output)
-    trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    saved = newest_whole_state(output)
+    trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
     with torch.no_grad():
         for name, weight in encoder.open_model().state_dict().items():
             if name in start:
                 weight.lerp_(start[name].to(weight), 1 - config.interpolation)
     encoder.open_model().requires_grad_(False).eval()
     best = trainer.state.best_global_step if development is not None and config.eval_steps else None
-    return TrainResult(trainer.state.global_step, best, trainer.state.best_metric if best else None, trainer.history)
+    state = trainer.state
+    return TrainResult(state.global_step, best, state.best_metric if best else None, list(state.log_history))
 
 
 class TwoStageTrainer(HuggingFaceTrainer):
@@ -221,11 +222,6 @@ class TwoStageTrainer(HuggingFaceTrainer):
                 logs |= {"gate_mean": gate.mean().item(), "gate_max": gate.max().item()}
         super().log(logs, start_time)
 
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """Everything logged, oldest first."""
-        return list(self.state.log_history)
-
     # Saved states
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
@@ -288,7 +284,7 @@ class TrainingProgress(TrainerCallback):
         """Begin where a resumed run begins."""
         if state.is_world_process_zero:
             self.shown = state.global_step
-            self.progress = progress(total=state.max_steps, initial=self.shown, label="Training", unit="step")
+            self.progress = counter(total=state.max_steps, initial=self.shown, label="Training", unit="step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Count a step."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.errors import CheckpointError, TruncationWarning
 from cde_retriever.files.locking import only_writer
-from cde_retriever.progress import progress
+from cde_retriever.progress import counter
 from cde_train.errors import TrainingDataError
 from cde_train.settings import AtLeast1, Settings
 from cde_train.vectors.text_vectors import Manifest, TextVectors, append_rows, read_keys, resume, text_key
@@ -150,7 +150,7 @@ def embed_texts(
         manifest = resume(folder, Manifest(identity, prompt))
         rows = read_keys(folder, manifest)
         total = len(texts) if isinstance(texts, Sized) else None
-        with progress(total=total, label="Embedding", unit="text", show=show_progress) as bar:
+        with counter(total=total, label="Embedding", unit="text", show=show_progress) as bar:
             for seen, chunk in _new_texts(texts, rows, batch_size * BATCHES_A_CHUNK):
                 if chunk:
                     vectors = _embed(list(chunk.values()), surrogate, prompt, batch_size)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cde_retriever import progress as module
-from cde_retriever.progress import progress
+from cde_retriever.progress import counter, progress
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end(clock, capsys):
-    with progress(total=100, label="Embedding", unit="text") as shown:
+    with counter(total=100, label="Embedding", unit="text") as shown:
         for _ in range(100):
             clock[0] += 0.5
             shown.update()
@@ -42,7 +42,7 @@ def test_items_are_yielded_and_counted(clock, capsys):
 
 
 def test_what_was_done_before_counts_but_is_not_in_the_rate(clock, capsys):
-    with progress(total=100, initial=90, unit="doc") as shown:
+    with counter(total=100, initial=90, label="", unit="doc") as shown:
         clock[0] += 5
         shown.update(10)
     line = capsys.readouterr().err

@@ -268,12 +268,6 @@ def test_too_few_hard_negatives_are_an_error(tmp_path):
         train(tiny_encoder(), training_set(), replace(CONFIG, hard_negatives=2), tmp_path / "run")
 
 
-def test_batches_of_other_data_are_an_error():
-    data = training_set()
-    with pytest.raises(TrainingDataError, match="0 to 99, there are 48"):
-        TrainingSet(data.pairs, np.array([[0, 99]]))
-
-
 def test_best_weights_win(tmp_path):
     config = replace(CONFIG, learning_rate=0.5, eval_steps=1, save_steps=1, max_grad_norm=0.0)
     encoder = tiny_encoder()

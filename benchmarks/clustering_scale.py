@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from benchmarks.hardness import paired_objective
 from cde_retriever.files.replacing import write_atomically
-from cde_train.batching.clustering import ClusteringConfig, cluster_pairs
+from cde_train.batching.clustering import cluster_pairs
+from cde_train.batching.spherical_kmeans import ClusteringConfig
 
 WIDTH = 384
 BLOCK = 16384

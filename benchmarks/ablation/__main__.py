@@ -32,9 +32,10 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.loaded_model import Vectors
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import write_atomically
-from cde_train.batching.clustering import ClusteringConfig, cluster_pairs
+from cde_train.batching.clustering import cluster_pairs
 from cde_train.batching.false_negatives import FilterConfig
 from cde_train.batching.packing import Packer, PackingConfig
+from cde_train.batching.spherical_kmeans import ClusteringConfig
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
 from cde_train.evaluation.comparison import rank_in_context

@@ -30,9 +30,10 @@ from benchmarks.ablation.data import draw_pairs
 from benchmarks.hardness import batch_difficulty
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
-from cde_train.batching.clustering import Clustering, ClusteringConfig, cluster_pairs
+from cde_train.batching.clustering import Clustering, cluster_pairs
 from cde_train.batching.false_negatives import FilterConfig
 from cde_train.batching.packing import Packer, PackingConfig
+from cde_train.batching.spherical_kmeans import ClusteringConfig
 from cde_train.data.pairs import TrainingPair, texts_of
 from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
 from cde_train.training.batches import TrainingSet

@@ -157,7 +157,7 @@ class Packer:
         pairs = _without_left_over(domain.pairs, size, epoch)
         places = domain.places if self.config.order == "greedy" else rng.permutation(domain.places)
         clusters = np.searchsorted(np.unique(self.labels[domain.pairs]), self.labels[pairs])
-        keys = [rng.random(len(pairs))]
+        keys: list[Numbers] = [rng.random(len(pairs))]
         if self.difficulty is not None:
             keys.append(-self.difficulty[pairs])
         order = np.lexsort((*keys, places[clusters]))

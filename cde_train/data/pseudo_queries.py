@@ -90,8 +90,8 @@ def make_pairs(
                 if query.strip() and count_words(rest) >= LEAST_WORDS and rest.strip() != query.strip():
                     found.setdefault(query.strip(), (name, rest))
         for query in rng.sample(list(found), min(config.per_document, len(found))):
-            name, rest = found[query]
-            made[TrainingPair(query, rest, domain, source=text)] = name
+            origin, rest = found[query]
+            made[TrainingPair(query, rest, domain, source=text)] = origin
     if not made:
         raise TrainingDataError(f"none of {len(texts)} documents gives a query; they may be too short")
     return made

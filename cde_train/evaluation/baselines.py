@@ -82,7 +82,7 @@ def shrunk_whitening(documents: Vectors, power: float = 0.5) -> Adaptation:
         documents: Document vectors, (n, d).
         power: Each axis is divided by its variance to this power: 0.5 whitens, 0 rotates only.
     """
-    from sklearn.covariance import oas
+    from sklearn.covariance import oas  # type: ignore[import-untyped]
 
     mean = _mean(documents)
     return _whiten(mean, oas(documents.astype(np.float64))[0], power)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from cde_retriever.errors import ConfigError
-from cde_train.batching.clustering import ClusteringConfig
 from cde_train.batching.false_negatives import FilterConfig
 from cde_train.batching.hard_negatives import MiningConfig
 from cde_train.batching.packing import PackingConfig
+from cde_train.batching.spherical_kmeans import ClusteringConfig
 from cde_train.data.holdout import HoldOutConfig
 from cde_train.data.pseudo_queries import PseudoQueryConfig
 from cde_train.settings import Settings

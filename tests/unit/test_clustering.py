@@ -11,9 +11,9 @@ from safetensors.numpy import save
 from benchmarks.hardness import paired_objective
 from cde_retriever.errors import ConfigError
 from cde_train.batching import pair_vectors, spherical_kmeans
-from cde_train.batching.clustering import METADATA_KEY, Clustering, ClusteringConfig, cluster_pairs
+from cde_train.batching.clustering import METADATA_KEY, Clustering, cluster_pairs
 from cde_train.batching.pair_vectors import PairVectors
-from cde_train.batching.spherical_kmeans import apportion, refine
+from cde_train.batching.spherical_kmeans import ClusteringConfig, apportion, refine
 from cde_train.errors import ArtifactError, TrainingDataError
 from cde_train.vectors.surrogate import embed_texts
 

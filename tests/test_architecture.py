@@ -82,6 +82,7 @@ OPTIONAL = {
     "bm25s": "cde_retriever.search.bm25",
     "Stemmer": "cde_retriever.search.bm25",
     "ir_measures": "cde_train.evaluation.ranking",
+    "sklearn": "cde_train.evaluation.baselines",
     "sentence_transformers": "cde_train.",
     "faiss": "cde_train.",
     "datasets": "cde_train.",

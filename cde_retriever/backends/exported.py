@@ -41,9 +41,13 @@ class ExportBackend(ABC):
         ImportError: if the runtime is not installed.
     """
 
+    is_open = False  # nobody changes a graph
+
     def __init__(self, folder: Path, device: str) -> None:
         self.export = Export.read(folder)
-        self.folder, self._device = folder, device
+        self.folder, self.device, self.precision = folder, device, self.export.dtype
+        self.dimension, self.vocabulary_size = self.export.dimension, self.export.vocabulary_size
+        self.reads_dataset_embeddings = self.export.first_stage_width > 0
         self._graphs: dict[str, Graph] = {}  # those for new contexts are opened when they are needed
         with ThreadPoolExecutor(1) as pool:
             whole = pool.submit(self.export.verify, folder)  # takes as long as opening does, so both at once
@@ -57,37 +61,7 @@ class ExportBackend(ABC):
 
     @abstractmethod
     def _open(self, file: Path) -> Graph:
-        """Return what runs a graph, on `self._device`; whatever goes wrong is the file's fault."""
-
-    @property
-    def device(self) -> str:
-        """Where the model runs."""
-        return self._device
-
-    @property
-    def precision(self) -> str:
-        """Precision the model runs in."""
-        return self.export.dtype
-
-    @property
-    def dimension(self) -> int:
-        """Width of the output vectors."""
-        return self.export.dimension
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of token ids the second stage knows."""
-        return self.export.vocabulary_size
-
-    @property
-    def reads_dataset_embeddings(self) -> bool:
-        """Whether the first stage's vectors of a context play a part."""
-        return self.export.first_stage_width > 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether somebody may change the model; nobody changes a graph."""
-        return False
+        """Return what runs a graph, on `self.device`; whatever goes wrong is the file's fault."""
 
     def changed_sha256(self, tokenizer: Tokenizer) -> str | None:  # noqa: ARG002
         """Return None; see `Backend.changed_sha256`."""

@@ -39,7 +39,7 @@ class OpenVinoBackend(ExportBackend):
         }
         if threads := wanted_threads():
             settings["INFERENCE_NUM_THREADS"] = str(threads)
-        compiled = self._core.compile_model(file, self._device.upper(), settings)
+        compiled = self._core.compile_model(file, self.device.upper(), settings)
         names = [output.any_name for output in compiled.outputs]
 
         def run(inputs: Arrays) -> Arrays:

@@ -49,7 +49,7 @@ class Checkpoint:
     """A model read from a folder.
 
     Attributes:
-        model: The model, in the dtype asked for.
+        model: The model, on the CPU and in float32 as it is read.
         tokenizer: Its tokenizer, without prompts.
         sha256: Hash of configuration, weights and tokenizer as stored.
         stored_dtype: Dtype of the stored weights.
@@ -65,15 +65,8 @@ class Checkpoint:
     queries: "Checkpoint | None" = None
 
 
-def read_checkpoint(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> Checkpoint:
-    """Read a checkpoint strictly.
-
-    Args:
-        folder: The folder.
-        device: Where the model goes.
-        dtype: Dtype of the model; None means float32.
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint strictly, in float32.
 
     Raises:
         CheckpointError: if a file is missing or damaged, tensors are missing, unexpected or of another shape (each is
@@ -98,21 +91,19 @@ def read_checkpoint(
     tokenizer = read_tokenizer(texts)
     refuse_unknown_ids(tokenizer, int(model.second_stage.backbone.config.vocab_size), texts.parent)
     return Checkpoint(
-        model=model.to(device=device, dtype=dtype or torch.float32).eval(),
+        model=model.eval(),
         tokenizer=tokenizer,
         sha256=hash_checkpoint(folder),
         stored_dtype=first,
         source_sha256=_source_of(folder),
-        queries=_read_queries(folder, config, device, dtype),
+        queries=_read_queries(folder, config),
     )
 
 
-def _read_queries(
-    folder: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype | None
-) -> Checkpoint | None:
+def _read_queries(folder: Path, config: ModelConfig) -> Checkpoint | None:
     if config.query_encoder is None:
         return None
-    read = read_checkpoint(folder / QUERIES, device=device, dtype=dtype)
+    read = read_checkpoint(folder / QUERIES)
     refuse_other_queries(folder, config.query_encoder, read.sha256)
     return read
 

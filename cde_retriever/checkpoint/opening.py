@@ -36,10 +36,13 @@ def open_model(
     kind = kind_of(folder)
     if kind == CDE:
         refuse_sayings(folder, replace(reading, long_texts=None))
-        return _reading_long_texts(read_checkpoint(folder, device=device, dtype=dtype), reading.long_texts)
-    if kind == RELEASED:
-        return read_released(folder, reading, name, device=device, dtype=dtype)
-    return wrap(folder, reading, name, device=device, dtype=dtype)
+        read = _reading_long_texts(read_checkpoint(folder), reading.long_texts)
+    else:
+        read = (read_released if kind == RELEASED else wrap)(folder, reading, name)
+    for part in (read, read.queries):
+        if part is not None:
+            part.model.to(device=device, dtype=dtype or torch.float32)
+    return read
 
 
 def _reading_long_texts(read: Checkpoint, long_texts: str | None) -> Checkpoint:

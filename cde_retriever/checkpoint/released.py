@@ -96,22 +96,13 @@ VARIANTS: dict[str, dict[str, Variant]] = {
 """By backbone; the first is taken, with a warning where there is doubt, if nobody names one."""
 
 
-def read_released(
-    folder: Path,
-    reading: Reading,
-    name: str,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> Checkpoint:
+def read_released(folder: Path, reading: Reading, name: str) -> Checkpoint:
     """Read a released checkpoint strictly.
 
     Args:
         folder: Its ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
         reading: The variant may be said, nothing else.
         name: Its name, for people.
-        device: Where the model goes.
-        dtype: Its dtype; None for float32.
 
     Raises:
         CheckpointError: if a file or tensor is missing, of another shape or unexpected, or the configuration is of a
@@ -124,13 +115,7 @@ def read_released(
     identity = identify_source(folder, reading)
     if not (folder / TOKENIZER_NAME).is_file():
         identity = hashlib.sha256(f"{identity} {tokenizer.to_str()}".encode()).hexdigest()
-    return Checkpoint(
-        model=model.to(device=device, dtype=dtype or torch.float32).eval(),
-        tokenizer=tokenizer,
-        sha256=identity,
-        stored_dtype=torch.float32,
-        source_sha256=identity,
-    )
+    return Checkpoint(model, tokenizer, identity, torch.float32, identity)
 
 
 def build_variant(

@@ -14,22 +14,13 @@ from cde_retriever.model.config import CUT, ModelConfig
 from cde_retriever.model.two_stage import TwoStageModel
 
 
-def wrap(
-    folder: Path,
-    reading: Reading,
-    name: str,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> Checkpoint:
+def wrap(folder: Path, reading: Reading, name: str) -> Checkpoint:
     """Read an encoder and put the head on it.
 
     Args:
         folder: A sentence-transformers model, or an encoder of `transformers`.
         reading: What the user says about it.
         name: Its name, for people.
-        device: Where the model goes.
-        dtype: Its dtype; None for float32.
 
     Raises:
         CheckpointError: if something is missing, damaged or not understood.
@@ -46,9 +37,6 @@ def wrap(
             f"{folder} gives vectors of {queries.model.dimension} numbers to queries and of {model.dimension} to "
             "documents, which cannot be compared; restore the modules that belong together"
         )
-    for made in (model, None if queries is None else queries.model):
-        if made is not None:
-            made.to(device=device, dtype=dtype or torch.float32)
     return _checkpoint(model, plain, identify_source(folder, reading), queries)
 
 

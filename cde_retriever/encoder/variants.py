@@ -2,12 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CorpusError
@@ -64,6 +61,8 @@ def score_variants(folder: Path, pairs: JudgedPairs) -> Iterator[VariantScore]:
     Raises:
         CheckpointError: if the folder holds no released checkpoint, or not a whole one.
     """
+    from scipy.stats import spearmanr
+
     from cde_retriever.checkpoint.kinds import read_json
     from cde_retriever.checkpoint.released import MODERN, Variant, build_variant, refuse_others
 
@@ -78,16 +77,4 @@ def score_variants(folder: Path, pairs: JudgedPairs) -> Iterator[VariantScore]:
         sentences = list(dict.fromkeys([*pairs.first, *pairs.second]))
         encoder.list_context(sentences[: encoder.config.context_size])
         cosines = (encoder.encode_documents(pairs.first) * encoder.encode_documents(pairs.second)).sum(axis=1)
-        yield VariantScore(norm, residual, whole_text, 100 * rank_correlation(cosines, pairs.scores))
-
-
-def rank_correlation(one: Sequence[float] | NDArray[np.float32], other: Sequence[float]) -> float:
-    """Return Spearman's correlation; equal values share their mean rank."""
-    ranks = np.stack([_ranks(np.asarray(values, np.float64)) for values in (one, other)])
-    return float(np.asarray(np.corrcoef(ranks))[0, 1])
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray(last - (counts - 1) / 2)[place]
+        yield VariantScore(norm, residual, whole_text, 100 * float(spearmanr(cosines, pairs.scores).statistic))

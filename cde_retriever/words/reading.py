@@ -18,14 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cde_retriever.errors import ConfigError
 from cde_retriever.words.sparse import Sparse
 
-PLACES = 2**32
-"""How many numbers words can have; Qdrant's sparse vectors and others take 32 bits."""
 KNOWN_WORDS = 2**16
 """Words whose numbers a reader remembers; then it starts anew, so memory does not grow with a corpus."""
 GRAM = 4
@@ -147,11 +142,6 @@ def split(text: str) -> list[str]:
 def hash_word(word: str) -> int:
     """Return a word's number, 0 to 2³² - 1, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little")
-
-
-def hash_words(words: Iterable[str]) -> NDArray[np.int64]:
-    """Return the numbers of words, (n,)."""
-    return np.array([hash_word(word) for word in words], np.int64)
 
 
 @cache

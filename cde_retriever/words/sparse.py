@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 WIDTH = 2**32
+"""How many numbers words can have; Qdrant's sparse vectors and others take 32 bits."""
 
 
 class Sparse(NamedTuple):

@@ -9,14 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from scipy.stats import spearmanr
 from torch.nn.functional import normalize
 
 from cde_retriever.checkpoint import released
 from cde_retriever.checkpoint.released import BACKBONES, MODERN, NOMIC, VARIANTS, build_variant, configure, convert
 from cde_retriever.cli.main import main
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.encoder.variants import rank_correlation, read_pairs
+from cde_retriever.encoder.variants import read_pairs
 from cde_retriever.errors import CheckpointError, ConfigError, ContextError, CorpusError
 from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.two_stage import TwoStageModel
@@ -338,12 +337,6 @@ def test_verify_finds_the_network_that_the_judgements_come_from(folder, tmp_path
     assert (said["best"]["norms"], said["best"]["residual"]) == (expected.norms, expected.residual)
     assert said["best"]["whole_text"] == expected.whole_text
     assert sum(score["spearman"] > 99.99 for score in said["scores"]) == 1
-
-
-def test_rank_correlation_of_ties():
-    assert rank_correlation([1.0, 2.0, 2.0, 4.0], [1, 3, 2, 4]) == pytest.approx(
-        spearmanr([1, 2, 2, 4], [1, 3, 2, 4])[0]
-    )
 
 
 @pytest.mark.parametrize("rows", ['{"sentence1": "a", "score": 1}', '{"sentence1": "a", "sentence2": "b", "score": 1}'])

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cde_retriever.cli.command_line import CommandLine, say, write_result
+from cde_retriever.cli.command_line import CommandLine, Run, say, write_result
 from cde_train.errors import ArtifactError
 
 if TYPE_CHECKING:  # help needs no extra
@@ -69,47 +69,35 @@ def program() -> CommandLine:
 
 
 def _add_fit(made: CommandLine) -> None:
-    fit = made.add("fit", "Train on your data: from pairs or documents to a checkpoint.", _fit, EXAMPLES["fit"])
-    _data(fit)
-    fit.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="folder to write the result to; continues a started run"
+    fit = _add_step(
+        made,
+        "fit",
+        "Train on your data: from pairs or documents to a checkpoint.",
+        _fit,
+        ("OUT", "folder to write the result to; continues a started run"),
     )
     fit.add_argument(
         "--base",
         metavar="MODEL",
         help="plain encoder or CDE checkpoint to start from, folder or Hub id (default: model.base of the settings)",
     )
-    _settings(fit)
 
 
 def _add_steps(made: CommandLine) -> None:
-    embed = made.add("embed", "Embed every text once with the surrogate, resumably.", _embed, EXAMPLES["embed"])
-    _data(embed)
-    embed.add_argument("-o", "--output", required=True, metavar="VECTORS", help="folder to write the vectors to")
+    output = ("VECTORS", "folder to write the vectors to")
+    embed = _add_step(made, "embed", "Embed every text once with the surrogate, resumably.", _embed, output)
     embed.add_argument(
         "--surrogate",
         metavar="MODEL",
         help="sentence-transformers model that embeds (default: surrogate.model of the settings)",
     )
-    _settings(embed)
 
-    cluster = made.add(
-        "cluster", "Group pairs that are hard for each other, within domains.", _cluster, EXAMPLES["cluster"]
-    )
-    _data(cluster)
-    cluster.add_argument("--vectors", required=True, metavar="VECTORS", help="folder that cde-train embed wrote")
-    cluster.add_argument(
-        "-o", "--output", required=True, metavar="CLUSTERS", help="file to write the clusters to, .safetensors"
-    )
-    _settings(cluster)
+    output = ("CLUSTERS", "file to write the clusters to, .safetensors")
+    cluster = _add_step(made, "cluster", "Group pairs that are hard for each other, within domains.", _cluster, output)
 
-    pack = made.add("pack", "Turn clusters into full batches of one domain.", _pack, EXAMPLES["pack"])
-    _data(pack)
-    pack.add_argument("--vectors", required=True, metavar="VECTORS", help="folder that cde-train embed wrote")
+    output = ("BATCHES", "file to write the row numbers of pairs to, .npy")
+    pack = _add_step(made, "pack", "Turn clusters into full batches of one domain.", _pack, output)
     pack.add_argument("--clusters", required=True, metavar="CLUSTERS", help="file that cde-train cluster wrote")
-    pack.add_argument(
-        "-o", "--output", required=True, metavar="BATCHES", help="file to write the row numbers of pairs to, .npy"
-    )
     pack.add_argument(
         "--batch-size", type=int, metavar="N", help="pairs in one batch (default: phase.0.batch_size of the settings)"
     )
@@ -119,16 +107,31 @@ def _add_steps(made: CommandLine) -> None:
     pack.add_argument(
         "--epochs", type=int, metavar="N", help="number of epochs to pack (default: as long as the first phase trains)"
     )
-    _settings(pack)
 
-    filtering = made.add(
-        "filter", "Report which false negatives the batches' loss leaves out.", _filter, EXAMPLES["filter"]
-    )
-    _data(filtering)
-    filtering.add_argument("--vectors", required=True, metavar="VECTORS", help="folder that cde-train embed wrote")
+    output = ("REPORT", "file to write the report to, .json")
+    filtering = _add_step(made, "filter", "Report which false negatives the batches' loss leaves out.", _filter, output)
     filtering.add_argument("--batches", required=True, metavar="BATCHES", help="file that cde-train pack wrote")
-    filtering.add_argument("-o", "--output", required=True, metavar="REPORT", help="file to write the report to, .json")
-    _settings(filtering)
+    for step in (cluster, pack, filtering):
+        step.add_argument("--vectors", required=True, metavar="VECTORS", help="folder that cde-train embed wrote")
+
+
+def _add_step(made: CommandLine, name: str, summary: str, run: Run, output: tuple[str, str]) -> argparse.ArgumentParser:
+    """Add a command that reads data and settings and writes one output, given what that is called and is."""
+    step = made.add(name, summary, run, EXAMPLES[name])
+    step.add_argument(
+        "data",
+        metavar="DATA",
+        help="JSONL pairs (query, document, optional negatives, domain), a datasets folder, a BEIR folder, or a folder "
+        "of documents",
+    )
+    step.add_argument("-o", "--output", required=True, metavar=output[0], help=output[1])
+    step.add_argument(
+        "--config",
+        metavar="RUN.toml",
+        help=f"settings file, or a preset: {', '.join(PRESETS)} (default: default)",
+    )
+    _overrides(step)
+    return step
 
 
 def _add_evaluate(made: CommandLine) -> None:
@@ -148,24 +151,6 @@ def _add_evaluate(made: CommandLine) -> None:
     evaluate.add_argument(
         "-o", "--output", metavar="RESULTS", help="file to keep the results in, .json (default: none)"
     )
-
-
-def _data(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "data",
-        metavar="DATA",
-        help="JSONL pairs (query, document, optional negatives, domain), a datasets folder, a BEIR folder, or a folder "
-        "of documents",
-    )
-
-
-def _settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config",
-        metavar="RUN.toml",
-        help=f"settings file, or a preset: {', '.join(PRESETS)} (default: default)",
-    )
-    _overrides(command)
 
 
 def _overrides(command: argparse.ArgumentParser) -> None:

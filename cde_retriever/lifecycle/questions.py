@@ -7,9 +7,9 @@ None needs a model. The first three stand in the document verbatim, so take them
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import log
-from typing import Literal, Protocol
+from typing import Literal
 
 from cde_retriever.corpus.sections import BETWEEN_HEADINGS
 from cde_retriever.words.pieces import UNSPACED, count_words, pieces, sentences, with_spaces
@@ -20,85 +20,63 @@ LEAST_WORDS = 5
 _WORD = re.compile(rf"[^\W\d_{UNSPACED}][\w-]{{2,}}|[{UNSPACED}]{{2}}")
 
 
-class PseudoQueryGenerator(Protocol):
-    """Anything that makes queries for a document; a query that is a span of it verbatim is taken out of it."""
-
-    def generate(self, document: str, rng: random.Random) -> Iterable[str]:
-        """Return queries the document answers; none if it finds none."""
-        ...
+Generator = Callable[[str, random.Random], list[str]]
+"""Makes queries for a document; a query that is a span of it verbatim is to be taken out of it (`without`)."""
 
 
-class Heading:
-    """The first line, if it is short and text follows; of "A > B > C", as passages begin, the last."""
-
-    def generate(self, document: str, rng: random.Random) -> list[str]:  # noqa: ARG002 - nothing to draw
-        """Return the heading, if there is one."""
-        first, _, rest = document.partition("\n")
-        heading = first.rpartition(BETWEEN_HEADINGS)[2].strip()
-        return [heading] if rest.strip() and 1 <= count_words(heading) <= 15 else []
+def heading(document: str, rng: random.Random) -> list[str]:  # noqa: ARG001 - nothing to draw
+    """Return the first line, if it is short and text follows; of "A > B > C", as passages begin, the last."""
+    first, _, rest = document.partition("\n")
+    found = first.rpartition(BETWEEN_HEADINGS)[2].strip()
+    return [found] if rest.strip() and 1 <= count_words(found) <= 15 else []
 
 
-class Lead:
-    """The first sentence below the heading."""
-
-    def generate(self, document: str, rng: random.Random) -> list[str]:
-        """Return the sentence, if it has 4 to 40 words."""
-        body = document.partition("\n")[2] if Heading().generate(document, rng) else document
-        return [first for first in sentences(body)[:1] if 4 <= count_words(first) <= 40]
+def lead(document: str, rng: random.Random) -> list[str]:
+    """Return the first sentence below the heading, if it has 4 to 40 words."""
+    body = document.partition("\n")[2] if heading(document, rng) else document
+    return [first for first in sentences(body)[:1] if 4 <= count_words(first) <= 40]
 
 
-class Crop:
-    """A span of 5 to 15 words from anywhere in the body."""
-
-    def generate(self, document: str, rng: random.Random) -> list[str]:
-        """Return one span as it stands in the document."""
-        words = pieces(document)
-        length = rng.randint(5, 15)
-        if len(words) < 3 * length:
-            return []
-        start = rng.randrange(len(words) - length + 1)
-        return [document[words[start][0] : words[start + length - 1][1]]]
+def crop(document: str, rng: random.Random) -> list[str]:
+    """Return a span of 5 to 15 words from anywhere in the document, as it stands there."""
+    words = pieces(document)
+    length = rng.randint(5, 15)
+    if len(words) < 3 * length:
+        return []
+    start = rng.randrange(len(words) - length + 1)
+    return [document[words[start][0] : words[start + length - 1][1]]]
 
 
-class Keywords:
-    """Three to six of the words that set a document apart from its corpus, by term and document frequency."""
+def keywords_of(documents: Sequence[str]) -> Generator:
+    """Return what makes queries of three to six of the words that set a document apart from a corpus.
 
-    def __init__(self, documents: Sequence[str]) -> None:
-        self._count = len(documents)
-        self._frequency = Counter(word for text in documents for word in set(_words(text)))
+    Words are chosen by term and document frequency and joined in the order of the document; words of no other document
+    are left out.
+    """
+    count = len(documents)
+    frequency = Counter(word for text in documents for word in set(_words(text)))
 
-    def generate(self, document: str, rng: random.Random) -> list[str]:
-        """Return the words, joined, in the order of the document; words of no other document are left out."""
+    def keywords(document: str, rng: random.Random) -> list[str]:
         counts = Counter(_words(document))
         weights = {
-            word: (1 + log(n)) * log(self._count / self._frequency[word])
+            word: (1 + log(n)) * log(count / frequency[word])
             for word, n in counts.items()
-            if 2 <= self._frequency[word] <= self._count / 4
+            if 2 <= frequency[word] <= count / 4
         }
         best = sorted(weights, key=lambda word: (-weights[word], word))[: rng.randint(3, 6)]
         return [" ".join(word for word in counts if word in best)] if len(best) >= 3 else []
+
+    return keywords
 
 
 def _words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(with_spaces(text))]
 
 
-def built_in(names: Sequence[str], documents: Sequence[str]) -> dict[str, PseudoQueryGenerator]:
-    """Return built-in generators by name; keywords are fitted on the documents."""
-    found: dict[str, PseudoQueryGenerator] = {}
-    for name in names:
-        match name:
-            case "heading":
-                found[name] = Heading()
-            case "lead":
-                found[name] = Lead()
-            case "crop":
-                found[name] = Crop()
-            case "keywords":
-                found[name] = Keywords(documents)
-            case _:
-                raise ValueError(f"generators names {name!r}, expected one of {GENERATORS}")
-    return found
+def built_in(names: Sequence[str], documents: Sequence[str]) -> dict[str, Generator]:
+    """Return generators by name, some of `GENERATORS`; keywords are fitted on the documents."""
+    made: dict[str, Generator] = {"heading": heading, "lead": lead, "crop": crop}
+    return {name: keywords_of(documents) if name == "keywords" else made[name] for name in names}
 
 
 def without(text: str, query: str) -> str:

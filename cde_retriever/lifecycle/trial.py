@@ -75,7 +75,7 @@ def automatic_trial(corpus: Iterable[str], *, documents: int, questions: int, se
         if len(asked) == questions:
             break
         for kind in sorted(GENERATORS, key=lambda name: kinds[name]):
-            made = next(iter(makers[kind].generate(texts[place], rng)), "").strip()
+            made = next(iter(makers[kind](texts[place], rng)), "").strip()
             rest = without(texts[place], made) if made else ""
             if count_words(rest) >= LEAST_WORDS:
                 asked.append(Question(made, {place: 1.0}, kind))

@@ -85,7 +85,7 @@ def make_pairs(
         rng = random.Random(hashlib.blake2b(f"{config.seed}\0{text}".encode(), digest_size=16).digest())
         found: dict[str, tuple[str, str]] = {}
         for name, generator in generators.items():
-            for query in generator.generate(text, rng):
+            for query in generator(text, rng):
                 rest = text if rng.random() < config.keep_text else without(text, query)
                 if query.strip() and count_words(rest) >= LEAST_WORDS and rest.strip() != query.strip():
                     found.setdefault(query.strip(), (name, rest))

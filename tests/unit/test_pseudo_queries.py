@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from cde_retriever.lifecycle.questions import Heading, Keywords, Lead
+from cde_retriever.lifecycle.questions import heading, keywords_of, lead
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.pseudo_queries import (
     PseudoQueryConfig,
@@ -19,10 +19,10 @@ TEXTS = [f"Title {i}\n\nThe sentence number {i} stands here. " + f"word{i % 7}x 
 
 def test_generators_read_heading_lead_and_rare_words() -> None:
     rng = random.Random(0)
-    assert Heading().generate(TEXTS[3], rng) == ["Title 3"]
-    assert Lead().generate(TEXTS[3], rng) == ["The sentence number 3 stands here."]
+    assert heading(TEXTS[3], rng) == ["Title 3"]
+    assert lead(TEXTS[3], rng) == ["The sentence number 3 stands here."]
     corpus = ["alpha beta gamma the", "alpha beta gamma the", *["the other text"] * 8]
-    assert Keywords(corpus).generate(corpus[0], rng) == ["alpha beta gamma"]
+    assert keywords_of(corpus)(corpus[0], rng) == ["alpha beta gamma"]
 
 
 def test_what_became_the_query_is_not_in_the_document() -> None:

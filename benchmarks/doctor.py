@@ -84,7 +84,7 @@ def agrees(found: dict[str, float], judged: dict[str, float]) -> bool:
 
 def row(data: RetrievalSet, found: Sequence[Setting], judged: Sequence[Setting]) -> dict[str, Any]:
     """Return what one set says about the doctor."""
-    advice = recommend(found)
+    advice = recommend(found, judged=False)
     same = {(one.parts, one.context, one.name if not one.parts else one.size): one for one in judged}
     key = (advice.parts, advice.context, advice.name if not advice.parts else advice.size)
     best = max(judged, key=lambda setting: setting.mean)

@@ -179,13 +179,18 @@ def interval(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, fl
     return float(low), float(high)
 
 
-def recommend(settings: Sequence[Setting]) -> Setting:
+def recommend(settings: Sequence[Setting], *, judged: bool) -> Setting:
     """Return the setting to take: the best, and of contexts that differ by chance alone the largest.
+
+    A foreign context is never recommended. BM25 alone is on judged questions only: those made of a document's own
+    words flatter it (`docs/doctor.md`: by 28 points on pages of financial filings).
 
     Args:
         settings: Those of one encoder or several, measured on the same questions.
+        judged: Whether people judged the questions.
     """
-    best = max((one for one in settings if one.context != "foreign"), key=lambda setting: setting.mean)
+    eligible = [one for one in settings if one.context != "foreign" and (judged or one.name != BM25)]
+    best = max(eligible, key=lambda setting: setting.mean)
     alike = [
         other
         for other in settings

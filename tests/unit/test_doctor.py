@@ -154,6 +154,7 @@ def settings(**means):
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.1, 200)
     kinds = {"plain": (PLAIN, "", "", 0), "own16": ("a", "both", "own", 16), "own512": ("b", "both", "own", 512)}
+    kinds["bm25"] = (BM25, "", "", 0)
     kinds["foreign"] = ("c", "both", "foreign", 512)
     return [
         Setting(*(kinds[name][0], "m", *kinds[name][1:]), mean + noise + rng.normal(0, 0.01, 200))
@@ -162,10 +163,15 @@ def settings(**means):
 
 
 def test_the_best_is_recommended_and_of_contexts_alike_the_largest():
-    assert recommend(settings(plain=0.5, own16=0.6001, own512=0.6)).size == 512
-    assert recommend(settings(plain=0.5, own16=0.7, own512=0.6)).size == 16
-    assert recommend(settings(plain=0.7, own16=0.6, own512=0.6)).name == PLAIN
-    assert recommend(settings(plain=0.5, foreign=0.9, own16=0.6)).size == 16
+    def advised(judged=False, **means):
+        return recommend(settings(**means), judged=judged)
+
+    assert advised(plain=0.5, own16=0.6001, own512=0.6).size == 512
+    assert advised(plain=0.5, own16=0.7, own512=0.6).size == 16
+    assert advised(plain=0.7, own16=0.6, own512=0.6).name == PLAIN
+    assert advised(plain=0.5, foreign=0.9, own16=0.6).size == 16
+    assert advised(plain=0.5, bm25=0.9, own16=0.6).size == 16
+    assert advised(judged=True, plain=0.5, bm25=0.9, own16=0.6).name == BM25
 
 
 def test_an_interval_holds_the_mean_and_narrows_with_questions():
@@ -185,7 +191,7 @@ def test_a_report_says_what_to_do():
     few = make_report(Trial(("a",), trial.questions[:29], 1), settings(plain=0.5), None)
     assert "Fewer than 30 questions decide nothing.\nPeople" in few.page
     plain = make_report(trial, settings(plain=0.7, own512=0.6), ["folder"])
-    assert plain.values["recommendation"] == "Take m plain: nothing that was compared is above it here."
+    assert plain.values["recommendation"] == "Take m plain: nothing that may be recommended is above it here."
     assert "keep the encoder as it is" in plain.values["code"]
 
 

@@ -183,7 +183,7 @@ def recommend(settings: Sequence[Setting], *, judged: bool) -> Setting:
     """Return the setting to take: the best, and of contexts that differ by chance alone the largest.
 
     A foreign context is never recommended. BM25 alone is on judged questions only: those made of a document's own
-    words flatter it (`docs/doctor.md`: by 28 points on pages of financial filings).
+    words flatter it (`docs/lifecycle.md`: 48 where people's give 21, on pages of financial filings).
 
     Args:
         settings: Those of one encoder or several, measured on the same questions.

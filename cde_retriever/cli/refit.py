@@ -21,13 +21,20 @@ def add_command(program: CommandLine) -> None:
     )
     refit.add_argument("index", metavar="INDEX", help="folder of a LlamaIndex index or a LangChain FAISS index")
     action = refit.add_mutually_exclusive_group()
-    action.add_argument("--plan", action="store_true", help="say what would be done, and change nothing")
-    action.add_argument("--confirm", action="store_true", help="remove the old index, which a refit keeps")
-    action.add_argument("--undo", action="store_true", help="put the old index back, or drop a refit that is not done")
+    action.add_argument(
+        "--plan", action="store_true", help="say what would be done, and change nothing (default: do it)"
+    )
+    action.add_argument("--confirm", action="store_true", help="remove the old index (default: a refit keeps it)")
+    action.add_argument(
+        "--undo",
+        action="store_true",
+        help="put the old index back, or drop a refit that is not done (default: go on with it)",
+    )
     refit.add_argument(
         "--allow-dangerous-deserialization",
         action="store_true",
-        help="open the pickle of a FAISS index, which can run any program; only for an index that you made yourself",
+        help="open the pickle of a FAISS index, which can run any program; only for an index that you made yourself "
+        "(default: refuse)",
     )
     add_model_options(refit)
 

@@ -32,12 +32,12 @@ def command(corpus, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_has_two_examples_that_the_command_understands(name, capsys):
+def test_help_has_examples_that_the_command_understands(name, capsys):
     assert main([name, "--help"]) == 0
     text = capsys.readouterr().out
     assert COMMANDS[name].EXAMPLES in text
     lines = [line.split("   ")[0].split() for line in COMMANDS[name].EXAMPLES.splitlines() if f"cde {name}" in line]
-    assert len(lines) == 2
+    assert len(lines) >= 2
     for _, *arguments in lines:
         assert program().parser.parse_args(arguments).command == name
 

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cde_retriever.cli.column_options import add_column_options, read_columns
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 
 if TYPE_CHECKING:  # help needs no extra
@@ -40,11 +41,7 @@ def add_command(program: CommandLine) -> None:
         "--foreign", metavar="CORPUS", help="another corpus, to see what a foreign context does (default: none)"
     )
     doctor.add_argument("--language", metavar="NAME", help="language of the corpus (default: the model's)")
-    doctor.add_argument("--id-column", default="id", metavar="NAME", help="column with document ids (default: id)")
-    doctor.add_argument("--text-column", default="text", metavar="NAME", help="column with texts (default: text)")
-    doctor.add_argument(
-        "--title-column", metavar="NAME", help="column put before the text (default: title if present; '' for none)"
-    )
+    add_column_options(doctor)
     doctor.add_argument(
         "--documents", type=int, default=2000, metavar="N", help="most documents to search, drawn (default: 2000)"
     )
@@ -100,9 +97,9 @@ def _foreign(options: argparse.Namespace, encoder: "ContextualEncoder") -> "Sequ
 
 
 def _documents(corpus: str, options: argparse.Namespace, encoder: "ContextualEncoder") -> "Iterator[Document]":
-    from cde_retriever.corpus.rows import Columns, are_documents, find_files, read_documents
+    from cde_retriever.corpus.rows import are_documents, find_files, read_documents
 
-    columns = Columns(options.text_column, options.id_column, options.title_column)
+    columns = read_columns(options)
     folder, names, _ = find_files(corpus)
     size = None
     if are_documents(names):

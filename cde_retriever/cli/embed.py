@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from cde_retriever.cli.column_options import add_column_options, read_columns
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_model_options, read_model_options
 
@@ -45,11 +46,7 @@ def add_command(program: CommandLine) -> None:
         help="write one vector a document, the dense part for hybrid search, or both parts, dense and sparse "
         "(default: one)",
     )
-    embed.add_argument("--id-column", default="id", metavar="NAME", help="column with document ids (default: id)")
-    embed.add_argument("--text-column", default="text", metavar="NAME", help="column with texts (default: text)")
-    embed.add_argument(
-        "--title-column", metavar="NAME", help="column put before the text (default: title if present; '' for none)"
-    )
+    add_column_options(embed)
     embed.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="batch size, in texts of 128 tokens (default: 32)"
     )
@@ -72,12 +69,11 @@ def _embed(options: argparse.Namespace) -> None:
     from cde_retriever.bulk.settings import BulkSettings
     from cde_retriever.bulk.shards import keep_few_kernels
     from cde_retriever.context.context import Context
-    from cde_retriever.corpus.rows import Columns
 
     keep_few_kernels()
     settings = BulkSettings(
         model=read_model_options(options),
-        columns=Columns(options.text_column, options.id_column, options.title_column),
+        columns=read_columns(options),
         parts=options.parts,
         batch_size=options.batch_size,
         shard_size=options.shard_size,

@@ -17,7 +17,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 from cde_retriever.lifecycle.shadow import Begun, Shadow
-from cde_retriever.lifecycle.stored_index import StoredIndex, Vectors, kind_of
+from cde_retriever.lifecycle.stored_index import FolderKind, StoredIndex, Vectors, kind_of
 from cde_retriever.progress import progress
 
 PathLike = str | os.PathLike[str]
@@ -127,7 +127,7 @@ def refit(
     kind = kind_of(shadow.index)
     with shadow.alone():
         begun = shadow.read()
-        if begun is not None and shadow.is_swapped(begun, _fingerprint(kind.context_of(shadow.index))):
+        if begun is not None and _is_swapped(shadow, kind, begun):
             shadow.clear_vectors()
             return _done(shadow, begun, 0)
         source = shadow.hash_index()
@@ -161,7 +161,7 @@ def confirm_refit(index: PathLike) -> bool:
         return False
     with shadow.alone():
         begun = shadow.read()
-        if begun is not None and not shadow.is_swapped(begun, _fingerprint(kind.context_of(shadow.index))):
+        if begun is not None and not _is_swapped(shadow, kind, begun):
             raise ConfigError(f"the refit of {shadow.index} is not done; run it again to continue, or undo it")
         shadow.clear()
     return begun is not None
@@ -183,8 +183,7 @@ def undo_refit(index: PathLike) -> bool:
         return False
     with shadow.alone():
         begun = shadow.read()
-        swapped = begun is not None and shadow.is_swapped(begun, _fingerprint(kind.context_of(shadow.index)))
-        swapped = swapped and shadow.other.is_dir()
+        swapped = begun is not None and _is_swapped(shadow, kind, begun) and shadow.other.is_dir()
         if swapped:
             shadow.swap()
         shadow.clear()
@@ -223,8 +222,10 @@ def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool
     return embedded
 
 
-def _fingerprint(context: Context | None) -> str | None:
-    return None if context is None else context.fingerprint
+def _is_swapped(shadow: Shadow, kind: FolderKind, begun: Begun) -> bool:
+    """Tell whether the new index is in place, by the context that the index's folder keeps."""
+    context = kind.context_of(shadow.index)
+    return shadow.is_swapped(begun, None if context is None else context.fingerprint)
 
 
 def _done(shadow: Shadow, begun: Begun, embedded: int) -> Refit:

@@ -1,7 +1,14 @@
 """An oracle of hybrid search that knows neither stamps nor indexes, for random sequences of what users do."""
 
+import logging
 import os
+import random
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,3 +60,39 @@ class PartsOracle:
         assert len(set(found)) == len(found)
         assert set(found) <= set(stored)
         np.testing.assert_allclose(self.scores(context, found, query, mode), best, atol=1e-4)
+
+
+def play_sequences(folder: Path, world: Callable[..., Any], right: Sequence[str], wrong: Sequence[str]) -> None:
+    """Play random sequences of right and wrong operations, each in a world of its own.
+
+    Args:
+        folder: Where to write the checkpoint.
+        world: Made of a checkpoint, a folder, an oracle, a source of randomness and counts; has the operations.
+        right: Names of operations that must work, as often as they are to be drawn.
+        wrong: Names for its `wrong`, which must raise; after each the world is queried.
+    """
+    checkpoint = headed_checkpoint(folder / "checkpoint")
+    oracle, counts = PartsOracle(checkpoint), Counter[str]()
+    for seed in range(FIRST, FIRST + SEQUENCES):
+        with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # foreign contexts are warned of; that is tested elsewhere
+            try:
+                _play(world(checkpoint, Path(place), oracle, random.Random(seed), counts), right, wrong)
+            except BaseException as error:
+                error.add_note(f"sequence {seed}, after {dict(counts)}")
+                raise
+    logging.getLogger(__name__).info("%d sequences: %s", SEQUENCES, dict(counts))
+    assert counts["answered"] > 3 * SEQUENCES, counts
+    for name in wrong:
+        assert counts[f"refused {name}"] >= 1, (name, counts)
+
+
+def _play(world: Any, right: Sequence[str], wrong: Sequence[str]) -> None:
+    world.build()
+    world.build()
+    for _ in range(STEPS):
+        if world.rng.random() < 0.6:
+            getattr(world, world.rng.choice(right))()
+        else:
+            world.wrong(world.rng.choice(wrong))
+            world.query()

@@ -5,11 +5,8 @@ leave the index as it was: other embeddings, nodes embedded by them, their files
 """
 
 import asyncio
-import logging
 import random
 import shutil
-import tempfile
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from cde_retriever.errors import ContextError
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from cde_retriever.search.index_file import FILE_NAME
 from tests.contract.llama_index_corpus import chroma, corpus
-from tests.contract.parts_oracle import FIRST, MODES, QUERIES, SEQUENCES, STEPS, PartsOracle, headed_checkpoint
+from tests.contract.parts_oracle import MODES, QUERIES, PartsOracle, play_sequences
 
 IN_MEMORY = "cde_parts__vector_store.json"
 
@@ -170,29 +167,5 @@ RIGHT = ("build", "insert", "insert", "delete", "query", "query", "query", "reop
 WRONG = ("query", "stock", "open", "insert", "swap", "swap", "copy")
 
 
-def play(world: World) -> None:
-    world.build()
-    world.build()
-    for _ in range(STEPS):
-        if world.rng.random() < 0.6:
-            getattr(world, world.rng.choice(RIGHT))()
-        else:
-            world.wrong(world.rng.choice(WRONG))
-            world.query()
-
-
 def test_no_sequence_over_two_parts_gives_a_result_under_two_contexts(tmp_path):
-    checkpoint = headed_checkpoint(tmp_path / "checkpoint")
-    oracle, counts = PartsOracle(checkpoint), Counter()
-    for seed in range(FIRST, FIRST + SEQUENCES):
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # foreign contexts are warned of; that is tested elsewhere
-            try:
-                play(World(checkpoint, Path(folder), oracle, random.Random(seed), counts))
-            except BaseException as error:
-                error.add_note(f"sequence {seed}, after {dict(counts)}")
-                raise
-    logging.getLogger(__name__).info("%d sequences: %s", SEQUENCES, dict(counts))
-    assert counts["answered"] > 3 * SEQUENCES, counts
-    for name in WRONG:
-        assert counts[f"refused {name}"] >= 1, (name, counts)
+    play_sequences(tmp_path, World, RIGHT, WRONG)

@@ -156,14 +156,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[dict[str, Any]] = []
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for folder in folders:
-        plain = bench.plain(folder)
+        (data, _), plain = bench.data(folder), bench.plain(folder)
         vectors = Vectors(encoder, bench.cache / "doctor")
-        vectors.add("document", plain.data.documents, plain.documents)
-        vectors.add("query", plain.data.queries, plain.queries)
-        trial = automatic_trial(plain.data.documents, documents=options.documents, questions=options.questions)
+        vectors.add("document", plain.documents, plain.document_vectors)
+        vectors.add("query", plain.queries, plain.query_vectors)
+        trial = automatic_trial(data.documents, documents=options.documents, questions=options.questions)
         found = examine(encoder, trial, vectors)
-        judged = examine(encoder, judged_by_people(plain.data), vectors)
-        results.append(row(plain.data, found, judged))
+        judged = examine(encoder, judged_by_people(data), vectors)
+        results.append(row(data, found, judged))
         stated = {"model": encoder.identity.sha256, "name": encoder.config.name, "questions": options.questions}
         write_atomically(options.output, json.dumps({**stated, "results": results}, indent=1).encode())
         print(folder.name, results[-1]["found"], results[-1]["judged"], flush=True)

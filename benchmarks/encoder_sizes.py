@@ -18,7 +18,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from benchmarks.headed import PlainTexts, own_context, rank_headed, rank_plain
+from benchmarks.head_ranking import PlainTexts, fit_on_kept, rank_plain, rank_with_head
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import replacing, write_atomically
@@ -46,18 +46,18 @@ def kept_texts(encoder: ContextualEncoder, data: RetrievalSet, file: Path, only_
 
 def figures(encoder: ContextualEncoder, data: RetrievalSet, texts: PlainTexts) -> list[float]:
     """Return nDCG@10 in hundredths: plain, two parts under no context, one vector and two parts under its own."""
-    own, null = own_context(encoder, texts), encoder.null_context()
+    own, null = fit_on_kept(encoder, texts), encoder.null_context()
 
     def quality(ranking: Ranking) -> float:
         return 100 * measure(data, ranking).means()["ndcg_at_10"]
 
     ways = ((null, "both"), (own, "one"), (own, "both"))
-    return [quality(rank_plain(texts)), *(quality(rank_headed(encoder, texts, used, parts)) for used, parts in ways)]
+    return [quality(rank_plain(texts)), *(quality(rank_with_head(encoder, texts, used, parts)) for used, parts in ways)]
 
 
 def query_times(encoder: ContextualEncoder, texts: PlainTexts) -> float:
     """Return how long a query takes under the corpus's context, in times of its plain vector."""
-    encoder.set_context(own_context(encoder, texts))
+    encoder.set_context(fit_on_kept(encoder, texts))
     taken: dict[str, list[float]] = {"dense": [], "one": []}
     for query in (texts.queries * ROUNDS)[:ROUNDS]:
         for parts, times in taken.items():

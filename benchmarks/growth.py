@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.headed import PlainTexts, own_context, rank_headed, rank_plain
+from benchmarks.head_ranking import PlainTexts, fit_on_kept, rank_plain, rank_with_head
 from benchmarks.mixtures import rank_mixture
 from benchmarks.quality import Bench
 from cde_retriever.context.context import Context
@@ -67,8 +67,8 @@ class Growth:
     def rows(self, folder: Path, factors: Sequence[float]) -> Iterator[dict[str, Any]]:
         """Yield the measurements of one set, before it grows (factor 0) and after."""
         data, _ = self.bench.data(folder)
-        own = self._texts(folder)
-        contexts = {"own": own_context(self.bench.encoder, own), "null": self.bench.encoder.null_context()}
+        own = self._plain[folder]
+        contexts = {"own": fit_on_kept(self.bench.encoder, own), "null": self.bench.encoder.null_context()}
         order = self._others(folder)
         for factor in (0, *factors):
             texts, reached = self._grown(own, order, factor)
@@ -77,7 +77,7 @@ class Growth:
                 document_ids=(*data.document_ids, *(f"joined {n}" for n in range(len(texts.documents) - len(own[0])))),
                 documents=tuple(texts.documents),
             )
-            refitted = contexts["own"] if factor == 0 else own_context(self.bench.encoder, texts)
+            refitted = contexts["own"] if factor == 0 else fit_on_kept(self.bench.encoder, texts)
             for name, ranking in self._rankings(texts, {**contexts, "refitted": refitted}):
                 yield {
                     "set": data.name,
@@ -87,10 +87,6 @@ class Growth:
                     "documents": len(texts.documents),
                     **summary(grown, ranking, len(own.documents)),
                 }
-
-    def _texts(self, folder: Path) -> PlainTexts:
-        plain = self._plain[folder]
-        return PlainTexts(list(plain.data.documents), list(plain.data.queries), plain.documents, plain.queries)
 
     def _others(self, folder: Path) -> list[tuple[Path, int]]:
         own = set(self.bench.data(folder)[0].documents)
@@ -111,7 +107,7 @@ class Growth:
             if joined >= factor * size:
                 break
             documents.append(self.bench.data(folder)[0].documents[number])
-            vectors.append(self._plain[folder].documents[number : number + 1])
+            vectors.append(self._plain[folder].document_vectors[number : number + 1])
             joined += len(documents[-1])
         return own._replace(documents=documents, document_vectors=np.concatenate(vectors)), joined / size
 
@@ -122,7 +118,7 @@ class Growth:
         yield "convex_30", rank_mixture("convex_30", words, texts.query_vectors, texts.document_vectors)
         for name, context in contexts.items():
             for label, parts in (("hybrid", "both"), ("one", "one")):
-                yield f"{label} {name}", rank_headed(self.bench.encoder, texts, context, parts)
+                yield f"{label} {name}", rank_with_head(self.bench.encoder, texts, context, parts)
 
 
 def summary(data: RetrievalSet, ranking: Ranking, own: int) -> dict[str, float]:

@@ -8,9 +8,9 @@
 A context is what `ContextualEncoder.fit_context` makes of the same sample, with kept vectors in place of encoded ones.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.search.hybrid import search
 from cde_retriever.words.reading import TextCounts, WordReader, reader
-from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.ranking import DEPTH, Ranking, rank
 
 HYBRID_MODES = ("hybrid_null", "hybrid_foreign", "hybrid")
@@ -32,11 +31,12 @@ HYBRID_LABELS = {
     "hybrid": "two parts, corpus context",
 }
 QUERIES_AT_ONCE = 100
+SEED = 0
 
 Vectors = NDArray[np.float32]
 
 
-@lru_cache(maxsize=40)
+@lru_cache(maxsize=4)  # documents and queries of one set, for all its contexts
 def _read_once(language: str, texts: tuple[str, ...], role: str, skip: bool) -> TextCounts:
     return reader(language).read(texts, role, skip_question_words=skip)
 
@@ -54,36 +54,46 @@ class _KeptHead(CorpusHead):
         self._reader = _KeptReader(self._reader.language)
 
 
-@dataclass(frozen=True)
-class PlainSet:
-    """A judged set with its texts' plain vectors, (n, d) and (q, d)."""
+class PlainTexts(NamedTuple):
+    """Texts of a corpus and its queries, and their plain unit vectors, (n, d) and (q, d)."""
 
-    data: RetrievalSet
-    documents: Vectors
-    queries: Vectors
+    documents: Sequence[str]
+    queries: Sequence[str]
+    document_vectors: Vectors
+    query_vectors: Vectors
 
 
-def fit_on_kept(encoder: ContextualEncoder, plain: PlainSet, seed: int, size: int | None) -> Context:
-    """Return the context that the encoder would fit to a set's documents, out of their kept vectors."""
-    sample = sample_documents(plain.data.documents, size or encoder.config.context_size, seed)
-    rows = {text: row for row, text in enumerate(plain.data.documents)}
-    vectors = plain.documents[[rows[text] for text in sample.texts]]
-    words = encoder.count_words(sample.texts, None)
+def fit_on_kept(
+    encoder: ContextualEncoder,
+    texts: PlainTexts,
+    *,
+    seed: int = SEED,
+    size: int | None = None,
+    language: str | None = None,
+) -> Context:
+    """Return the context that `fit_context` would fit to the documents, out of their kept vectors."""
+    sample = sample_documents(texts.documents, size or encoder.config.context_size, seed)
+    rows = {text: row for row, text in enumerate(texts.documents)}
+    vectors = texts.document_vectors[[rows[text] for text in sample.texts]]
+    words = encoder.count_words(sample.texts, language)
     return make_context(sample, vectors, encoder.identity, store_texts=False, needs=None, words=words)
 
 
-def rank_with_head(encoder: ContextualEncoder, plain: PlainSet, context: Context, *, parts: bool) -> Ranking:
-    """Rank by one vector, or by two parts; queries of parts by hundreds, to bound memory."""
+def rank_plain(texts: PlainTexts) -> Ranking:
+    """Rank by the plain vectors."""
+    return rank(texts.query_vectors, texts.document_vectors)
+
+
+def rank_with_head(encoder: ContextualEncoder, texts: PlainTexts, context: Context, parts: str) -> Ranking:
+    """Rank under a context, by ``"both"`` parts or ``"one"`` vector; queries of parts by hundreds, to bound memory."""
     settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
-    head = _KeptHead(settings, context, plain.documents.shape[1], encoder.dimension)
-    texts = plain.data.queries
-    if not parts:
-        one = head.documents(plain.documents, plain.data.documents, "one")
-        return rank(np.asarray(head.queries(plain.queries, texts, "one")), np.asarray(one))
-    documents = head.documents(plain.documents, plain.data.documents, "both")
+    head = _KeptHead(settings, context, texts.document_vectors.shape[1], encoder.dimension)
+    documents = head.documents(texts.document_vectors, texts.documents, parts)
+    if parts == "one":
+        return rank(np.asarray(head.queries(texts.query_vectors, texts.queries, parts)), np.asarray(documents))
     ranking: Ranking = []
-    for first in range(0, len(texts), QUERIES_AT_ONCE):
+    for first in range(0, len(texts.queries), QUERIES_AT_ONCE):
         last = first + QUERIES_AT_ONCE
-        queries = head.queries(plain.queries[first:last], texts[first:last], "both")
+        queries = head.queries(texts.query_vectors[first:last], texts.queries[first:last], parts)
         ranking += list(search(queries, documents, DEPTH).positions)
     return ranking

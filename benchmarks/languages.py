@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.headed import PlainTexts, own_context, rank_headed, rank_plain
+from benchmarks.head_ranking import PlainTexts, fit_on_kept, rank_plain, rank_with_head
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
 from cde_train.evaluation.ranking import Ranking
@@ -61,13 +61,13 @@ def measure(encoder: ContextualEncoder, folder: Path) -> list[float | None]:
     encoder.set_context(encoder.null_context())
     plain = encoder.encode_documents(documents, parts="dense"), encoder.encode_queries(queries, parts="dense")
     texts = PlainTexts(documents, queries, *plain)
-    unstemmed, stemmer = own_context(encoder, texts, "none"), STEMMERS.get(folder.name)
-    stemmed = own_context(encoder, texts, stemmer) if stemmer else unstemmed
-    both = [quality(rank_headed(encoder, texts, used, "both")) for used in (encoder.context, unstemmed, stemmed)]
+    unstemmed, stemmer = fit_on_kept(encoder, texts, language="none"), STEMMERS.get(folder.name)
+    stemmed = fit_on_kept(encoder, texts, language=stemmer) if stemmer else unstemmed
+    both = [quality(rank_with_head(encoder, texts, used, "both")) for used in (encoder.context, unstemmed, stemmed)]
     figures: list[float | None] = [quality(rank_plain(texts)), *both]
     if not stemmer:
         figures[-1] = None
-    return [*figures, quality(rank_headed(encoder, texts, stemmed, "one"))]
+    return [*figures, quality(rank_with_head(encoder, texts, stemmed, "one"))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

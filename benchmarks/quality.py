@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from benchmarks.head_ranking import HYBRID_MODES, PlainSet, fit_on_kept, rank_with_head
+from benchmarks.head_ranking import HYBRID_MODES, PlainTexts, fit_on_kept, rank_with_head
 from benchmarks.mixtures import MIXTURES, rank_mixture
 from benchmarks.quality_results import MODES, WITHOUT_CONTEXT, Results
 from benchmarks.quality_table import write_table
@@ -112,7 +112,8 @@ class Bench:
             ranking = rank_bm25(data.documents, data.queries)
         elif task.mode not in WITHOUT_CONTEXT:
             context = self._kept_context(folder, task)
-            ranking = rank_with_head(self.encoder, self.plain(folder), context, parts=task.mode in HYBRID_MODES)
+            parts = "both" if task.mode in HYBRID_MODES else "one"
+            ranking = rank_with_head(self.encoder, self.plain(folder), context, parts)
             extra = self._of_context(context, self._source(folder, task))
         else:
             ranking = self._rank_plain(folder, task.mode)
@@ -155,7 +156,7 @@ class Bench:
         source = self._source(folder, task)
         if source is None:
             return self.encoder.null_context()
-        return fit_on_kept(self.encoder, self.plain(source), task.seed or 0, task.size)
+        return fit_on_kept(self.encoder, self.plain(source), seed=task.seed or 0, size=task.size)
 
     def _source(self, folder: Path, task: Task) -> Path | None:
         """Return the set that a context is of; None for the null context."""
@@ -181,17 +182,17 @@ class Bench:
     def _rank_plain(self, folder: Path, mode: str) -> Ranking:
         plain = self.plain(folder)
         if mode in MIXTURES:
-            return rank_mixture(mode, self._words(folder), plain.queries, plain.documents)
-        return rank_plain(mode, plain.queries, plain.documents)
+            return rank_mixture(mode, self._words(folder), plain.query_vectors, plain.document_vectors)
+        return rank_plain(mode, plain.query_vectors, plain.document_vectors)
 
-    def plain(self, folder: Path) -> PlainSet:
+    def plain(self, folder: Path) -> PlainTexts:
         """Return a set with its plain vectors, made once and kept."""
         data, sha256 = self.data(folder)
         documents, queries = (
             self._cached(f"{data.name}-{sha256[:12]}-{name}", texts, role)
             for name, texts, role in (("documents", data.documents, "document"), ("queries", data.queries, "query"))
         )
-        return PlainSet(data, documents, queries)
+        return PlainTexts(data.documents, data.queries, documents, queries)
 
     def _words(self, folder: Path) -> list[NDArray[np.float32]]:
         """Return BM25's scores of a set, kept for its other mixtures."""

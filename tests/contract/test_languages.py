@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.headed import PlainTexts, own_context, rank_headed, rank_plain
+from benchmarks.head_ranking import PlainTexts, fit_on_kept, rank_plain, rank_with_head
 from benchmarks.languages import STEMMERS, quality, read_pages
 from cde_retriever.encoder.encoder import ContextualEncoder
 
@@ -22,7 +22,7 @@ def test_own_context_is_above_plain_vectors(language):
     encoder.set_context(encoder.null_context())
     vectors = encoder.encode_documents(documents, parts="dense"), encoder.encode_queries(queries, parts="dense")
     texts = PlainTexts(documents, queries, *vectors)
-    context = own_context(encoder, texts, STEMMERS.get(language, "none"))
+    context = fit_on_kept(encoder, texts, language=STEMMERS.get(language, "none"))
     plain = quality(rank_plain(texts))
-    assert quality(rank_headed(encoder, texts, context, "both")) > plain + 5
-    assert quality(rank_headed(encoder, texts, context, "one")) > plain + 5
+    assert quality(rank_with_head(encoder, texts, context, "both")) > plain + 5
+    assert quality(rank_with_head(encoder, texts, context, "one")) > plain + 5

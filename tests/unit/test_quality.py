@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import quality
-from benchmarks.head_ranking import HYBRID_MODES, PlainSet, fit_on_kept, rank_with_head
+from benchmarks.head_ranking import HYBRID_MODES, PlainTexts, fit_on_kept, rank_with_head
 from benchmarks.quality_table import bootstrap, select, write_table
 from benchmarks.recipes.card import card
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -117,14 +117,14 @@ def test_kept_vectors_rank_as_encoded_ones_do(tmp_path):
         encoder.encode_first_stage(texts, role=role)
         for texts, role in ((data.documents, "document"), (data.queries, "query"))
     )
-    plain = PlainSet(data, documents, queries)
+    plain = PlainTexts(data.documents, data.queries, documents, queries)
     context = encoder.fit_context(data.documents, seed=1, context_size=6)
-    kept = fit_on_kept(encoder, plain, 1, 6)
+    kept = fit_on_kept(encoder, plain, seed=1, size=6)
     assert kept.fingerprint == context.fingerprint
     one = encoder.encode_queries(data.queries) @ encoder.encode_documents(data.documents).T
     both = (encoder.encode_queries(data.queries, parts="both"), encoder.encode_documents(data.documents, parts="both"))
-    for parts, scores in ((False, one), (True, score(*both))):
-        found = rank_with_head(encoder, plain, kept, parts=parts)
+    for parts, scores in (("one", one), ("both", score(*both))):
+        found = rank_with_head(encoder, plain, kept, parts)
         assert [list(row[:5]) for row in found] == np.argsort(-scores, axis=1, kind="stable")[:, :5].tolist()
 
 

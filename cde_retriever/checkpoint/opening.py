@@ -1,15 +1,19 @@
 """Open a model's folder as what it is: a CDE checkpoint, or an encoder that gets a head in memory."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cde_retriever.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, RELEASED, kind_of
-from cde_retriever.checkpoint.reading import Reading, identify_changed, refuse_sayings
+from cde_retriever.checkpoint.plain_encoder import longest_text, refuse_length
+from cde_retriever.checkpoint.reading import Reading, changes_of, identify_changed
 from cde_retriever.checkpoint.released import read_released
 from cde_retriever.checkpoint.wrapping import wrap
+from cde_retriever.model.two_stage import TwoStageModel
 
 
 def open_model(
@@ -24,7 +28,7 @@ def open_model(
 
     Args:
         folder: The folder.
-        reading: What is said about a model that is no CDE checkpoint.
+        reading: What is said about it; of a CDE checkpoint only how long a text may be and what becomes of longer ones.
         name: Name of a model that brings none.
         device: Where the model goes.
         dtype: Its dtype; None for float32.
@@ -35,8 +39,7 @@ def open_model(
     """
     kind = kind_of(folder)
     if kind == CDE:
-        refuse_sayings(folder, replace(reading, long_texts=None))
-        read = _reading_long_texts(read_checkpoint(folder), reading.long_texts)
+        read = _change(folder, read_checkpoint(folder), changes_of(folder, reading))
     else:
         read = (read_released if kind == RELEASED else wrap)(folder, reading, name)
     for part in (read, read.queries):
@@ -45,12 +48,20 @@ def open_model(
     return read
 
 
-def _reading_long_texts(read: Checkpoint, long_texts: str | None) -> Checkpoint:
-    """Return a checkpoint that reads long texts in another way, which makes it another model."""
-    if long_texts is None:
+def _change(folder: Path, read: Checkpoint, changes: Mapping[str, Any]) -> Checkpoint:
+    """Return a checkpoint that reads texts in another way, which makes it another model."""
+    if not changes:
         return read
     for part in (read, read.queries):
         if part is not None:
-            part.model.config = replace(part.model.config, long_texts=long_texts)
-    sha256 = identify_changed(read.sha256, long_texts)
+            refuse_length(folder, changes.get("max_length"), _longest_text(part.model))
+            part.model.config = replace(part.model.config, **changes)
+    sha256 = identify_changed(read.sha256, changes)
     return replace(read, sha256=sha256, source_sha256=sha256)
+
+
+def _longest_text(model: TwoStageModel) -> int:
+    """Return how many tokens both stages read, the second behind its context where that has positions of its own."""
+    config = model.config
+    ahead = 0 if config.positions == "text" else config.context_size + config.prompt_tokens
+    return min(longest_text(model.first_stage.backbone), longest_text(model.second_stage.backbone) - ahead)

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from cde_retriever.checkpoint.folder import TOKENIZER_NAME, read_tokenizer
 from cde_retriever.checkpoint.kinds import read_json, refuse_architecture, weight_files
-from cde_retriever.errors import CheckpointError
+from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.backbone import ENCODER_HALVES, encoder_class, without_pooler
 
 UNREAD = re.compile(
@@ -204,3 +204,13 @@ def longest_text(model: PreTrainedModel) -> int:
     # RoBERTa's kin count positions from the one after the padding's.
     counted = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     return int(places) if counted is None else int(places) - int(counted) - 1
+
+
+def refuse_length(folder: Path, wanted: int | None, longest: int) -> None:
+    """Refuse a length that an encoder cannot read.
+
+    Raises:
+        ConfigError: with both numbers.
+    """
+    if wanted is not None and wanted > longest:
+        raise ConfigError(f"max_length is {wanted}, but {folder} reads {longest} tokens at most")

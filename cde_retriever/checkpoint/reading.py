@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.checkpoint.folder import hash_checkpoint
-from cde_retriever.checkpoint.kinds import CDE, kind_of
+from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint
+from cde_retriever.checkpoint.kinds import CDE, kind_of, read_json
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import hash_file
@@ -30,7 +30,6 @@ class Reading:
         prompts: Text put before a query and before a document, by role.
         variant: Which of the networks that may have been released to compute (`cde_retriever.checkpoint.released`).
         head: Whether the model knows its corpus; without, vectors are the encoder's own under every context.
-
         long_texts: What becomes of texts longer than `max_length`: ``"cut"`` or ``"windows"``.
 
     Raises:
@@ -69,17 +68,30 @@ def identify_model(folder: Path, reading: Reading) -> str:
 
     Raises:
         CheckpointError: if it holds nothing that is understood.
-        ConfigError: if something is said about a CDE checkpoint, which says all itself.
+        ConfigError: if something is said that a CDE checkpoint says itself.
     """
     if kind_of(folder) != CDE:
         return identify_source(folder, reading)
-    refuse_sayings(folder, replace(reading, long_texts=None))
-    return identify_changed(hash_checkpoint(folder), reading.long_texts)
+    return identify_changed(hash_checkpoint(folder), changes_of(folder, reading))
 
 
-def identify_changed(sha256: str, long_texts: str | None) -> str:
-    """Return the identity of a CDE checkpoint that reads long texts in a way that was said; its own if none was."""
-    return sha256 if long_texts is None else hashlib.sha256(f"{sha256} long_texts={long_texts}".encode()).hexdigest()
+def changes_of(folder: Path, reading: Reading) -> dict[str, Any]:
+    """Return what is said about a CDE checkpoint that makes another model of it, by the names in its configuration.
+
+    Raises:
+        ConfigError: for what it says itself, such as its pooling.
+    """
+    refuse_sayings(folder, replace(reading, max_length=None, long_texts=None))
+    own = read_json(folder / CONFIG_NAME).get("max_length")
+    length = None if reading.max_length == own else reading.max_length
+    said = {"max_length": length, "long_texts": reading.long_texts}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def identify_changed(sha256: str, changes: Mapping[str, Any]) -> str:
+    """Return the identity of a CDE checkpoint of which something else was said; its own if nothing was."""
+    said = "".join(f" {name}={value}" for name, value in changes.items())
+    return hashlib.sha256(f"{sha256}{said}".encode()).hexdigest() if said else sha256
 
 
 def refuse_sayings(folder: Path, reading: Reading) -> None:

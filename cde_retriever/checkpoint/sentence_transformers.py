@@ -27,6 +27,7 @@ from cde_retriever.checkpoint.plain_encoder import (
     read_backbone,
     read_texts_tokenizer,
     refuse_foreign_tokenizer,
+    refuse_length,
     table_rows,
 )
 from cde_retriever.checkpoint.reading import Reading
@@ -131,8 +132,7 @@ def _naming_damage(folder: Path) -> Iterator[None]:
 
 
 def _length(folder: Path, plain: PlainEncoder, wanted: int | None) -> int:
-    if wanted is not None and wanted > plain.longest:
-        raise ConfigError(f"max_length is {wanted}, but {folder} reads {plain.longest} tokens at most")
+    refuse_length(folder, wanted, plain.longest)
     length = min(plain.max_length, plain.longest) if wanted is None else wanted
     if length >= UNLIMITED:
         raise ConfigError(f"{folder} does not say how long a text may be; give max_length=, in tokens")

@@ -112,7 +112,8 @@ class LoadedModel:
             truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.dimensions`); None for all.
             pooling: How an encoder of `transformers` pools its token vectors, such as ``"mean"`` or ``"cls"``;
                 sentence-transformers models and CDE checkpoints say it themselves.
-            max_length: Longest text of a sentence-transformers model or an encoder, in tokens; its own by default.
+            max_length: Longest text in tokens, at most what the model can read; its own by default. Another one makes
+                another model, with an identity of its own.
             prompts: Text put before its queries and documents, ``{"query": …, "document": …}``; its own by default.
             variant: Which network of the authors' own weights to compute (docs/released.md).
             long_texts: What becomes of texts longer than `max_length`: ``"cut"`` off, the default, or read whole as

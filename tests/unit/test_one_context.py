@@ -93,8 +93,9 @@ def test_settings_reach_the_model(checkpoint):
     assert holder.encoder.dimension == 12
     assert holder.owner == "SimpleNamespace"
     assert holder.encoder is not OneContext.of_settings(str(checkpoint), settings()).encoder
-    with pytest.raises(ConfigError, match="says max_length"):
-        OneContext.of_settings(str(checkpoint), settings(max_length=20))
+    assert OneContext.of_settings(str(checkpoint), settings(max_length=20)).encoder.config.max_length == 20
+    with pytest.raises(ConfigError, match="says variant"):
+        OneContext.of_settings(str(checkpoint), settings(variant="trained"))
 
 
 def test_without_a_context_there_is_nothing_to_embed_under(one):

@@ -209,8 +209,8 @@ def test_what_is_said_and_does_not_fit(folder, tmp_path):
     refused(folder, "prompts has the keys .'passage'., expected some of", prompts={"passage": "x"})
     refused(
         tiny_checkpoint(tmp_path / "ours"),
-        "is a CDE checkpoint or export, whose config.json says max_length",
-        max_length=9,
+        "is a CDE checkpoint or export, whose config.json says pooling",
+        pooling="cls",
     )
 
 

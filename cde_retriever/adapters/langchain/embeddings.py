@@ -48,7 +48,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
         parts: ``"one"``: vectors that hold all the context knows. ``"dense"``: the dense part alone, for hybrid search,
             where the sparse part is kept beside it.
         pooling: How an encoder of `transformers` pools its token vectors; other models say it themselves.
-        max_length: Longest text of a model that is no CDE checkpoint, in tokens; None for its own.
+        max_length: Longest text in tokens, at most what the model can read; None for its own.
         prompts: Text put before its queries and documents, by role; None for its own.
         variant: Which network of the authors' own weights to compute.
         long_texts: ``"windows"`` reads texts longer than the model as overlapping windows; None as the model says.

@@ -25,7 +25,8 @@ class HeadSettings:
         amount: How far they move towards what they attend to.
         rareness: Power of what a word says (`cde_retriever.words.weights`).
         sharing: Power of what all words of a query say, which each is divided by.
-        skip_question_words: Whether "what", "does" and the like are left out of queries; English alone has a list.
+        skip_question_words: Whether "what", "does" and the like are left out of queries
+            (`cde_retriever.words.stop_words`).
         word_weight: What exact words are worth beside a cosine, in spreads.
         gram_weight: The same for the grams of the words.
         topics: Numbers of the one vector that stand for topics of the context; at most so many.

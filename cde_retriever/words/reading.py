@@ -2,10 +2,10 @@
 
 Letters, digits and the marks that belong to them make a word, in lower case after Unicode's compatibility folding
 (NFKC). Scripts that put no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) give overlapping pairs of
-characters. Words of a language that Snowball has a stemmer for are stemmed (snowballstem.org); stop words of English
-are left out. Beside its stem a word has grams: all runs of four characters of ``^word$``, by which words of one root,
-misspelt ones and compounds meet. The number of a stem or gram is the first four bytes of its BLAKE2b hash: 2³² places,
-so of a million words some hundred share one.
+characters. Words of a language that Snowball has a stemmer for are stemmed (snowballstem.org); some are left out
+(`cde_retriever.words.stop_words`). Beside its stem a word has grams: all runs of four characters of ``^word$``, by
+which words of one root, misspelt ones and compounds meet. The number of a stem or gram is the first four bytes of its
+BLAKE2b hash: 2³² places, so of a million words some hundred share one.
 
 A document's first words count twice: titles and first sentences say what it is about.
 """
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from cde_retriever.errors import ConfigError
 from cde_retriever.words.sparse import Sparse
+from cde_retriever.words.stop_words import question_words, stop_words
 
 KNOWN_WORDS = 2**16
 """Words whose numbers a reader remembers; then it starts anew, so memory does not grow with a corpus."""
@@ -27,14 +28,6 @@ GRAM = 4
 LEAD = 16
 NO_LANGUAGE = "none"
 _ASCII = re.compile(r"\w+")
-# Of Lucene's EnglishAnalyzer (Apache-2.0).
-_ENGLISH = """a an and are as at be but by for if in into is it no not of on or such that the their then there these
-they this to was will with"""
-_STOP_WORDS = {"english": frozenset(_ENGLISH.split())}
-# What people say around what they look for; in documents such words are rare enough to seem telling.
-_ASKING = """what which who whom whose when where why how do does did doing can could should would may might must shall
-i me my we us our you your he she his her him has have had been being am were about any some"""
-_QUESTION_WORDS = {"english": frozenset(_ASKING.split())}
 
 
 class WordReader:
@@ -50,8 +43,8 @@ class WordReader:
     def __init__(self, language: str) -> None:
         self.language = language
         self._stem = _stemmer(language)
-        self._stop = _STOP_WORDS.get(language, frozenset())
-        self._skipped = self._stop | _QUESTION_WORDS.get(language, frozenset())
+        self._stop = stop_words(language)
+        self._skipped = self._stop | question_words(language)
         self._known: dict[str, _Numbers] = {}
         self._lock = threading.Lock()
 

@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import snowballstemmer
 
 from cde_retriever.errors import ConfigError
 from cde_retriever.words import reading
 from cde_retriever.words.reading import LEAD, WordReader, grams_of, hash_word, split
 from cde_retriever.words.sparse import WIDTH, Sparse
 from cde_retriever.words.statistics import RAREST, WordPrior, WordStatistics, load_prior
+from cde_retriever.words.stop_words import CODES, question_words
 from cde_retriever.words.weights import weigh_documents, weigh_queries
 
 PRIOR = WordPrior(words=np.array([3, 7]), shares=np.array([0.5, 0.01], np.float32), unseen=0.001, mean_length=10.0)
@@ -88,6 +90,38 @@ def test_grams_are_runs_of_four_of_the_marked_word():
     assert grams.values.sum() == 4 + 3  # stop words have none
     assert grams.values.max() == 2  # both words begin alike
     assert set(hash_words(grams_of("wing"))).isdisjoint(hash_words(["wing", "^win"]))
+
+
+@pytest.mark.parametrize(
+    ("language", "question", "left"),
+    [
+        ("english", "What does the tower weigh?", "tower weigh"),
+        ("german", "Was wiegt denn der Eiffelturm?", "wiegt Eiffelturm"),
+        ("french", "Qu'est-ce que la relativité ?", "relativité"),
+        ("russian", "Что такое энтропия?", "энтропия"),
+        ("none", "Was wiegt denn der Eiffelturm?", "Was wiegt denn der Eiffelturm"),
+    ],
+)
+def test_queries_leave_out_the_words_of_a_question(language, question, left):
+    reader = WordReader(language)
+    asked = reader.read([question], "query", skip_question_words=True)
+    said = reader.read([left], "query")
+    assert all(one.indices.tolist() == other.indices.tolist() for one, other in zip(asked, said, strict=True))
+    assert len(said.words.indices) == len(left.split())
+    alone = question.split()[0]
+    assert len(reader.read([alone], "query", skip_question_words=True).words.indices) > 0  # a text has no others
+
+
+def test_documents_keep_the_words_of_a_question_but_for_english():
+    assert len(WordReader("german").read(["Was wiegt denn der Eiffelturm?"], "document").words.indices) == 5
+    assert len(WordReader("english").read(["What does the tower weigh?"], "document").words.indices) == 4
+
+
+def test_lists_of_words_are_there_for_snowballs_languages():
+    known = set(snowballstemmer.algorithms())
+    assert known >= set(CODES)
+    assert known - set(CODES) == {"english", "porter", "nepali", "serbian", "tamil", "yiddish"}
+    assert all(len(question_words(language)) > 20 for language in [*CODES, "english"])
 
 
 def test_a_reader_forgets_words_but_not_their_numbers(monkeypatch):

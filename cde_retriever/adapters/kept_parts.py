@@ -2,7 +2,9 @@
 
 A store finds documents by one vector each. A `PartsIndex` holds their dense and sparse parts under the same ids, ranks
 by the exact sum, and the store gives the documents. What is written goes into the index before the store: an id that
-only the index knows is passed over when it is searched, and one that it lacked would never be found.
+only the index knows is passed over when it is searched, and one that it lacked would never be found. A change is
+appended to a log, so that it costs what it holds and not what the index does; when the log outgrows the index, that is
+written anew.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -11,7 +13,16 @@ from typing import TypeVar
 
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.errors import ContextMismatchError
-from cde_retriever.search.index_file import index_file, open_index, save_index
+from cde_retriever.files.appending import Log
+from cde_retriever.search.index_file import (
+    addition,
+    deletion,
+    index_file,
+    index_files,
+    open_index,
+    open_log,
+    save_index,
+)
 from cde_retriever.search.parts_index import PartsIndex
 
 Document = TypeVar("Document")
@@ -23,7 +34,7 @@ _DEEPER = 4
 
 
 class KeptParts:
-    """An index of two parts that is written to a folder after each change.
+    """An index of two parts whose folder holds each change as soon as it is made.
 
     Args:
         index: The documents.
@@ -32,6 +43,7 @@ class KeptParts:
 
     def __init__(self, index: PartsIndex, folder: Path | None = None) -> None:
         self.index, self.folder = index, folder
+        self._log: Log | None = None
         self._written = self._state()
 
     def add(self, ids: list[str], parts: Parts) -> None:
@@ -43,14 +55,18 @@ class KeptParts:
         self._refuse_other_writers()
         last = {name: row for row, name in enumerate(ids)}  # of an id given twice stores keep the last
         rows = list(last.values())
-        self.index.add(list(last), Parts(parts.dense[rows], parts.sparse[rows]))
-        self._write()
+        joining = PartsIndex(self.index.fingerprint)
+        joining.add(list(last), Parts(parts.dense[rows], parts.sparse[rows]))
+        self.index.join(joining)
+        self._write(addition(joining))
 
     def delete(self, ids: Iterable[str]) -> None:
         """Remove documents."""
         self._refuse_other_writers()
-        self.index.delete(ids)
-        self._write()
+        leaving = [name for name in ids if name in self.index]
+        if leaving:
+            self.index.delete(leaving)
+            self._write(deletion(leaving))
 
     def find(
         self,
@@ -83,15 +99,25 @@ class KeptParts:
 
     def stay_in_memory(self) -> None:
         """Write the index only when it is saved."""
-        self.folder = self._written = None
+        self.folder, self._written = None, []
 
     def save(self, folder: Path) -> None:
         """Write the index into a folder."""
         save_index(self.index, folder)
 
-    def _write(self) -> None:
-        if self.folder is not None:
-            self.save(self.folder)
+    def _write(self, change: bytes) -> None:
+        if self.folder is None:
+            return
+        file = index_file(self.folder)
+        try:
+            if self._log is None and file.is_file():
+                self._log = open_log(file)
+            if self._log is None or self._log.size + len(change) > file.stat().st_size:
+                self.save(self.folder)
+                self._log = None
+            else:
+                self._log.append(change)
+        finally:
             self._written = self._state()
 
     def _refuse_other_writers(self) -> None:
@@ -101,12 +127,16 @@ class KeptParts:
                 "open the store again, and let one at a time write"
             )
 
-    def _state(self) -> tuple[int, ...] | None:
-        """Return what tells a file from what it was: None for no file."""
-        if self.folder is None or not index_file(self.folder).is_file():
-            return None
-        found = index_file(self.folder).stat()
-        return found.st_ino, found.st_size, found.st_mtime_ns
+    def _state(self) -> list[tuple[int, ...] | None]:
+        """Return what tells the folder's files from what they were."""
+        return [] if self.folder is None else [_state(file) for file in index_files(self.folder)]
+
+
+def _state(file: Path) -> tuple[int, ...] | None:
+    if not file.is_file():
+        return None
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def looked_up(look_up: LookUp[Document], ids: list[str]) -> dict[str, Document]:

@@ -45,11 +45,19 @@ def read_tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         OSError: if it cannot be read.
         ValueError: if it is damaged.
     """
+    return {name: tuple(info["shape"]) for name, info in _read_header(file)[0].items()}
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the metadata of a file; reads its header alone, and raises as `read_tensor_shapes` does."""
+    return _read_header(file)[1]
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = _header_length(stream.read(LENGTH_BYTES), size)
-        tensors, _ = _parse_header(stream.read(length), size - LENGTH_BYTES - length)
-    return {name: tuple(info["shape"]) for name, info in tensors.items()}
+        return _parse_header(stream.read(length), size - LENGTH_BYTES - length)
 
 
 def _header_length(data: bytes, size: int) -> int:

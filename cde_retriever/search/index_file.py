@@ -1,12 +1,14 @@
 """Keep a `PartsIndex` in one file, with the fingerprint of its context and the hash of its content.
 
 The file is safetensors: arrays of each segment, ids as JSON. It is replaced as a whole, so a killed process leaves the
-old index or the new one.
+old index or the new one. What joins or leaves an index later may be written into a log beside the file
+(`cde_retriever.files.appending`), which `open_index` reads and `save_index` removes.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.errors import ContextFormatError, ContextMismatchError
+from cde_retriever.files.appending import Log
 from cde_retriever.files.records import RecordFormat, parse_json
-from cde_retriever.files.replacing import write_atomically
-from cde_retriever.files.tensors import read_tensors
+from cde_retriever.files.replacing import read_unchanged, write_atomically
+from cde_retriever.files.tensors import read_metadata, read_tensors
 from cde_retriever.search.parts_index import PartsIndex
 from cde_retriever.search.segment import LARGEST, Segment
 
 FORMAT = RecordFormat(1, ContextFormatError, "restore it, or embed the documents again")
 FILE_NAME = "parts_index.safetensors"
 METADATA_KEY = "cde_parts_index"
+_ADDED, _DELETED = b"+", b"-"
 _IDS = "ids"
 _TYPES = {
     "dense": np.float32,
@@ -39,20 +43,27 @@ def index_file(path: str | os.PathLike[str]) -> Path:
     return path if path.suffix == ".safetensors" else path / FILE_NAME
 
 
+def index_files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Return the file a path stands for, and that of its log."""
+    file = index_file(path)
+    return file, file.with_suffix(".log")
+
+
 def save_index(index: PartsIndex, path: str | os.PathLike[str]) -> Path:
     """Write an index to a file, or into a folder as ``parts_index.safetensors``; all or nothing.
 
     Raises:
         OSError: if it cannot be written; what was there is as it was.
     """
-    file = index_file(path)
+    file, log = index_files(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, index_to_bytes(index))
+    log.unlink(missing_ok=True)
     return file
 
 
 def open_index(path: str | os.PathLike[str], fingerprint: str) -> PartsIndex:
-    """Read an index that `save_index` wrote.
+    """Read an index that `save_index` wrote, with the changes in its log.
 
     Args:
         path: The file, or its folder.
@@ -63,10 +74,51 @@ def open_index(path: str | os.PathLike[str], fingerprint: str) -> PartsIndex:
         ContextMismatchError: if it was made under another context; names both.
         ContextFormatError: if it is damaged or of another format version.
     """
-    file = index_file(path)
+    file, log = index_files(path)
     if not file.is_file():
         raise FileNotFoundError(f"no index at {file}; build one and save it there")
-    return index_from_bytes(file.read_bytes(), fingerprint, str(file))
+
+    def read() -> PartsIndex:
+        index = index_from_bytes(file.read_bytes(), fingerprint, str(file))
+        with FORMAT.reading(log):
+            for change in open_log(file).read():
+                _apply(index, change, f"a record of {log}")
+        return index
+
+    return read_unchanged(file, read)
+
+
+def open_log(path: str | os.PathLike[str]) -> Log:
+    """Return the log of the changes of an index that is in a file.
+
+    Raises:
+        ContextFormatError: if the file is damaged.
+    """
+    file, log = index_files(path)
+    with FORMAT.reading(file):
+        header = FORMAT.parse(read_metadata(file)[METADATA_KEY], file)
+        return Log(log, bytes.fromhex(header["sha256"]))
+
+
+def addition(joining: PartsIndex) -> bytes:
+    """Return the record for a log of documents that join an index."""
+    return _ADDED + index_to_bytes(joining)
+
+
+def deletion(ids: Sequence[str]) -> bytes:
+    """Return the record for a log of documents that leave an index."""
+    return _DELETED + json.dumps(list(ids)).encode()
+
+
+def _apply(index: PartsIndex, change: bytes, source: str) -> None:
+    """Do to an index what a record says."""
+    kind, content = change[:1], change[1:]
+    if kind == _ADDED:
+        index.join(index_from_bytes(content, index.fingerprint, source))
+    elif kind == _DELETED:
+        index.delete(parse_json(content))
+    else:
+        raise ValueError(f"{source} is of kind {kind!r}")
 
 
 def index_to_bytes(index: PartsIndex) -> bytes:

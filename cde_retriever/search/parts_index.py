@@ -68,11 +68,28 @@ class PartsIndex:
         """
         self._check(ids, parts)
         sparse = Sparse.of_csr(parts.sparse)
+        segments = []
+        for first in range(0, len(ids), LARGEST):
+            rows = np.arange(first, min(first + LARGEST, len(ids)))
+            segments.append(Segment.of(np.array(parts.dense[rows], np.float32), sparse.take(rows)))
+        self._join(ids, segments)
+
+    def join(self, other: "PartsIndex") -> None:
+        """Add the documents of another index of the same context; one whose id is there takes its place.
+
+        Raises:
+            ValueError: if its vectors have another width.
+        """
+        ids, segments = other.content()
+        if segments:
+            self._check_width(segments[0].dense)
+        self._join(ids, segments)
+
+    def _join(self, ids: Sequence[str], segments: Sequence[Segment]) -> None:
         with self._lock:
             self.delete(ids)
-            for first in range(0, len(ids), LARGEST):
-                rows = np.arange(first, min(first + LARGEST, len(ids)))
-                self._append(Segment.of(np.array(parts.dense[rows], np.float32), sparse.take(rows)))
+            for segment in segments:
+                self._append(segment)
             self._rows.update(zip(ids, range(len(self._ids), len(self._ids) + len(ids)), strict=True))
             self._ids += ids
             self._alive = np.concatenate([self._alive, np.ones(len(ids), bool)])
@@ -105,7 +122,7 @@ class PartsIndex:
         if count < 1 or len(query.dense) != 1:
             raise ValueError(f"count is {count} for {len(query.dense)} queries, expected at least 1 for one query")
         with self._lock:
-            self._check_width(query)
+            self._check_width(query.dense)
             scores = self._scores(query, mode)
             fit = self._alive.copy()
             if allowed is not None:
@@ -181,13 +198,13 @@ class PartsIndex:
             )
         if len(set(ids)) < len(ids):
             raise ValueError(f"an id is given twice among {len(ids)}; give each document its own")
-        self._check_width(parts)
+        self._check_width(parts.dense)
 
-    def _check_width(self, parts: Parts) -> None:
-        width = self._segments[0].dense.shape[1] if self._segments else parts.dense.shape[1]
-        if parts.dense.shape[1] != width:
+    def _check_width(self, dense: NDArray[np.float32]) -> None:
+        width = self._segments[0].dense.shape[1] if self._segments else dense.shape[1]
+        if dense.shape[1] != width:
             raise ValueError(
-                f"a vector has {parts.dense.shape[1]} dense numbers, those of the index have {width}; embed both with "
+                f"a vector has {dense.shape[1]} dense numbers, those of the index have {width}; embed both with "
                 "one model under one context"
             )
 

@@ -15,7 +15,7 @@ from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.leftovers import hidden_beside, remove
 from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import recover_folder, replacing_folder
-from cde_retriever.search.index_file import FILE_NAME as PARTS_FILE
+from cde_retriever.search.index_file import index_files
 
 NAME = "checksums.json"
 _REMEDY = "restore the folder, or save the index again"
@@ -35,7 +35,8 @@ def replace_index(folder: Path, context: Context, write: Callable[[Path], Any]) 
     """
     with replacing_folder(folder) as new:
         context.save(new)
-        (new / PARTS_FILE).unlink(missing_ok=True)  # of an index that was here before
+        for file in index_files(new):  # of an index that was here before
+            file.unlink(missing_ok=True)
         with _written(new) as written:
             write(written)
 

@@ -2,8 +2,8 @@
 
 Two parts rank best, and one vector serves every store. So an index holds two parts by default where they cost nobody
 anything: in memory, where a `PartsStore` stands beside the vectors, and in a store that was made for sparse vectors.
-Others get one vector, or, if they are asked for both, `PartsBeside` in `context_dir`, which is written anew with each
-change. An index keeps its form for life: vectors of the two differ, and so do their stamps.
+Others get one vector, or, if they are asked for both, `PartsBeside` in `context_dir`, which needs a place on disk. An
+index keeps its form for life: vectors of the two differ, and so do their stamps.
 """
 
 from pathlib import Path

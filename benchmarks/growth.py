@@ -61,7 +61,7 @@ class Growth:
     def __init__(self, bench: Bench, judged: Sequence[Path], foreign: Sequence[Path]) -> None:
         self.bench = bench
         self.judged = list(judged)
-        self.all = list(dict.fromkeys([*judged, *foreign]))
+        self.all = sorted({*judged, *foreign}, key=lambda folder: folder.name)
         self._plain = {folder: bench.plain(folder) for folder in self.all}
 
     def rows(self, folder: Path, factors: Sequence[float]) -> Iterator[dict[str, Any]]:
@@ -70,23 +70,24 @@ class Growth:
         own = self._plain[folder]
         contexts = {"own": fit_on_kept(self.bench.encoder, own), "null": self.bench.encoder.null_context()}
         order = self._others(folder)
+        found: list[dict[str, Any]] = []
         for factor in (0, *factors):
             texts, reached = self._grown(own, order, factor)
-            grown = replace(
-                data,
-                document_ids=(*data.document_ids, *(f"joined {n}" for n in range(len(texts.documents) - len(own[0])))),
-                documents=tuple(texts.documents),
-            )
-            refitted = contexts["own"] if factor == 0 else fit_on_kept(self.bench.encoder, texts)
-            for name, ranking in self._rankings(texts, {**contexts, "refitted": refitted}):
-                yield {
-                    "set": data.name,
-                    "factor": factor,
-                    "reached": round(reached, 1),
-                    "row": name,
-                    "documents": len(texts.documents),
-                    **summary(grown, ranking, len(own.documents)),
-                }
+            if not found or len(texts.documents) > found[0]["documents"]:  # else all there is had joined before
+                refitted = contexts["own"] if factor == 0 else fit_on_kept(self.bench.encoder, texts)
+                found = self._measured(data, texts, {**contexts, "refitted": refitted}, len(own.documents))
+            yield from ({**row, "set": data.name, "factor": factor, "reached": round(reached, 1)} for row in found)
+
+    def _measured(
+        self, data: RetrievalSet, texts: PlainTexts, contexts: dict[str, Context], own: int
+    ) -> list[dict[str, Any]]:
+        """Return what each way to rank makes of a set that has grown; its own documents come first."""
+        names = (*data.document_ids, *(f"joined {n}" for n in range(len(texts.documents) - own)))
+        grown = replace(data, document_ids=names, documents=tuple(texts.documents))
+        return [
+            {"row": name, "documents": len(texts.documents), **summary(grown, ranking, own)}
+            for name, ranking in self._rankings(texts, contexts)
+        ]
 
     def _others(self, folder: Path) -> list[tuple[Path, int]]:
         own = set(self.bench.data(folder)[0].documents)

@@ -68,7 +68,7 @@ def _refit(options: argparse.Namespace) -> None:
         say("the documents give the context that the index has; nothing was done")
     else:
         say(
-            f"{done.documents} documents are under context {done.new[:12]}; --undo brings the old index back, "
-            "--confirm removes it"
+            f"{done.documents} documents are under context {done.new[:12]}, {done.kept_plain} of them without the "
+            "model, by the plain vectors that the index keeps; --undo brings the old index back, --confirm removes it"
         )
     write_result(asdict(done))

@@ -19,6 +19,7 @@ from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.corpus_head import CorpusHead, check_parts
 from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.loaded_model import DEFAULT_BATCH, Embed, Ids, LoadedModel, Vectors
+from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_retriever.encoder.shared_queries import SharedBatches
 from cde_retriever.encoder.tokens import check_texts, count_documents
 from cde_retriever.errors import (
@@ -71,6 +72,7 @@ class ContextualEncoder(LoadedModel):
         super().__init__(backend, tokenizer, identity, queries, truncate_dim=truncate_dim)
         self._active: _Active | None = None
         self._origin: ContextualEncoder | None = None
+        self.plain_documents: PlainDocuments | None = None
         self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, QUERIES_AT_ONCE)
 
     def __repr__(self) -> str:
@@ -90,8 +92,26 @@ class ContextualEncoder(LoadedModel):
         size = self.truncate_dim if truncate_dim is None else truncate_dim
         twin = type(self)(self.backend, self._tokenizer, self._identity, self._query_route, truncate_dim=size)
         twin._lock, twin._kept = self._lock, self._kept
+        twin.plain_documents = self.plain_documents
         twin._origin = self  # lives as long as its forks, so that `sharing` finds it
         return twin
+
+    def keep_plain(self, kept: PlainDocuments | None = None) -> None:
+        """Keep plain vectors of documents from now on, and take those that are kept instead of running the model.
+
+        Args:
+            kept: Vectors of documents embedded before; None for none.
+
+        Raises:
+            ConfigError: for a model without a corpus head, where vectors depend on the context in the model itself.
+        """
+        if self._head_settings is None:
+            raise ConfigError(
+                f"model {self.identity.name!r} has no corpus head: another context changes what the model computes, so "
+                "plain vectors would be of no use; leave keep_plain out"
+            )
+        self.plain_documents = self.plain_documents or PlainDocuments()
+        self.plain_documents.update(kept or PlainDocuments())
 
     # The context
 
@@ -176,7 +196,7 @@ class ContextualEncoder(LoadedModel):
         ids = self._tokenize(sample.texts, "document", batch_size, warn=False)
         context = make_context(
             sample,
-            self._context_vectors(ids, batch_size, show_progress),
+            self._context_vectors(sample.texts, ids, batch_size, show_progress),
             self.identity,
             store_texts=store_texts,
             needs=None if self.config.positions == "text" else self.config.context_size,
@@ -211,9 +231,14 @@ class ContextualEncoder(LoadedModel):
         if not 1 <= documents <= most:
             raise ContextError(f"{self.config.name} reads 1 to {most} context documents, received {documents}")
 
-    def _context_vectors(self, ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors | None:
+    def _context_vectors(
+        self, texts: Sequence[str], ids: list[Ids], batch_size: int, show_progress: bool
+    ) -> Vectors | None:
         """Return what a context keeps of its documents' vectors; None for nothing."""
         if self._head_settings is not None:
+            kept = self._kept_plain("document")
+            if kept is not None and not kept.missing(texts):
+                return kept.of(texts)
             return self._plain(ids, "document", batch_size, show_progress)
         return self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None
 
@@ -428,11 +453,38 @@ class ContextualEncoder(LoadedModel):
             texts = check_texts(texts)
             dense = np.zeros((len(texts), 0), np.float32)  # words need no model
         else:
-            ids = self._tokenize(texts, role, batch_size, on_truncation, stacklevel=4)
-            dense = self._dense(active, ids, role, batch_size, show_progress)
+            dense = self._dense_of(active, texts, role, batch_size, show_progress, on_truncation)
         if active.head is None:
             return dense
         return (active.head.queries if role == "query" else active.head.documents)(dense, texts, parts)
+
+    def _dense_of(
+        self,
+        active: _Active,
+        texts: Sequence[str],
+        role: str,
+        batch_size: int,
+        show_progress: bool,
+        on_truncation: Callable[[TruncationWarning], object] | None,
+    ) -> Vectors:
+        """Return what `_dense` does of texts; of those that are kept without running the model."""
+        kept = self._kept_plain(role)
+        if kept is None:
+            ids = self._tokenize(texts, role, batch_size, on_truncation, stacklevel=5)
+            return self._dense(active, ids, role, batch_size, show_progress)
+        texts = check_texts(texts)
+        missing = kept.missing(texts)
+        if missing or not texts:
+            ids = self._tokenize(texts, role, batch_size, on_truncation, stacklevel=5)
+            made = self._dense(active, [ids[row] for row in missing], role, batch_size, show_progress)
+            kept.add([texts[row] for row in missing], made)
+            if len(missing) == len(texts):
+                return made
+        return kept.of(texts)
+
+    def _kept_plain(self, role: str) -> PlainDocuments | None:
+        """Return the kept plain vectors of texts of a role; None if there are none, or the model may change."""
+        return None if role == "query" or self.backend.is_open else self.plain_documents
 
     def _dense(self, active: _Active, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
         """Return what the backend makes of texts under a context; with a corpus head plain vectors."""

@@ -61,6 +61,7 @@ class Refit:
         new: Fingerprint of the context that it has; the same if its texts give the same, and nothing was done.
         documents: Texts in the index.
         embedded: How many of them this call embedded; the others were there already.
+        kept_plain: How many of these needed no model, because the index keeps their plain vectors (`keep_plain`).
         kept: Folder of the old index, until `confirm_refit` removes it; None if nothing was done.
     """
 
@@ -69,6 +70,7 @@ class Refit:
     new: str
     documents: int
     embedded: int
+    kept_plain: int
     kept: str | None
 
 
@@ -129,7 +131,7 @@ def refit(
         begun = shadow.read()
         if begun is not None and _is_swapped(shadow, kind, begun):
             shadow.clear_vectors()
-            return _done(shadow, begun, 0)
+            return _done(shadow, begun, 0, 0)
         source = shadow.hash_index()
         stored = kind.open_folder(shadow.index, model, trust_pickle)
         if begun is None or begun.source != source or begun.part != documents_at_once:
@@ -138,13 +140,13 @@ def refit(
             old = stored.encoder.context.fingerprint
             begun = Begun(source, old, context.fingerprint, len(stored.texts), documents_at_once)
             if context.fingerprint == old:
-                return Refit(str(shadow.index), old, old, len(stored.texts), 0, None)
+                return Refit(str(shadow.index), old, old, len(stored.texts), 0, 0, None)
             context.save(shadow.folder)
             shadow.begin(begun)
-        embedded = _make(shadow, stored, begun, show_progress)
+        embedded, known = _make(shadow, stored, begun, show_progress)
         shadow.swap(source)
         shadow.clear_vectors()
-    return _done(shadow, begun, embedded)
+    return _done(shadow, begun, embedded, known)
 
 
 def confirm_refit(index: PathLike) -> bool:
@@ -200,26 +202,28 @@ def _fit(stored: StoredIndex, encoder: ContextualEncoder, show_progress: bool) -
     return encoder.fit_context(stored.texts, seed=seed, language=language, show_progress=show_progress)
 
 
-def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool) -> int:
-    """Make the new index, as far as it is not there, and return how many documents were embedded."""
+def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool) -> tuple[int, int]:
+    """Make the new index, unless it is there; return how many documents were embedded, and how many without model."""
     if shadow.other.is_dir():
-        return 0
-    encoder, embedded = stored.encoder.fork(), 0
+        return 0, 0
+    encoder, embedded, known = stored.encoder.fork(), 0, 0
     encoder.set_context(Context.load(shadow.folder))
     made = []
     for number, start in enumerate(progress(range(0, begun.documents, begun.part), label="embed", show=show_progress)):
         texts = stored.texts[start : start + begun.part]
 
         def embed(texts: list[str] = texts) -> Vectors:
-            nonlocal embedded
+            nonlocal embedded, known
             embedded += len(texts)
+            if encoder.plain_documents is not None:
+                known += len(texts) - len(encoder.plain_documents.missing(texts))
             vectors: Vectors = encoder.encode_documents(texts, parts=stored.parts)
             return vectors
 
         made.append(shadow.vectors(number, embed))
     vectors = np.concatenate(made)
     shadow.build(lambda folder: stored.rebuild(folder, encoder.context, vectors))
-    return embedded
+    return embedded, known
 
 
 def _is_swapped(shadow: Shadow, kind: FolderKind, begun: Begun) -> bool:
@@ -228,5 +232,5 @@ def _is_swapped(shadow: Shadow, kind: FolderKind, begun: Begun) -> bool:
     return shadow.is_swapped(begun, None if context is None else context.fingerprint)
 
 
-def _done(shadow: Shadow, begun: Begun, embedded: int) -> Refit:
-    return Refit(str(shadow.index), begun.old, begun.new, begun.documents, embedded, str(shadow.other))
+def _done(shadow: Shadow, begun: Begun, embedded: int, known: int) -> Refit:
+    return Refit(str(shadow.index), begun.old, begun.new, begun.documents, embedded, known, str(shadow.other))

@@ -13,6 +13,12 @@ def stamp_documents(documents: Iterable[Document], stamp: str) -> list[Document]
     return [d.model_copy(update={"metadata": {**d.metadata, STAMP: stamp}}) for d in documents]
 
 
+def texts_of(store: Any) -> list[str]:
+    """Return the texts of a store that lives in memory: FAISS and its kin, or an `InMemoryVectorStore`."""
+    names = store.index_to_docstore_id.values() if hasattr(store, "index_to_docstore_id") else store.store
+    return [document.page_content for document in store.get_by_ids(list(names))]
+
+
 def check_stamps(results: Any, stamp: str) -> Any:
     """Return a search's results, if every document, alone or first in a tuple, has this stamp.
 

@@ -24,12 +24,13 @@ from langchain_core.vectorstores import VectorStore
 
 from cde_retriever.adapters.langchain.active import active, active_store
 from cde_retriever.adapters.langchain.docstore import DOOR, bind_vectors, check_merged, guard_docstore
-from cde_retriever.adapters.langchain.documents import check_stamps, stamp_documents
+from cde_retriever.adapters.langchain.documents import check_stamps, stamp_documents, texts_of
 from cde_retriever.adapters.langchain.embedders import check_embedders, embedding_of
 from cde_retriever.adapters.langchain.first_look import first_look, later_first_look
 from cde_retriever.adapters.langchain.guarded_writes import deleting, prepare_write, writing
 from cde_retriever.adapters.langchain.saving import replace_file, replace_index
 from cde_retriever.adapters.langchain.store_parts import parts_of
+from cde_retriever.adapters.plain_vectors import save_plain
 from cde_retriever.adapters.stamps import STAMP, StampedVector, check_stamp, describe
 from cde_retriever.errors import ContextMismatchError
 
@@ -256,13 +257,16 @@ def _folder_saver(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _with_parts(store: Any, write: Callable[[Path], Any]) -> Callable[[Path], None]:
-    """Return a function that writes a store into a folder, with its documents in two parts if it keeps them."""
+    """Return a function that writes a store into a folder, with parts and plain vectors of its documents if kept."""
 
     def write_both(folder: Path) -> None:
         write(folder)
         kept = parts_of(store)
         if kept is not None:
             kept.save(folder)
+        encoder = embedding_of(store).encoder
+        if encoder.plain_documents is not None:
+            save_plain(encoder, folder, texts_of(store))
 
     return write_both
 

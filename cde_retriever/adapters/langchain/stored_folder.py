@@ -52,6 +52,8 @@ class StoredFolder:
         embedding = CDEEmbeddings(model_name=self._model.name, context=context, **self._model.arguments())
         if self.parts == "dense":
             embedding = embedding.dense_part()
+        if self.encoder.plain_documents is not None:
+            embedding.encoder.keep_plain(self.encoder.plain_documents)
         index = import_module("faiss").clone_index(self._store.index)
         index.reset()
         docstore = _community("docstore.in_memory").InMemoryDocstore()

@@ -31,6 +31,7 @@ from cde_retriever.adapters.langchain.guard import build_guarded, guard_store, s
 from cde_retriever.adapters.langchain.guarded_writes import embedded, with_ids, writing
 from cde_retriever.adapters.langchain.saving import check_index, lives_in_memory
 from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts
+from cde_retriever.adapters.plain_vectors import begin_plain, open_plain
 from cde_retriever.context.context import Context, known_documents
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.replacing import read_unchanged
@@ -58,6 +59,7 @@ def from_documents(
     *,
     context_dir: PathLike | None = None,
     hybrid: bool = False,
+    keep_plain: bool = False,
     **store_kwargs: Any,
 ) -> Store:
     """Build a guarded store whose vectors know the whole corpus.
@@ -69,19 +71,23 @@ def from_documents(
         context_dir: Folder for the context, written before any vector is stored.
         hybrid: Whether to keep the documents in two parts for hybrid search (`CDERetriever`): the dense one in the
             store, both in an index beside it, which is in `context_dir` unless the store lives in memory.
+        keep_plain: Whether `save_local` writes the documents' plain vectors too, so that `refit` needs no model
+            (docs/lifecycle.md); a store that was saved with them goes on. For stores that live in memory.
         store_kwargs: Further arguments of ``store_class.from_documents``.
 
     Raises:
         ContextMismatchError: if another context is in `context_dir`, or the store holds vectors of another.
         ContextError: if no document has any text.
         ConfigError: for hybrid search with a model that has no corpus head, or without a `context_dir` for a store that
-            writes by itself.
+            writes by itself; for plain vectors with either.
         TypeError: for hybrid search with a store that cannot return documents by their ids.
     """
     documents = list(documents)
     embedding = embedding or CDEEmbeddings()
     if hybrid:
         embedding = embedding.dense_part()
+    if keep_plain:
+        begin_plain(embedding.encoder, None if lives_in_memory(store_class) else store_class.__name__)
     if not embedding.is_fitted:
         embedding.fit(documents)
     elif embedding.context.size and not known_documents(embedding.context, [d.page_content for d in documents]):
@@ -140,13 +146,13 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
     if embedding is not None and model_kwargs:
         raise TypeError(f"received an embedding and arguments for a new one ({', '.join(model_kwargs)}); give one")
     if isinstance(context, Context):
-        return _open(opener, context, None, embedding, model_kwargs)
+        return _open(opener, context, None, None, embedding, model_kwargs)
     folder = Path(context)
 
     def read() -> Store:
         check_index(folder)
         parts_dir = folder if index_file(folder).is_file() else None
-        return _open(opener, Context.load(folder), parts_dir, embedding, model_kwargs)
+        return _open(opener, Context.load(folder), folder, parts_dir, embedding, model_kwargs)
 
     return read_unchanged(folder, read)
 
@@ -154,6 +160,7 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
 def _open(
     opener: Callable[[CDEEmbeddings], Store],
     context: Context,
+    folder: Path | None,
     parts_dir: Path | None,
     embedding: CDEEmbeddings | None,
     model_kwargs: dict[str, Any],
@@ -162,6 +169,8 @@ def _open(
     embedding.load_context(context)
     if parts_dir is not None:
         embedding = embedding.dense_part()
+    if folder is not None:
+        open_plain(embedding.encoder, folder)
     return guard(opener(embedding), embedding, parts_dir=parts_dir)
 
 

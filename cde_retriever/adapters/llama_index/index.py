@@ -22,7 +22,7 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.embeddings.utils import EmbedType
 from llama_index.core.schema import BaseNode, Document
-from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE
+from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from cde_retriever.adapters.cut_texts import one_summary
@@ -43,6 +43,7 @@ from cde_retriever.adapters.llama_index.storage import (
     stamped,
 )
 from cde_retriever.adapters.llama_index.two_parts import attach_parts, embedding_for, folder_of_parts
+from cde_retriever.adapters.plain_vectors import begin_plain, open_plain, save_plain
 from cde_retriever.context.context import context_file, known_documents
 from cde_retriever.errors import ContextNotFittedError
 from cde_retriever.files.replacing import read_unchanged
@@ -64,10 +65,12 @@ class CDEVectorStoreIndex(FollowedDeletes):
         parts: ``"both"`` keeps nodes in two parts, dense and sparse, for hybrid search; ``"one"`` in one vector. None:
             both for a model with a corpus head in memory, or in a store made for sparse vectors (docs/hybrid.md).
             Beside other stores both are kept in `context_dir`, and found there.
+        keep_plain: Whether `persist` writes the nodes' plain vectors too, so that `refit` needs no model
+            (docs/lifecycle.md); an index that was persisted with them goes on. For vectors in memory.
         kwargs: As for `VectorStoreIndex`.
 
     Raises:
-        ConfigError: for two parts where model or store do not allow them.
+        ConfigError: for two parts, or plain vectors, where model or store do not allow them.
         TypeError: if `embed_model` is something else.
         ContextMismatchError: if the storage context, the vector store, `context_dir` or a node has another context.
         ContextNotFittedError: if the vector store holds vectors and `embed_model` has no context.
@@ -82,6 +85,7 @@ class CDEVectorStoreIndex(FollowedDeletes):
         embed_model: EmbedType | None = None,
         context_dir: PathLike | None = None,
         parts: str | None = None,
+        keep_plain: bool = False,
         **kwargs: Any,
     ) -> None:
         self._context_dir = context_dir
@@ -97,6 +101,9 @@ class CDEVectorStoreIndex(FollowedDeletes):
             kwargs["transformations"] = transformations_for(require_cde(embed_model).encoder)
         self._parts_folder = folder_of_parts(storage, context_dir, parts)
         own = embedding_for(require_cde(embed_model), storage, parts, self._parts_folder)
+        if keep_plain:
+            store = None if storage is None else storage.vector_store
+            begin_plain(own.encoder, None if isinstance(store, SimpleVectorStore | None) else type(store).__name__)
         super().__init__(nodes=nodes, embed_model=own, **kwargs)
         if not self._prepared:  # nothing was built: an index that is opened
             self._open()
@@ -181,6 +188,7 @@ class CDEVectorStoreIndex(FollowedDeletes):
 
         def read() -> Any:
             embedding = embed_model or CDEEmbedding.from_storage(folder)
+            open_plain(embedding.encoder, Path(folder))
             storage = StorageContext.from_defaults(persist_dir=os.fspath(folder))
             return cls._from_storage_context(storage, embedding, index_id, kwargs)
 
@@ -218,7 +226,11 @@ class CDEVectorStoreIndex(FollowedDeletes):
         """
         if self.embedding.is_fitted:
             self.embedding.attach_to(self._storage_context)
-        return write_index_folder(self._storage_context, folder)
+        return write_index_folder(self._storage_context, folder, self._write_plain)
+
+    def _write_plain(self, folder: Path) -> None:
+        nodes = self.docstore.get_nodes(list(self.index_struct.nodes_dict.values()), raise_error=False)
+        save_plain(self.embedding.encoder, folder, map(embedded_text, nodes))
 
     def as_retriever(self, *, mode: str | None = None, **kwargs: Any) -> BaseRetriever:
         """Return a retriever that refuses nodes of another context; query and chat engines use it too.

@@ -5,6 +5,7 @@ opens. Here they are written into a hidden folder, which then takes the old one'
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from llama_index.core.storage.storage_context import StorageContext
@@ -24,12 +25,13 @@ OWN_NAMES = (
 VECTORS = "default__vector_store.json"
 
 
-def write_index_folder(storage_context: StorageContext, folder: PathLike) -> Path:
+def write_index_folder(storage_context: StorageContext, folder: PathLike, add: Callable[[Path], object]) -> Path:
     """Persist a storage context; other files of the folder stay in it.
 
     Args:
         storage_context: What to persist.
         folder: The index's own folder; made if it is not there.
+        add: Writes what else belongs to the index into the folder that it is given.
 
     Raises:
         OutputError: if there are folders in it, which another program may be writing to.
@@ -43,6 +45,7 @@ def write_index_folder(storage_context: StorageContext, folder: PathLike) -> Pat
         for file in carried:
             if not (new / file.name).exists():
                 shutil.copy2(file, new)
+        add(new)
     return folder
 
 

@@ -43,6 +43,8 @@ class StoredFolder:
         embedding = CDEEmbedding(self._model.name, context=context, **self._model.arguments())
         if self.parts == "dense":
             embedding = embedding.dense_part()
+        if self.encoder.plain_documents is not None:
+            embedding.encoder.keep_plain(self.encoder.plain_documents)
         old = self._index.storage_context
         storage = StorageContext.from_defaults(docstore=old.docstore, graph_store=old.graph_store)
         for name in old.vector_stores.keys() - {DEFAULT_VECTOR_STORE, PARTS, CONTEXT}:

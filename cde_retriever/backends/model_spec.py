@@ -1,7 +1,6 @@
 """Say which model to load and how to run it, in one value that is passed on as it is."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,13 +66,12 @@ class ModelSpec:
         dtype: "torch.dtype | str | None" = None,
         backend: str | None = None,
         truncate_dim: int | None = None,
-        pooling: str | None = None,
-        max_length: int | None = None,
-        prompts: Mapping[str, str] | None = None,
-        variant: str | None = None,
-        long_texts: str | None = None,
+        **said: Any,
     ) -> "ModelSpec":
-        """Make a spec of what users pass: paths, and PyTorch's own devices and dtypes, become their names."""
+        """Make a spec of what users pass: paths, and PyTorch's own devices and dtypes, become their names.
+
+        What is said about a model that is no CDE checkpoint is given by the names that `Reading` has for it.
+        """
         return cls(
             name=None if name is None else os.fspath(name),
             revision=revision,
@@ -81,7 +79,7 @@ class ModelSpec:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             backend=backend,
             truncate_dim=truncate_dim,
-            reading=Reading(pooling, max_length, prompts, variant, long_texts=long_texts),
+            reading=Reading(**said),
         )
 
     def arguments(self) -> dict[str, Any]:

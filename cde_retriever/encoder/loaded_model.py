@@ -1,8 +1,7 @@
-"""`LoadedModel`: a model that runs, with tokenizer and identity: texts to token ids, and ids to rows in batches."""
+"""Load a model, save it, and say what it is: `LoadedModel`."""
 
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,34 +16,22 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import ModelIdentity
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.whole_numbers import whole_number
-from cde_retriever.encoder.batches import batches_of
+from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, TextRunner, Vectors
 from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts
-from cde_retriever.encoder.windows import Windows
-from cde_retriever.errors import (
-    ConfigError,
-    TruncationWarning,
-)
-from cde_retriever.files.forking import ThreadLock
-from cde_retriever.model.config import WINDOWS, ModelConfig
-from cde_retriever.progress import counter
+from cde_retriever.errors import ConfigError
+from cde_retriever.model.config import ModelConfig
+from cde_retriever.model.evidence import Evidence
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
 
     from cde_retriever.model.two_stage import TwoStageModel
 
-Vectors = NDArray[np.float32]
-Ids = list[int]
-Embed = Callable[[NDArray[np.int64], NDArray[np.int64]], Vectors]
-
-DEFAULT_BATCH = 32
-"""Texts of 128 tokens a batch; on two cores larger batches are no faster (docs/log.md)."""
-
 
 class LoadedModel:
     """A model, what runs it and its tokenizer, without a context.
 
-    One thread at a time runs the model; encoders over the same weights (`ContextualEncoder.fork`) share the lock.
+    One thread at a time runs the model; encoders over the same weights (`ContextualEncoder.fork`) share the runner.
 
     Args:
         backend: The two-stage model and what runs it.
@@ -77,8 +64,7 @@ class LoadedModel:
         self._identity = identity
         self._truncate_dim = truncate_dim
         self._query_route = queries
-        self._kept: dict[str, tuple[ModelConfig, TextTokenizer]] = {}
-        self._lock = ThreadLock()
+        self._runner = TextRunner(backend, tokenizer, queries)
 
     @classmethod
     def from_pretrained(
@@ -242,7 +228,7 @@ class LoadedModel:
     @property
     def dense_dimension(self) -> int:
         """Width of the dense part of a text in parts; of a model without a corpus head `dimension`."""
-        return self.dimension if self._head_settings is None else self.backend.dimension
+        return self.dimension if self.head_settings is None else self.backend.dimension
 
     @property
     def vocabulary_size(self) -> int:
@@ -265,39 +251,15 @@ class LoadedModel:
             TypeError: if a text is not a string; names its index.
             ValueError: if a text is not valid Unicode; names its index.
         """
-        return self._texts(role).tokenize(texts, role)
-
-    def _route(self, role: str) -> Route:
-        """Return what texts of a role go through."""
-        if role == "query" and self._query_route is not None:
-            return self._query_route
-        return self.backend, self._tokenizer
-
-    def _texts(self, role: str) -> TextTokenizer:
-        config = self._route(role)[0].config
-        if role not in self._kept or self._kept[role][0] is not config:  # of an opened model it may be another
-            self._kept[role] = config, self.text_tokenizer(role=role)
-        return self._kept[role][1]
+        return self._runner.tokenizer(role).tokenize(texts, role)
 
     def text_tokenizer(self, max_length: int | None = None, *, role: str = "document") -> TextTokenizer:
         """Return what turns texts into this model's token ids, cut at a length in tokens, at most the model's own."""
-        backend, tokenizer = self._route(role)
-        config = backend.config
-        return TextTokenizer(
-            tokenizer,
-            prompts=config.prompts,
-            max_length=config.max_length if max_length is None else min(max_length, config.max_length),
-            pad_token_id=int(config.second_stage.get("pad_token_id") or 0),
-            pool_prompt=config.pool_prompt,
-            whole=config.long_texts == WINDOWS,
-        )
-
-    def _windows(self, ids: list[Ids], role: str) -> Windows | None:
-        """Return the windows of texts; None for a model that cuts them off."""
-        return self._texts(role).windows(ids, role) if self.config.long_texts == WINDOWS else None
+        return self._runner.new_tokenizer(max_length, role)
 
     @cached_property
-    def _head_settings(self) -> HeadSettings | None:
+    def head_settings(self) -> HeadSettings | None:
+        """Settings of the corpus head; None for a model without."""
         settings = self.config.corpus_head
         return None if settings is None else HeadSettings.from_dict(settings)
 
@@ -314,69 +276,27 @@ class LoadedModel:
         Documents' are a context's vectors. They are not comparable with those of `encode_documents`. `role`,
         ``"query"`` or ``"document"``, decides the prompt.
         """
-        return self._first_stage(self._tokenize(texts, role, batch_size), batch_size, show_progress)
+        return self._first_stage(self._runner.tokenize(texts, role, batch_size), batch_size, show_progress)
 
     def _first_stage(self, ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors:
         width = self.config.first_stage_width
-        return self._run(ids, self.backend.embed_first_stage, width, batch_size, show_progress)
+        return self._runner.run(ids, self.backend.embed_first_stage, width, batch_size, show_progress)
 
-    def _tokenize(
-        self,
-        texts: Sequence[str],
-        role: str,
-        batch_size: int,
-        on_truncation: Callable[[TruncationWarning], object] | None = None,
-        *,
-        warn: bool = True,
-        stacklevel: int = 3,
-    ) -> list[Ids]:
-        whole_number("batch_size", batch_size, 1)
-        tokenized = self.tokenize(texts, role)
-        if warn and tokenized.truncated:
-            cut = TruncationWarning(tokenized.truncated, len(tokenized.ids), self._texts(role).max_length)
-            if on_truncation is None:
-                warnings.warn(cut, stacklevel=stacklevel)
-            else:
-                on_truncation(cut)
-        return tokenized.ids
+    def _plain(self, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
+        """Return vectors of a model with a corpus head, without any context."""
+        backend = self._runner.route(role)[0]
+        nothing = backend.prepare(Evidence(0))
 
-    def _run(
-        self,
-        ids: list[Ids],
-        embed: Embed,
-        width: int,
-        batch_size: int,
-        show_progress: bool,
-        *,
-        role: str = "document",
-    ) -> Vectors:
-        """Run token ids in batches of similar length, and put the rows back in input order."""
-        output = np.zeros((len(ids), width), dtype=np.float32)
-        with self._lock:
-            for rows, input_ids, mask in self._batches(ids, role, batch_size, show_progress):
-                output[rows] = embed(input_ids, mask)
-        return output
+        def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
+            return backend.embed(input_ids, mask, nothing)
 
-    def _batches(
-        self, ids: list[Ids], role: str, batch_size: int, show_progress: bool
-    ) -> Iterator[tuple[list[int], NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield batches of similar length: rows of the input, token ids and mask, (b, s)."""
-        batches: Iterable[list[int]] = batches_of(ids, batch_size)
-        if show_progress:
-            batches = _with_progress(batches, len(ids))
-        for rows in batches:
-            yield rows, *self._texts(role).pad([ids[i] for i in rows], role)
+        def run(rows: list[Ids]) -> Vectors:
+            return self._runner.run(rows, embed, self.backend.dimension, batch_size, show_progress, role)
+
+        return self._runner.compared(ids, role, run)
 
 
 def full_dimension(backend: Backend) -> int:
     """Return the width of the vectors of a backend's model, what a corpus head adds included."""
     settings = backend.config.corpus_head
     return backend.dimension + (0 if settings is None else HeadSettings.from_dict(settings).added_width)
-
-
-def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:
-    # Not counter(show=False): making even that takes time where a query counts.
-    with counter(total=texts, label="Embedding", unit="text") as bar:
-        for rows in batches:
-            yield rows
-            bar.update(len(rows))

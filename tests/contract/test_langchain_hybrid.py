@@ -15,6 +15,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.langchain.store_parts import parts_of
+from cde_retriever.encoder.text_runner import TextRunner
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
 from cde_retriever.search.hybrid import search, sparse_vectors
 from cde_retriever.search.index_file import FILE_NAME
@@ -112,10 +113,9 @@ def test_a_document_that_is_written_again_is_found_by_its_new_text_alone(store_c
 
 def test_the_model_runs_once_for_what_is_written(embedding, tmp_path, monkeypatch):
     rows = []
-    encoder = type(embedding.encoder)
-    run = encoder._run
+    run = TextRunner.run
     monkeypatch.setattr(
-        encoder, "_run", lambda self, ids, *rest, **more: rows.append(len(ids)) or run(self, ids, *rest, **more)
+        TextRunner, "run", lambda self, ids, *rest, **more: rows.append(len(ids)) or run(self, ids, *rest, **more)
     )
     store = build(InMemoryVectorStore, named(0), embedding, tmp_path)
     store.add_documents(named(1, 5))

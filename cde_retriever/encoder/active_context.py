@@ -1,0 +1,87 @@
+"""Prepare a context for a model: refuse another model's, and ask the second stage what it makes of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.checkpoint.folder import bundled_names
+from cde_retriever.context.context import Context
+from cde_retriever.context.knowledge import Parts
+from cde_retriever.encoder.corpus_head import CorpusHead
+from cde_retriever.encoder.loaded_model import LoadedModel
+from cde_retriever.encoder.text_runner import Vectors
+from cde_retriever.errors import ContextMismatchError
+from cde_retriever.model.evidence import Evidence
+
+if TYPE_CHECKING:  # a server of queries runs without SciPy
+    from scipy.sparse import csr_array
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveContext:
+    """A context and what a model made of it, replaced together.
+
+    Attributes:
+        context: The context.
+        state: What the second stage made of it.
+        head: The corpus head under it, of a model that has one.
+    """
+
+    context: Context
+    state: Any
+    head: CorpusHead | None
+
+    def join(self, vectors: Vectors, texts: Sequence[str], role: str, parts: str) -> "Vectors | csr_array[Any] | Parts":
+        """Return texts in one of the forms of `PARTS`, given their vectors, which without a head are the one form."""
+        if self.head is None:
+            return vectors
+        return (self.head.queries if role == "query" else self.head.documents)(vectors, texts, parts)
+
+
+def activate(model: LoadedModel, context: Context) -> ActiveContext:
+    """Return a context with what a model makes of it; the caller holds the model's lock.
+
+    Raises:
+        TypeError: if it is not a `Context`.
+        ContextMismatchError: if another model made it; names both.
+    """
+    if not isinstance(context, Context):
+        raise TypeError(f"expected a Context, received {type(context).__name__}; use Context.load(path)")
+    refuse_foreign_context(model, context)
+    head = None
+    if model.head_settings is not None:
+        head = CorpusHead(model.head_settings, context, model.backend.dimension, model.dimension)
+    return ActiveContext(context, model.backend.prepare(_evidence(model, context)), head)
+
+
+def refuse_foreign_context(model: LoadedModel, context: Context) -> None:
+    """Refuse a context of another model; raises as `activate` does."""
+    ours, theirs = model.identity, context.model
+    for name in ("prompts", "max_length", "ordered", "sha256"):  # the hash covers the others, but says less
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        if mine != other:
+            bundled = f", which is bundled, by its name {theirs.name!r}" if theirs.name in bundled_names() else ""
+            raise ContextMismatchError(
+                f"context {context.fingerprint[:12]} was made by model {theirs.name!r} with {name} {other!r}, "
+                f"this is {ours.name!r} with {name} {mine!r}; load that model{bundled}, or fit a context with this "
+                "one"
+            )
+
+
+def _evidence(model: LoadedModel, context: Context) -> Evidence[NDArray[np.float32]]:
+    """Return what the second stage is told of a context: only what it reads, each document as often as it needs."""
+    rows = np.arange(context.size if context.oversampled_to is None else context.oversampled_to)
+    frequencies = None
+    if model.config.term_statistics:
+        frequencies = np.zeros(model.vocabulary_size, np.float32)
+        if context.frequencies[:, 0].max(initial=-1) >= len(frequencies):
+            raise ContextMismatchError(
+                f"context {context.fingerprint[:12]} counts token {context.frequencies[:, 0].max()}, but "
+                f"{model.config.name} knows tokens 0 to {len(frequencies) - 1}; fit a context with this model"
+            )
+        frequencies[context.frequencies[:, 0]] = context.frequencies[:, 1]
+    reads = model.backend.reads_dataset_embeddings
+    return Evidence(len(rows), context.vectors[rows % context.size] if reads else None, frequencies)

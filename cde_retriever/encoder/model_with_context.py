@@ -1,0 +1,239 @@
+"""Fit, set and keep the context of a model: `ModelWithContext`."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.context.context import Context, listed_context, make_context
+from cde_retriever.context.sampling import Sample, sample_documents
+from cde_retriever.context.whole_numbers import whole_number
+from cde_retriever.encoder.active_context import ActiveContext, activate, refuse_foreign_context
+from cde_retriever.encoder.loaded_model import LoadedModel
+from cde_retriever.encoder.plain_documents import PlainDocuments
+from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, Vectors
+from cde_retriever.encoder.tokens import count_documents
+from cde_retriever.errors import ConfigError, ContextError, ContextNotFittedError
+from cde_retriever.words.corpus_words import CorpusWords
+from cde_retriever.words.reading import WordReader, reader
+
+
+class ModelWithContext(LoadedModel):
+    """A loaded model and the context that it embeds under; arguments and errors are those of `LoadedModel`."""
+
+    _active: ActiveContext | None = None
+    plain_documents: PlainDocuments | None = None
+
+    @property
+    def context(self) -> Context:
+        """The context in force.
+
+        Raises:
+            ContextNotFittedError: if none was set.
+        """
+        return self._require_active().context
+
+    @property
+    def has_context(self) -> bool:
+        """Whether a context was set."""
+        return self._active is not None
+
+    def fit_context(
+        self,
+        documents: Iterable[str],
+        *,
+        seed: int = 0,
+        context_size: int | None = None,
+        store_texts: bool = True,
+        language: str | None = None,
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+    ) -> Context:
+        """Sample a corpus, look at the sample as the model does, and set the result as context.
+
+        The first stage embeds the sample, where the second stage reads its vectors. One pass over the documents; memory
+        grows with the context, not with the corpus.
+
+        Args:
+            documents: The corpus, as texts; any iterable.
+            seed: Seed of the sample.
+            context_size: Most context documents; None for the model's own number.
+            store_texts: Whether the context keeps the sampled texts, or only their hashes.
+            language: Whose stemmer words go through, for a model with a corpus head, such as ``"german"``; ``"none"``
+                for no stemmer, None for the model's own language.
+            batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
+            show_progress: Whether to show a progress bar on stderr.
+
+        Raises:
+            TypeError: if an item is not a string; names its index.
+            ContextError: if no document has any text.
+            ConfigError: if a number is out of range, for a language without a stemmer, or for any language if the model
+                has no corpus head.
+        """
+        self._word_reader(language)  # refuses a language before documents are read
+        size = self.config.context_size if context_size is None else whole_number("context_size", context_size, 1)
+        whole_number("batch_size", batch_size, 1)
+        if size > (self._exact_size or size):
+            raise ConfigError(
+                f"context_size is {size}, but {self.config.name} reads {self.config.context_size} context "
+                "documents, no more; leave context_size out"
+            )
+        sample = sample_documents(documents, size, seed)
+        return self._set_context_of(sample, language, store_texts, batch_size, show_progress)
+
+    def list_context(self, documents: Sequence[str], *, store_texts: bool = True) -> Context:
+        """Set a context of given documents, in the order given, and return it; nothing is drawn.
+
+        Args:
+            documents: The context documents; a model that reads exactly J of them repeats fewer.
+            store_texts: Whether the context keeps the texts, or only their hashes.
+
+        Raises:
+            TypeError: if an item is not a string; names its index.
+            ContextError: if there are none, or more than the model reads.
+        """
+        texts = tuple(documents)
+        self._refuse_size(len(texts))
+        return self._set_context_of(Sample(texts, len(texts), 0), None, store_texts, DEFAULT_BATCH, False)
+
+    def _set_context_of(
+        self, sample: Sample, language: str | None, store_texts: bool, batch_size: int, show_progress: bool
+    ) -> Context:
+        ids = self.tokenize(sample.texts).ids  # nobody is warned: a context document is meant to be cut
+        context = make_context(
+            sample,
+            self._context_vectors(sample.texts, ids, batch_size, show_progress),
+            self.identity,
+            store_texts=store_texts,
+            needs=self._exact_size,
+            frequencies=self._count_terms(ids) if self.config.term_statistics else None,
+            words=self.count_words(sample.texts, language),
+        )
+        self.set_context(context)
+        return context
+
+    def context_from_vectors(self, vectors: Vectors) -> Context:
+        """Set a context of dataset embeddings, (J, d), whose texts are not known, and return it.
+
+        Raises:
+            ConfigError: for a model that reads more of a context than vectors.
+            ContextError: if they are of another width, or too many.
+        """
+        if self.config.term_statistics or not self.backend.reads_dataset_embeddings:
+            raise ConfigError(f"{self.config.name} reads the words of a context, not its vectors; fit it to texts")
+        vectors = np.asarray(vectors, np.float32)
+        width = self.config.first_stage_width
+        if vectors.ndim != 2 or vectors.shape[1] != width or not np.isfinite(vectors).all():
+            raise ContextError(f"expected finite dataset embeddings, (J, {width}), received shape {vectors.shape}")
+        self._refuse_size(len(vectors))
+        context = listed_context(vectors, self.identity, self._exact_size)
+        self.set_context(context)
+        return context
+
+    @property
+    def _exact_size(self) -> int | None:
+        """How many context documents the model reads, no fewer; None for any number."""
+        return None if self.config.positions == "text" else self.config.context_size
+
+    def _refuse_size(self, documents: int) -> None:
+        most = self.config.context_size
+        if not 1 <= documents <= most:
+            raise ContextError(f"{self.config.name} reads 1 to {most} context documents, received {documents}")
+
+    def _context_vectors(
+        self, texts: Sequence[str], ids: list[Ids], batch_size: int, show_progress: bool
+    ) -> Vectors | None:
+        """Return what a context keeps of its documents' vectors; None for nothing."""
+        if self.head_settings is not None:
+            kept = self._kept_plain("document")
+            if kept is not None and not kept.missing(texts):
+                return kept.of(texts)
+            return self._plain(ids, "document", batch_size, show_progress)
+        return self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None
+
+    def _count_terms(self, ids: Sequence[Ids]) -> NDArray[np.int64]:
+        """Return token ids and in how many of the documents each occurs, (k, 2)."""
+        counts = count_documents(ids, self.vocabulary_size)
+        found = np.flatnonzero(counts)
+        return np.stack([found, counts[found]], axis=1)
+
+    def keep_plain(self, kept: PlainDocuments | None = None) -> None:
+        """Keep plain vectors of documents from now on, and take those that are kept instead of running the model.
+
+        Args:
+            kept: Vectors of documents embedded before; None for none.
+
+        Raises:
+            ConfigError: for a model without a corpus head, where vectors depend on the context in the model itself.
+        """
+        if self.head_settings is None:
+            raise ConfigError(
+                f"model {self.identity.name!r} has no corpus head: another context changes what the model computes, so "
+                "plain vectors would be of no use; leave keep_plain out"
+            )
+        self.plain_documents = self.plain_documents or PlainDocuments()
+        self.plain_documents.update(kept or PlainDocuments())
+
+    def _kept_plain(self, role: str) -> PlainDocuments | None:
+        """Return the kept plain vectors of texts of a role; None if there are none, or the model may change."""
+        return None if role == "query" or self.backend.is_open else self.plain_documents
+
+    def count_words(self, texts: Sequence[str], language: str | None) -> CorpusWords | None:
+        """Return what a context keeps of its documents' words; None for a model without a corpus head.
+
+        Args:
+            texts: The context documents.
+            language: As for `fit_context`.
+
+        Raises:
+            ConfigError: as `fit_context` does of a language.
+        """
+        words = self._word_reader(language)
+        return None if words is None else CorpusWords.of(words.language, words.read(texts, "document"))
+
+    def _word_reader(self, language: str | None) -> WordReader | None:
+        if self.head_settings is None:
+            if language is not None:
+                raise ConfigError(
+                    f"language is {language!r}, but model {self.identity.name!r} has no corpus head, which reads "
+                    "words; leave it out"
+                )
+            return None
+        return reader(self.head_settings.language if language is None else language)
+
+    def set_context(self, context: Context) -> None:
+        """Embed under this context from now on.
+
+        Raises:
+            TypeError: if it is not a `Context`.
+            ContextMismatchError: if another model made it; names both.
+        """
+        with self._runner.lock:
+            self._active = activate(self, context)
+
+    def null_context(self) -> Context:
+        """Return the context that stands for "no corpus"; setting it is a mode of its own, with a fingerprint.
+
+        Raises:
+            ContextError: for a model that has none, as v2 of the authors' own weights.
+        """
+        if self.config.null_context == "none":
+            raise ContextError(
+                f"{self.config.name} has no null context; fit it a context of any texts, for example the "
+                "random_strings.txt of its repository"
+            )
+        reads = self.backend.reads_dataset_embeddings or self.head_settings is not None
+        width = self.config.first_stage_width if reads else 0
+        words = None if self.head_settings is None else CorpusWords.none(self.head_settings.language)
+        return Context(vectors=np.zeros((0, width), np.float32), model=self.identity, words=words)
+
+    def _require_active(self) -> ActiveContext:
+        active = self._active
+        if active is not None and self.backend.is_open:
+            refuse_foreign_context(self, active.context)
+        if active is None:
+            raise ContextNotFittedError(
+                "no context is set; call fit_context(documents), or set_context(Context.load(path)), or "
+                "set_context(encoder.null_context()) to embed without a corpus"
+            )
+        return active

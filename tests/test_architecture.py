@@ -77,7 +77,11 @@ OPTIONAL = {
     "openvino": "cde_retriever.backends.openvino",
     "onnx": "cde_retriever.backends.export",
     "onnxscript": "cde_retriever.backends.export",
-    "pydantic": ("cde_retriever.adapters.langchain.", "cde_train.settings"),
+    "pydantic": (
+        "cde_retriever.adapters.langchain.",
+        "cde_retriever.adapters.contextual_embedding",
+        "cde_train.settings",
+    ),
     "tomli_w": "cde_train.run.config",
     "bm25s": "cde_retriever.search.bm25",
     "Stemmer": "cde_retriever.search.bm25",

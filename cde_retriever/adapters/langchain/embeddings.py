@@ -1,28 +1,22 @@
 """`CDEEmbeddings`: a contextual encoder as a LangChain embedding."""
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr
+from pydantic import ConfigDict, Field, InstanceOf
 
-from cde_retriever.adapters.cut_texts import add_cut_texts, one_summary
+from cde_retriever.adapters.contextual_embedding import ContextualEmbedding, PathLike
 from cde_retriever.adapters.langchain.known_vectors import find_vectors
-from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
 from cde_retriever.context.context import Context
 from cde_retriever.context.knowledge import Parts
-from cde_retriever.encoder.corpus_head import check_parts
-from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ContextNotFittedError
 
-PathLike = str | os.PathLike[str]
 SPLIT = (
     "split documents with RecursiveCharacterTextSplitter(chunk_size=embedding.max_tokens, "
     "length_function=embedding.count_tokens)"
@@ -30,7 +24,7 @@ SPLIT = (
 """What to do where texts were cut."""
 
 
-class CDEEmbeddings(BaseModel, Embeddings):
+class CDEEmbeddings(ContextualEmbedding, Embeddings):
     """Contextual document embeddings as a LangChain embedding.
 
     It embeds nothing before it has a context, and keeps its first context for life: stores share embeddings, so a
@@ -40,18 +34,10 @@ class CDEEmbeddings(BaseModel, Embeddings):
 
     Attributes:
         model_name: A CDE checkpoint or any encoder (docs/encoders.md), as folder or Hub id; None for the bundled one.
-        revision: Branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
-        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
-        backend: ``"torch"``, the default, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
-        truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
+        revision, device, dtype, backend, truncate_dim, pooling, max_length, prompts, variant, long_texts: As
+            `ContextualEncoder.from_pretrained` takes them; None leaves it to the model.
         parts: ``"one"``: vectors that hold all the context knows. ``"dense"``: the dense part alone, for hybrid search,
             where the sparse part is kept beside it.
-        pooling: How an encoder of `transformers` pools its token vectors; other models say it themselves.
-        max_length: Longest text in tokens, at most what the model can read; None for its own.
-        prompts: Text put before its queries and documents, by role; None for its own.
-        variant: Which network of the authors' own weights to compute.
-        long_texts: ``"windows"`` reads texts longer than the model as overlapping windows; None as the model says.
         given_context: The argument ``context``: a `Context`, or the path of a saved one.
         context_size: Most context documents to sample; None for the model's own number.
         seed: Seed of the sample.
@@ -61,29 +47,21 @@ class CDEEmbeddings(BaseModel, Embeddings):
         show_progress: Whether to show progress bars on stderr.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True)
 
-    model_name: str | Path | None = None
-    revision: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    backend: Literal["torch", "onnx", "openvino"] | None = None
-    truncate_dim: int | None = Field(default=None, gt=0)
-    parts: Literal["one", "dense"] = "one"
-    pooling: str | None = None
-    max_length: int | None = None
-    prompts: dict[str, str] | None = None
-    variant: str | None = None
-    long_texts: Literal["cut", "windows"] | None = None
+    without_context: ClassVar[str] = (
+        "this CDEEmbeddings has no context, and fitting on what happens to be embedded first would be wrong; "
+        "use from_documents(StoreClass, documents, embedding), call fit(documents) with the whole corpus, "
+        "give CDEEmbeddings(context=path), or call use_null_context() to embed without a corpus"
+    )
+    where_cut: ClassVar[str] = SPLIT
+
     given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
     context_size: int | None = Field(default=None, ge=1)
     seed: int = 0
     language: str | None = None
     batch_size: int = Field(default=32, ge=1)
     show_progress: bool = False
-
-    _encoder: ContextualEncoder = PrivateAttr()
-    _own: OneContext = PrivateAttr()
 
     def model_post_init(self, _: Any, /) -> None:
         """Load the model, and the context if one was given.
@@ -96,72 +74,9 @@ class CDEEmbeddings(BaseModel, Embeddings):
         """
         name = None if self.model_name is None else str(self.model_name)
         given = self.given_context
-        known = given if isinstance(given, Context | None) else Context.load(given)
-        self._own = OneContext.of_settings(name, self, None if known is None else known.model.name)
-        self._encoder = self._own.encoder
-        if self.parts == "dense":
-            self._require_two_parts()
-        if known is not None:
-            self._own.set(known)
+        self._load(name, given if isinstance(given, Context | None) else Context.load(given))
 
     # The context
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether there is a context."""
-        return self._own.is_set
-
-    @property
-    def context(self) -> Context:
-        """The context.
-
-        Raises:
-            ContextNotFittedError: if there is none yet.
-        """
-        if not self.is_fitted:
-            raise ContextNotFittedError(
-                "this CDEEmbeddings has no context, and fitting on what happens to be embedded first would be wrong; "
-                "use from_documents(StoreClass, documents, embedding), call fit(documents) with the whole corpus, "
-                "give CDEEmbeddings(context=path), or call use_null_context() to embed without a corpus"
-            )
-        return self._own.context
-
-    @property
-    def context_fingerprint(self) -> str:
-        """What tells this context from others; see `context`."""
-        return self.context.fingerprint
-
-    @property
-    def stamp(self) -> str:
-        """What is stored with every vector: the fingerprint and, if it is a part or was cut, what is kept.
-
-        Raises:
-            ContextNotFittedError: if there is no context yet.
-        """
-        _ = self.context
-        return self._own.stamp if self.parts == "one" else self._own.dense_stamp
-
-    @property
-    def encoder(self) -> ContextualEncoder:
-        """The encoder behind, to read from (`tokenize`, `identity`, `config`): its context is this embedding's."""
-        return self._encoder
-
-    @property
-    def dimension(self) -> int:
-        """Width of the vectors; needs no context."""
-        return self._encoder.dimension if self.parts == "one" else self._encoder.dense_dimension
-
-    def dense_part(self) -> "CDEEmbeddings":
-        """Return an embedding that gives the dense parts of texts; it shares model and context with this one.
-
-        Raises:
-            ConfigError: if the model has no corpus head.
-        """
-        self._require_two_parts()
-        return self.model_copy(update={"parts": "dense"})
-
-    def _require_two_parts(self) -> None:
-        check_parts("both", self._encoder.config.corpus_head is not None, self._encoder.identity.name)
 
     @property
     def cache_namespace(self) -> str:
@@ -213,23 +128,6 @@ class CDEEmbeddings(BaseModel, Embeddings):
         """
         self._own.set(context if isinstance(context, Context) else Context.load(context))
 
-    def use_null_context(self) -> None:
-        """Embed without a corpus from now on.
-
-        Raises:
-            ContextMismatchError: if there is another context already.
-        """
-        self._own.set_null()
-
-    def save_context(self, path: PathLike) -> Path:
-        """Write the context to a folder or a ``.safetensors`` file.
-
-        Raises:
-            ContextNotFittedError: if there is no context yet.
-            ContextMismatchError: if another context is already there.
-        """
-        return self.context.save(path)
-
     # Texts to vectors; the asynchronous twins of the base class run these in an executor
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -244,7 +142,7 @@ class CDEEmbeddings(BaseModel, Embeddings):
         stamp = self.stamp
         vectors = find_vectors(stamp, texts)
         if vectors is None:
-            vectors = self._encode(texts, self.parts).tolist()
+            vectors = self._encode_documents(texts, self.parts, self.batch_size, self.show_progress).tolist()
         return [StampedVector(vector, stamp) for vector in vectors]
 
     def embed_documents_in_parts(self, texts: list[str]) -> Parts:
@@ -252,35 +150,17 @@ class CDEEmbeddings(BaseModel, Embeddings):
         known = find_vectors(self.stamp, texts)
         if known is not None:  # words need no model
             return Parts(np.array(known, np.float32), self._encoder.encode_documents(texts, parts="sparse"))
-        made: Parts = self._encode(texts, "both")
+        made: Parts = self._encode_documents(texts, "both", self.batch_size, self.show_progress)
         return made
 
     def embed_query_in_parts(self, text: str) -> Parts:
         """Embed a query in two parts; raises as `embed_documents_in_parts` does."""
-        _ = self.context
-        made: Parts = self._encoder.encode_queries([text], parts="both")
+        made: Parts = self._fitted_encoder().encode_queries([text], parts="both")
         return made
-
-    def _encode(self, texts: list[str], parts: Any) -> Any:
-        with one_summary(SPLIT) as summary:
-            summary.texts += len(texts)
-            return self._encoder.encode_documents(
-                texts,
-                parts=parts,
-                batch_size=self.batch_size,
-                show_progress=self.show_progress,
-                on_truncation=lambda cut: add_cut_texts(
-                    summary, texts, cut, token_counter(self._encoder.tokenizer), self.max_tokens
-                ),
-            )
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query; raises as `embed_documents` does."""
-        stamp = self.stamp
-        vectors = self._encoder.encode_queries(
-            [text], parts=self.parts, batch_size=self.batch_size, show_progress=self.show_progress
-        )
-        return StampedVector(vectors[0].tolist(), stamp)
+        return self._embed_one_query(text)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Yield what is shown of an embedding: what was chosen, and what vectors come of it."""

@@ -7,8 +7,7 @@ batches of documents only and says on how many, and puts its context's fingerpri
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from llama_index.core.base.embeddings.base import Embedding, dispatcher
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -19,7 +18,6 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode
 from llama_index.core.storage.storage_context import StorageContext
 
-from cde_retriever.adapters.cut_texts import TruncationSummary, add_cut_texts, one_summary
 from cde_retriever.adapters.llama_index.embedding_settings import EmbeddingSettings
 from cde_retriever.adapters.llama_index.first_batch import (
     WAYS_OUT,
@@ -36,10 +34,7 @@ from cde_retriever.adapters.llama_index.pipeline_run import (
 from cde_retriever.adapters.llama_index.splitting import SPLIT, splitter_for
 from cde_retriever.adapters.llama_index.storage import PathLike, attach_context, embedded_text, read_context, stamped
 from cde_retriever.adapters.stamps import StampedVector
-from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
 from cde_retriever.context.context import Context
-from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ContextNotFittedError, TruncationWarning
 from cde_retriever.files.forking import ThreadLock
 
 
@@ -55,18 +50,10 @@ class CDEEmbedding(EmbeddingSettings):
         settings: The fields below, and those of `BaseEmbedding`.
 
     Attributes:
-        revision: Branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest there is.
-        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``; ``"int8"`` with the other backends.
-        backend: ``"torch"``, the default, ``"onnx"`` or ``"openvino"`` (`ContextualEncoder.from_pretrained`).
-        truncate_dim: How many numbers of a vector to keep; None for all. Queries need the number of the index.
+        revision, device, dtype, backend, truncate_dim, pooling, max_length, prompts, variant, long_texts: As
+            `ContextualEncoder.from_pretrained` takes them; None leaves it to the model.
         parts: ``"one"``: vectors that hold all the context knows. ``"dense"``: the dense part alone, for a store that
             keeps the sparse part beside it; `CDEVectorStoreIndex` chooses by itself.
-        pooling: How an encoder of `transformers` pools its token vectors; other models say it themselves.
-        max_length: Longest text in tokens, at most what the model can read; None for its own.
-        prompts: Text put before its queries and documents, by role; None for its own.
-        variant: Which network of the authors' own weights to compute.
-        long_texts: ``"windows"`` reads texts longer than the model as overlapping windows; None as the model says.
         context_size: Most context documents; None for the model's own number.
         seed: Seed of the sample.
         language: Whose words a corpus is counted in, such as ``"german"``, ``"none"`` for no stemmer; None for the
@@ -83,6 +70,12 @@ class CDEEmbedding(EmbeddingSettings):
         ContextNotFittedError: if there is no context where one should be.
     """
 
+    without_context: ClassVar[str] = (
+        f"this CDEEmbedding has no context, so a query or a single text cannot be embedded; {WAYS_OUT} "
+        "(the width of the vectors is known without: .dimension)"
+    )
+    where_cut: ClassVar[str] = SPLIT
+
     _first: Any = PrivateAttr(default_factory=ThreadLock)
     _slice: int | None = PrivateAttr(default=None)
 
@@ -97,42 +90,6 @@ class CDEEmbedding(EmbeddingSettings):
         return "CDEEmbedding"
 
     # The context
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether there is a context."""
-        return self._own.is_set
-
-    @property
-    def context(self) -> Context:
-        """The context.
-
-        Raises:
-            ContextNotFittedError: if there is none yet.
-        """
-        return self._fitted_encoder().context
-
-    @property
-    def context_fingerprint(self) -> str:
-        """What tells this context from others; see `context`."""
-        self._fitted_encoder()
-        return self._own.fingerprint
-
-    @property
-    def stamp(self) -> str:
-        """What every vector bears and is stored with (`cde_retriever.adapters.stamps`); see `context`."""
-        self._fitted_encoder()
-        return self._own.stamp if self.parts == "one" else self._own.dense_stamp
-
-    @property
-    def encoder(self) -> ContextualEncoder:
-        """The encoder behind, to read from (`tokenize`, `identity`, `config`): its context is this embedding's."""
-        return self._encoder
-
-    @property
-    def dimension(self) -> int:
-        """Width of the vectors; needs no context."""
-        return self._encoder.dimension if self.parts == "one" else self._encoder.dense_dimension
 
     def fit(self, texts: Iterable[str], *, show_progress: bool = False) -> Context:
         """Sample the whole corpus and embed under that sample from now on.
@@ -191,14 +148,6 @@ class CDEEmbedding(EmbeddingSettings):
         """
         self._own.set(source if isinstance(source, Context) else read_context(source))
 
-    def use_null_context(self) -> None:
-        """Embed without a corpus from now on; a context like any other, with a fingerprint of its own."""
-        self._own.set_null()
-
-    def save_context(self, path: PathLike) -> Path:
-        """Write the context to a file, or into a folder; see `Context.save`."""
-        return self.context.save(path)
-
     def attach_to(self, storage_context: StorageContext) -> None:
         """Put the context into a storage context, so that ``persist()`` keeps it; `CDEVectorStoreIndex` does so itself.
 
@@ -233,14 +182,6 @@ class CDEEmbedding(EmbeddingSettings):
             ContextFormatError: if it is damaged.
         """
         return cls(model_name, context=read_context(source), **settings)
-
-    def _fitted_encoder(self) -> ContextualEncoder:
-        if not self.is_fitted:
-            raise ContextNotFittedError(
-                f"this CDEEmbedding has no context, so a query or a single text cannot be embedded; {WAYS_OUT} "
-                "(the width of the vectors is known without: .dimension)"
-            )
-        return self._encoder
 
     # Texts to vectors
 
@@ -313,7 +254,7 @@ class CDEEmbedding(EmbeddingSettings):
         return StampedVector(await super().aget_agg_embedding_from_queries(queries, agg_fn), self.stamp)
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        return StampedVector(self._fitted_encoder().encode_queries([query], parts=self.parts)[0].tolist(), self.stamp)
+        return self._embed_one_query(query)
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
@@ -322,20 +263,8 @@ class CDEEmbedding(EmbeddingSettings):
         return self._embed(texts, show_progress=False)
 
     def _embed(self, texts: list[str], show_progress: bool) -> list[Embedding]:
-        encoder = self._fitted_encoder()
-        with one_summary(SPLIT) as summary:
-            summary.texts += len(texts)
-            vectors = encoder.encode_documents(
-                texts,
-                parts=self.parts,
-                batch_size=self.embed_batch_size,
-                show_progress=show_progress,
-                on_truncation=lambda cut: self._add_cut(summary, texts, cut),
-            )
+        vectors = self._encode_documents(texts, self.parts, self.embed_batch_size, show_progress)
         return [StampedVector(vector, self.stamp) for vector in vectors.tolist()]
-
-    def _add_cut(self, summary: TruncationSummary, texts: list[str], cut: TruncationWarning) -> None:
-        add_cut_texts(summary, texts, cut, token_counter(self._encoder.tokenizer), tokens_for_text(self._encoder))
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         return await asyncio.to_thread(self._get_query_embedding, query)

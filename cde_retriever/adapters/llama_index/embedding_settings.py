@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict, Field
 
+from cde_retriever.adapters.contextual_embedding import ContextualEmbedding
 from cde_retriever.adapters.llama_index.storage import PathLike, read_context
-from cde_retriever.adapters.one_context import MODEL_SETTINGS, OneContext
+from cde_retriever.adapters.one_context import MODEL_SETTINGS
 from cde_retriever.context.context import Context
-from cde_retriever.encoder.corpus_head import check_parts
-from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 
 DEFAULT_MODEL = "cde-retriever/default"
@@ -24,23 +23,12 @@ MODEL_FIELDS = frozenset(("model_name", "parts", *MODEL_SETTINGS))
 """Fields that decide what the vectors are, and so stay as they were when the object was made."""
 
 
-class EmbeddingSettings(BaseEmbedding):
-    """The fields of a `CDEEmbedding`, which describes them, its encoder and its context."""
+class EmbeddingSettings(ContextualEmbedding, BaseEmbedding):
+    """The fields of a `CDEEmbedding`, which describes them."""
 
     model_config = ConfigDict(extra="forbid")
 
     model_name: str = DEFAULT_MODEL
-    revision: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    backend: Literal["torch", "onnx", "openvino"] | None = None
-    truncate_dim: int | None = Field(default=None, gt=0)
-    parts: Literal["one", "dense"] = "one"
-    pooling: str | None = None
-    max_length: int | None = None
-    prompts: dict[str, str] | None = None
-    variant: str | None = None
-    long_texts: Literal["cut", "windows"] | None = None
     context_size: int | None = Field(default=None, gt=0)
     seed: int = 0
     language: str | None = None
@@ -48,37 +36,14 @@ class EmbeddingSettings(BaseEmbedding):
     min_context_documents: int = Field(default=2, gt=0)
     embed_batch_size: int = Field(default=32, gt=0, le=2048)
 
-    _encoder: ContextualEncoder = PrivateAttr()
-    _own: OneContext = PrivateAttr()
-
     def __init__(
         self, model_name: PathLike | None = None, *, context: Context | PathLike | None = None, **settings: Any
     ) -> None:
         _refuse_cache(settings.get("embeddings_cache"))
         name = DEFAULT_MODEL if model_name is None else os.fspath(model_name)
         super().__init__(model_name=name, **settings)
-        named = None if name == DEFAULT_MODEL else name
         known = context if isinstance(context, Context | None) else read_context(context)
-        self._own = OneContext.of_settings(named, self, None if known is None else known.model.name)
-        self._encoder = self._own.encoder
-        if self.parts == "dense":
-            check_parts("both", self.has_corpus_head, self._encoder.identity.name)
-        if known is not None:
-            self._own.set(known)
-
-    @property
-    def has_corpus_head(self) -> bool:
-        """Whether the model gives texts in two parts, dense and sparse."""
-        return self._encoder.config.corpus_head is not None
-
-    def dense_part(self) -> Self:
-        """Return an embedding that gives the dense parts of texts; it shares model and context with this one.
-
-        Raises:
-            ConfigError: if the model has no corpus head.
-        """
-        check_parts("both", self.has_corpus_head, self._encoder.identity.name)
-        return super().model_copy(update={"parts": "dense"})
+        self._load(None if name == DEFAULT_MODEL else name, known)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a field; not one that decides what the vectors are, and an ``embeddings_cache`` is refused here too."""

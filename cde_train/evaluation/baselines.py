@@ -23,21 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.search.bm25 import score_bm25
-from cde_train.evaluation.ranking import DEPTH, Ranking, best
+from cde_train.evaluation.ranking import Ranking, best
 
 Vectors = NDArray[np.float32]
 RELATIVE_RANK = 1e-6
 """Directions with less than this share of the largest variance count as not spanned."""
 
 
-def rank_bm25(documents: Sequence[str], queries: Sequence[str], *, depth: int = DEPTH) -> Ranking:
-    """Rank by BM25.
-
-    Documents that share no word with the query are not retrieved, so a row may be shorter than `depth`.
-    """
+def rank_bm25(documents: Sequence[str], queries: Sequence[str]) -> Ranking:
+    """Rank by BM25; documents that share no word with the query are not retrieved, so a row may be short."""
     ranking: Ranking = []
     for scores in score_bm25(documents, queries):
-        row = best(scores, depth)
+        row = best(scores)
         ranking.append(row[scores[row] > 0])
     return ranking
 
@@ -56,13 +53,9 @@ class Adaptation:
 
     def __call__(self, vectors: Vectors) -> Vectors:
         """Map vectors, (n, d), to unit vectors, (n, e)."""
-        mapped = self.project(vectors)
+        mapped = (vectors.astype(np.float64) - self.mean) @ self.matrix
         length = np.linalg.norm(mapped, axis=1, keepdims=True)
         return np.asarray(mapped / np.maximum(length, np.finfo(np.float64).tiny), dtype=np.float32)
-
-    def project(self, vectors: Vectors) -> NDArray[np.float64]:
-        """Map vectors, (n, d), without normalising them."""
-        return np.asarray((vectors.astype(np.float64) - self.mean) @ self.matrix)
 
 
 def centring(documents: Vectors) -> Adaptation:
@@ -93,17 +86,10 @@ def soft_whitening(documents: Vectors) -> Adaptation:
     return shrunk_whitening(documents, 0.25)
 
 
-def all_but_the_top(documents: Vectors, components: int | None = None) -> Adaptation:
-    """Subtract the mean and remove the strongest directions.
-
-    Args:
-        documents: Document vectors, (n, d).
-        components: How many directions; None for the authors' d / 100, rounded, at least one.
-    """
+def all_but_the_top(documents: Vectors) -> Adaptation:
+    """Subtract the mean and remove the strongest directions: the authors' d / 100, rounded, at least one."""
     mean, width = _mean(documents), documents.shape[1]
-    count = max(1, round(width / 100)) if components is None else components
-    if not 0 <= count < width:
-        raise ValueError(f"components is {count}, expected from 0 to {width - 1}")
+    count = max(1, round(width / 100))
     _, axes = np.linalg.eigh(_covariance(documents))
     top = axes[:, width - count :]
     return Adaptation(mean, np.eye(width) - top @ top.T)

@@ -3,7 +3,7 @@
 | mode | what ranks |
 | --- | --- |
 | ``bm25`` | BM25 |
-| ``plain`` | the backbone without context: the checkpoint's first stage on both sides, or the encoder given |
+| ``plain`` | the backbone without context: the checkpoint's first stage on both sides |
 | ``centring`` … ``all_but_the_top`` | plain vectors, adapted to the corpus's (`cde_train.evaluation.baselines`) |
 | ``null``, ``foreign``, ``corpus`` | the checkpoint under null context, another corpus's, the corpus's own |
 | ``start`` | the model training started from, under corpus context |
@@ -27,12 +27,10 @@ from cde_train.evaluation.ranking import Quality, Ranking, measure, rank
 from cde_train.evaluation.results import PLAIN_MODES, Comparison, Result
 
 Vectors = NDArray[np.float32]
-
-
-Encode = Callable[[Sequence[str]], Vectors]
 Rank = Callable[[], Ranking]
 Key = tuple[str, int | None]
 """A mode, and the seed of the context's sample, None where there is none to draw."""
+SEED = 0
 
 
 def rank_plain(mode: str, queries: Vectors, documents: Vectors) -> Ranking:
@@ -72,11 +70,8 @@ def compare(
     encoder: ContextualEncoder,
     sets: Sequence[RetrievalSet],
     *,
-    plain: Encode | None = None,
     start: ContextualEncoder | None = None,
     against: ContextualEncoder | None = None,
-    foreign: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0,),
     kept: KeptResults | None = None,
     show_progress: bool = False,
 ) -> Comparison:
@@ -84,38 +79,31 @@ def compare(
 
     Args:
         encoder: The checkpoint.
-        sets: Judged corpora.
-        plain: Texts to vectors without context, for both sides; None for the checkpoint's first stage.
+        sets: Judged corpora; the next one, if there are several, is a set's foreign corpus.
         start: The model training started from.
         against: A checkpoint of the same training without context.
-        foreign: Documents of a foreign corpus; None for the next set, if there are several.
-        seeds: Seeds of the context's sample; all but the first apply to corpus context only.
         kept: What is measured already, and where new results go.
         show_progress: Whether to show progress bars on stderr.
 
     Raises:
-        ValueError: if there are no sets, no seeds, or two sets of one name.
+        ValueError: if there are no sets, or two of one name.
     """
     names = [data.name for data in sets]
-    if not names or not seeds or len(set(names)) < len(names):
-        raise ValueError(f"expected sets of different names and at least one seed, received {names} and {list(seeds)}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"expected sets of different names, received {names}")
     encoder, start, against = encoder.fork(), start and start.fork(), against and against.fork()
-    embed = plain or (lambda texts: encoder.encode_first_stage(texts, show_progress=show_progress))
     results = []
     for i, data in enumerate(sets):
-        other = foreign if foreign is not None else sets[(i + 1) % len(sets)].documents if len(sets) > 1 else None
         contexts: dict[Key, Sequence[str] | None] = {("null", None): None}
-        if other is not None:
-            contexts["foreign", seeds[0]] = other
-        contexts |= {("corpus", seed): data.documents for seed in seeds}
+        if len(sets) > 1:
+            contexts["foreign", SEED] = sets[(i + 1) % len(sets)].documents
+        contexts["corpus", SEED] = data.documents
         others: dict[Key, Rank] = {}
         if start is not None:
-            others["start", seeds[0]] = partial(
-                rank_in_context, start, data, data.documents, seed=seeds[0], show_progress=show_progress
-            )
+            others["start", SEED] = partial(rank_in_context, start, data, data.documents, show_progress=show_progress)
         if against is not None:
             others["against", None] = partial(rank_in_context, against, data, None, show_progress=show_progress)
-        plain_modes = _without_context(data, embed)
+        plain_modes = _without_context(encoder, data, show_progress)
         keys = [*plain_modes, *contexts, *others]
         known = {key: result for key in keys if kept and (result := kept.get((data.name, *key)))}
         missing = {key: source for key, source in contexts.items() if key not in known}
@@ -128,12 +116,15 @@ def compare(
     return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))
 
 
-def _without_context(data: RetrievalSet, embed: Encode) -> dict[Key, Rank]:
+def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progress: bool) -> dict[Key, Rank]:
     """Return BM25 and the plain modes, which share one encoding of the texts, made when it is first needed."""
 
     @cache
     def vectors() -> tuple[Vectors, Vectors]:
-        return embed(data.queries), embed(data.documents)
+        queries, documents = (
+            encoder.encode_first_stage(texts, show_progress=show_progress) for texts in (data.queries, data.documents)
+        )
+        return queries, documents
 
     def plain(mode: str) -> Rank:
         return lambda: rank_plain(mode, *vectors())
@@ -150,8 +141,8 @@ def _in_contexts(
     @cache
     def vectors() -> dict[Key, tuple[Vectors, Vectors]]:
         fitted = [
-            encoder.null_context() if source is None else encoder.fit_context(source, seed=seed or 0)
-            for (_, seed), source in contexts.items()
+            encoder.null_context() if source is None else encoder.fit_context(source, seed=SEED)
+            for source in contexts.values()
         ]
         queries = encoder.encode_under(data.queries, "query", fitted, show_progress=show_progress)
         documents = encoder.encode_under(data.documents, "document", fitted, show_progress=show_progress)

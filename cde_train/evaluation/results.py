@@ -83,16 +83,16 @@ class Comparison:
         return [mode for mode in MODES if any(result.mode == mode for result in self.results)]
 
     def value(self, name: str, mode: str, measured: str = "ndcg_at_10") -> float | None:
-        """Return a measure of a set and mode, the mean over context seeds; None if it was not measured."""
-        found = [getattr(r, measured) for r in self._of(name, mode)]
-        return float(np.mean(found)) if found else None
+        """Return a measure of a set and mode; None if it was not measured."""
+        found = self._of(name, mode)
+        return None if found is None else float(getattr(found, measured))
 
-    def _of(self, name: str, mode: str) -> list[Result]:
-        return [r for r in self.results if (r.set, r.mode) == (name, mode)]
+    def _of(self, name: str, mode: str) -> Result | None:
+        return next((r for r in self.results if (r.set, r.mode) == (name, mode)), None)
 
     def _per_query(self, name: str, mode: str) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = np.mean([r.ndcg_per_query for r in self._of(name, mode)], axis=0)
-        return found
+        found = self._of(name, mode)
+        return np.array([] if found is None else found.ndcg_per_query)
 
     def differences(self) -> list[Difference]:
         """Return corpus context minus every other mode, over the sets that have both."""
@@ -113,14 +113,8 @@ class Comparison:
             names = [name for name in self.sets if self._of(name, mode)]
             row = {m: float(np.mean([self.value(name, mode, m) for name in names])) for m in MEASURES}
             _, low, high = bootstrap([self._per_query(name, mode) for name in names])
-            seeds = [np.std([r.ndcg_at_10 for r in self._of(n, mode)], ddof=1) for n in names if self._many(n, mode)]
             table[mode] = {**row, "ndcg_low": low, "ndcg_high": high, "sets": len(names)}
-            if seeds:
-                table[mode]["ndcg_deviation_over_context_seeds"] = float(np.mean(seeds))
         return table
-
-    def _many(self, name: str, mode: str) -> bool:
-        return len(self._of(name, mode)) > 1
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one JSON-able row a result, without its per-query values."""

@@ -8,10 +8,10 @@ from tests.unit.test_comparison import made
 
 VALUES = {
     "a": {
-        "bm25": [[0.9, 0.8] * 20],
-        "whitening": [[0.1, 0.2] * 20],
-        "corpus": [[0.6, 0.5] * 20],
-        "start": [[0.5, 0.6] * 20],
+        "bm25": [0.9, 0.8] * 20,
+        "whitening": [0.1, 0.2] * 20,
+        "corpus": [0.6, 0.5] * 20,
+        "start": [0.5, 0.6] * 20,
     }
 }
 
@@ -38,4 +38,4 @@ def test_verdicts():
     assert "no difference that this many queries can show" in start
     assert bm25 == "It does not beat BM25: -30.00 nDCG@10 (-30.00 to -30.00); it loses on a."
     assert whitening.startswith("It beats PCA whitening: +40.00")
-    assert verdicts(made({"a": {"corpus": [[1.0]]}}))[0] == "Against starting model: not measured."
+    assert verdicts(made({"a": {"corpus": [1.0]}}))[0] == "Against starting model: not measured."

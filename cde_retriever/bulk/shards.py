@@ -6,7 +6,6 @@ length within a group; the same groups, whoever embeds them, and so the same vec
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -172,17 +171,12 @@ def _embed(
     encoder: "ContextualEncoder", texts: list[str], settings: "BulkSettings"
 ) -> tuple["NDArray[np.float32]", Any, int]:
     """Return vectors, sparse parts or None, and how many texts were cut: said once, at the end, not once a group."""
-    cut = 0
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        parts: Any = settings.parts
-        made: Any = encoder.encode_documents(texts, parts=parts, batch_size=settings.batch_size)
-    for warning in caught:
-        if isinstance(warning.message, TruncationWarning):
-            cut += len(warning.message.indices)
-        else:
-            warnings.warn(warning.message, stacklevel=2)
-    return (*made, cut) if settings.parts == "both" else (made, None, cut)
+    cuts: list[TruncationWarning] = []
+    made = encoder.encode_documents(
+        texts, parts=settings.parts, batch_size=settings.batch_size, on_truncation=cuts.append
+    )
+    vectors, sparse = made if settings.parts == "both" else (made, None)
+    return vectors, sparse, sum(len(cut.indices) for cut in cuts)
 
 
 def part_metadata(encoder: "ContextualEncoder", corpus: str, number: int, parts: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from llama_index.core.schema import Document
 
 from cde_retriever import ContextualEncoder
-from cde_retriever.corpus.passage_size import PassageSize
 from cde_retriever.corpus.passages import Passage, PassageFolder
 from cde_retriever.corpus.sections import BETWEEN_HEADINGS
 from cde_retriever.progress import progress
@@ -23,8 +22,7 @@ def read_folder(folder: Path, encoder: ContextualEncoder, *, show_progress: bool
     Raises:
         FileNotFoundError: if there is no such folder, or no file of a known kind in it.
     """
-    config = encoder.config
-    files = PassageFolder(folder, PassageSize.of(encoder.tokenizer, config.max_length, config.prompts["document"]))
+    files = PassageFolder(folder, encoder.passage_size())
     found: dict[str, Document] = {}
     for name in progress(files.names, label="Reading", unit="file", show=show_progress):
         for passage in files.read(name):

@@ -131,18 +131,10 @@ def embed_corpus(
     settings = replace(settings, model=settings.model.for_stored(maker))
     encoder = ContextualEncoder.from_spec(settings.model)
     check_parts(settings.parts, encoder.config.corpus_head is not None, encoder.identity.name)
-    run = _Run(root, names, folder, settings, encoder, _passage_size(names, encoder), show_progress)
+    passages = encoder.passage_size() if are_documents(names) else None
+    run = _Run(root, names, folder, settings, encoder, passages, show_progress)
     with only_writer(folder):
         return run.embed(run.prepare(context), on_part)
-
-
-def _passage_size(names: list[str], encoder: ContextualEncoder) -> "PassageSize | None":
-    """Return how long a passage of documents may be for a model to read it whole; None for files of rows."""
-    if not are_documents(names):
-        return None
-    from cde_retriever.corpus.passage_size import PassageSize
-
-    return PassageSize.of(encoder.tokenizer, encoder.config.max_length, encoder.config.prompts["document"])
 
 
 def _without_long_texts(context: Context) -> Context:

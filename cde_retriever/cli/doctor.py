@@ -101,11 +101,7 @@ def _documents(corpus: str, options: argparse.Namespace, encoder: "ContextualEnc
 
     columns = read_columns(options)
     folder, names, _ = find_files(corpus)
-    size = None
-    if are_documents(names):
-        from cde_retriever.corpus.passage_size import PassageSize
-
-        size = PassageSize.of(encoder.tokenizer, encoder.config.max_length, encoder.config.prompts["document"])
+    size = encoder.passage_size() if are_documents(names) else None
     for name in names:
         yield from read_documents(folder, name, columns, passages=size)
 

@@ -25,6 +25,7 @@ from cde_retriever.model.evidence import Evidence
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     import torch
 
+    from cde_retriever.corpus.passage_size import PassageSize
     from cde_retriever.model.two_stage import TwoStageModel
 
 
@@ -256,6 +257,12 @@ class LoadedModel:
     def text_tokenizer(self, max_length: int | None = None, *, role: str = "document") -> TextTokenizer:
         """Return what turns texts into this model's token ids, cut at a length in tokens, at most the model's own."""
         return self._runner.new_tokenizer(max_length, role)
+
+    def passage_size(self) -> "PassageSize":
+        """Return how long a passage of a document may be for the model to read it whole."""
+        from cde_retriever.corpus.passage_size import PassageSize
+
+        return PassageSize.of(self._tokenizer, self.config.max_length, self.config.prompts["document"])
 
     @cached_property
     def head_settings(self) -> HeadSettings | None:

@@ -49,12 +49,7 @@ class TrainingData:
 
 def bundled_size() -> PassageSize:
     """Return how long a passage may be for the bundled model to read it whole."""
-    return size_for(ContextualEncoder.from_pretrained())
-
-
-def size_for(encoder: ContextualEncoder) -> PassageSize:
-    """Return how long a passage may be for a model to read it whole."""
-    return PassageSize.of(encoder.tokenizer, encoder.config.max_length, encoder.config.prompts["document"])
+    return ContextualEncoder.from_pretrained().passage_size()
 
 
 def read_data(path: str | os.PathLike[str], size: Callable[[], PassageSize] = bundled_size) -> TrainingData:

@@ -11,7 +11,7 @@ from cde_train.batching.pair_vectors import views
 from cde_train.data.holdout import hold_out, leave_out_copies
 from cde_train.data.pairs import TrainingPair, texts_of, write_pairs
 from cde_train.data.pseudo_queries import RoundTrip, make_pairs, round_trip_filter
-from cde_train.data.readers import TrainingData, read_data, read_pairs, size_for
+from cde_train.data.readers import TrainingData, read_data, read_pairs
 from cde_train.data.retrieval_sets import RetrievalSet, read_retrieval_set, write_retrieval_set
 from cde_train.evaluation.sampled_corpus import SampledCorpus, trusted_sample
 from cde_train.run.folder import Report, RunFolder
@@ -97,7 +97,7 @@ class Preparation:
 
     def _read(self, source: Path, place: Path, sets_aside: bool) -> Report:
         place.mkdir(exist_ok=True)
-        found = read_data(source, lambda: size_for(self.start()))
+        found = read_data(source, lambda: self.start().passage_size())
         pairs = found.pairs
         report: Report = {"kind": found.kind, "documents": len(found.documents), "skipped": found.skipped}
         if not pairs:

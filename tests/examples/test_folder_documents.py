@@ -6,7 +6,7 @@ from llama_index.core.schema import MetadataMode
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
-from cde_train.data.readers import read_data, size_for
+from cde_train.data.readers import read_data
 from examples.folder_documents import read_folder
 from examples.questions import given_questions, questions_from
 
@@ -25,7 +25,7 @@ def test_demo_training_and_bulk_read_the_same_passages(docs, encoder, model, tmp
     (docs / "long.txt").write_text("".join(f"Sentence {i} of some words. " for i in range(99)))
     texts = [document.text for document in read_folder(docs, encoder)]
     assert len(texts) > 10
-    assert read_data(docs, lambda: size_for(encoder)).documents == texts
+    assert read_data(docs, encoder.passage_size).documents == texts
     done = embed_corpus(docs, tmp_path / "out", BulkSettings(ModelSpec(model, device="cpu")))
     assert (done.documents, done.cut) == (len(texts), False)
 

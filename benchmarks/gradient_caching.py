@@ -21,11 +21,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.direct_step import direct_step
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
 from cde_train.data.readers import read_pairs
 from cde_train.training.config import StartConfig
-from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
 from cde_train.training.start import start_from
 
 TEMPERATURE = 0.02

@@ -12,7 +12,7 @@ vectors, and the state a layout makes of its context (keys and values under `cac
     5. the state's graph, then M1 chunk by chunk          -> gradient at C and at all other parameters
 
 Steps 2 and 5 hold the activations of one sequence of c context tokens, whatever the batch. The gradient equals that of
-`direct_step`, plain autograd over the same computation, up to rounding. Cost: one more forward than `direct_step`.
+plain autograd over the same computation, up to rounding, for one more forward.
 
 Over several processes each one runs its share of the context and of the texts. Every process computes the whole loss
 from the gathered vectors and takes the gradient of its own rows, so the sum of the processes' parameter gradients is
@@ -31,6 +31,13 @@ from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.stages import State
 from cde_retriever.model.two_stage import TwoStageModel
 from cde_train.training.loss import contrastive_loss
+from cde_train.training.processes import (
+    add_over_processes,
+    gather,
+    rank_and_world,
+    set_aside_gradients,
+    sum_over_processes,
+)
 
 Ids = Sequence[Sequence[int]]
 """Token ids of texts, one sequence a text."""
@@ -129,7 +136,7 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
     """
     second = model.second_stage
     texts = [*batch.queries, *batch.documents]
-    before = _set_aside_gradients(model)
+    before = set_aside_gradients(model)
 
     # 1. Dataset embeddings, without a graph.
     embeddings = _dataset_embeddings(model, batch.context, how)
@@ -166,26 +173,10 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
     if trained:
         assert embeddings is not None  # of the token ids that the context is here
         at_context = torch.zeros_like(embeddings) if embeddings.grad is None else embeddings.grad
-        at_context = _sum_over_processes(at_context)
+        at_context = sum_over_processes(at_context)
         for r, vectors in _first_stage_share(model, context, how):
             vectors.backward(at_context[r].to(vectors.dtype))  # type: ignore[no-untyped-call]
-    _add_over_processes(before)
-    return StepResult(result.loss.detach(), result.accuracy)
-
-
-def direct_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, how: Chunking) -> StepResult:
-    """Do as `cached_step` by plain autograd, in one process: memory grows with the batch; `how.size` plays no part."""
-    whole = Chunking(how.pad, max(len(batch.queries) + len(batch.documents), 1), how.autocast)
-    with how.autocast():
-        if isinstance(batch.context, Tensor | int) or not batch.context:
-            embeddings = _dataset_embeddings(model, batch.context, how)
-        else:
-            embeddings = model.first_stage(*how.padded(batch.context))
-        state = model.second_stage.prepare(batch.evidence(embeddings), batch.dropped)
-        (rows, ids, mask), *_ = whole.chunks([*batch.queries, *batch.documents])
-        outputs = model.second_stage(ids, mask, state)[_inverse(rows)]
-    result = _loss(outputs, batch, temperature)
-    result.loss.backward()  # type: ignore[no-untyped-call]
+    add_over_processes(before)
     return StepResult(result.loss.detach(), result.accuracy)
 
 
@@ -200,7 +191,7 @@ def _loss(outputs: Tensor, batch: TwoStageBatch, temperature: float) -> StepResu
     count = len(batch.queries)
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     parts = [outputs[:count], outputs[count : 2 * count], outputs[2 * count :]]
-    queries, positives, negatives = (_gather(part) for part in parts)
+    queries, positives, negatives = (gather(part) for part in parts)
     scores = queries @ torch.cat([positives, negatives]).T
     loss = contrastive_loss(scores, batch.false_negatives, temperature)
     best = scores.detach().masked_fill(_negatives_only(batch.false_negatives), -torch.inf).argmax(dim=1)
@@ -233,73 +224,14 @@ def _dataset_embeddings(model: TwoStageModel, context: Ids | Tensor | int, how: 
     with torch.no_grad():
         for rows, vectors in _first_stage_share(model, context, how):
             embeddings[rows] = vectors.to(embeddings.dtype)
-    return _sum_over_processes(embeddings)  # every row comes from one process and is zero in the others
+    return sum_over_processes(embeddings)  # every row comes from one process and is zero in the others
 
 
 def _first_stage_share(model: TwoStageModel, context: Ids, how: Chunking) -> Iterator[tuple[list[int], Tensor]]:
     """Yield rows of the context and their first-stage vectors, (rows, d), chunk by chunk, of this process's share."""
-    rank, world = _processes()
+    rank, world = rank_and_world()
     share = range(rank, len(context), world)
     for rows, ids, mask in how.chunks([context[i] for i in share]):
         with how.autocast():
             vectors = model.first_stage(ids, mask)
         yield [share[row] for row in rows], vectors
-
-
-# Several processes. One process passes through unchanged.
-
-
-def _processes() -> tuple[int, int]:
-    """Return this process's rank and the number of processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _gather(rows: Tensor) -> Tensor:
-    """Return all processes' rows, process after process; only this process's own carry a gradient."""
-    rank, world = _processes()
-    if world == 1:
-        return rows
-    sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world)]
-    torch.distributed.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    if len({int(size) for size in sizes}) != 1:
-        raise ValueError(f"processes hold {[int(s) for s in sizes]} texts; a batch must divide evenly among them")
-    parts = [torch.empty_like(rows) for _ in range(world)]
-    torch.distributed.all_gather(parts, rows.detach().contiguous())
-    parts[rank] = rows
-    return torch.cat(parts)
-
-
-def _sum_over_processes(tensor: Tensor) -> Tensor:
-    if _processes()[1] > 1:
-        torch.distributed.all_reduce(tensor)
-    return tensor
-
-
-def _set_aside_gradients(model: nn.Module) -> dict[nn.Parameter, Tensor | None]:
-    """Take the gradients that earlier batches left, so that only this batch's are added up over the processes."""
-    before: dict[nn.Parameter, Tensor | None] = {}
-    if _processes()[1] > 1:
-        for parameter in model.parameters():
-            before[parameter], parameter.grad = parameter.grad, None
-    return before
-
-
-def _add_over_processes(before: dict[nn.Parameter, Tensor | None]) -> None:
-    """Sum the parameters' gradients over the processes, and put back what was set aside.
-
-    A parameter may be reached in one process only, and a sum needs all of them; one that none has reached keeps no
-    gradient, as in one process, so that the optimiser passes over it.
-    """
-    if not before:
-        return
-    parameters = [parameter for parameter in before if parameter.requires_grad]
-    reached = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device, dtype=torch.long)
-    for parameter, count in zip(parameters, _sum_over_processes(reached).tolist(), strict=True):
-        if count:
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = _sum_over_processes(gradient)
-    for parameter, earlier in before.items():
-        if earlier is not None:
-            parameter.grad = earlier if parameter.grad is None else parameter.grad + earlier

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from benchmarks.direct_step import direct_step
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
 from tests.tiny import FAMILIES, documents, tiny_encoder
 
 QUERIES, CONTEXT = 7, 9

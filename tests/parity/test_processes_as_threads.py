@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cde_train.training.gradient_caching import Chunking, cached_step, direct_step
+from benchmarks.direct_step import direct_step
+from cde_train.training.gradient_caching import Chunking, cached_step
 from tests.parity.test_gradient_caching import (
     CASE,
     TEMPERATURE,

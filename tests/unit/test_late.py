@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.direct_step import direct_step
 from cde_retriever import ConfigError, ContextualEncoder
 from cde_retriever.model.evidence import Evidence
 from cde_retriever.model.moments import MomentHead, PowerLessOne
 from cde_train.training.config import StartConfig
-from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
 from cde_train.training.start import start_from
 from tests.tiny import FAMILIES, documents, plain_vectors, tiny_backbone, tiny_encoder, tiny_tokenizer
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from benchmarks.direct_step import direct_step
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
 from tests.parity.test_gradient_caching import gradients, model_and_batch
 from tests.tiny import documents, tiny_encoder
 

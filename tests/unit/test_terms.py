@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.direct_step import direct_step
 from cde_retriever import Context, ContextualEncoder
 from cde_retriever.context.context import make_context
 from cde_retriever.context.sampling import sample_documents
@@ -16,7 +17,7 @@ from cde_retriever.model.terms import TermHead, token_signs
 from cde_train.data.pairs import TrainingPair, documents_by_domain
 from cde_train.training.batches import BatchBuilder, TrainingSet
 from cde_train.training.config import StartConfig, TrainConfig
-from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step, direct_step
+from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
 from cde_train.training.low_rank import write_low_rank
 from cde_train.training.start import start_from
 from cde_train.training.term_prior import LEAST_SHARE, estimate_prior

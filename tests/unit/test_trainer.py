@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.direct_step import direct_step
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 from cde_train.data.pairs import TrainingPair
@@ -28,7 +29,7 @@ from cde_train.evaluation.ranking import evaluate
 from cde_train.training import trainer
 from cde_train.training.batches import BatchBuilder, TrainingSet
 from cde_train.training.config import TrainConfig
-from cde_train.training.gradient_caching import Chunking, direct_step
+from cde_train.training.gradient_caching import Chunking
 from cde_train.training.saved_state import COMPLETE_NAME, claim, newest_whole_state
 from cde_train.training.trainer import train
 from tests.tiny import documents, tiny_encoder

@@ -62,7 +62,7 @@ def by_rank(found: NDArray[np.int64]) -> NDArray[np.float64]:
     return 1 / (RANK_OFFSET + 1 + np.arange(len(found)))
 
 
-def scaled(scores: Scores) -> NDArray[np.float64]:
+def scaled(scores: Scores) -> NDArray[np.floating]:
     """Return scores moved and scaled to 0 … 1; all 1 where they are equal."""
     if not len(scores):
         return np.zeros(0)

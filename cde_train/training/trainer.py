@@ -23,7 +23,7 @@ from transformers import Trainer as HuggingFaceTrainer
 from cde_retriever.backends.pytorch import default_device
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
-from cde_retriever.progress import Progress, counter
+from cde_retriever.progress import counter
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.comparison import rank_in_context
 from cde_train.evaluation.ranking import measure
@@ -277,7 +277,7 @@ class TrainingProgress(TrainerCallback):
     """Show steps and last figures as every long task here does; the bar of the `Trainer` would fill a log file."""
 
     def __init__(self) -> None:
-        self.progress: Progress[Any] | None = None
+        self.progress: Any = None
         self.shown = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -296,7 +296,8 @@ class TrainingProgress(TrainerCallback):
         """Show loss, accuracy and measurements."""
         figures = {k: v for k, v in (logs or {}).items() if k in ("loss", "accuracy", f"eval_{METRIC}")}
         if figures and self.progress is not None:
-            self.progress.show(", ".join(f"{name}={value:.4g}" for name, value in figures.items()))
+            shown = ", ".join(f"{name}={value:.4g}" for name, value in figures.items())
+            self.progress.set_postfix_str(shown, refresh=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Say how far it came."""

@@ -4,8 +4,8 @@ import io
 import sys
 
 import pytest
+import tqdm.std
 
-from cde_retriever import progress as module
 from cde_retriever.progress import counter, progress
 
 
@@ -13,7 +13,7 @@ from cde_retriever.progress import counter, progress
 def clock(monkeypatch):
     """Return a list whose only number is the time."""
     now = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(tqdm.std, "time", lambda: now[0])
     return now
 
 

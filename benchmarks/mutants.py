@@ -35,13 +35,13 @@ def prepare(part: str, folder: Path) -> None:
     """Copy code and tests into a folder and configure mutmut there for one part."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in ("cde_retriever", "cde_train", "examples", "tests"):
+    for name in ("cde_retriever", "cde_train", "examples", "benchmarks", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     settings = {
         "source_paths": ["cde_retriever", "cde_train"],
         "only_mutate": PARTS[part]["mutate"],
-        "also_copy": ["examples"],
+        "also_copy": ["examples", "benchmarks"],
         "pytest_add_cli_args_test_selection": PARTS[part]["tests"],
         "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", "-x"],
         "use_git_change_detection": False,

@@ -7,7 +7,7 @@
 2. over texts, `ContextReader` lets every text token attend to those and to its own text.
 
 One softmax runs over context and text together, so the result equals a forward over the full sequence
-[context, text] in which context tokens are masked from the text (``docs/design.md``, layout ``cached``). Where a
+[context, text] in which context tokens are masked from the text (docs/architecture.md, ``cached``). Where a
 kernel allows it, its two parts are computed apart, so that no text needs a copy of the context's keys
 (`cde_retriever.model.shared_keys`).
 

@@ -104,6 +104,20 @@ def test_dropped_documents_are_left_out():
     assert torch.equal(transform, torch.eye(32))
 
 
+def test_term_statistics_count_the_documents_that_are_not_dropped_and_no_words_as_zero():
+    encoder = tiny_encoder("bert", context_attention="late", term_statistics=True, context_moments=False)
+    second = encoder.open_model().second_stage
+    frequencies = torch.arange(encoder.vocabulary_size).float() % 4
+    dropped = torch.tensor([True, False, False, True, False])
+    (state,) = second.prepare(Evidence(5, frequencies=frequencies), dropped)
+    says = second.term_head.information
+    assert torch.equal(state, says(frequencies, 3))
+    assert not torch.equal(state, says(frequencies, 5))
+    (unknown,) = second.prepare(Evidence(4))
+    assert torch.equal(unknown, says(torch.zeros(encoder.vocabulary_size), 4))
+    assert not torch.equal(unknown, says(torch.ones(encoder.vocabulary_size), 4))
+
+
 def test_round_trip_and_nothing_unused_is_stored(tmp_path):
     encoder = late_encoder()
     own = [

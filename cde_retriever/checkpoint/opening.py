@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cde_retriever.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from cde_retriever.checkpoint.finite import refuse_unreal
 from cde_retriever.checkpoint.kinds import CDE, RELEASED, kind_of
 from cde_retriever.checkpoint.plain_encoder import longest_text, refuse_length
 from cde_retriever.checkpoint.reading import Reading, changes_of, identify_changed
@@ -44,6 +45,7 @@ def open_model(
         read = (read_released if kind == RELEASED else wrap)(folder, reading, name)
     for part in (read, read.queries):
         if part is not None:
+            refuse_unreal(folder, part.model.named_parameters())
             part.model.to(device=device, dtype=dtype or torch.float32)
     return read
 

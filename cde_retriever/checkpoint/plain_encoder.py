@@ -58,6 +58,8 @@ def read_backbone(folder: Path) -> PreTrainedModel:
             more than the native network has; names some.
     """
     config = read_json(folder / "config.json")
+    if not config:
+        raise CheckpointError(f"{folder} has no config.json, which says what its weights are of; copy the whole model")
     refuse_architecture(folder, config)
     for file in weight_files(folder):
         _refuse_integers(file)
@@ -72,6 +74,7 @@ def read_backbone(folder: Path) -> PreTrainedModel:
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `_refuse_misfits` names them
                 # Masked language models name their weights bert.…, and transformers knows it of BERT alone.
                 key_mapping={r"^bert\.": ""},
             )
@@ -124,10 +127,16 @@ def _refuse_integers(file: Path) -> None:
                         "'openvino' makes 8-bit ones)"
                     )
     except SafetensorError as error:
-        raise CheckpointError(f"{file} is damaged ({error}); copy it again") from error
+        raise CheckpointError(f"{file} is damaged ({error}); copy it again, of a clone with git lfs pull") from error
 
 
 def _refuse_misfits(folder: Path, kind: str, found: dict[str, Any]) -> None:
+    for name, stored, expected in sorted(found["mismatched_keys"]):
+        if not UNREAD.search(name):
+            raise CheckpointError(
+                f"{folder} holds {name} of shape {tuple(stored)}, but its config.json says {tuple(expected)}; restore "
+                "the configuration and the weights that belong together"
+            )
     missing = sorted(key for key in found["missing_keys"] if not UNREAD.search(key))
     if missing:
         raise CheckpointError(

@@ -10,6 +10,7 @@ from typing import Any
 from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, kind_of, read_json
 from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.model.config import CUT, POOLINGS, ROLES, WINDOWS
@@ -34,6 +35,7 @@ class Reading:
 
     Raises:
         ConfigError: for an unknown pooling, role or way with long texts, or a length below 3.
+        TypeError: for a length that is no whole number.
     """
 
     pooling: str | None = None
@@ -49,8 +51,8 @@ class Reading:
             raise ConfigError(f"pooling is {self.pooling!r}, expected one of {', '.join(POOLINGS)}")
         if self.long_texts not in (None, CUT, WINDOWS):
             raise ConfigError(f"long_texts is {self.long_texts!r}, expected 'cut' or 'windows'")
-        if self.max_length is not None and self.max_length < 3:
-            raise ConfigError(f"max_length is {self.max_length}, expected at least 3")
+        if self.max_length is not None:
+            object.__setattr__(self, "max_length", whole_number("max_length", self.max_length, 3))
         if self.prompts is not None and not set(self.prompts) <= set(ROLES):
             raise ConfigError(f"prompts has the keys {sorted(self.prompts)}, expected some of {sorted(ROLES)}")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from cde_retriever.checkpoint.checkpoint import Checkpoint, hash_model
+from cde_retriever.checkpoint.finite import refuse_unreal
 from cde_retriever.checkpoint.lengths import keep_lengths
 from cde_retriever.checkpoint.reading import Reading, identify_source
 from cde_retriever.checkpoint.sentence_transformers import PlainEncoder, read_plain_encoder
@@ -49,7 +50,9 @@ def _checkpoint(
 def _put_head(
     folder: Path, plain: PlainEncoder, name: str, reading: Reading, query_encoder: str | None = None
 ) -> TwoStageModel:
-    if plain.keeps_lengths:
+    if plain.keeps_lengths:  # runs the encoder, before `open_model` looks at its numbers
+        refuse_unreal(folder, plain.backbone.named_parameters())
+        refuse_unreal(folder, plain.weights.items())
         keep_lengths(plain)
     config = _configure(plain, name, reading, query_encoder)
     model = TwoStageModel(config, plain.backbone)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Dense
 
+from cde_retriever.checkpoint.finite import refuse_unreal
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError, ConfigError
 from tests.plain_models import save_model, save_transformer
@@ -98,7 +99,11 @@ def test_missing_weights(folder):
 
 def test_weights_of_another_shape(folder):
     write(folder / "config.json", intermediate_size=40)
-    refused(folder, "cannot read the encoder")
+    refused(
+        folder, r"holds encoder\.layer\.0\.intermediate\.dense\.bias of shape \(48,\), but its config.json says \(40,"
+    )
+    (folder / "config.json").unlink()
+    refused(folder, "model has no config.json, which says what its weights are of; copy the whole model")
 
 
 @pytest.mark.parametrize(("file", "said"), [("1_Pooling/config.json", "no config.json"), ("modules.json", "damaged")])
@@ -205,6 +210,9 @@ def test_a_similarity_that_is_not_understood(tmp_path):
 
 def test_what_is_said_and_does_not_fit(folder, tmp_path):
     refused(folder, "max_length is 100, but .* reads 66 tokens at most", max_length=100)
+    for length in ("64", 9.5, True):
+        with pytest.raises(TypeError, match=f"max_length must be a whole number, received {length!r}"):
+            ContextualEncoder.from_pretrained(folder, max_length=length)
     refused(folder, r"says itself how it pools \(mean\), received pooling 'cls'", pooling="cls")
     refused(folder, "prompts has the keys .'passage'., expected some of", prompts={"passage": "x"})
     refused(
@@ -212,6 +220,35 @@ def test_what_is_said_and_does_not_fit(folder, tmp_path):
         "is a CDE checkpoint or export, whose config.json says pooling",
         pooling="cls",
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "tensor"),
+    [("model.safetensors", "encoder.layer.1.output.dense.weight"), ("2_Dense/model.safetensors", "linear.bias")],
+)
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_weights_that_are_no_numbers(tmp_path, file, tensor, number, similarity):
+    save_model(tmp_path, layers=[Dense(32, 16)], normalize=False)
+    write(tmp_path / "model/config_sentence_transformers.json", similarity_fn_name=similarity)
+    weights = load_file(tmp_path / "model" / file)
+    weights[tensor].view(-1)[3] = number
+    save_file(weights, tmp_path / "model" / file, metadata={"format": "pt"})
+    refused(tmp_path / "model", rf"model holds NaN or infinity in .*{tensor}, so every vector .*; if it was trained")
+
+
+def test_a_checkpoint_of_a_training_that_diverged(tmp_path):
+    folder = tiny_checkpoint(tmp_path / "ours")
+    weights = load_file(folder / "model.safetensors")
+    weights["first_stage.backbone.encoder.layer.0.output.dense.bias"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(folder, r"ours holds NaN or infinity in first_stage\.backbone\.encoder\.layer\.0\.output\.dense\.bias")
+
+
+def test_large_weights_are_numbers(tmp_path):
+    weight = torch.full((4,), 3e38)
+    refuse_unreal(tmp_path, [("weight", weight), ("places", torch.zeros(2, dtype=torch.long))])
+    assert weight.sum().isinf()
 
 
 def test_nothing_there(tmp_path):

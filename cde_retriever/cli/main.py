@@ -5,6 +5,7 @@
     cde export [MODEL] -o OUT    write a model as ONNX graphs that run without PyTorch
     cde wrap MODEL -o OUT        write any encoder as a checkpoint that knows its corpus
     cde refit INDEX              embed an index again under a context of the documents that it holds now
+    cde serve CONTEXT            serve vectors over HTTP in OpenAI's format
     cde verify MODEL             tell which network the authors' released weights belong to
 
 The result goes to stdout as a line of JSON, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130
@@ -14,10 +15,18 @@ interrupted.
 import sys
 from collections.abc import Sequence
 
-from cde_retriever.cli import doctor, embed, export, refit, verify, wrap
+from cde_retriever.cli import doctor, embed, export, refit, serve, verify, wrap
 from cde_retriever.cli.command_line import CommandLine
 
-COMMANDS = {"doctor": doctor, "embed": embed, "export": export, "wrap": wrap, "refit": refit, "verify": verify}
+COMMANDS = {
+    "doctor": doctor,
+    "embed": embed,
+    "export": export,
+    "wrap": wrap,
+    "refit": refit,
+    "serve": serve,
+    "verify": verify,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,82 @@
+"""Define `cde serve`: embed over HTTP, as OpenAI's API does."""
+
+import argparse
+import os
+from pathlib import Path
+
+from cde_retriever.cli.command_line import CommandLine, say, write_result
+from cde_retriever.cli.model_options import add_model_options, read_model_options
+
+SUMMARY = "Serve vectors over HTTP in OpenAI's format, under one or several contexts."
+EXAMPLES = """\
+  cde serve index                                      the context of an index, on this machine alone
+  cde serve context.safetensors --host 0.0.0.0 --rate 600/minute
+                                                       callers elsewhere, who send a key that CDE_API_KEYS holds"""
+KEYS = "CDE_API_KEYS"
+LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+def add_command(program: CommandLine) -> None:
+    """Add the command to a program."""
+    serve = program.add("serve", SUMMARY, _serve, EXAMPLES)
+    serve.add_argument(
+        "contexts",
+        nargs="*",
+        metavar="CONTEXT",
+        help="file of a context, or folder of an index (default: those in --store)",
+    )
+    serve.add_argument(
+        "--store", metavar="FOLDER", help="let callers fit contexts, and keep them in a folder (default: they may not)"
+    )
+    serve.add_argument(
+        "--null", action="store_true", help="serve the null context too, which knows no corpus (default: do not)"
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, metavar="N", help="port, 0 for a free one (default: 8000)")
+    serve.add_argument(
+        "--rate", metavar="N/TIME", help="requests of a key, or of an address, such as 600/minute (default: any number)"
+    )
+    serve.add_argument(
+        "--most-bytes", type=int, default=2**24, metavar="N", help="longest request in bytes (default: 16777216)"
+    )
+    serve.add_argument("--most-contexts", type=int, default=64, metavar="N", help="most contexts held (default: 64)")
+    serve.add_argument(
+        "--open",
+        action="store_true",
+        help=f"let in everybody at any address (default: where callers are elsewhere, {KEYS} holds their keys)",
+    )
+    add_model_options(serve)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    import warnings
+
+    from cde_retriever.encoder.encoder import ContextualEncoder
+    from cde_retriever.errors import ConfigError, TruncationWarning
+    from cde_retriever.serving.app import make_app
+    from cde_retriever.serving.contexts import ServedContexts, read_context
+    from cde_retriever.serving.server import serve
+
+    keys = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
+    if not (keys or options.open or options.host in LOCAL):
+        raise ConfigError(
+            f"--host {options.host} lets in callers from elsewhere, and {KEYS} holds no keys; set it to one or "
+            "several, with commas between them, or say --open"
+        )
+    contexts = [read_context(Path(path).expanduser()) for path in options.contexts]
+    spec = read_model_options(options).for_stored(contexts[0].model.name if contexts else None)
+    encoder = ContextualEncoder.from_spec(spec)
+    if options.null:
+        contexts.append(encoder.null_context())
+    store = None if options.store is None else Path(options.store).expanduser()
+    served = ServedContexts(encoder, contexts, store=store, most=options.most_contexts)
+    warnings.simplefilter("ignore", TruncationWarning)  # callers are told in the answer
+    app = make_app(served, keys=keys, rate=options.rate, most_bytes=options.most_bytes)
+
+    def ready(address: str) -> None:
+        names = [f"{served.model}@{encoder.context.fingerprint}" for encoder in served.encoders]
+        say(f"{served.model} under {len(names)} contexts at {address}/v1; Ctrl-C stops it")
+        write_result({"url": address, "models": names})
+
+    serve(app, options.host, options.port, ready)
+    say("stopped")

@@ -1,0 +1,1 @@
+"""Serve vectors over HTTP."""

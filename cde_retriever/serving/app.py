@@ -1,0 +1,150 @@
+"""Answer HTTP requests: OpenAI's ``/v1/embeddings`` under one of several contexts, and what goes with it.
+
+| | |
+| --- | --- |
+| ``POST /v1/embeddings`` | vectors of texts, under the context that ``model="name@fingerprint"`` names |
+| ``GET /v1/contexts`` | the contexts that are served |
+| ``POST /v1/contexts`` | fit a context to documents, where the server has a store for it |
+| ``GET /health`` | whether it answers |
+| ``GET /metrics`` | counts and times, for Prometheus |
+
+A handler runs in a thread of its own, so queries that come together run as one batch
+(`cde_retriever.encoder.shared_queries`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import CDEError, ConfigError
+from cde_retriever.serving.contexts import ServedContexts, UnknownContextError
+from cde_retriever.serving.gate import Gate, read_rate
+from cde_retriever.serving.metrics import Measured, Metrics
+from cde_retriever.serving.requests import (
+    ContextRequest,
+    EmbeddingRequest,
+    fault_of,
+    write_embeddings,
+    write_error,
+)
+
+MOST_BYTES = 16 * 2**20
+"""Most bytes of a request."""
+
+
+def make_app(
+    contexts: ServedContexts, *, keys: Sequence[str] = (), rate: str | None = None, most_bytes: int = MOST_BYTES
+) -> FastAPI:
+    """Return the application.
+
+    Args:
+        contexts: What is served.
+        keys: Keys of callers, as `Gate` takes them.
+        rate: Requests a caller may make, such as ``"600/minute"``; None for any number.
+        most_bytes: Longest request.
+
+    Raises:
+        ConfigError: if the rate cannot be read.
+    """
+    limit, metrics = None if rate is None else read_rate(rate), Metrics()
+    app = FastAPI(
+        title="Contextual document embeddings",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        max_body_size=most_bytes,
+        middleware=[Middleware(Measured, metrics=metrics), Middleware(Gate, keys=keys, rate=limit)],
+        exception_handlers=_HANDLERS,
+    )
+
+    @app.post("/v1/embeddings")
+    def embeddings(request: EmbeddingRequest) -> JSONResponse:
+        return JSONResponse(_embed(contexts, metrics, request))
+
+    @app.get("/v1/contexts")
+    def list_contexts() -> dict[str, Any]:
+        return {"object": "list", "data": [_describe(encoder) for encoder in contexts.encoders]}
+
+    @app.post("/v1/contexts")
+    def fit_context(request: ContextRequest) -> dict[str, Any]:
+        return _describe(contexts.fit(request.documents, request.language))
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "model": contexts.model, "contexts": len(contexts.encoders)}
+
+    @app.get("/metrics")
+    def write_metrics() -> Response:
+        return Response(metrics.write(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+def _embed(contexts: ServedContexts, metrics: Metrics, request: EmbeddingRequest) -> dict[str, Any]:
+    encoder, texts = contexts.find(request.model), request.texts()
+    if request.dimensions not in (None, encoder.dimension):
+        raise ConfigError(
+            f"dimensions is {request.dimensions}, but this server keeps {encoder.dimension}; leave it out, or start "
+            "the server with --truncate-dim"
+        )
+    try:
+        read = encoder.tokenize(texts, request.input_type)
+    except ValueError as error:  # a text that is no valid Unicode
+        raise ConfigError(str(error)) from error
+    if request.input_type == "query":
+        vectors = encoder.encode_queries(texts)
+    else:
+        vectors = encoder.encode_documents(texts, on_truncation=lambda _: None)
+    tokens = sum(map(len, read.ids))
+    metrics.texts.labels(request.input_type).inc(len(texts))
+    metrics.tokens.labels(request.input_type).inc(tokens)
+    return write_embeddings(request, vectors, model=_address(encoder), tokens=tokens, cut=read.truncated)
+
+
+def _address(encoder: ContextualEncoder) -> str:
+    return f"{encoder.identity.name}@{encoder.context.fingerprint}"
+
+
+def _describe(encoder: ContextualEncoder) -> dict[str, Any]:
+    context = encoder.context
+    return {
+        "object": "context",
+        "model": _address(encoder),
+        "documents": context.size,
+        "documents_seen": context.documents_seen,
+        "dimension": encoder.dimension,
+        "max_length": encoder.config.max_length,
+    }
+
+
+def _refuse(_: Request, error: Exception) -> JSONResponse:
+    status = 404 if isinstance(error, UnknownContextError) else 400
+    return JSONResponse(write_error(status, str(error)), status)
+
+
+def _refuse_form(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return JSONResponse(write_error(400, fault_of(error.errors())), 400)
+
+
+def _refuse_http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(write_error(error.status_code, str(error.detail)), error.status_code, error.headers)
+
+
+def _fail(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(write_error(500, f"the server failed ({type(error).__name__}); its log says more"), 500)
+
+
+_HANDLERS: dict[Any, Any] = {
+    CDEError: _refuse,
+    UnicodeError: _refuse,
+    RequestValidationError: _refuse_form,
+    HTTPException: _refuse_http,
+    Exception: _fail,
+}

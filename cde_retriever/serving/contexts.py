@@ -1,0 +1,127 @@
+"""Hold the contexts that a server answers under, each found by model and fingerprint, never by a path."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from threading import Lock
+
+from cde_retriever.context.context import Context, context_file
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError, ContextError, ContextFormatError
+from cde_retriever.lifecycle.stored_index import kind_of
+
+SHORTEST = 12
+"""Fewest characters of a fingerprint that name a context; messages print as many."""
+
+
+class UnknownContextError(ContextError):
+    """A server does not hold the context asked for."""
+
+
+class ServedContexts:
+    """The encoders of a server, one a context, over the same weights. Safe to use from several threads.
+
+    Args:
+        encoder: The model.
+        contexts: What is served from the start.
+        store: Folder that keeps contexts fitted by callers; what it holds already is served too. None for no fitting.
+        most: Most contexts held.
+
+    Raises:
+        ContextMismatchError: if another model made one of them.
+        ConfigError: if there are none, or too many.
+    """
+
+    def __init__(
+        self, encoder: ContextualEncoder, contexts: Iterable[Context], *, store: Path | None = None, most: int = 64
+    ) -> None:
+        self._encoder, self._store, self._most = encoder, store, most
+        self._by_fingerprint: dict[str, ContextualEncoder] = {}
+        self._lock = Lock()
+        for context in contexts:
+            self._hold(context)
+        if store is not None:
+            store.mkdir(parents=True, exist_ok=True)
+            for file in sorted(store.glob("*.safetensors")):
+                self._hold(Context.load(file))
+        elif not self._by_fingerprint:
+            raise ConfigError("no context to serve; name files or folders that hold one, or a store to fit some into")
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._encoder.identity.name
+
+    @property
+    def encoders(self) -> list[ContextualEncoder]:
+        """The encoders, in the order their contexts came."""
+        return list(self._by_fingerprint.values())
+
+    def find(self, address: str) -> ContextualEncoder:
+        """Return the encoder under the context that is meant by ``name@fingerprint``.
+
+        Args:
+            address: Name of the model, and the fingerprint or its first 12 characters or more.
+
+        Raises:
+            UnknownContextError: if there is none.
+        """
+        name, _, wanted = address.rpartition("@")
+        if name == self.model and len(wanted) >= SHORTEST:
+            found = [held for fingerprint, held in self._by_fingerprint.items() if fingerprint.startswith(wanted)]
+            if len(found) == 1:
+                return found[0]
+        raise UnknownContextError(
+            f"model is {address[:200]!r}, expected '{self.model}@' and the fingerprint of a context that is served "
+            f"(its first {SHORTEST} characters or more); GET /v1/contexts lists them"
+        )
+
+    def fit(self, documents: Sequence[str], language: str | None) -> ContextualEncoder:
+        """Fit a context to documents, keep it in the store, and return its encoder; one that is held stays.
+
+        Args:
+            documents: The corpus, or a sample of it.
+            language: As `ContextualEncoder.fit_context` takes it.
+
+        Raises:
+            ConfigError: without a store, if it is full, or for an unknown language.
+            ContextError: if no document has any text.
+        """
+        if self._store is None:
+            raise ConfigError("this server fits no contexts; start it with --store FOLDER")
+        context = self._encoder.fork().fit_context(documents, language=language, store_texts=False)
+        with self._lock:
+            if context.fingerprint not in self._by_fingerprint:
+                self._refuse_more()
+                context.save(self._store / f"{context.fingerprint}.safetensors")
+            return self._hold(context)
+
+    def _hold(self, context: Context) -> ContextualEncoder:
+        held = self._by_fingerprint.get(context.fingerprint)
+        if held is None:
+            self._refuse_more()
+            held = self._encoder.fork()
+            held.set_context(context)
+            self._by_fingerprint[context.fingerprint] = held
+        return held
+
+    def _refuse_more(self) -> None:
+        if len(self._by_fingerprint) >= self._most:
+            raise ConfigError(
+                f"{self._most} contexts are held already, which is the most; delete some from the store and start "
+                "again, or raise --most-contexts"
+            )
+
+
+def read_context(path: Path) -> Context:
+    """Return the context of a file, of a folder that `Context.save` wrote into, or of an index's folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ContextFormatError: if it is damaged, or the index keeps none.
+    """
+    if not path.is_dir() or context_file(path).is_file():
+        return Context.load(path)
+    context = kind_of(path).context_of(path)
+    if context is None:
+        raise ContextFormatError(f"the index at {path} keeps no context; name the file that holds it")
+    return context

@@ -1,0 +1,43 @@
+"""Run the application until it is told to stop, then finish what callers wait for."""
+
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+LAST_SECONDS = 30
+"""So long running requests may take once the server is told to stop."""
+MOST_AT_ONCE = 512
+"""Connections; those beyond are answered 503."""
+
+
+def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], object]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        app: The application.
+        host: Address to listen at.
+        port: Port; 0 for any that is free.
+        ready: Called with the server's address once callers may connect.
+
+    Raises:
+        OSError: if the address is taken, or not this machine's.
+    """
+    listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    config = uvicorn.Config(
+        app,
+        http="h11",  # limits the length of headers
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=MOST_AT_ONCE,
+        timeout_graceful_shutdown=LAST_SECONDS,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn stops by its own, then sends the signal again
+    shown = f"[{host}]" if ":" in host else host
+    ready(f"http://{shown}:{listening.getsockname()[1]}")
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,278 @@
+"""`cde serve`, asked by OpenAI's own client: the encoder's vectors, refusals, contexts, metrics, shutdown."""
+
+import base64
+import http.client
+import json
+import signal
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import openai
+import pytest
+
+from cde_retriever.cli.main import main
+from tests.serving.conftest import serving
+from tests.tiny import documents
+
+QUERY = {"input_type": "query"}
+DOCUMENT = {"input_type": "document"}
+KEY = "first-key"
+LIMIT = 2**20
+
+
+@pytest.fixture(scope="module")
+def server(headed_folder, encoders, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("contexts")
+    for number, encoder in enumerate(encoders):
+        encoder.context.save(folder / f"{number}.safetensors")
+    files = [folder / "0.safetensors", folder / "1.safetensors"]
+    store = folder / "store"
+    with serving(
+        *files, "--store", store, "--most-bytes", LIMIT, "--model", headed_folder, CDE_API_KEYS=f"{KEY}, second-key"
+    ) as said:
+        yield said | {"store": store}
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with openai.OpenAI(base_url=f"{server['url']}/v1", api_key=KEY, max_retries=0, timeout=30) as made:
+        yield made
+
+
+def get(server, path, key=KEY):
+    request = urllib.request.Request(server["url"] + path, headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.read().decode()
+
+
+def vectors_of(answer):
+    return np.array([one.embedding for one in answer.data], np.float32)
+
+
+def test_vectors_are_the_encoders_under_the_context_asked_for(client, encoders, server, corpora):
+    texts = [*corpora[0][:3], "a question of lak and ron"]
+    for encoder, model in zip(encoders, server["models"], strict=True):
+        assert model == f"tiny-bert@{encoder.context.fingerprint}"
+        asked = client.embeddings.create(model=model, input=texts, extra_body=QUERY)
+        np.testing.assert_allclose(vectors_of(asked), encoder.encode_queries(texts), atol=1e-6)
+        short = model.partition("@")[0] + "@" + encoder.context.fingerprint[:12]
+        stored = client.embeddings.create(model=short, input=texts, extra_body=DOCUMENT, encoding_format="float")
+        np.testing.assert_allclose(vectors_of(stored), encoder.encode_documents(texts), atol=1e-6)
+        assert stored.model == model
+        assert stored.usage.total_tokens == sum(map(len, encoder.tokenize(texts).ids))
+    first, second = (encoder.encode_documents(texts) for encoder in encoders)
+    assert np.abs(first - second).max() > 0.01
+
+
+def test_chunks_of_documents_may_be_nested(client, encoders, server, corpora):
+    chunks = [corpora[0][:2], corpora[0][2:5]]
+    answer = client.embeddings.create(model=server["models"][0], input=chunks, extra_body=DOCUMENT)
+    np.testing.assert_allclose(vectors_of(answer), encoders[0].encode_documents(corpora[0][:5]), atol=1e-6)
+    assert [(one.index, one.document, one.chunk) for one in answer.data] == [
+        *((0, 0, 0), (1, 0, 1)),
+        *((2, 1, 0), (3, 1, 1), (4, 1, 2)),
+    ]
+    one = client.embeddings.create(model=server["models"][0], input="ron lak", extra_body=QUERY)
+    assert [item.index for item in one.data] == [0]
+
+
+def test_what_was_cut_is_said(client, server):
+    answer = client.embeddings.create(model=server["models"][0], input=["ron", "lak " * 100], extra_body=DOCUMENT)
+    assert answer.truncated == [1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "said"),
+    [
+        ({"model": "tiny-bert"}, 404, "expected 'tiny-bert@' and the fingerprint"),
+        ({"model": "tiny-bert@"}, 404, "GET /v1/contexts lists them"),
+        ({"model": "tiny-bert@" + 64 * "0"}, 404, "expected 'tiny-bert@'"),
+        ({"model": "/etc/passwd@" + 64 * "0"}, 404, "expected 'tiny-bert@'"),
+        ({"input": []}, 400, "input is [], expected a text, a list of 1 to 2048 texts"),
+        ({"input": [[]]}, 400, "input is [[]], expected a text, a list of 1 to 2048 texts"),
+        ({"input": ["a"] * 2049}, 400, "expected a text, a list of 1 to 2048 texts"),
+        ({"input": [1, 2]}, 400, "expected a text"),
+        ({"dimensions": 5}, 400, "dimensions is 5, but this server keeps"),
+        ({"extra_body": {}}, 400, "input_type is missing, expected 'query' or 'document'"),
+        ({"extra_body": {"input_type": "passage"}}, 400, "input_type is 'passage', expected 'query' or 'document'"),
+        ({"extra_body": QUERY | {"inputs": 1}}, 400, "inputs is unknown; expected model, input, input_type"),
+    ],
+)
+def test_requests_that_cannot_be_meant_are_refused_with_a_sentence(client, server, asked, status, said):
+    request = {"model": server["models"][0], "input": ["a"], "extra_body": QUERY} | asked
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.embeddings.create(**request)
+    assert refused.value.status_code == status
+    assert said in refused.value.body["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "the body is no JSON object"),
+        (b"[" * 200_000, "error parsing the body"),
+        (b'{"model": ' + b"1" * 5000 + b"}", "error parsing the body"),
+        (b'{"input": "\\ud800", "model": "MODEL", "input_type": "query"}', "text 0"),
+    ],
+)
+def test_bodies_that_are_bombs_are_refused(server, body, said):
+    """Nested too deep, numbers of any length, no Unicode."""
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    body = body.replace(b"MODEL", server["models"][0].encode())
+    request = urllib.request.Request(server["url"] + "/v1/embeddings", body, headers)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert refused.value.code == 400
+    assert said in json.loads(refused.value.read())["error"]["message"]
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_body_is_as_long_as_allowed_whatever_it_states(server, stated):
+    connection = http.client.HTTPConnection(server["url"].removeprefix("http://"), timeout=30)
+    connection.putrequest("POST", "/v1/embeddings")
+    connection.putheader("Authorization", f"Bearer {KEY}")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader(*(("Content-Length", str(10**12)) if stated else ("Transfer-Encoding", "chunked")))
+    connection.endheaders()
+    if not stated:
+        connection.send((b"%x\r\n" % (LIMIT + 1)) + b" " * (LIMIT + 1) + b"\r\n")
+    answer = connection.getresponse()
+    assert answer.status == 413
+    connection.close()
+
+
+def test_a_header_is_as_long_as_allowed(server):
+    connection = http.client.HTTPConnection(server["url"].removeprefix("http://"), timeout=30)
+    connection.request("GET", "/health", headers={"X": "x" * 10**6})
+    assert connection.getresponse().status == 400
+    connection.close()
+    assert json.loads(get(server, "/health"))["status"] == "ok"
+
+
+def test_without_a_key_nobody_is_let_in_but_to_health(server, client):
+    for path in ("/v1/contexts", "/metrics", "/v1/embeddings", "/openapi.json"):
+        for key in ("", "firstkey", KEY[:-1], "first-key, second-key"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                get(server, path, key)
+            assert refused.value.code == 401
+    assert json.loads(get(server, "/health", ""))["model"] == "tiny-bert"
+    assert json.loads(get(server, "/v1/contexts", "second-key"))["data"]
+
+
+def test_contexts_are_listed_and_fitted(server, client, encoders):
+    corpus = documents(20, seed=9)
+    made = client.post("/contexts", body={"documents": corpus}, cast_to=object)
+    name = encoders[0].fork().fit_context(corpus).fingerprint
+    assert made["model"] == f"tiny-bert@{name}"
+    assert (made["documents"], made["documents_seen"]) == (16, 20)
+    assert client.post("/contexts", body={"documents": corpus[::-1]}, cast_to=object)["model"] == made["model"]
+    assert [file.stem for file in server["store"].iterdir()] == [name]
+    listed = [one["model"] for one in client.get("/contexts", cast_to=object)["data"]]
+    assert listed == [*server["models"], made["model"]]
+    client.embeddings.create(model=made["model"], input=["ron"], extra_body=QUERY)
+    for body, said in (
+        ({"documents": []}, "documents is [], expected a list of texts"),
+        ({"documents": [" "]}, "none of the 1 documents has any text"),
+        ({"documents": ["a"], "language": "klingon"}, "which Snowball has no stemmer for"),
+        ({"documents": ["a"], "path": "/etc"}, "path is unknown"),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.post("/contexts", body=body, cast_to=object)
+        assert said in refused.value.body["message"]
+
+
+def test_metrics_count_texts_and_answers(server, client):
+    def counted(name):
+        lines = get(server, "/metrics").splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    texts, bad = 'cde_texts_total{input_type="query"}', 'cde_requests_total{path="/v1/embeddings",status="404"}'
+    before = counted(texts), counted(bad)
+    client.embeddings.create(model=server["models"][0], input=["ron", "lak"], extra_body=QUERY)
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="none", input=["ron"], extra_body=QUERY)
+    assert (counted(texts), counted(bad)) == (before[0] + 2, before[1] + 1)
+
+
+def test_callers_at_once_get_their_own_vectors(server, client, encoders):
+    texts = documents(64, seed=4)
+    expected = [encoder.encode_queries(texts) for encoder in encoders]
+
+    def ask(number):
+        answer = client.embeddings.create(
+            model=server["models"][number % 2], input=texts[number : number + 1], extra_body=QUERY
+        )
+        return np.abs(vectors_of(answer)[0] - expected[number % 2][number]).max()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert max(pool.map(ask, range(64))) < 1e-5
+
+
+def test_a_stopped_server_finishes_what_callers_wait_for(headed_folder, encoders, tmp_path):
+    encoders[0].context.save(tmp_path)
+    texts = documents(2000, seed=5, words=60)
+    with serving(tmp_path, "--model", headed_folder) as said:
+        client = openai.OpenAI(base_url=f"{said['url']}/v1", api_key="none", max_retries=0, timeout=30)
+        answers = []
+
+        def ask():
+            answers.append(client.embeddings.create(model=said["models"][0], input=texts, extra_body=DOCUMENT))
+
+        caller = threading.Thread(target=ask)
+        caller.start()
+        while "cde_requests_running 2.0" not in get(said, "/metrics"):  # this one, and the other
+            assert caller.is_alive()
+            time.sleep(0.005)
+        said["process"].send_signal(signal.SIGTERM)
+        caller.join(60)
+        assert len(answers[0].data) == 2000
+        assert said["process"].wait(30) == 0
+
+
+def test_a_store_is_served_again_and_a_rate_holds(headed_folder, encoders, tmp_path):
+    encoders[1].context.save(tmp_path / "any-name.safetensors")
+    with serving("--store", tmp_path, "--null", "--rate", "3/hour", "--model", headed_folder) as said:
+        null = encoders[0].fork()
+        null.set_context(null.null_context())
+        assert said["models"] == [f"tiny-bert@{one.context.fingerprint}" for one in (null, encoders[1])]
+        client = openai.OpenAI(base_url=f"{said['url']}/v1", api_key="none", max_retries=0, timeout=30)
+        for _ in range(3):
+            answer = client.embeddings.create(model=said["models"][0], input="ron", extra_body=QUERY)
+        np.testing.assert_allclose(vectors_of(answer), null.encode_queries(["ron"]), atol=1e-5)
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.embeddings.create(model=said["models"][0], input="ron", extra_body=QUERY)
+        assert "more than 3 requests in 3600 seconds" in refused.value.body["message"]
+        assert refused.value.response.headers["Retry-After"] == "1200"
+        assert get(said, "/health")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--host", "0.0.0.0"], "holds no keys; set it to one or several"),
+        ([], "no context to serve"),
+        (["--null", "--rate", "often"], "rate is 'often', expected a number of requests and a time"),
+        (["nowhere"], "no context at nowhere"),
+        (["--null", "--most-contexts", "0"], "0 contexts are held already, which is the most"),
+    ],
+)
+def test_wrong_use_is_2_and_one_sentence(capsys, monkeypatch, headed_folder, tmp_path, arguments, said):
+    monkeypatch.delenv("CDE_API_KEYS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", *arguments, "--model", str(headed_folder), "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vector_in_base64_is_little_endian_floats(server, encoders):
+    body = {"model": server["models"][0], "input": "ron", "input_type": "query", "encoding_format": "base64"}
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    request = urllib.request.Request(server["url"] + "/v1/embeddings", json.dumps(body).encode(), headers)
+    answer = json.loads(urllib.request.urlopen(request, timeout=30).read())
+    vector = np.frombuffer(base64.b64decode(answer["data"][0]["embedding"]), "<f4")
+    np.testing.assert_allclose(vector, encoders[0].encode_queries(["ron"])[0], atol=1e-6)

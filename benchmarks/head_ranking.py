@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.context import Context, make_context
 from cde_retriever.context.head_settings import HeadSettings
-from cde_retriever.context.sampling import sample_documents
+from cde_retriever.context.selection import choose
 from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.search.hybrid import search
@@ -70,13 +70,18 @@ def fit_on_kept(
     seed: int = SEED,
     size: int | None = None,
     language: str | None = None,
+    selection: str = "random",
+    kinds: Sequence[str] | None = None,
 ) -> Context:
     """Return the context that `fit_context` would fit to the documents, out of their kept vectors."""
-    sample = sample_documents(texts.documents, size or encoder.config.context_size, seed)
     rows = {text: row for row, text in enumerate(texts.documents)}
-    vectors = texts.document_vectors[[rows[text] for text in sample.texts]]
+
+    def kept(chosen: Sequence[str]) -> Vectors:
+        return texts.document_vectors[[rows[text] for text in chosen]]
+
+    sample = choose(texts.documents, size or encoder.config.context_size, seed, selection, kinds, kept).sample
     words = encoder.count_words(sample.texts, language)
-    return make_context(sample, vectors, encoder.identity, store_texts=False, needs=None, words=words)
+    return make_context(sample, kept(sample.texts), encoder.identity, store_texts=False, needs=None, words=words)
 
 
 def rank_plain(texts: PlainTexts) -> Ranking:

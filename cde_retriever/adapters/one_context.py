@@ -11,7 +11,7 @@ import numpy as np
 from cde_retriever.adapters.stamps import DENSE, stamp_of
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, make_context
-from cde_retriever.context.sampling import sample_documents
+from cde_retriever.context.sampling import Sample
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.loaded_model import full_dimension
 from cde_retriever.encoder.shared_weights import shared_encoder
@@ -107,23 +107,35 @@ class OneContext:
         language: str | None,
         batch_size: int,
         show_progress: bool,
+        selection: str = "random",
+        kinds: Iterable[str] | None = None,
     ) -> Context:
         """Sample the whole corpus and embed under that sample from now on; as `ContextualEncoder.fit_context`.
 
         Raises:
             ContextMismatchError: if there is a context already and this corpus gives another; nothing is embedded to
-                find out.
+                find out, unless the selection compares vectors.
             ContextError: if no text has any content.
             TypeError: if an item is not a string; names its index.
         """
         with self._lock:
             if self.is_set:
-                self._require(self._fingerprint_for(texts, seed, context_size, language))
+                sample = self.encoder.choose_documents(
+                    texts,
+                    seed=seed,
+                    context_size=context_size,
+                    selection=selection,
+                    kinds=kinds,
+                    batch_size=batch_size,
+                ).sample
+                self._require(self._fingerprint_for(sample, language))
             else:
                 self.encoder.fit_context(
                     texts,
                     seed=seed,
                     context_size=context_size,
+                    selection=selection,
+                    kinds=kinds,
                     language=language,
                     batch_size=batch_size,
                     show_progress=show_progress,
@@ -150,10 +162,8 @@ class OneContext:
         """Return the context as `Context.from_bytes` reads it, None if there is none: what a pickled copy carries."""
         return self.context.to_bytes() if self.is_set else None
 
-    def _fingerprint_for(self, texts: Iterable[str], seed: int, context_size: int | None, language: str | None) -> str:
-        """Return the fingerprint that fitting on these texts would give; it does not depend on the vectors."""
-        size = context_size or self.encoder.config.context_size
-        sample = sample_documents(texts, size, seed)
+    def _fingerprint_for(self, sample: Sample, language: str | None) -> str:
+        """Return the fingerprint that a context of these documents has; it does not depend on the vectors."""
         vectors = np.zeros((len(sample.texts), 1), np.float32)
         words = self.encoder.count_words(sample.texts, language)
         return make_context(

@@ -186,7 +186,10 @@ class _Run:
         with progress(self._texts(rows), label="Reading", unit="doc", show=self.show_progress) as texts:
             if context is None:
                 fitted = self.encoder.fit_context(
-                    texts, batch_size=self.settings.batch_size, language=self.settings.language
+                    texts,
+                    batch_size=self.settings.batch_size,
+                    language=self.settings.language,
+                    selection=self.settings.selection,
                 )
                 context = _without_long_texts(fitted)
             else:

@@ -23,6 +23,7 @@ class BulkSettings:
         shard_size: Documents a part; what a killed worker has to do again.
         engine: ``"local"``, this process, or ``"ray"``, a cluster.
         language: Whose words the corpus is counted in where a context is fitted (`ContextualEncoder.fit_context`).
+        selection: How context documents are chosen where one is fitted, likewise.
         workers: Actors of the ray engine; None for as many as the cluster has GPUs, or else cores.
 
     Raises:
@@ -36,6 +37,7 @@ class BulkSettings:
     shard_size: int = 8192
     engine: str = "local"
     language: str | None = None
+    selection: str = "random"
     workers: int | None = None
 
     def __post_init__(self) -> None:

@@ -40,6 +40,12 @@ def add_command(program: CommandLine) -> None:
         "(default: the model's)",
     )
     embed.add_argument(
+        "--selection",
+        default="random",
+        choices=("random", "kmeans", "k-center"),
+        help="how the documents of a fitted context are chosen (default: random)",
+    )
+    embed.add_argument(
         "--parts",
         default="one",
         choices=("one", "dense", "both"),
@@ -79,6 +85,7 @@ def _embed(options: argparse.Namespace) -> None:
         shard_size=options.shard_size,
         engine=options.engine,
         language=options.language,
+        selection=options.selection,
         workers=options.workers,
     )
     context = None if options.context is None else Context.load(options.context)

@@ -30,6 +30,8 @@ WITH_WORDS = RecordFormat(2, ContextFormatError, "restore it, or fit again")
 """Of a context that keeps words, which older versions of this package cannot use."""
 FILE_NAME = "context.safetensors"
 METADATA_KEY = "cde_context"
+RANDOM = "random"
+"""The selection of contexts that do not say theirs."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Context:
         frequencies: Token ids and in how many of the documents each occurs, (k, 2) int64, read-only, ids ascending; no
             rows for a model without term statistics.
         words: The documents' words, for a model with a corpus head; None for others.
+        selection: How the documents were chosen (`cde_retriever.context.selection`).
     """
 
     vectors: NDArray[np.float32]
@@ -80,6 +83,7 @@ class Context:
     oversampled_to: int | None = None
     frequencies: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     words: CorpusWords | None = None
+    selection: str = RANDOM
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check that the parts belong together."""
@@ -145,6 +149,8 @@ class Context:
             "method": self._method(),
             **{name: getattr(self, name) for name in _HEADER_FIELDS},
         }
+        if self.selection != RANDOM:
+            header["selection"] = self.selection
         arrays: dict[str, NDArray[Any]] = {"vectors": self.vectors}
         if len(self.frequencies):
             arrays["frequencies"] = self.frequencies
@@ -182,6 +188,7 @@ class Context:
                 values[name] = None if values[name] is None else tuple(values[name])
             if "frequencies" in arrays:
                 values["frequencies"] = arrays["frequencies"]
+            values["selection"] = header.get("selection", RANDOM)
             if kept is WITH_WORDS:
                 values["words"] = CorpusWords.of_arrays(header["language"], arrays)
             try:
@@ -270,6 +277,7 @@ def make_context(
         oversampled_to=needs if needs is not None and needs > len(sample.texts) else None,
         frequencies=np.zeros((0, 2), np.int64) if frequencies is None else frequencies,
         words=words,
+        selection=sample.selection,
     )
 
 

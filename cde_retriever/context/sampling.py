@@ -2,14 +2,16 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from cde_retriever.context.whole_numbers import valid_seed, whole_number
 from cde_retriever.errors import ContextError
 
 LONGEST = 500_000
 """Characters of a document that are held, far more than a model reads: so a sample of books fits into memory."""
+Entry = tuple[int, str, str]
+"""Minus a text's priority, the text, and the hash of a long one."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,19 @@ class Sample:
         documents_seen: How many were seen.
         seed: Seed of the draw.
         hashes: sha256 of each whole document, if not all `texts` are whole; else None.
+        selection: How they were chosen (`cde_retriever.context.selection`).
     """
 
     texts: tuple[str, ...]
     documents_seen: int
     seed: int
     hashes: tuple[str, ...] | None = None
+    selection: str = "random"
+
+    def take(self, rows: Sequence[int]) -> "Sample":
+        """Return the sample of some of the documents."""
+        hashes = None if self.hashes is None else tuple(self.hashes[row] for row in rows)
+        return replace(self, texts=tuple(self.texts[row] for row in rows), hashes=hashes)
 
 
 def sample_documents(documents: Iterable[str], size: int, seed: int) -> Sample:
@@ -48,32 +57,60 @@ def sample_documents(documents: Iterable[str], size: int, seed: int) -> Sample:
         ValueError: if a document is not valid Unicode; names its index.
         ContextError: if no document has any text.
     """
+    size, seed = whole_number("context_size", size, 1), valid_seed(seed)
+    smallest, seen = Smallest(size, seed), 0
+    for seen, text in enumerate(checked_documents(documents), start=1):
+        smallest.offer(text, seen - 1)
+    return make_sample(smallest.entries(), seen, seed)
+
+
+def checked_documents(documents: Iterable[str]) -> Iterator[str]:
+    """Yield a corpus, and raise a TypeError for what is none; names the index of an item that is no string."""
     if isinstance(documents, str | bytes):
         raise TypeError(f"documents must be an iterable of strings, received one {type(documents).__name__}")
-    size, seed = whole_number("context_size", size, 1), valid_seed(seed)
-    key = str(seed).encode()
-    heap: list[tuple[int, str, str]] = []  # largest priority first, hence the minus; text, and hash of a long one
-    kept: set[int] = set()
-    seen = 0
-    for seen, text in enumerate(documents, start=1):
+    for number, text in enumerate(documents):
         if not isinstance(text, str):
-            raise TypeError(f"document {seen - 1} is {type(text).__name__}, expected str: {text!r:.80}")
+            raise TypeError(f"document {number} is {type(text).__name__}, expected str: {text!r:.80}")
+        yield text
+
+
+class Smallest:
+    """Distinct texts with the smallest priorities of those offered, at most `size`."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size, self._key = size, str(seed).encode()
+        self._heap: list[Entry] = []
+        self._kept: set[int] = set()
+
+    def offer(self, text: str, number: int) -> None:
+        """Take a text, document `number` of its corpus, if it belongs to the smallest."""
         if not text.strip():
-            continue
-        data = _encoded(text, seen - 1)
-        place = -int.from_bytes(hashlib.blake2b(data, digest_size=16, key=key).digest(), "big")
-        if place in kept or (len(heap) == size and place < heap[0][0]):
-            continue
+            return
+        data = _encoded(text, number)
+        place = -int.from_bytes(hashlib.blake2b(data, digest_size=16, key=self._key).digest(), "big")
+        if place in self._kept or (len(self._heap) == self._size and place < self._heap[0][0]):
+            return
         long = len(text) > LONGEST
         entry = (place, text[:LONGEST], hashlib.sha256(data).hexdigest() if long else "")
-        if len(heap) < size:
-            heapq.heappush(heap, entry)
+        if len(self._heap) < self._size:
+            heapq.heappush(self._heap, entry)
         else:
-            kept.remove(heapq.heapreplace(heap, entry)[0])
-        kept.add(place)
-    if not heap:
+            self._kept.remove(heapq.heapreplace(self._heap, entry)[0])
+        self._kept.add(place)
+
+    def entries(self) -> list[Entry]:
+        """Return what was taken, smallest priority first."""
+        return sorted(self._heap, reverse=True)
+
+
+def make_sample(drawn: Sequence[Entry], seen: int, seed: int) -> Sample:
+    """Make a sample of entries that `Smallest` returned.
+
+    Raises:
+        ContextError: if there are none.
+    """
+    if not drawn:
         raise ContextError(f"none of the {seen} documents has any text; a context needs at least one")
-    drawn = sorted(heap, reverse=True)
     texts = tuple(text for _, text, _ in drawn)
     hashes = None
     if any(sha256 for _, _, sha256 in drawn):

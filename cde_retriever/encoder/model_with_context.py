@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.context import Context, listed_context, make_context
-from cde_retriever.context.sampling import Sample, sample_documents
+from cde_retriever.context.sampling import Sample
+from cde_retriever.context.selection import Chosen, choose
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.active_context import ActiveContext, activate, refuse_foreign_context
 from cde_retriever.encoder.loaded_model import LoadedModel
@@ -44,6 +45,8 @@ class ModelWithContext(LoadedModel):
         *,
         seed: int = 0,
         context_size: int | None = None,
+        selection: str = "random",
+        kinds: Iterable[str] | None = None,
         store_texts: bool = True,
         language: str | None = None,
         batch_size: int = DEFAULT_BATCH,
@@ -58,6 +61,9 @@ class ModelWithContext(LoadedModel):
             documents: The corpus, as texts; any iterable.
             seed: Seed of the sample.
             context_size: Most context documents; None for the model's own number.
+            selection: How they are chosen: ``"random"``, ``"stratified"``, ``"kmeans"`` or ``"k-center"``
+                (`cde_retriever.context.selection`); the last two embed four times as many documents.
+            kinds: For each document its kind, for ``"stratified"`` alone; any iterable.
             store_texts: Whether the context keeps the sampled texts, or only their hashes.
             language: Whose stemmer words go through, for a model with a corpus head, such as ``"german"``; ``"none"``
                 for no stemmer, None for the model's own language.
@@ -68,9 +74,33 @@ class ModelWithContext(LoadedModel):
             TypeError: if an item is not a string; names its index.
             ContextError: if no document has any text.
             ConfigError: if a number is out of range, for a language without a stemmer, or for any language if the model
-                has no corpus head.
+                has no corpus head; for a selection that is unknown, lacks kinds, or compares vectors where a context
+                of the model has none.
         """
         self._word_reader(language)  # refuses a language before documents are read
+        sample, vectors = self.choose_documents(
+            documents,
+            seed=seed,
+            context_size=context_size,
+            selection=selection,
+            kinds=kinds,
+            batch_size=batch_size,
+            show_progress=show_progress,
+        )
+        return self._set_context_of(sample, language, store_texts, batch_size, show_progress, vectors)
+
+    def choose_documents(
+        self,
+        documents: Iterable[str],
+        *,
+        seed: int = 0,
+        context_size: int | None = None,
+        selection: str = "random",
+        kinds: Iterable[str] | None = None,
+        batch_size: int = DEFAULT_BATCH,
+        show_progress: bool = False,
+    ) -> Chosen:
+        """Return the documents that `fit_context` would make a context of; args, and errors, are of that."""
         size = self.config.context_size if context_size is None else whole_number("context_size", context_size, 1)
         whole_number("batch_size", batch_size, 1)
         if size > (self._exact_size or size):
@@ -78,8 +108,17 @@ class ModelWithContext(LoadedModel):
                 f"context_size is {size}, but {self.config.name} reads {self.config.context_size} context "
                 "documents, no more; leave context_size out"
             )
-        sample = sample_documents(documents, size, seed)
-        return self._set_context_of(sample, language, store_texts, batch_size, show_progress)
+
+        def embed(texts: Sequence[str]) -> Vectors:
+            vectors = self._context_vectors(texts, self.tokenize(texts).ids, batch_size, show_progress)
+            if vectors is None:
+                raise ConfigError(
+                    f"selection is {selection!r}, which compares vectors, and a context of {self.config.name} has "
+                    "none; take 'random' or 'stratified'"
+                )
+            return vectors
+
+        return choose(documents, size, seed, selection, kinds, embed)
 
     def list_context(self, documents: Sequence[str], *, store_texts: bool = True) -> Context:
         """Set a context of given documents, in the order given, and return it; nothing is drawn.
@@ -97,12 +136,18 @@ class ModelWithContext(LoadedModel):
         return self._set_context_of(Sample(texts, len(texts), 0), None, store_texts, DEFAULT_BATCH, False)
 
     def _set_context_of(
-        self, sample: Sample, language: str | None, store_texts: bool, batch_size: int, show_progress: bool
+        self,
+        sample: Sample,
+        language: str | None,
+        store_texts: bool,
+        batch_size: int,
+        show_progress: bool,
+        vectors: Vectors | None = None,
     ) -> Context:
         ids = self.tokenize(sample.texts).ids  # nobody is warned: a context document is meant to be cut
         context = make_context(
             sample,
-            self._context_vectors(sample.texts, ids, batch_size, show_progress),
+            self._context_vectors(sample.texts, ids, batch_size, show_progress) if vectors is None else vectors,
             self.identity,
             store_texts=store_texts,
             needs=self._exact_size,

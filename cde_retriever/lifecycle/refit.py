@@ -199,7 +199,10 @@ def _fit(stored: StoredIndex, encoder: ContextualEncoder, show_progress: bool) -
     old = stored.encoder.context
     language = None if old.words is None else old.words.language
     seed = 0 if old.seed is None else old.seed
-    return encoder.fit_context(stored.texts, seed=seed, language=language, show_progress=show_progress)
+    selection = "random" if old.selection == "stratified" else old.selection  # a text does not say its kind
+    return encoder.fit_context(
+        stored.texts, seed=seed, selection=selection, language=language, show_progress=show_progress
+    )
 
 
 def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool) -> tuple[int, int]:

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import tee
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from langchain_core.documents import Document
@@ -16,6 +17,7 @@ from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
 from cde_retriever.context.context import Context
 from cde_retriever.context.knowledge import Parts
+from cde_retriever.context.selection import kind_of
 
 SPLIT = (
     "split documents with RecursiveCharacterTextSplitter(chunk_size=embedding.max_tokens, "
@@ -43,6 +45,9 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
         seed: Seed of the sample.
         language: Whose words a corpus is counted in, such as ``"german"``, ``"none"`` for no stemmer; None for the
             model's own language. A context says its own.
+        selection: How context documents are chosen: ``"random"``, ``"stratified"``, ``"kmeans"`` or ``"k-center"``
+            (docs/lifecycle.md).
+        kind_field: Metadata field that says what kind of document one is, for ``"stratified"`` alone.
         batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
         show_progress: Whether to show progress bars on stderr.
     """
@@ -60,6 +65,8 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
     context_size: int | None = Field(default=None, ge=1)
     seed: int = 0
     language: str | None = None
+    selection: Literal["random", "stratified", "kmeans", "k-center"] = "random"
+    kind_field: str | None = None
     batch_size: int = Field(default=32, ge=1)
     show_progress: bool = False
 
@@ -108,7 +115,11 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
             TypeError: if an item is neither a string nor a `Document`; names its index.
         """
         texts: Any = documents  # one string goes through as it is, and is refused
+        kinds: Iterator[str] | None = None
         if not isinstance(documents, str | bytes):
+            if self.kind_field is not None:
+                documents, same = tee(documents)  # read in step, so that one document at a time is held
+                kinds = (kind_of(getattr(item, "metadata", {}), self.kind_field) for item in same)
             texts = (item.page_content if isinstance(item, Document) else item for item in documents)
         return self._own.fit(
             texts,
@@ -117,6 +128,8 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
             language=self.language,
             batch_size=self.batch_size,
             show_progress=self.show_progress,
+            selection=self.selection,
+            kinds=kinds,
         )
 
     def load_context(self, context: Context | PathLike) -> None:

@@ -35,6 +35,7 @@ from cde_retriever.adapters.llama_index.splitting import SPLIT, splitter_for
 from cde_retriever.adapters.llama_index.storage import PathLike, attach_context, embedded_text, read_context, stamped
 from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.context.context import Context
+from cde_retriever.context.selection import kind_of
 from cde_retriever.files.forking import ThreadLock
 
 
@@ -58,6 +59,9 @@ class CDEEmbedding(EmbeddingSettings):
         seed: Seed of the sample.
         language: Whose words a corpus is counted in, such as ``"german"``, ``"none"`` for no stemmer; None for the
             model's own language. A context says its own.
+        selection: How context documents are chosen: ``"random"``, ``"stratified"``, ``"kmeans"`` or ``"k-center"``
+            (docs/lifecycle.md).
+        kind_field: Metadata field that says what kind of document a node is of, for ``"stratified"`` alone.
         on_missing_context: ``"fit"``: the first batch of documents becomes the context; ``"error"``: it raises.
             Copies that travel to another process without a context raise. Queries and single texts always do.
         min_context_documents: Fewest distinct texts of such a batch; `fit` takes any number.
@@ -91,11 +95,12 @@ class CDEEmbedding(EmbeddingSettings):
 
     # The context
 
-    def fit(self, texts: Iterable[str], *, show_progress: bool = False) -> Context:
+    def fit(self, texts: Iterable[str], *, kinds: Iterable[str] | None = None, show_progress: bool = False) -> Context:
         """Sample the whole corpus and embed under that sample from now on.
 
         Args:
             texts: The corpus as it will be embedded (``node.get_content(MetadataMode.EMBED)``); any iterable.
+            kinds: For each its kind, if `selection` is ``"stratified"``.
             show_progress: Whether to show a progress bar on stderr.
 
         Raises:
@@ -109,15 +114,24 @@ class CDEEmbedding(EmbeddingSettings):
             language=self.language,
             batch_size=self.embed_batch_size,
             show_progress=show_progress,
+            selection=self.selection,
+            kinds=kinds,
         )
 
     def fit_if_missing(
-        self, texts: Sequence[str], *, whole: bool = True, fewest: int | None = None, show_progress: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        kinds: Sequence[str] | None = None,
+        whole: bool = True,
+        fewest: int | None = None,
+        show_progress: bool = False,
     ) -> None:
         """Fit on these documents if there is no context yet and `on_missing_context` allows it; none never fit.
 
         Args:
             texts: Documents about to be embedded.
+            kinds: As for `fit`.
             whole: Whether they are known to be the whole corpus; if not, say what was seen, now and when more come.
             fewest: Fewest distinct texts; None for `min_context_documents`.
             show_progress: Whether to show a progress bar on stderr.
@@ -131,13 +145,17 @@ class CDEEmbedding(EmbeddingSettings):
             if not self.is_fitted:
                 fewest = self.min_context_documents if fewest is None else fewest
                 refuse_automatic_fit(texts, allowed=self.on_missing_context == "fit", fewest=fewest)
-                self.fit(texts, show_progress=show_progress)
+                self.fit(texts, kinds=kinds, show_progress=show_progress)
                 if not whole:
                     self._slice = len(texts)
                     warn_of_full_slice(len(texts))
             elif self._slice is not None:
                 warn_of_more_texts(len(texts), seen=self._slice)
                 self._slice = None
+
+    def kinds_of(self, nodes: Sequence[BaseNode]) -> list[str] | None:
+        """Return the kinds of nodes by `kind_field`; None without one."""
+        return None if self.kind_field is None else [kind_of(node.metadata, self.kind_field) for node in nodes]
 
     def load_context(self, source: Context | PathLike) -> None:
         """Embed under this context from now on: a `Context`, or the file or folder of a saved one.
@@ -222,7 +240,7 @@ class CDEEmbedding(EmbeddingSettings):
         pipeline = running_pipeline()
         if pipeline is not None:
             self._join(pipeline, nodes)
-        self.fit_if_missing(texts, show_progress=show_progress)
+        self.fit_if_missing(texts, kinds=self.kinds_of(nodes), show_progress=show_progress)
         if pipeline is not None and self.is_fitted:
             guard_pipeline(pipeline, self.stamp, self.dimension)
             keep_context(pipeline, self.context)

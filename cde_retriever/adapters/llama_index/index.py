@@ -324,7 +324,12 @@ class CDEVectorStoreIndex(FollowedDeletes):
         if first:
             holds_vectors = self._check_storage()
             texts = [embedded_text(node) for node in nodes]
-            self.embedding.fit_if_missing(texts, show_progress=show_progress, fewest=1 if self._building else None)
+            self.embedding.fit_if_missing(
+                texts,
+                kinds=self.embedding.kinds_of(nodes),
+                show_progress=show_progress,
+                fewest=1 if self._building else None,
+            )
         stamp = self.embedding.stamp
         check_stamps(embedded, stamp)
         for node in embedded:

@@ -1,0 +1,121 @@
+"""Compare ways to choose a context's documents, at equal size.
+
+    python -m benchmarks.selection CHECKPOINT SETS [--sizes 16 64 128 512] [--seeds 0 1 2 3]
+
+Each judged set under contexts that each selection (`cde_retriever.context.selection`) gives, two parts and one vector,
+over several seeds. Besides, the sets of `MERGED` together as one corpus, whose kinds are the sets: what stratified
+selection needs; all their questions are asked. ± is the standard deviation of the mean over sets from seed to seed.
+
+Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/selection.json and docs/selection.md.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.head_ranking import PlainTexts, fit_on_kept, rank_with_head
+from benchmarks.merged_sets import merge
+from benchmarks.quality import Bench
+from cde_retriever.context.selection import SELECTIONS
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import TruncationWarning
+from cde_retriever.files.replacing import write_atomically
+from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
+from cde_train.evaluation.ranking import measure
+
+MERGED = ("claude_docs", "cranfield", "med", "stackfaq", "xquad_en")
+PARTS = {"both": "two parts", "one": "one vector"}
+
+
+def rows(
+    encoder: ContextualEncoder,
+    data: RetrievalSet,
+    texts: PlainTexts,
+    kinds: list[str] | None,
+    options: argparse.Namespace,
+) -> Iterator[dict[str, Any]]:
+    """Yield the measurements of one set."""
+    for selection in SELECTIONS:
+        if selection == "stratified" and kinds is None:
+            continue
+        own = kinds if selection == "stratified" else None
+        for size in options.sizes:
+            for seed in options.seeds:
+                context = fit_on_kept(encoder, texts, seed=seed, size=size, selection=selection, kinds=own)
+                for parts in PARTS:
+                    found = measure(data, rank_with_head(encoder, texts, context, parts)).means()["ndcg_at_10"]
+                    where = {"set": data.name, "selection": selection, "size": size, "seed": seed, "parts": parts}
+                    yield {**where, "ndcg_at_10": round(found, 6)}
+
+
+def page_lines(results: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the page."""
+    sets = sorted({row["set"] for row in results} - {"merged"})
+    yield "# Choosing the documents of a context"
+    yield ""
+    yield "nDCG@10 x 100, mean and standard deviation over seeds. Made by `python -m benchmarks.selection`; how: its"
+    yield "first lines."
+    for title, chosen in [(f"Mean of {len(sets)} sets", sets), ("Merged sets", ["merged"])]:
+        found = [row for row in results if row["set"] in chosen]
+        for parts, label in PARTS.items():
+            yield from _table(f"{title}, {label}", [row for row in found if row["parts"] == parts])
+
+
+def _table(title: str, found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    sizes = sorted({row["size"] for row in found})
+    yield from ["", f"## {title}", "", "| J | " + " | ".join(map(str, sizes)) + " |", "|---|" + "--:|" * len(sizes)]
+    for selection in SELECTIONS:
+        cells = []
+        for size in sizes:
+            by_seed: dict[int, list[float]] = {}
+            for row in found:
+                if row["selection"] == selection and row["size"] == size:
+                    by_seed.setdefault(row["seed"], []).append(100 * row["ndcg_at_10"])
+            means = [np.mean(values) for values in by_seed.values()]
+            cells.append(f"{np.mean(means):.2f} ± {np.std(means, ddof=min(1, len(means) - 1)):.2f}" if means else "")
+        if any(cells):
+            yield f"| {selection} | " + " | ".join(cells) + " |"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="folder or name of a model with a corpus head")
+    parser.add_argument("sets", type=Path, nargs="+", help="judged sets, or folders of them")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64, 128, 512], help="context documents")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="seeds of the selection")
+    parser.add_argument("--dtype", default="bfloat16", help="precision of plain vectors (default: bfloat16)")
+    parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
+    parser.add_argument("--output", type=Path, default=Path("docs/selection.json"), help="file of measurements")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure every set, writing after each, and write the page."""
+    options = parse(arguments)
+    warnings.simplefilter("ignore", TruncationWarning)
+    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype)
+    folders = [found for folder in options.sets for found in find_retrieval_sets(folder)]
+    bench = Bench(encoder, folders, cache=options.cache, dtype=options.dtype)
+    results: list[dict[str, Any]] = []
+    merged = [folder for folder in folders if folder.name in MERGED]
+    work = [(bench.data(folder)[0], bench.plain(folder), None) for folder in folders]
+    for data, texts, kinds in [*work, merge(bench, merged)]:
+        results += rows(encoder, data, texts, kinds, options)
+        stated = {"model": encoder.identity.sha256, "name": encoder.config.name, "results": results}
+        write_atomically(options.output, json.dumps(stated, indent=1).encode())
+        print(data.name, flush=True)
+    page = options.output.with_suffix(".md")
+    write_atomically(page, "\n".join(page_lines(results)).encode() + b"\n")
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

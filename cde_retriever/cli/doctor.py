@@ -24,7 +24,11 @@ def add_command(program: CommandLine) -> None:
     doctor = program.add("doctor", SUMMARY, _doctor, EXAMPLES)
     doctor.add_argument("corpus", metavar="CORPUS", help="file or folder to examine, as for `cde embed`")
     doctor.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="folder for report.json, report.md and kept vectors"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="folder for report.json, report.md, report.html and kept vectors",
     )
     doctor.add_argument(
         "--model",

@@ -1,7 +1,7 @@
-"""Write what the doctor found: one sentence, code to paste, and a table with intervals."""
+"""Write what the doctor found: one sentence, code to paste, and a table with intervals; a page with a plot too."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, interval, recommend
 from cde_retriever.lifecycle.trial import JUDGED, Trial
+from cde_retriever.pages.page import Page
+from cde_retriever.pages.plots import Table, intervals
 
 WITHOUT_CONTEXT = {
     PLAIN: "keep the encoder as it is",
@@ -28,7 +30,7 @@ class Report:
 
 
 def write_report(folder: Path, trial: Trial, settings: Sequence[Setting], names: Sequence[str] | None) -> Report:
-    """Write ``report.json`` and ``report.md`` into a folder, and return both.
+    """Write ``report.json``, ``report.md`` and ``report.html`` into a folder, and return the first two.
 
     Args:
         folder: Where to.
@@ -40,7 +42,37 @@ def write_report(folder: Path, trial: Trial, settings: Sequence[Setting], names:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "report.json", (json.dumps(report.values, indent=1) + "\n").encode())
     write_atomically(folder / "report.md", (report.page + "\n").encode())
+    make_page(report.values).save(folder / "report.html")
     return report
+
+
+def make_page(values: Mapping[str, Any]) -> Page:
+    """Return the page of a report, given what is in its ``report.json``."""
+    rows = [(_label(row), row["over_plain"], *row["interval"]) for row in values["settings"]]
+    table = [
+        (row["name"], row["model"], row["ndcg_at_10"], *rest)
+        for row, (_, *rest) in zip(values["settings"], rows, strict=True)
+    ]
+    chosen = values["setting"]
+    plot = intervals(
+        "Gain over the plain encoder, with 95 % intervals",
+        f"Each setting's difference in nDCG@10 to the plain encoder; another mark shows the setting to take, "
+        f"{_label(chosen)}, at {chosen['over_plain']:+.1f}.",
+        rows,
+        x="nDCG@10 (0 to 100) over plain",
+        chosen=_label(chosen),
+    )
+    asked = ", ".join(f"{count} {kind}" for kind, count in values["questions"].items())
+    page = Page("What context is worth on this corpus").text(values["recommendation"], strong=True)
+    page.code(values["code"]).plot(plot)
+    page.table(Table(("", "model", "nDCG@10 (0 to 100)", "over plain", "from", "to"), table), "All settings")
+    return page.text(f"Questions: {asked}. Searched: {values['documents']} of {values['seen']} documents.").text(
+        " ".join(values["doubts"])
+    )
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return f"{row['name']}, {row['model']}" if row["model"] else str(row["name"])
 
 
 def make_report(trial: Trial, settings: Sequence[Setting], names: Sequence[str] | None) -> Report:
@@ -55,7 +87,8 @@ def make_report(trial: Trial, settings: Sequence[Setting], names: Sequence[str] 
     sentence, code = _sentence(advice, base), _code(advice, settings, names)
     values: dict[str, Any] = {"recommendation": sentence, "code": code, "setting": _row(advice, base), "settings": rows}
     values |= {"documents": len(trial.documents), "seen": trial.seen, "questions": kinds}
-    return Report(values, _page(sentence, code, rows, base, trial, kinds))
+    values["doubts"] = list(_doubts(trial, kinds))
+    return Report(values, _text(values, base))
 
 
 def _row(one: Setting, base: Setting) -> dict[str, Any]:
@@ -98,24 +131,26 @@ def _code(advice: Setting, settings: Sequence[Setting], names: Sequence[str] | N
     return "\n".join(lines)
 
 
-def _page(
-    sentence: str, code: str, rows: Sequence[dict[str, Any]], base: Setting, trial: Trial, kinds: dict[str, int]
-) -> str:
-    asked = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    lines = [sentence, "", "```python", code, "```", ""]
+def _text(values: Mapping[str, Any], base: Setting) -> str:
+    asked = ", ".join(f"{count} {kind}" for kind, count in values["questions"].items())
+    lines = [values["recommendation"], "", "```python", values["code"], "```", ""]
     lines += [f"| | model | nDCG@10 | over {base.name} | 95 % interval |", "|---|---|--:|--:|---|"]
-    for row in rows:
+    for row in values["settings"]:
         low, high = row["interval"]
         figures = f"{row['ndcg_at_10']:.1f} | {row['over_plain']:+.1f} | {low:+.1f} to {high:+.1f}"
         lines.append(f"| {row['name']} | {row['model']} | {figures} |")
-    lines += ["", f"Questions: {asked}. Searched: {len(trial.documents)} of {trial.seen} documents."]
+    lines += ["", f"Questions: {asked}. Searched: {values['documents']} of {values['seen']} documents."]
+    return "\n".join([*lines, *values["doubts"]])
+
+
+def _doubts(trial: Trial, kinds: Mapping[str, int]) -> Iterator[str]:
+    """Yield what the figures do not tell."""
     if len(trial.documents) < trial.seen:
-        lines.append("In all of them every figure is lower; what counts is the order. --documents takes more.")
+        yield "In all of them every figure is lower; what counts is the order. --documents takes more."
     if len(trial.questions) < FEW:
-        lines.append(f"Fewer than {FEW} questions decide nothing.")
+        yield f"Fewer than {FEW} questions decide nothing."
     if JUDGED not in kinds:
-        lines.append(
+        yield (
             "People word questions otherwise than documents do: differences below 1.0 decide nothing, and BM25 comes "
             "out too high, so it is recommended on judged questions only."
         )
-    return "\n".join(lines)

@@ -212,6 +212,7 @@ def test_the_command_reports_and_its_code_runs(headed, tmp_path, capsys):
     assert values == json.loads((tmp_path / "out" / "report.json").read_text())
     assert (values["documents"], values["seen"], sum(values["questions"].values())) == (30, 40, 12)
     assert values["recommendation"] in said.err
+    assert values["recommendation"].split(":")[0] in (tmp_path / "out" / "report.html").read_text()
     names = {"documents": pages(40), "questions": ["what"]}
     exec(values["code"], names)
     asked = tmp_path / "asked.jsonl"

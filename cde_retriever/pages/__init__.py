@@ -1,0 +1,1 @@
+"""Write pages with plots and tables that open anywhere, without network."""

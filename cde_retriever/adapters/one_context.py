@@ -18,18 +18,7 @@ from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ContextMismatchError
 from cde_retriever.files.forking import ThreadLock
 
-MODEL_SETTINGS = (
-    "revision",
-    "device",
-    "dtype",
-    "backend",
-    "truncate_dim",
-    "pooling",
-    "max_length",
-    "prompts",
-    "variant",
-    "long_texts",
-)
+MODEL_SETTINGS = tuple(ModelSpec().arguments())
 """Fields of both adapters' embeddings that say, beside a name, which model they hold; as `ModelSpec.of` takes them."""
 
 

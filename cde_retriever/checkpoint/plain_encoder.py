@@ -185,20 +185,6 @@ def read_texts_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     return Tokenizer.from_str(backend.to_str()), int(min(tokenizer.model_max_length, UNLIMITED))
 
 
-def refuse_foreign_tokenizer(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
-    """Refuse a tokenizer with tokens for which the encoder has no vectors.
-
-    Raises:
-        CheckpointError: with both numbers.
-    """
-    most = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    if most > rows:
-        raise CheckpointError(
-            f"the tokenizer in {folder} has {most} tokens, but the encoder has vectors for {rows}; one of the two "
-            "belongs to another model"
-        )
-
-
 def table_rows(model: PreTrainedModel) -> int:
     """Return for how many tokens an encoder has vectors."""
     table: Any = model.get_input_embeddings()

@@ -26,12 +26,12 @@ from cde_retriever.checkpoint.plain_encoder import (
     longest_text,
     read_backbone,
     read_texts_tokenizer,
-    refuse_foreign_tokenizer,
     refuse_length,
     table_rows,
 )
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.checkpoint.routes import ROUTERS, modules_of
+from cde_retriever.checkpoint.sizes import refuse_unknown_ids
 from cde_retriever.errors import CDEError, CheckpointError, ConfigError
 from cde_retriever.model.config import POOLINGS, ROLES
 from cde_retriever.model.projection import ACTIVATIONS
@@ -182,7 +182,7 @@ def _read_transformer(place: Path) -> PlainEncoder:
         )
     backbone = read_backbone(place)
     tokenizer, most = read_texts_tokenizer(place)
-    refuse_foreign_tokenizer(place, tokenizer, table_rows(backbone))
+    refuse_unknown_ids(tokenizer, table_rows(backbone), place)
     if said.get("do_lower_case"):
         _lower(tokenizer)
     positions = getattr(backbone.config, "max_position_embeddings", None) or UNLIMITED
@@ -215,7 +215,7 @@ def _read_static(place: Path) -> PlainEncoder:
     tokenizer = read_tokenizer(place / "tokenizer.json")
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    refuse_foreign_tokenizer(place, tokenizer, len(table))
+    refuse_unknown_ids(tokenizer, len(table), place)
     backbone = StaticEncoder(*table.shape)
     backbone.embedding.weight.data = table
     settings = {"model_type": STATIC, "vocab_size": table.shape[0], "hidden_size": table.shape[1]}

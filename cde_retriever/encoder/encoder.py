@@ -1,15 +1,13 @@
 """Embed texts under a context: `ContextualEncoder`, which has everything that a framework adapter needs."""
 
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from cde_retriever.backends.backend import Backend
-from cde_retriever.backends.loading import Route
-from cde_retriever.context.context import Context, ModelIdentity
+from cde_retriever.context.context import Context
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.encoder.active_context import ActiveContext, activate
 from cde_retriever.encoder.corpus_head import check_parts
@@ -52,17 +50,9 @@ class ContextualEncoder(ModelWithContext):
 
     _origin: "ContextualEncoder | None" = None
 
-    def __init__(
-        self,
-        backend: Backend,
-        tokenizer: Tokenizer,
-        identity: ModelIdentity,
-        queries: Route | None = None,
-        *,
-        truncate_dim: int | None = None,
-    ) -> None:
-        super().__init__(backend, tokenizer, identity, queries, truncate_dim=truncate_dim)
-        self._queries = SharedBatches[Ids, NDArray[np.float32]](self._embed_queries, QUERIES_AT_ONCE)
+    @cached_property
+    def _queries(self) -> SharedBatches[Ids, NDArray[np.float32]]:
+        return SharedBatches(self._embed_queries, QUERIES_AT_ONCE)
 
     def __repr__(self) -> str:
         """Name the model, what its vectors and texts are like, where it runs, and the context."""

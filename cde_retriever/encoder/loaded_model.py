@@ -2,12 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cde_retriever.backends.backend import Backend
@@ -292,10 +290,7 @@ class LoadedModel:
     def _plain(self, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
         """Return vectors of a model with a corpus head, without any context."""
         backend = self._runner.route(role)[0]
-        nothing = backend.prepare(Evidence(0))
-
-        def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
-            return backend.embed(input_ids, mask, nothing)
+        embed = partial(backend.embed, state=backend.prepare(Evidence(0)))
 
         def run(rows: list[Ids]) -> Vectors:
             return self._runner.run(rows, embed, self.backend.dimension, batch_size, show_progress, role)

@@ -32,7 +32,7 @@ def shared_encoder(spec: ModelSpec) -> ContextualEncoder:
         found.commit,
         found.backend,
         *_run_as(found.backend, spec),
-        _said(spec),
+        json.dumps(spec.reading.says(), sort_keys=True),
     )
     with _lock:
         encoder = _loaded.get(key)
@@ -40,11 +40,6 @@ def shared_encoder(spec: ModelSpec) -> ContextualEncoder:
             encoder = ContextualEncoder.from_spec(replace(spec, truncate_dim=None), found)
             _loaded[key] = encoder
         return encoder.fork(truncate_dim=spec.truncate_dim)
-
-
-def _said(spec: ModelSpec) -> str:
-    """Return what is said about the model, in one form."""
-    return json.dumps(spec.reading.says(), sort_keys=True)
 
 
 def _run_as(backend: str, spec: ModelSpec) -> tuple[Any, Any]:

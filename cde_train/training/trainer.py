@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArguments
 from transformers import Trainer as HuggingFaceTrainer
 
 from cde_retriever.backends.pytorch import default_device
@@ -273,34 +273,19 @@ def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) ->
     )
 
 
-class TrainingProgress(TrainerCallback):
+class TrainingProgress(ProgressCallback):
     """Show steps and last figures as every long task here does; the bar of the `Trainer` would fill a log file."""
-
-    def __init__(self) -> None:
-        self.progress: Any = None
-        self.shown = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Begin where a resumed run begins."""
+        self.current_step = state.global_step
         if state.is_world_process_zero:
-            self.shown = state.global_step
-            self.progress = counter(total=state.max_steps, initial=self.shown, label="Training", unit="step")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Count a step."""
-        if self.progress is not None:
-            self.progress.update(state.global_step - self.shown)
-            self.shown = state.global_step
+            bar: Any = counter(total=state.max_steps, initial=state.global_step, label="Training", unit="step")
+            self.training_bar = bar
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Show loss, accuracy and measurements."""
         figures = {k: v for k, v in (logs or {}).items() if k in ("loss", "accuracy", f"eval_{METRIC}")}
-        if figures and self.progress is not None:
+        if figures and self.training_bar is not None:
             shown = ", ".join(f"{name}={value:.4g}" for name, value in figures.items())
-            self.progress.set_postfix_str(shown, refresh=False)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Say how far it came."""
-        if self.progress is not None:
-            self.progress.close()
-            self.progress = None
+            self.training_bar.set_postfix_str(shown, refresh=False)

@@ -28,9 +28,10 @@ from cde_train.evaluation.results import PLAIN_MODES, Comparison, Result
 
 Vectors = NDArray[np.float32]
 Rank = Callable[[], Ranking]
-Key = tuple[str, int | None]
-"""A mode, and the seed of the context's sample, None where there is none to draw."""
 SEED = 0
+"""Seed of the contexts' samples."""
+DRAWN = ("foreign", "corpus", "start")
+"""Modes with a context that is drawn."""
 
 
 def rank_plain(mode: str, queries: Vectors, documents: Vectors) -> Ranking:
@@ -94,29 +95,29 @@ def compare(
     encoder, start, against = encoder.fork(), start and start.fork(), against and against.fork()
     results = []
     for i, data in enumerate(sets):
-        contexts: dict[Key, Sequence[str] | None] = {("null", None): None}
+        contexts: dict[str, Sequence[str] | None] = {"null": None}
         if len(sets) > 1:
-            contexts["foreign", SEED] = sets[(i + 1) % len(sets)].documents
-        contexts["corpus", SEED] = data.documents
-        others: dict[Key, Rank] = {}
+            contexts["foreign"] = sets[(i + 1) % len(sets)].documents
+        contexts["corpus"] = data.documents
+        others: dict[str, Rank] = {}
         if start is not None:
-            others["start", SEED] = partial(rank_in_context, start, data, data.documents, show_progress=show_progress)
+            others["start"] = partial(rank_in_context, start, data, data.documents, show_progress=show_progress)
         if against is not None:
-            others["against", None] = partial(rank_in_context, against, data, None, show_progress=show_progress)
+            others["against"] = partial(rank_in_context, against, data, None, show_progress=show_progress)
         plain_modes = _without_context(encoder, data, show_progress)
-        keys = [*plain_modes, *contexts, *others]
-        known = {key: result for key in keys if kept and (result := kept.get((data.name, *key)))}
-        missing = {key: source for key, source in contexts.items() if key not in known}
+        modes = [*plain_modes, *contexts, *others]
+        known = {mode: result for mode in modes if kept and (result := kept.get(data.name, mode))}
+        missing = {mode: source for mode, source in contexts.items() if mode not in known}
         rankings = plain_modes | _in_contexts(encoder, data, missing, show_progress) | others
-        for key in keys:
-            result = known.get(key) or _result(data, *key, measure(data, rankings[key]()))
+        for mode in modes:
+            result = known.get(mode) or _result(data, mode, measure(data, rankings[mode]()))
             results.append(result)
-            if kept and key not in known:
+            if kept and mode not in known:
                 kept.add(result)
     return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))
 
 
-def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progress: bool) -> dict[Key, Rank]:
+def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progress: bool) -> dict[str, Rank]:
     """Return BM25 and the plain modes, which share one encoding of the texts, made when it is first needed."""
 
     @cache
@@ -129,17 +130,17 @@ def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progre
     def plain(mode: str) -> Rank:
         return lambda: rank_plain(mode, *vectors())
 
-    bm25: dict[Key, Rank] = {("bm25", None): lambda: rank_bm25(data.documents, data.queries)}
-    return bm25 | {(mode, None): plain(mode) for mode in PLAIN_MODES}
+    bm25: dict[str, Rank] = {"bm25": lambda: rank_bm25(data.documents, data.queries)}
+    return bm25 | {mode: plain(mode) for mode in PLAIN_MODES}
 
 
 def _in_contexts(
-    encoder: ContextualEncoder, data: RetrievalSet, contexts: Mapping[Key, Sequence[str] | None], show_progress: bool
-) -> dict[Key, Rank]:
+    encoder: ContextualEncoder, data: RetrievalSet, contexts: Mapping[str, Sequence[str] | None], show_progress: bool
+) -> dict[str, Rank]:
     """Return rankings under contexts of some documents, None for null; the texts are encoded when first needed."""
 
     @cache
-    def vectors() -> dict[Key, tuple[Vectors, Vectors]]:
+    def vectors() -> dict[str, tuple[Vectors, Vectors]]:
         fitted = [
             encoder.null_context() if source is None else encoder.fit_context(source, seed=SEED)
             for source in contexts.values()
@@ -148,14 +149,14 @@ def _in_contexts(
         documents = encoder.encode_under(data.documents, "document", fitted, show_progress=show_progress)
         return dict(zip(contexts, zip(queries, documents, strict=True), strict=True))
 
-    def ranked(key: Key) -> Rank:
-        return lambda: rank(*vectors()[key])
+    def ranked(mode: str) -> Rank:
+        return lambda: rank(*vectors()[mode])
 
-    return {key: ranked(key) for key in contexts}
+    return {mode: ranked(mode) for mode in contexts}
 
 
-def _result(data: RetrievalSet, mode: str, seed: int | None, quality: Quality) -> Result:
+def _result(data: RetrievalSet, mode: str, quality: Quality) -> Result:
+    counts = len(data.documents), len(data.queries)
     per_query = tuple(quality.ndcg_at_10.tolist())
-    return Result(
-        data.name, mode, seed, len(data.documents), len(data.queries), **quality.means(), ndcg_per_query=per_query
-    )
+    seed = SEED if mode in DRAWN else None
+    return Result(data.name, mode, seed, *counts, **quality.means(), ndcg_per_query=per_query)

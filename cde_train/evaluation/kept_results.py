@@ -12,8 +12,6 @@ from cde_retriever.files.replacing import write_atomically
 from cde_train.evaluation.results import Result
 
 FORMAT_VERSION = 1
-Key = tuple[str, str, int | None]
-"""Set, mode, seed of the context."""
 
 
 class KeptResults:
@@ -32,23 +30,23 @@ class KeptResults:
         self.file = None if file is None else Path(file)
         self.asked = {"format_version": FORMAT_VERSION, **asked}
         self.say = say
-        self.results: dict[Key, Result] = {}
+        self.results: dict[tuple[str, str], Result] = {}
         found = self._read()
         if found.get("asked") == self.asked:
             for row in found["results"]:
                 result = Result(**{**row, "ndcg_per_query": tuple(row["ndcg_per_query"])})
-                self.results[result.set, result.mode, result.seed] = result
+                self.results[result.set, result.mode] = result
             say(f"{len(self.results)} results are in {self.file} already")
         elif found:
             say(f"{self.file} holds results of something else and is begun anew")
 
-    def get(self, key: Key) -> Result | None:
-        """Return what is known of a ranking."""
-        return self.results.get(key)
+    def get(self, name: str, mode: str) -> Result | None:
+        """Return what is known of a set's ranking."""
+        return self.results.get((name, mode))
 
     def add(self, result: Result) -> None:
         """Keep a result."""
-        self.results[result.set, result.mode, result.seed] = result
+        self.results[result.set, result.mode] = result
         self.say(f"{result.set} {result.mode}: nDCG@10 {100 * result.ndcg_at_10:.2f}")
         self.write({"results": [asdict(row) for row in self.results.values()]})
 

@@ -1,12 +1,13 @@
 """Read the user's own folder of text, Markdown and web pages as LlamaIndex documents, one for each passage."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from llama_index.core.schema import Document
 
 from cde_retriever import ContextualEncoder
-from cde_retriever.corpus.passages import Passage, PassageFolder
+from cde_retriever.corpus.passages import FilePassages, Passage, document_files, read_file
 from cde_retriever.corpus.sections import BETWEEN_HEADINGS
 from cde_retriever.progress import progress
 
@@ -22,14 +23,47 @@ def read_folder(folder: Path, encoder: ContextualEncoder, *, show_progress: bool
     Raises:
         FileNotFoundError: if there is no such folder, or no file of a known kind in it.
     """
-    files = PassageFolder(folder, encoder.passage_size())
-    found: dict[str, Document] = {}
-    for name in progress(files.names, label="Reading", unit="file", show=show_progress):
-        for passage in files.read(name):
-            found.setdefault(passage.text, as_document(passage))
-    for note in files.notes() if show_progress else ():
+    place, names, others = document_files(folder)
+    size, read = encoder.passage_size(), dict[str, FilePassages]()
+    for name in progress(names, label="Reading", unit="file", show=show_progress):
+        read[name] = read_file(place, name, size)
+    for note in notes_on(read, others) if show_progress else ():
         print(note, file=sys.stderr)
+    found: dict[str, Document] = {}
+    for file in read.values():
+        for passage in file.passages:
+            found.setdefault(passage.text, as_document(passage))
     return list(found.values())
+
+
+def notes_on(read: Mapping[str, FilePassages], others: Mapping[str, int]) -> list[str]:
+    """Return a sentence for each kind of file that was not read, or not surely rightly.
+
+    Args:
+        read: What became of each file, by name.
+        others: Endings of the files that are not read, and how many there are of each.
+    """
+    notes = []
+    for what, said in (
+        ("gave no text", {name: file.reason for name, file in read.items() if file.reason}),
+        (
+            "not in UTF-8, read as what seemed likely",
+            {name: file.guessed for name, file in read.items() if file.guessed},
+        ),
+    ):
+        if said:
+            named = [f"{name} ({reason})" for name, reason in said.items()]
+            more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+            notes.append(f"{_files(len(said))} {what}: {', '.join(named[:5])}{more}")
+    if others:
+        kinds = ", ".join(f"{count} {ending}" for ending, count in list(others.items())[:5])
+        more = ", ..." if len(others) > 5 else ""
+        notes.append(f"{_files(sum(others.values()))} of other kinds not read: {kinds}{more}")
+    return notes
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def as_document(passage: Passage) -> Document:

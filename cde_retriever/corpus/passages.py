@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cde_retriever.corpus.decoding import decode
-from cde_retriever.corpus.listing import DOCUMENT_ENDINGS, MARKDOWN, PAGES, RESTRUCTURED, has_ending, list_files
+from cde_retriever.corpus.listing import (
+    DOCUMENT_ENDINGS,
+    MARKDOWN,
+    PAGES,
+    RESTRUCTURED,
+    Listing,
+    has_ending,
+    list_files,
+)
 from cde_retriever.corpus.passage_size import PassageSize
 from cde_retriever.corpus.sections import (
     BETWEEN_HEADINGS,
@@ -42,57 +50,16 @@ class Passage(NamedTuple):
     text: str
 
 
-class PassageFolder:
-    """A folder of documents, or one of them, and what became of its files once it has been read.
-
-    Args:
-        path: Folder or file.
-        size: How long a passage may be.
-
-    Attributes:
-        names: Paths of the files below the folder, in order.
-        without_text: Files that gave no passage so far, with the reason.
-        guessed: Files whose encoding nothing says, with the one they were read as.
-        others: Endings of the files that are not read, and how many there are of each.
+def document_files(path: str | os.PathLike[str]) -> Listing:
+    """List the documents of a folder, or one document.
 
     Raises:
         FileNotFoundError: if there is nothing at the path, or no file of a known ending.
     """
-
-    def __init__(self, path: str | os.PathLike[str], size: PassageSize) -> None:
-        self.folder, self.names, self.others = list_files(path, DOCUMENT_ENDINGS)
-        if not self.names:
-            raise FileNotFoundError(f"{path} has no file that ends in {', '.join(DOCUMENT_ENDINGS)}")
-        self.size = size
-        self.without_text: dict[str, str] = {}
-        self.guessed: dict[str, str] = {}
-
-    def __iter__(self) -> Iterator[Passage]:
-        """Yield the passages of all files, in order."""
-        for name in self.names:
-            yield from self.read(name)
-
-    def read(self, name: str) -> list[Passage]:
-        """Return the passages of one file; none if it gives none, which `without_text` then explains."""
-        found = read_file(self.folder, name, self.size)
-        if found.reason:
-            self.without_text[name] = found.reason
-        if found.guessed:
-            self.guessed[name] = found.guessed
-        return found.passages
-
-    def notes(self) -> list[str]:
-        """Return a sentence for each kind of file that was not read, or not surely rightly."""
-        notes = []
-        if self.without_text:
-            notes.append(f"{_files(self.without_text)} gave no text: {_listed(self.without_text)}")
-        if self.guessed:
-            notes.append(f"{_files(self.guessed)} not in UTF-8, read as what seemed likely: {_listed(self.guessed)}")
-        if self.others:
-            kinds = ", ".join(f"{count} {ending}" for ending, count in list(self.others.items())[:5])
-            more = ", ..." if len(self.others) > 5 else ""
-            notes.append(f"{_files(range(sum(self.others.values())))} of other kinds not read: {kinds}{more}")
-        return notes
+    found = list_files(path, DOCUMENT_ENDINGS)
+    if not found.names:
+        raise FileNotFoundError(f"{path} has no file that ends in {', '.join(DOCUMENT_ENDINGS)}")
+    return found
 
 
 class FilePassages(NamedTuple):
@@ -111,15 +78,6 @@ def read_file(folder: Path, name: str, size: PassageSize) -> FilePassages:
         return FilePassages([], str(error))
     passages = cut_sections(name, sections, size)
     return FilePassages(passages, None if passages else "it has no text", guessed)
-
-
-def _files(some: dict[str, str] | range) -> str:
-    return "1 file" if len(some) == 1 else f"{len(some)} files"
-
-
-def _listed(reasons: dict[str, str], most: int = 5) -> str:
-    listed = [f"{name} ({reason})" for name, reason in list(reasons.items())[:most]]
-    return ", ".join(listed) + (f" and {len(reasons) - most} more" if len(reasons) > most else "")
 
 
 def read_sections(file: Path) -> tuple[list[Section], str | None]:

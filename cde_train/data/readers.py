@@ -16,7 +16,7 @@ from cde_retriever.corpus.json_lines import ENDINGS as JSON_LINES
 from cde_retriever.corpus.json_lines import read_json_lines
 from cde_retriever.corpus.listing import list_files
 from cde_retriever.corpus.passage_size import PassageSize
-from cde_retriever.corpus.passages import PassageFolder
+from cde_retriever.corpus.passages import document_files, read_file
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CorpusError
 from cde_train.data.pairs import TrainingPair
@@ -256,8 +256,10 @@ def _read_beir(path: Path, found: _Collector) -> None:
 
 
 def _read_documents(path: Path, size: PassageSize, found: _Collector) -> None:
-    folder = PassageFolder(path, size)
-    for passage in folder:
-        found.add_document(passage.text)
-    for name, reason in folder.without_text.items():
-        found.skipped[f"file without text: {name} ({reason})"] += 1
+    folder, names, _ = document_files(path)
+    for name in names:
+        read = read_file(folder, name, size)
+        for passage in read.passages:
+            found.add_document(passage.text)
+        if read.reason:
+            found.skipped[f"file without text: {name} ({read.reason})"] += 1

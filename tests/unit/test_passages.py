@@ -4,17 +4,19 @@ import pytest
 
 from cde_retriever.corpus.decoding import decode
 from cde_retriever.corpus.passage_size import PassageSize
-from cde_retriever.corpus.passages import PassageFolder, cut_sections
+from cde_retriever.corpus.passages import cut_sections, document_files, read_file
 from cde_retriever.corpus.sections import markdown_sections, plain_sections, restructured_sections
 from cde_retriever.corpus.web_pages import page_sections
 from cde_retriever.errors import ConfigError
+from examples.folder_documents import notes_on
 from tests.tiny import WORDS, tiny_tokenizer
 
 SIZE = PassageSize.of(tiny_tokenizer(), 64, "")
 
 
-def texts_of(folder, size=SIZE):
-    return {passage.id: passage.text for passage in PassageFolder(folder, size)}
+def texts_of(path, size=SIZE):
+    folder, names, _ = document_files(path)
+    return {passage.id: passage.text for name in names for passage in read_file(folder, name, size).passages}
 
 
 def page(html):
@@ -185,18 +187,18 @@ def test_a_folder_of_every_kind_of_file(tmp_path):
     (docs / "empty.html").write_text("<script>x</script>")
     (docs / "image.png").write_bytes(b"\x89PNG")
     (docs / "gone.md").symlink_to(docs / "nowhere.md")
-    files = PassageFolder(docs, SIZE)
-    found = {passage.id: passage.text for passage in files}
-    assert found == {
+    assert texts_of(docs) == {
         "README.MD#1": "Title\n\nbaron",
         "mark.txt#1": "misim",
         "old.txt#1": french,
         "sub/LICENSE.txt#1": "baron",
         "wide.txt#1": "kolak caf\u00e9",
     }
-    assert set(files.without_text) == {"binary.txt", "half.txt", "empty.html"}
-    assert files.guessed == {"old.txt": "cp1252"}
-    notes = "\n".join(files.notes())
+    listed = document_files(docs)
+    read = {name: read_file(listed.folder, name, SIZE) for name in listed.names}
+    assert {name for name, file in read.items() if file.reason} == {"binary.txt", "half.txt", "empty.html"}
+    assert {name: file.guessed for name, file in read.items() if file.guessed} == {"old.txt": "cp1252"}
+    notes = "\n".join(notes_on(read, listed.others))
     assert "3 files gave no text: binary.txt (it holds zero bytes" in notes
     assert "empty.html (it has no text)" in notes
     assert "1 file not in UTF-8, read as what seemed likely: old.txt" in notes
@@ -219,6 +221,6 @@ def test_old_encodings_are_recognised(text, encoding):
 def test_a_folder_without_documents_is_refused(tmp_path):
     (tmp_path / "image.png").write_bytes(b"\x89PNG")
     with pytest.raises(FileNotFoundError, match=r"has no file that ends in \.html"):
-        PassageFolder(tmp_path, SIZE)
+        document_files(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        PassageFolder(tmp_path / "nowhere", SIZE)
+        document_files(tmp_path / "nowhere")

@@ -20,13 +20,8 @@ class ModelSpec:
     """A model and how to run it; `ContextualEncoder.from_spec` loads it.
 
     Attributes:
-        name: A checkpoint's folder, an export's folder, or a Hub id; None for the bundled model.
-        revision: Branch, tag or commit on the Hub.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"`` …; None takes the fastest that the backend has.
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"int8"`` on ONNX Runtime and OpenVINO; None for the
-            export's own, float32 otherwise.
-        backend: ``"torch"``, ``"onnx"`` or ``"openvino"``; None for ``"torch"``, and ``"onnx"`` for an export's folder.
-        truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.dimensions`); None for all.
+        name, revision, device, dtype, backend, truncate_dim: As `ContextualEncoder.from_pretrained` takes them, by their
+            names; None for its defaults.
         reading: What is said about a model that is no CDE checkpoint.
 
     Raises:

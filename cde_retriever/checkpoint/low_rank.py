@@ -14,7 +14,7 @@ for the update ``alpha / rank * B A`` of its weight; what a plain encoder does n
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class LowRankSettings:
 
     @classmethod
     def from_dict(cls, values: Any) -> "LowRankSettings":
-        """Read what `to_dict` wrote.
+        """Read what is in a configuration.
 
         Raises:
             ConfigError: if it is anything else.
@@ -60,10 +60,6 @@ class LowRankSettings:
             f"{LOW_RANK_KEY} in the configuration is {values!r:.200}, expected base (name, revision, sha256), a whole "
             "rank above 0, and alpha above 0"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that `from_dict` and JSON take."""
-        return asdict(self)
 
 
 def updated_layers(model: TwoStageModel) -> list[str]:

@@ -28,7 +28,6 @@ class RetrievalSet:
         query_ids: Ids of the queries that have a relevant document.
         queries: Their texts.
         relevant: Query id to document id to gain, all above 0.
-        unjudged_queries: Queries left out because no document is relevant to them.
         unknown_judgements: Judgements left out because they name a document or query that is not there.
     """
 
@@ -38,7 +37,6 @@ class RetrievalSet:
     query_ids: tuple[str, ...]
     queries: tuple[str, ...]
     relevant: dict[str, dict[str, int]] = field(repr=False)
-    unjudged_queries: int = 0
     unknown_judgements: int = 0
 
 
@@ -86,7 +84,6 @@ def read_retrieval_set(folder: str | os.PathLike[str], split: str = "test") -> R
         query_ids=tuple(query for query in queries if query in relevant),
         queries=tuple(text for query, text in queries.items() if query in relevant),
         relevant=relevant,
-        unjudged_queries=len(queries) - len(relevant),
         unknown_judgements=len(unknown),
     )
 

@@ -7,6 +7,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,7 @@ def write_low_rank(
     _refuse_other_base(encoder.open_model(), read.model, source)
     name = _name_of(base, source, folder)
     described = {"name": name, "revision": commit, "sha256": read.sha256}
-    config = encoder.config.to_dict() | {LOW_RANK_KEY: LowRankSettings(described, *settings).to_dict()}
+    config = encoder.config.to_dict() | {LOW_RANK_KEY: asdict(LowRankSettings(described, *settings))}
     state = {k: v.to("cpu", torch.float32).contiguous() for k, v in low_rank_state(encoder.open_model()).items()}
     with replacing_folder(folder) as new:
         for stale in (WEIGHTS_NAME, TOKENIZER_NAME):

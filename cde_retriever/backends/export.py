@@ -143,7 +143,7 @@ def _write_graphs(model: TwoStageModel, first_stage_width: int, folder: Path) ->
     state = prepare(*known) if known else ()
     outputs = [f"state_{i}" for i in range(len(state))]
     if known:
-        _export(prepare, known, folder / PREPARE, names, outputs, (tuple(dynamic),))
+        _export(prepare, known, folder / PREPARE, names, outputs, dynamic)
     null = second.prepare(Evidence(0, torch.zeros(0, first_stage_width)))
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in zip(outputs, null, strict=True)}
     np.savez(folder / NULL_STATE, **arrays)
@@ -151,11 +151,11 @@ def _write_graphs(model: TwoStageModel, first_stage_width: int, folder: Path) ->
     ids = torch.randint(vocabulary, (EXAMPLE_TEXTS, EXAMPLE_TOKENS))
     mask = torch.ones_like(ids)
     mask[0, EXAMPLE_TOKENS // 2 :] = 0
-    texts = (_dimensions("texts", "tokens"),) * 2
-    free = tuple(_changing(one, other) for one, other in zip(state, null, strict=True))
+    texts = [_dimensions("texts", "tokens")] * 2
+    free = [_changing(one, other) for one, other in zip(state, null, strict=True)]
     _export(
         _Embed(second), (ids, mask, *state), folder / SECOND_STAGE, ["input_ids", "mask", *outputs], ["vectors"],
-        (*texts, free) if free else texts,
+        [*texts, *free],
     )  # fmt: skip
     if first_stage_width:
         _export(model.first_stage, (ids, mask), folder / FIRST_STAGE, ["input_ids", "mask"], ["vectors"], texts)
@@ -207,9 +207,13 @@ def _export(
     file: Path,
     names: list[str],
     outputs: list[str],
-    dynamic: Any,
+    dynamic: Sequence[dict[int, Any] | None],
 ) -> None:
     """Trace a module and write its graph."""
+    variadic = isinstance(module, _Prepare)
+    shapes: Any = (tuple(dynamic),) if variadic else tuple(dynamic)
+    if isinstance(module, _Embed):
+        shapes = (*dynamic[:2], tuple(dynamic[2:])) if dynamic[2:] else tuple(dynamic)
     # The logger tells of operators of packages that play no part.
     with _errors_only("torch.onnx"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -219,7 +223,7 @@ def _export(
             file,
             input_names=names,
             output_names=outputs,
-            dynamic_shapes=dynamic,
+            dynamic_shapes=shapes,
             opset_version=OPSET,
             dynamo=True,
             external_data=False,

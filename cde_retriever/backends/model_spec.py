@@ -20,8 +20,8 @@ class ModelSpec:
     """A model and how to run it; `ContextualEncoder.from_spec` loads it.
 
     Attributes:
-        name, revision, device, dtype, backend, truncate_dim: As `ContextualEncoder.from_pretrained` takes them, by their
-            names; None for its defaults.
+        name, revision, device, dtype, backend, truncate_dim: As `ContextualEncoder.from_pretrained` takes them; devices
+            and dtypes by their names.
         reading: What is said about a model that is no CDE checkpoint.
 
     Raises:

@@ -156,7 +156,8 @@ def _in_contexts(
 
 
 def _result(data: RetrievalSet, mode: str, quality: Quality) -> Result:
-    counts = len(data.documents), len(data.queries)
-    per_query = tuple(quality.ndcg_at_10.tolist())
     seed = SEED if mode in DRAWN else None
-    return Result(data.name, mode, seed, *counts, **quality.means(), ndcg_per_query=per_query)
+    per_query = tuple(quality.ndcg_at_10.tolist())
+    return Result(
+        data.name, mode, seed, len(data.documents), len(data.queries), **quality.means(), ndcg_per_query=per_query
+    )

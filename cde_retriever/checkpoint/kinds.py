@@ -107,7 +107,13 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = read_json(folder / "model.safetensors.index.json")
     if index:
-        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
+        names = sorted(set(index["weight_map"].values()))
+        outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+        if outside:
+            raise CheckpointError(
+                f"the index of the weights in {folder} names {outside[0]}, outside the model's folder"
+            )
+        files = [folder / name for name in names]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; copy them there too")

@@ -180,6 +180,20 @@ def test_other_formats_only(folder):
     refused(folder, r"has no model.safetensors \(but .h5\)")
 
 
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/other/model.safetensors", "a/../../b.safetensors"])
+def test_weights_outside_the_folder(folder, name):
+    (folder / "model.safetensors").unlink()
+    write(folder / "model.safetensors.index.json", weight_map={"embeddings.weight": name})
+    refused(folder, f"the index of the weights in .* names {name}, outside the model's folder")
+
+
+def test_modules_outside_the_folder(folder):
+    listed = json.loads((folder / "modules.json").read_text())
+    listed[1]["path"] = "../1_Pooling"
+    (folder / "modules.json").write_text(json.dumps(listed))
+    refused(folder, r"modules\.json names .*\.\./1_Pooling, outside the model's folder")
+
+
 def test_a_missing_part_of_the_weights(folder):
     (folder / "model.safetensors").unlink()
     write(folder / "model.safetensors.index.json", weight_map={"a": "model-00001-of-00001.safetensors"})

@@ -1,6 +1,8 @@
 # make demo     ask the Python standard library's docstrings; DOCS=./folder QUESTIONS="..." for your own files
 # make test     run the tests
 # make check    lint, types, architecture
+# make docs     write the documentation site to site/, a warning is an error
+# make packages build sdist and wheel, install the wheel with each extra on its oldest and newest dependencies, and use it
 # make bench    measure speed and memory against what people use today, write docs/performance.md; two hours or so,
 #               interrupted it goes on; BENCH_ARGS="--only queries startup", "--quick"
 # make mutants  change the code of one part in many small ways, count what its tests notice; PART=terms (benchmarks/mutants.toml)
@@ -16,7 +18,7 @@ UV := $(BIN)/uv
 # Copies, because NLTK refuses to read data through hard links.
 export UV_LINK_MODE := copy
 
-.PHONY: demo test check bench mutants clean
+.PHONY: demo test check docs packages bench mutants clean
 .DELETE_ON_ERROR:
 
 # Through the environment, so that the shell takes no notice of quotes, dollars or spaces in them.
@@ -39,6 +41,13 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
+docs: .venv/.docs
+	$(BIN)/mkdocs build --quiet --config-file docs/site/mkdocs.yml
+	@echo "docs: site/index.html"
+
+packages: .venv/.dev
+	$(BIN)/python .ci/packages.py --torch "$(TORCH)" $(PACKAGES_ARGS)
+
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks.performance $(BENCH_ARGS)
 
@@ -46,9 +55,9 @@ mutants: .venv/.dev
 	$(BIN)/python -m benchmarks.mutants $(or $(PART),terms)
 
 clean:
-	rm -rf .venv demo_index
+	rm -rf .venv demo_index site
 
-# The environment: .venv/.torch is there once torch is, .demo, .dev and .bench once the project is, with that extra.
+# The environment: .venv/.torch is there once torch is, .demo, .dev, .docs and .bench once the project is, with that extra.
 # Each follows pyproject.toml, so that a changed dependency is installed by the next command.
 
 .venv/.torch: Makefile
@@ -70,7 +79,7 @@ clean:
 		$(BIN)/python -m pip install --disable-pip-version-check "$(TORCH)"; fi
 	@touch $@
 
-.venv/.demo .venv/.dev .venv/.bench: .venv/.%: pyproject.toml .venv/.torch
+.venv/.demo .venv/.dev .venv/.docs .venv/.bench: .venv/.%: pyproject.toml .venv/.torch
 	@echo "Installing cde-retriever[$*]"
 	@if [ -x $(UV) ]; then $(UV) pip install --python $(BIN)/python --editable ".[$*]"; \
 	else $(BIN)/python -m pip install --disable-pip-version-check --editable ".[$*]"; fi

@@ -1,0 +1,173 @@
+"""Use what an extra is for, once, in an environment where the wheel was installed with it: try_package.py EXTRA FOLDER.
+
+Plain asserts, because the environment has nothing but the extra. FOLDER is shared by all environments of a run: `onnx`
+leaves an export there, with a context and a vector, for the servers without PyTorch.
+"""
+
+import importlib.util
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from cde_retriever import Context, ContextualEncoder
+
+TEXTS = [
+    "Open Settings, choose Account and press Reset to reset a password.",
+    "Invoices are mailed monthly and lie under Billing.",
+    "A workspace holds a thousand documents and ten members.",
+    "The server sends a mail when a task is due.",
+    "Choose Export in the menu of a table to get all its rows.",
+    "The interface speaks twelve languages.",
+]
+QUESTION = "forgotten password"
+
+
+def main() -> None:
+    """Run the function of the name given, in a folder of its own that holds documents."""
+    extra, shared = sys.argv[1].replace("-", "_"), Path(sys.argv[2])
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        Path("docs").mkdir()
+        for number, text in enumerate(TEXTS):
+            Path(f"docs/{number}.md").write_text(f"# Page {number}\n\n{text}\n")
+        Path("rows.jsonl").write_text(
+            "".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(TEXTS))
+        )
+        globals()[f"try_{extra}"](shared)
+
+
+def command(*arguments: str) -> None:
+    """Run a command of the package's beside this interpreter."""
+    name, *others = arguments
+    subprocess.run([str(Path(sys.executable).parent / name), *others], check=True)
+
+
+def best(model: str | Path | None, context: Path | None = None) -> int:
+    """Return the number of the text that a model finds for the question."""
+    encoder = ContextualEncoder.from_pretrained(model)
+    if context:
+        encoder.set_context(Context.load(context))
+    else:
+        encoder.fit_context(TEXTS)
+    return int(np.argmax(encoder.encode_documents(TEXTS) @ encoder.encode_queries([QUESTION])[0]))
+
+
+def try_bare(_: Path) -> None:
+    """Embed, save and load a context, rank by two parts, call the commands' help."""
+    from cde_retriever.search.hybrid import search
+
+    encoder = ContextualEncoder.from_pretrained()
+    encoder.fit_context(TEXTS).save("context.safetensors")
+    assert best(None, Path("context.safetensors")) == 0
+    documents, query = encoder.encode_documents(TEXTS, parts="both"), encoder.encode_queries([QUESTION], parts="both")
+    assert search(query, documents, 1).positions[0][0] == 0
+    for arguments in (["cde", "--help"], ["cde", "embed", "--help"], ["cde-train", "--help"]):
+        command(*arguments)
+
+
+def try_llama_index(_: Path) -> None:
+    """Build, persist, open and grow an index."""
+    from llama_index.core import Document
+
+    from cde_retriever.llama_index import CDEVectorStoreIndex
+
+    CDEVectorStoreIndex.from_documents([Document(text=text) for text in TEXTS]).persist("index")
+    index = CDEVectorStoreIndex.from_storage("index")
+    index.insert(Document(text="Passwords are changed on the account page."))
+    found = index.as_retriever(similarity_top_k=2).retrieve(QUESTION)
+    assert all("assword" in node.text for node in found), found
+
+
+def try_langchain(_: Path) -> None:
+    """Build, save and open a store."""
+    from langchain_core.documents import Document
+    from langchain_core.vectorstores import InMemoryVectorStore
+
+    from cde_retriever import langchain as cde
+
+    store = cde.from_documents(InMemoryVectorStore, [Document(text) for text in TEXTS])
+    cde.save_local(store, "store")
+    store = cde.open(lambda e: InMemoryVectorStore.load("store/store.json", e), "store")
+    assert "password" in store.similarity_search(QUESTION, k=1)[0].page_content
+
+
+def try_documents(_: Path) -> None:
+    """Cut web pages and Markdown into passages."""
+    from cde_retriever.corpus.passage_size import PassageSize
+    from cde_retriever.corpus.passages import PassageFolder
+
+    Path("docs/page.html").write_text("<html><body><h1>Pumps</h1><p>A pump fills a tank.</p></body></html>")
+    size = PassageSize.of(ContextualEncoder.from_pretrained().tokenizer, 256, "")
+    texts = [passage.text for passage in PassageFolder("docs", size)]
+    assert len(texts) == len(TEXTS) + 1
+    assert any("A pump fills a tank." in text for text in texts), texts
+
+
+def try_bulk(_: Path) -> None:
+    """Embed a folder and rows, in both parts, and read the vectors."""
+    from cde_retriever.bulk.reading import read_parts
+
+    command("cde", "embed", "docs", "-o", "pages")
+    command("cde", "embed", "rows.jsonl", "-o", "vectors", "--parts", "both")
+    assert sum(len(part.ids) for folder in ("pages", "vectors") for part in read_parts(folder)) == 2 * len(TEXTS)
+
+
+def try_ray(_: Path) -> None:
+    """Embed rows by workers of Ray."""
+    from cde_retriever.bulk.reading import read_parts
+
+    command("cde", "embed", "rows.jsonl", "-o", "vectors", "--engine", "ray", "--workers", "1")
+    assert [name for part in read_parts("vectors") for name in part.ids] == [str(n) for n in range(len(TEXTS))]
+
+
+def try_doctor(_: Path) -> None:
+    """Examine a corpus with judged questions."""
+    Path("asked.jsonl").write_text(json.dumps({"text": QUESTION, "relevant": ["0"]}) + "\n")
+    command("cde", "doctor", "rows.jsonl", "-o", "checkup", "--queries", "asked.jsonl")
+    assert json.loads(Path("checkup/report.json").read_text())
+
+
+def try_onnx(shared: Path) -> None:
+    """Export the bundled model and search with the export; leave it for the servers."""
+    command("cde", "export", "-o", str(shared / "export"))
+    ContextualEncoder.from_pretrained().fit_context(TEXTS).save(shared / "context.safetensors")
+    assert best(shared / "export", shared / "context.safetensors") == 0
+
+
+def try_openvino(_: Path) -> None:
+    """Search with the bundled model under OpenVINO."""
+    encoder = ContextualEncoder.from_pretrained(backend="openvino")
+    encoder.fit_context(TEXTS)
+    assert np.argmax(encoder.encode_documents(TEXTS) @ encoder.encode_queries([QUESTION])[0]) == 0
+
+
+def try_serving(shared: Path) -> None:
+    """Search with an export where PyTorch is not installed."""
+    assert importlib.util.find_spec("torch") is None
+    assert best(shared / "export", shared / "context.safetensors") == 0
+
+
+def try_train(_: Path) -> None:
+    """Import every module of the trainer, validate a preset, measure on a judged set."""
+    import cde_train
+
+    for module in pkgutil.walk_packages(cde_train.__path__, "cde_train."):
+        importlib.import_module(module.name)
+    command("cde-train", "validate", "default")
+    Path("set/qrels").mkdir(parents=True)
+    rows = [json.dumps({"_id": str(n), "title": "", "text": text}) + "\n" for n, text in enumerate(TEXTS)]
+    Path("set/corpus.jsonl").write_text("".join(rows))
+    Path("set/queries.jsonl").write_text(json.dumps({"_id": "q", "text": QUESTION}) + "\n")
+    Path("set/qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t0\t1\n")
+    command("cde-train", "evaluate", "set", "-o", "results.json")
+    assert json.loads(Path("results.json").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,7 @@ from cde_retriever.words.sparse import Sparse
 from cde_train import cli as cde_train
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TEXTS = {
     "passwords.md": "# Passwords\n\nOpen Settings, choose Account and press *Reset my password*. A mail comes soon.\n",
@@ -128,6 +128,15 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
             assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_every_promise_about_security_names_a_test_that_is_there():
+    named, file = [], ""
+    for place, name in re.findall(r"`([\w/.]*)::(test_\w+)`", (ROOT / "SECURITY.md").read_text()):
+        file = place or file  # `::test_name` is of the file before it
+        named.append((file, name))
+    assert len(named) >= 15
+    assert [(file, name) for file, name in named if f"def {name}(" not in (ROOT / file).read_text()] == []
 
 
 def test_stores_rank_as_hybrid_search_does_and_opensearch_gets_what_it_takes(place):

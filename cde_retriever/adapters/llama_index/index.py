@@ -127,7 +127,7 @@ class CDEVectorStoreIndex(FollowedDeletes):
                 ``chunk_size`` that was put into LlamaIndex's `Settings`.
 
         Raises:
-            Errors of the constructor.
+            CDEError: as the constructor does.
         """
         embedding = require_cde(CDEEmbedding() if embed_model is None else embed_model)
         if len(args) < 4 and kwargs.get("transformations") is None:

@@ -1,0 +1,89 @@
+"""Add the site's pages that do not lie in docs/: README, changes, security, model card, and the reference of the API.
+
+MkDocs calls the functions named `on_…` (https://www.mkdocs.org/user-guide/plugins/#events). Reference pages name
+modules; their text is in the docstrings. Commands show the help that the programs print.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from cde_retriever.cli.main import program
+from cde_train.cli import program as training_program
+
+ROOT = Path(__file__).parent.parent.parent
+CARD = "cde_retriever/checkpoint/bundled/cde-minilm-l6-v2/README.md"
+ELSEWHERE = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "promises.md",
+    CARD: "model-card.md",
+}
+"""Files of the checkout, and what they are called on the site."""
+REFERENCE = {
+    "encoder": ("Encoder and context", "encoder.encoder.ContextualEncoder", "context.context.Context"),
+    "llama_index": ("LlamaIndex", "llama_index"),
+    "langchain": ("LangChain", "langchain"),
+    "search": ("Search", "search.hybrid", "search.parts_index", "search.index_file", "search.idf"),
+    "bulk": ("Bulk", "bulk.run", "bulk.settings", "bulk.reading"),
+    "lifecycle": ("Life of a context", "lifecycle.refit", "lifecycle.trial", "lifecycle.doctor"),
+    "errors": ("Errors", "errors"),
+}
+TRAINING = ("run.config", "training.config", "data.pairs", "data.readers", "data.pseudo_queries", "evaluation.ranking")
+
+
+def on_config(config: Any) -> Any:
+    """Put pages that the menu does not name at its end, so that each can be reached."""
+    named = str(config.nav)
+    others = sorted(page.name for page in (ROOT / "docs").glob("*.md") if f"'{page.name}'" not in named)
+    if others:
+        config.nav.append({"More": others})
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that are written elsewhere."""
+    made = {site: _with_site_links((ROOT / name).read_text(), name) for name, site in ELSEWHERE.items()}
+    for page, (title, *names) in REFERENCE.items():
+        made[f"reference/{page}.md"] = _reference(title, [f"cde_retriever.{name}" for name in names])
+    made["reference/training.md"] = _reference("Training", [f"cde_train.{name}" for name in TRAINING])
+    made["reference/commands.md"] = _commands()
+    for name, text in made.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Point a page's links at pages of the site, and leave out what only the tests read of a block's first line."""
+    markdown = re.sub(r"^```python .*$", "```python", markdown, flags=re.MULTILINE)
+    return markdown if page.file.generated_by else _with_site_links(markdown, f"docs/{page.file.src_uri}")
+
+
+def _with_site_links(text: str, name: str) -> str:
+    """Return the text of a file of the checkout with links to other such files as the site calls them."""
+
+    def linked(match: re.Match[str]) -> str:
+        target, anchor = match[1], match[2] or ""
+        path = os.path.normpath(Path(name).parent / target)
+        if path in ELSEWHERE:
+            return f"]({ELSEWHERE[path]}{anchor})"
+        return f"]({path.removeprefix('docs/')}{anchor})" if path.startswith("docs/") else match[0]
+
+    return re.sub(r"\]\(([^):#\s]+)(#[^)]*)?\)", linked, text)
+
+
+def _reference(title: str, names: list[str]) -> str:
+    return f"# {title}\n\n" + "\n\n".join(f"::: {name}" for name in names) + "\n"
+
+
+def _commands() -> str:
+    """Return the help of every command of both programs."""
+    os.environ["COLUMNS"] = "110"
+    text = "# Commands\n"
+    for made in (program(), training_program()):
+        for parser in made._commands.choices.values():
+            text += f"\n## {parser.prog}\n\n```text\n{parser.format_help()}```\n"
+    return text

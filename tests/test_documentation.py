@@ -1,0 +1,32 @@
+"""What the documentation shows is what its programs write."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from benchmarks.comparison import page
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def drawn_pictures():
+    specification = importlib.util.spec_from_file_location("pictures", DOCS / "site" / "pictures.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return {f"{name}.svg": module.drawn(picture) for name, picture in module.PICTURES.items()}
+
+
+def test_pictures_are_those_that_their_program_draws():
+    assert {file.name: file.read_text() for file in (DOCS / "pictures").iterdir()} == drawn_pictures()
+
+
+@pytest.mark.parametrize("svg", drawn_pictures().values(), ids=drawn_pictures())
+def test_a_picture_says_what_it_shows_to_those_who_do_not_see_it(svg):
+    assert 'role="img"' in svg
+    assert len(svg.split("<desc", 1)[1].split(">", 1)[1].split("</desc>")[0]) > 80
+
+
+def test_the_comparison_is_made_of_the_figures_that_were_measured():
+    assert (DOCS / "comparison.md").read_text() == page()

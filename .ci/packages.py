@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-EXTRAS = ("bare", "llama-index", "langchain", "documents", "bulk", "doctor", "onnx", "openvino", "train", "ray")
+EXTRAS = ("bare", "llama-index", "langchain", "bulk", "doctor", "onnx", "openvino", "serve", "train", "ray")
 RESOLUTIONS = ("highest", "lowest-direct", "pip")
 SERVING = ("numpy", "tokenizers", "onnxruntime", "tqdm", "llama-index-core")  # as docs/serving.md says
 
@@ -109,15 +109,18 @@ def tried(name: str, version: str, install: functools.partial[None], program: st
             f"{name}: installed in {installed - start:.0f} s, ran {time.perf_counter() - installed:.0f} s", flush=True
         )
         return []
-    except subprocess.CalledProcessError as error:
-        print(f"{name}: FAILED\n{error.stdout[-3000:]}", flush=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        print(f"{name}: FAILED, {error}\n{str(error.stdout)[-3000:]}", flush=True)
         return [name]
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
 def interpreter(version: str) -> str | None:
-    """Return the path of a Python that this machine has, None if there is none; nothing is downloaded."""
+    """Return the path of a Python that this machine has, pyenv's too, None if there is none; nothing is downloaded."""
+    pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
+    if pyenv:
+        return str(pyenv[-1])
     arguments = [uv(), "python", "find", "--no-python-downloads", "--no-project", version]
     found = subprocess.run(arguments, capture_output=True, text=True)
     return found.stdout.strip() or None
@@ -134,11 +137,13 @@ def run(*command: str | Path) -> str:
 
     Raises:
         CalledProcessError: with both streams in `stdout`, if it fails.
+        TimeoutExpired: if it takes ten minutes.
     """
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
         [*map(str, command)],
         check=True,
+        timeout=600,
         text=True,
         cwd=tempfile.gettempdir(),
         env=environment,

@@ -11,6 +11,7 @@ import pkgutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -97,22 +98,11 @@ def try_langchain(_: Path) -> None:
     assert "password" in store.similarity_search(QUESTION, k=1)[0].page_content
 
 
-def try_documents(_: Path) -> None:
-    """Cut web pages and Markdown into passages."""
-    from cde_retriever.corpus.passage_size import PassageSize
-    from cde_retriever.corpus.passages import PassageFolder
-
-    Path("docs/page.html").write_text("<html><body><h1>Pumps</h1><p>A pump fills a tank.</p></body></html>")
-    size = PassageSize.of(ContextualEncoder.from_pretrained().tokenizer, 256, "")
-    texts = [passage.text for passage in PassageFolder("docs", size)]
-    assert len(texts) == len(TEXTS) + 1
-    assert any("A pump fills a tank." in text for text in texts), texts
-
-
 def try_bulk(_: Path) -> None:
-    """Embed a folder and rows, in both parts, and read the vectors."""
+    """Embed a folder of web pages and Markdown, and rows in both parts, and read the vectors."""
     from cde_retriever.bulk.reading import read_parts
 
+    Path("docs/0.md").rename("docs/0.html")
     command("cde", "embed", "docs", "-o", "pages")
     command("cde", "embed", "rows.jsonl", "-o", "vectors", "--parts", "both")
     assert sum(len(part.ids) for folder in ("pages", "vectors") for part in read_parts(folder)) == 2 * len(TEXTS)
@@ -122,6 +112,7 @@ def try_ray(_: Path) -> None:
     """Embed rows by workers of Ray."""
     from cde_retriever.bulk.reading import read_parts
 
+    os.environ["RAY_worker_niceness"] = "0"  # on a busy machine they would wait for ever
     command("cde", "embed", "rows.jsonl", "-o", "vectors", "--engine", "ray", "--workers", "1")
     assert [name for part in read_parts("vectors") for name in part.ids] == [str(n) for n in range(len(TEXTS))]
 
@@ -145,6 +136,20 @@ def try_openvino(_: Path) -> None:
     encoder = ContextualEncoder.from_pretrained(backend="openvino")
     encoder.fit_context(TEXTS)
     assert np.argmax(encoder.encode_documents(TEXTS) @ encoder.encode_queries([QUESTION])[0]) == 0
+
+
+def try_serve(_: Path) -> None:
+    """Serve the null context and ask for a vector."""
+    served = [str(Path(sys.executable).parent / "cde"), "serve", "--null", "--port", "0"]
+    with subprocess.Popen(served, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            said = json.loads(server.stdout.readline() if server.stdout else "")
+            body = json.dumps({"model": said["models"][0], "input": QUESTION, "input_type": "query"}).encode()
+            asked = urllib.request.Request(said["url"] + "/v1/embeddings", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(asked) as answer:
+                assert len(json.load(answer)["data"][0]["embedding"]) == 768
+        finally:
+            server.terminate()
 
 
 def try_serving(shared: Path) -> None:

@@ -112,7 +112,7 @@ def try_ray(_: Path) -> None:
     """Embed rows by workers of Ray."""
     from cde_retriever.bulk.reading import read_parts
 
-    os.environ["RAY_worker_niceness"] = "0"  # on a busy machine they would wait for ever
+    os.environ.update(RAY_worker_niceness="0")  # on a busy machine they would wait for ever
     command("cde", "embed", "rows.jsonl", "-o", "vectors", "--engine", "ray", "--workers", "1")
     assert [name for part in read_parts("vectors") for name in part.ids] == [str(n) for n in range(len(TEXTS))]
 

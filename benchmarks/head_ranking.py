@@ -41,17 +41,18 @@ def _read_once(language: str, texts: tuple[str, ...], role: str, skip: bool) -> 
     return reader(language).read(texts, role, skip_question_words=skip)
 
 
-class _KeptReader(WordReader):
+class KeptReader(WordReader):
     """Reads the texts of a set once, for all its contexts: it is most of what a ranking takes."""
 
     def read(self, texts: Iterable[str], role: str, *, skip_question_words: bool = False) -> TextCounts:
+        """Return what `WordReader.read` does."""
         return _read_once(self.language, tuple(texts), role, skip_question_words)
 
 
 class _KeptHead(CorpusHead):
     def __init__(self, settings: HeadSettings, context: Context, plain_width: int, dimension: int) -> None:
         super().__init__(settings, context, plain_width, dimension)
-        self._reader = _KeptReader(self._reader.language)
+        self._reader = KeptReader(self._reader.language)
 
 
 class PlainTexts(NamedTuple):
@@ -89,16 +90,34 @@ def rank_plain(texts: PlainTexts) -> Ranking:
     return rank(texts.query_vectors, texts.document_vectors)
 
 
+def one_vectors(
+    encoder: ContextualEncoder, texts: PlainTexts, context: Context, dimension: int | None = None
+) -> tuple[Vectors, Vectors]:
+    """Return documents and queries as one vector each under a context, (n, m) and (q, m); None for all numbers."""
+    head = _kept_head(encoder, texts, context, dimension)
+    return (
+        np.asarray(head.documents(texts.document_vectors, texts.documents, "one")),
+        np.asarray(head.queries(texts.query_vectors, texts.queries, "one")),
+    )
+
+
 def rank_with_head(encoder: ContextualEncoder, texts: PlainTexts, context: Context, parts: str) -> Ranking:
     """Rank under a context, by ``"both"`` parts or ``"one"`` vector; queries of parts by hundreds, to bound memory."""
-    settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
-    head = _KeptHead(settings, context, texts.document_vectors.shape[1], encoder.dimension)
-    documents = head.documents(texts.document_vectors, texts.documents, parts)
     if parts == "one":
-        return rank(np.asarray(head.queries(texts.query_vectors, texts.queries, parts)), np.asarray(documents))
+        documents, queries = one_vectors(encoder, texts, context)
+        return rank(queries, documents)
+    head = _kept_head(encoder, texts, context)
+    made = head.documents(texts.document_vectors, texts.documents, parts)
     ranking: Ranking = []
     for first in range(0, len(texts.queries), QUERIES_AT_ONCE):
         last = first + QUERIES_AT_ONCE
-        queries = head.queries(texts.query_vectors[first:last], texts.queries[first:last], parts)
-        ranking += list(search(queries, documents, DEPTH).positions)
+        asked = head.queries(texts.query_vectors[first:last], texts.queries[first:last], parts)
+        ranking += list(search(asked, made, DEPTH).positions)
     return ranking
+
+
+def _kept_head(
+    encoder: ContextualEncoder, texts: PlainTexts, context: Context, dimension: int | None = None
+) -> CorpusHead:
+    settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
+    return _KeptHead(settings, context, texts.document_vectors.shape[1], dimension or encoder.dimension)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.head_ranking import HYBRID_LABELS
+from benchmarks.head_ranking import HYBRID_LABELS, HYBRID_MODES
 from benchmarks.mixtures import MIXTURE_LABELS
 from cde_train.evaluation.results import CONTEXT_MODES, LABELS, MEASURES
 from cde_train.evaluation.statistics import RESAMPLES, SEED, bootstrap
@@ -48,11 +48,15 @@ def write_table(file: Path) -> Path:
 
 
 def checkpoints(results: Sequence[dict[str, Any]]) -> list[tuple[str | None, str]]:
-    """Return the (hash, dtype) of every checkpoint measured; a hash of None where only baselines are there."""
-    full = {(r["model"], r["dtype"]): r["first_stage"] for r in results if "context_of" in r}
+    """Return the (hash, dtype) of every checkpoint measured; a hash of None where only baselines are there.
+
+    Those of two parts come first, later versions before older ones.
+    """
+    names = {(r["model"], r["dtype"]): r["name"] for r in results if "context_of" in r}
+    two_parts = {(r["model"], r["dtype"]) for r in results if r["mode"] in HYBRID_MODES}
     plain = {r["dtype"] for r in results if r["mode"] == "plain"}
-    alone = [(None, dtype) for dtype in sorted(plain - {dtype for _, dtype in full})]
-    return [*sorted(full), *alone]
+    alone = [(None, dtype) for dtype in sorted(plain - {dtype for _, dtype in names})]
+    return [*sorted(names, key=lambda one: (one in two_parts, names[one], one), reverse=True), *alone]
 
 
 def select(results: Sequence[dict[str, Any]], model: str | None, dtype: str) -> Rows:

@@ -2,17 +2,19 @@
 
     python -m benchmarks.vector_sizes ../shared/eval --output docs/vector_sizes.json
 
-Every set of the folder under its own context (seed 0), documents and queries by the 8-bit ONNX export. `truncate_dim`
-keeps the first numbers. 8 bits: `faiss.IndexScalarQuantizer`, trained on the corpus, float queries. 1 bit:
-`faiss.IndexBinaryFlat` over the signs; rescored: its first 400 by the float query and the documents' signs
-(`sentence_transformers.util.quantization`). The rest searches all float32 vectors. A Markdown table is written beside
-the JSON.
+Every set of the folder under its own context (seed 0). Documents and queries of a model with a corpus head are made of
+the plain vectors that `benchmarks.quality` keeps; `truncate_dim` leaves out the projection of words first, then topics.
+Those of another model are made by its 8-bit ONNX export, and their first numbers are kept. 8 bits:
+`faiss.IndexScalarQuantizer`, trained on the corpus, float queries. 1 bit: `faiss.IndexBinaryFlat` over the signs;
+rescored: its first 400 by the float query and the documents' signs (`sentence_transformers.util.quantization`). The
+rest searches all float32 vectors. Two parts: a dense one and exact words, six bytes each. A Markdown table is written
+beside the JSON.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings, semantic_search_faiss
 
+from benchmarks.head_ranking import KeptReader, PlainTexts, fit_on_kept, one_vectors, rank_with_head
 from benchmarks.kept_vectors import SEED, kept_vectors
+from benchmarks.quality import Bench
 from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
-from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
+from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
 from cde_train.evaluation.ranking import Ranking, measure, rank
 
 DEPTH, RESCORED = 100, 4
@@ -69,23 +73,60 @@ SEARCHES: dict[str, tuple[float, Callable[[Vectors, Vectors], Ranking]]] = {
 """Name to bytes a number and search."""
 
 
+def rows_of_vectors(
+    data: RetrievalSet, numbers: int, documents: Vectors, queries: Vectors
+) -> Iterator[tuple[str, str, float, float]]:
+    """Yield numbers, search, bytes a text and nDCG@10 of one size of the vectors."""
+    for name, (size, search) in SEARCHES.items():
+        yield str(numbers), name, numbers * size, ndcg(data, search(queries, documents))
+
+
+def rows_with_head(
+    encoder: ContextualEncoder, texts: PlainTexts, data: RetrievalSet, sizes: Sequence[int]
+) -> Iterator[tuple[str, str, float, float]]:
+    """Yield the same for a model with a corpus head, at each size, and in two parts."""
+    context = fit_on_kept(encoder, texts)
+    for numbers in sizes:
+        yield from rows_of_vectors(data, numbers, *one_vectors(encoder, texts, context, numbers))
+    width = encoder.dense_dimension
+    words = KeptReader("english").read(texts.documents, "document").words
+    ranking = rank_with_head(encoder, texts, context, "both")
+    yield f"{width} + words", "two parts", 4 * width + 6 * len(words.indices) / words.rows, ndcg(data, ranking)
+
+
+def rows_of_export(
+    encoder: ContextualEncoder, data: RetrievalSet, sizes: Sequence[int], cache: Path
+) -> Iterator[tuple[str, str, float, float]]:
+    """Yield the same for an export of a model without a corpus head."""
+    documents, queries = kept_vectors(encoder, data, "int8", cache)
+    for numbers in sizes:
+        short = [shorten(vectors, numbers, encoder.config.sketch_width) for vectors in (documents, queries)]
+        yield from rows_of_vectors(data, numbers, *short)
+
+
+def ndcg(data: RetrievalSet, ranking: Ranking) -> float:
+    """Return nDCG@10 of a ranking."""
+    return measure(data, ranking).means()["ndcg_at_10"]
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the page."""
-    names = [name for name in result["sets"][0] if name not in ("numbers", "search", "bytes")]
+    names = result["names"]
     lines = [
         "# Smaller vectors",
         "",
         f"nDCG@10 x 100 of `{result['checkpoint']}` ({result['sha256'][:12]}) under each corpus's own context, seed "
-        f"{SEED}, 8-bit weights, by size of the vectors. 1 bit, rescored: the nearest 400 by signs, ranked again by "
-        "the float query. Written by `python -m benchmarks.vector_sizes`, do not edit.",
+        f"{SEED}, {result['weights']} weights, by size of the vectors. 1 bit, rescored: the nearest 400 by signs, "
+        "ranked again by the float query. Written by `python -m benchmarks.vector_sizes`, do not edit.",
         "",
         f"| numbers | in the index | bytes a text | mean | {' | '.join(names)} |",
         f"|--:|---|--:|--:|{'--:|' * len(names)}",
     ]
-    for row in result["sets"]:
-        values = [100 * row[name] for name in names]
+    for row in result["rows"]:
+        values = [100 * row["ndcg_at_10"][name] for name in names]
         figures = " | ".join(f"{value:.1f}" for value in values)
-        lines.append(f"| {row['numbers']} | {row['search']} | {row['bytes']} | **{np.mean(values):.2f}** | {figures} |")
+        size = np.mean(list(row["bytes"].values()))
+        lines.append(f"| {row['numbers']} | {row['search']} | {size:.0f} | **{np.mean(values):.2f}** | {figures} |")
     return "\n".join([*lines, ""])
 
 
@@ -94,25 +135,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vector_sizes", description=__doc__.splitlines()[0])
     parser.add_argument("eval_folder", type=Path)
     parser.add_argument("--checkpoint", help="folder or Hub id; default: the bundled one")
-    parser.add_argument("--numbers", type=int, nargs="+", default=[1024, 768, 512, 384], help="values of truncate_dim")
+    parser.add_argument("--numbers", type=int, nargs="+", default=[768, 640, 512, 384], help="values of truncate_dim")
     parser.add_argument("--output", type=Path, default=Path("docs/vector_sizes.json"))
-    parser.add_argument("--cache", type=Path, default=Path("runs/onnx_cache"))
+    parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of kept vectors")
     options = parser.parse_args(arguments)
-    encoder = ContextualEncoder.from_pretrained(options.checkpoint, backend="onnx", dtype="int8")
-    rows: dict[tuple[int, str], dict[str, Any]] = {
-        (numbers, name): {"numbers": numbers, "search": name, "bytes": int(numbers * size)}
-        for numbers in options.numbers
-        for name, (size, _) in SEARCHES.items()
+    encoder, weights = ContextualEncoder.from_pretrained(options.checkpoint, dtype="bfloat16"), "bfloat16"
+    has_head = encoder.config.corpus_head is not None
+    if not has_head:
+        encoder, weights = ContextualEncoder.from_pretrained(options.checkpoint, backend="onnx", dtype="int8"), "8-bit"
+    folders = find_retrieval_sets(options.eval_folder)
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for folder in folders:
+        data = read_retrieval_set(folder)
+        if has_head:
+            texts = Bench(encoder, [folder], cache=options.cache, dtype=weights).plain(folder)
+            found = rows_with_head(encoder, texts, data, options.numbers)
+        else:
+            found = rows_of_export(encoder, data, options.numbers, options.cache)
+        for numbers, search, size, value in found:
+            new = {"numbers": numbers, "search": search, "bytes": {}, "ndcg_at_10": {}}
+            row = rows.setdefault((numbers, search), new)
+            row["bytes"][folder.name], row["ndcg_at_10"][folder.name] = size, value
+        print(f"{folder.name} done", file=sys.stderr, flush=True)
+    result = {
+        "checkpoint": encoder.config.name,
+        "sha256": encoder.identity.sha256,
+        "weights": weights,
+        "names": [folder.name for folder in folders],
+        "rows": list(rows.values()),
     }
-    for path in find_retrieval_sets(options.eval_folder):
-        data = read_retrieval_set(path)
-        documents, queries = kept_vectors(encoder, data, "int8", options.cache)
-        for numbers in options.numbers:
-            short = [shorten(vectors, numbers, encoder.config.sketch_width) for vectors in (queries, documents)]
-            for name, (_, search) in SEARCHES.items():
-                rows[numbers, name][path.name] = measure(data, search(*short)).means()["ndcg_at_10"]
-        print(f"{path.name} done", file=sys.stderr, flush=True)
-    result = {"checkpoint": encoder.config.name, "sha256": encoder.identity.sha256, "sets": list(rows.values())}
     write_atomically(options.output, json.dumps(result, indent=1).encode() + b"\n")
     write_atomically(options.output.with_suffix(".md"), table(result).encode())
     return 0

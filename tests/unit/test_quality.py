@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quality
-from benchmarks.head_ranking import HYBRID_MODES, PlainTexts, fit_on_kept, rank_with_head
-from benchmarks.quality_table import bootstrap, select, write_table
+from benchmarks import quality, vector_sizes
+from benchmarks.head_ranking import HYBRID_MODES, PlainTexts, fit_on_kept, one_vectors, rank_with_head
+from benchmarks.quality_table import bootstrap, checkpoints, select, write_table
 from benchmarks.recipes.card import card
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.search.hybrid import score
@@ -128,6 +128,31 @@ def test_kept_vectors_rank_as_encoded_ones_do(tmp_path):
         assert [list(row[:5]) for row in found] == np.argsort(-scores, axis=1, kind="stable")[:, :5].tolist()
 
 
+def test_smaller_vectors_are_those_of_an_encoder_that_makes_them(tmp_path):
+    settings = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
+    folder = tiny_encoder(**settings).save_pretrained(tmp_path / "model")
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "sizes.json"
+    data = read_retrieval_set(sets / "a")
+    whole = ContextualEncoder.from_pretrained(folder, device="cpu")
+    vectors = [whole.encode_first_stage(texts) for texts in (data.documents, data.queries)]
+    plain = PlainTexts(data.documents, data.queries, *vectors)
+    context = whole.fit_context(data.documents)
+    for numbers in (whole.dimension, 40, 32):
+        encoder = ContextualEncoder.from_pretrained(folder, device="cpu", truncate_dim=numbers)
+        encoder.set_context(context)
+        made = one_vectors(whole, plain, context, numbers)
+        np.testing.assert_allclose(made[0], encoder.encode_documents(data.documents), atol=1e-5)
+        np.testing.assert_allclose(made[1], encoder.encode_queries(data.queries), atol=1e-5)
+    shared = ["--checkpoint", str(folder), "--cache", str(tmp_path / "cache"), "--output", str(output)]
+    vector_sizes.main([str(sets), "--numbers", str(whole.dimension), "40", *shared])
+    rows = json.loads(output.read_text())["rows"]
+    found = {(row["numbers"], row["search"]): row["ndcg_at_10"]["a"] for row in rows}
+    assert len(found) == 2 * 4 + 1
+    assert found["32 + words", "two parts"] > 0.9  # queries are the first words of documents
+    assert [row["bytes"]["a"] for row in rows[4:8]] == [160, 40, 5, 5]
+    assert len(output.with_suffix(".md").read_text().splitlines()) == 6 + len(rows)
+
+
 def test_another_first_stage_has_another_hash():
     assert quality.hash_first_stage(tiny_encoder(seed=0)) != quality.hash_first_stage(tiny_encoder(seed=1))
     assert quality.hash_first_stage(tiny_encoder(max_length=32)) != quality.hash_first_stage(tiny_encoder())
@@ -136,6 +161,15 @@ def test_another_first_stage_has_another_hash():
 def test_an_unknown_set_is_named(arguments):
     with pytest.raises(ValueError, match=r"unknown sets \['z'\]; there are \['a', 'b', 'c'\]"):
         quality.main([*arguments, "--sets", "z"])
+
+
+def test_two_parts_come_first_and_older_versions_last():
+    def of(name, model, mode):
+        return {"mode": mode, "model": model, "dtype": "float32", "name": name, "context_of": "a"}
+
+    rows = [of("v0", "c", "corpus"), of("v1", "b", "corpus"), of("v2", "a", "corpus"), of("v2", "a", "hybrid")]
+    found = checkpoints([*rows, of("other", "d", "hybrid"), {"mode": "plain", "model": "e", "dtype": "bfloat16"}])
+    assert found == [("a", "float32"), ("d", "float32"), ("b", "float32"), ("c", "float32"), (None, "bfloat16")]
 
 
 def row(name, mode, values, **extra):

@@ -192,6 +192,7 @@ class _Run:
                     selection=self.settings.selection,
                 )
                 context = _without_long_texts(fitted)
+                self.encoder.set_context(context)  # a run that continues embeds the sample's documents, so this one too
             else:
                 deque(texts, maxlen=0)
         manifest = Manifest(

@@ -166,15 +166,16 @@ class ContextualEncoder(ModelWithContext):
         show_progress: bool,
         on_truncation: OnTruncation | None,
     ) -> Vectors:
-        """Return what `_dense` does of texts; of those that are kept without running the model."""
+        """Return what `_dense` does of texts; of those whose plain vectors are there without running the model."""
         kept = self._kept_plain(role)
         if kept is None:
             ids = self._runner.tokenize(texts, role, batch_size, on_truncation, stacklevel=5)
             return self._dense(active, ids, role, batch_size, show_progress)
         texts = check_texts(texts)
         missing = kept.missing(texts)
-        if missing or not texts:
+        if missing or not texts or kept is not self.plain_documents:  # nobody was told what is cut of a sample's texts
             ids = self._runner.tokenize(texts, role, batch_size, on_truncation, stacklevel=5)
+        if missing or not texts:
             made = self._dense(active, [ids[row] for row in missing], role, batch_size, show_progress)
             kept.add([texts[row] for row in missing], made)
             if len(missing) == len(texts):

@@ -24,6 +24,7 @@ class ModelWithContext(LoadedModel):
 
     _active: ActiveContext | None = None
     plain_documents: PlainDocuments | None = None
+    _sampled: PlainDocuments | None = None  # the documents that the context was fitted on, embedded for that
 
     @property
     def context(self) -> Context:
@@ -155,6 +156,9 @@ class ModelWithContext(LoadedModel):
             words=self.count_words(sample.texts, language),
         )
         self.set_context(context)
+        if self.head_settings is not None:
+            self._sampled = PlainDocuments()
+            self._sampled.add(sample.texts, context.vectors)
         return context
 
     def context_from_vectors(self, vectors: Vectors) -> Context:
@@ -220,8 +224,10 @@ class ModelWithContext(LoadedModel):
         self.plain_documents.update(kept or PlainDocuments())
 
     def _kept_plain(self, role: str) -> PlainDocuments | None:
-        """Return the kept plain vectors of texts of a role; None if there are none, or the model may change."""
-        return None if role == "query" or self.backend.is_open else self.plain_documents
+        """Return the plain vectors of a role's texts that are there; None if none are, or the model may change."""
+        if role == "query" or self.backend.is_open:
+            return None
+        return self.plain_documents or (self._sampled and self._sampled.copy())
 
     def count_words(self, texts: Sequence[str], language: str | None) -> CorpusWords | None:
         """Return what a context keeps of its documents' words; None for a model without a corpus head.
@@ -254,7 +260,7 @@ class ModelWithContext(LoadedModel):
             ContextMismatchError: if another model made it; names both.
         """
         with self._runner.lock:
-            self._active = activate(self, context)
+            self._active, self._sampled = activate(self, context), None
 
     def null_context(self) -> Context:
         """Return the context that stands for "no corpus"; setting it is a mode of its own, with a fingerprint.

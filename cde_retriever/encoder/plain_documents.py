@@ -44,6 +44,12 @@ class PlainDocuments:
         kept.setflags(write=False)
         self._rows.update(zip(map(hash_text, texts), kept, strict=True))
 
+    def copy(self) -> Self:
+        """Return the same, for who adds more."""
+        other = type(self)()
+        other.update(self)
+        return other
+
     def update(self, others: "PlainDocuments") -> None:
         """Keep what others keep too."""
         self._rows.update(others._rows)

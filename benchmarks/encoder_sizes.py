@@ -71,24 +71,37 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def row_of(folder: Path, sets: Sequence[RetrievalSet], vectors: Path, only_kept: bool) -> tuple[str, ...]:
-    """Measure one encoder, and return its row of the table."""
+def open_cut(folder: Path) -> ContextualEncoder:
+    """Open an encoder that reads at most `LENGTH` tokens of a text."""
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu", dtype="bfloat16")
-    if encoder.config.max_length > LENGTH:
-        encoder = ContextualEncoder.from_pretrained(folder, device="cpu", dtype="bfloat16", max_length=LENGTH)
-    found: dict[str, list[float]] = {}
-    ratio = 0.0
-    for data in sets:
-        texts = kept_texts(encoder, data, vectors / folder.name / f"{data.name}.npz", only_kept)
-        if texts is not None:
-            found[data.name] = figures(encoder, data, texts)
-            sys.stderr.write(f"{folder.name} {data.name} {[round(figure, 2) for figure in found[data.name]]}\n")
-            ratio = ratio or query_times(encoder, texts)
+    if encoder.config.max_length <= LENGTH:
+        return encoder
+    return ContextualEncoder.from_pretrained(folder, device="cpu", dtype="bfloat16", max_length=LENGTH)
+
+
+def row_of(name: str, encoder: ContextualEncoder, found: dict[str, list[float]], ratio: float) -> tuple[str, ...]:
+    """Return an encoder's row of the table, given the figures of each set and how long a query takes."""
     means = [f"{fmean(column):.1f}" for column in zip(*found.values(), strict=True)]
-    least = min(found, key=lambda name: found[name][3] - found[name][0])
+    least = min(found, key=lambda data: found[data][3] - found[data][0])
     numbers = f"{sum(p.numel() for p in encoder.open_model().second_stage.parameters()) / 1e6:.1f} M"
     difference = f"{found[least][3] - found[least][0]:+.1f} ({least})"
-    return (folder.name, numbers, str(encoder.backend.dimension), f"{ratio:.2f} x", str(len(found)), *means, difference)
+    return (name, numbers, str(encoder.backend.dimension), f"{ratio:.2f} x", str(len(found)), *means, difference)
+
+
+def measure_all(folders: Sequence[Path], sets: Path, vectors: Path, only_kept: bool) -> list[tuple[str, ...]]:
+    """Measure encoders set by set, so that a set's words are read once for all, and return their rows."""
+    encoders = {folder.name: open_cut(folder) for folder in folders}
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in encoders}
+    ratios: dict[str, float] = {}
+    for folder in find_retrieval_sets(sets):
+        data = read_retrieval_set(folder)
+        for name, encoder in encoders.items():
+            texts = kept_texts(encoder, data, vectors / name / f"{data.name}.npz", only_kept)
+            if texts is not None:
+                found[name][data.name] = figures(encoder, data, texts)
+                sys.stderr.write(f"{name} {data.name} {[round(figure, 2) for figure in found[name][data.name]]}\n")
+                ratios[name] = ratios.get(name) or query_times(encoder, texts)
+    return [row_of(name, encoder, found[name], ratios[name]) for name, encoder in encoders.items()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,9 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore", TruncationWarning)
-    sets = [read_retrieval_set(folder) for folder in find_retrieval_sets(options.sets)]
     rows = [COLUMNS, ("---", *["--:"] * (len(COLUMNS) - 1))]
-    rows += [row_of(folder, sets, options.vectors, options.kept) for folder in options.models]
+    rows += measure_all(options.models, options.sets, options.vectors, options.kept)
     table = "".join("| " + " | ".join(row) + " |\n" for row in rows)
     write_atomically(options.output, table.encode())
     return 0

@@ -4,7 +4,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from cde_train.data.pairs import TrainingPair, by_domain
+from benchmarks.pair_domains import by_domain
+from cde_train.data.pairs import TrainingPair
 from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.vectors.surrogate import embed_texts, load_surrogate, surrogate_identity

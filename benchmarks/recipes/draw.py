@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.ablation.data import DataConfig, draw_pairs
-from cde_train.data.pairs import by_domain, write_pairs
+from benchmarks.pair_domains import by_domain
+from cde_train.data.pairs import write_pairs
 from cde_train.data.readers import read_pairs
 
 NOISY = ("software vulnerabilities", "website privacy policies")

@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from weakref import WeakMethod, WeakSet
 
 SECONDS_BEFORE_FORK = 5.0
@@ -60,9 +59,7 @@ class ThreadLock:
         """Wait until no other thread holds the lock."""
         self._lock.acquire()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let another thread have it."""
         self._lock.release()
 

@@ -1,7 +1,6 @@
 """Hold training pairs: a query, the document that answers it, and their domain."""
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,14 +26,6 @@ class TrainingPair:
     domain: str
     negatives: tuple[str, ...] = ()
     source: str = ""
-
-
-def by_domain(pairs: Iterable[TrainingPair]) -> dict[str, list[TrainingPair]]:
-    """Group pairs by domain, domains in alphabetical order."""
-    groups: dict[str, list[TrainingPair]] = defaultdict(list)
-    for pair in pairs:
-        groups[pair.domain].append(pair)
-    return dict(sorted(groups.items()))
 
 
 def documents_by_domain(pairs: Sequence[TrainingPair]) -> dict[str, list[str]]:

@@ -21,7 +21,9 @@ from cde_retriever.cli.command_line import CommandLine, Run, say, write_result
 from cde_train.errors import ArtifactError
 
 if TYPE_CHECKING:  # help needs no extra
+    from cde_train.data.pairs import TrainingPair
     from cde_train.run.sections import RunConfig
+    from cde_train.vectors.text_vectors import TextVectors
 
 PRESETS = sorted(file.stem for file in (Path(__file__).parent / "presets").glob("*.toml"))
 EXAMPLES = {
@@ -206,16 +208,20 @@ def _embed(options: argparse.Namespace) -> None:
     write_result({"vectors": options.output, "texts": len(vectors), "width": vectors.width, "surrogate": identity})
 
 
+def _pairs_and_vectors(options: argparse.Namespace) -> "tuple[list[TrainingPair], TextVectors]":
+    from cde_train.data.readers import read_pairs
+    from cde_train.vectors.text_vectors import TextVectors
+
+    return read_pairs(options.data, say), TextVectors.open(options.vectors)
+
+
 def _cluster(options: argparse.Namespace) -> None:
     config = _configuration(options)
     from cde_train.batching.clustering import cluster_pairs
     from cde_train.batching.pair_vectors import views
-    from cde_train.data.readers import read_pairs
-    from cde_train.vectors.text_vectors import TextVectors
 
-    pairs = read_pairs(options.data, say)
-    domains = [pair.domain for pair in pairs]
-    clustering = cluster_pairs(*views(pairs, TextVectors.open(options.vectors)), domains, config.clustering)
+    pairs, vectors = _pairs_and_vectors(options)
+    clustering = cluster_pairs(*views(pairs, vectors), [pair.domain for pair in pairs], config.clustering)
     clustering.save(options.output)
     sizes = clustering.sizes
     write_result({"clusters": options.output, "pairs": len(pairs), "count": len(sizes), "largest": int(sizes.max())})
@@ -233,11 +239,9 @@ def _pack(options: argparse.Namespace) -> None:
 
     from cde_train.batching.clustering import Clustering
     from cde_train.batching.packing import packer, save_batches
-    from cde_train.data.readers import read_pairs
-    from cde_train.vectors.text_vectors import TextVectors
 
-    phase, pairs = config.phase[0], read_pairs(options.data, say)
-    clustering, vectors = Clustering.load(options.clusters), TextVectors.open(options.vectors)
+    phase, (pairs, vectors) = config.phase[0], _pairs_and_vectors(options)
+    clustering = Clustering.load(options.clusters)
     packing = packer(pairs, vectors, clustering, config.packing_of(phase))
     batches = packing.run(steps=phase.steps, epochs=phase.epochs)
     save_batches(options.output, batches)
@@ -254,11 +258,8 @@ def _filter(options: argparse.Namespace) -> None:
     from cde_retriever.files.replacing import write_atomically
     from cde_train.batching.false_negatives import report_batches
     from cde_train.batching.packing import load_batches
-    from cde_train.data.readers import read_pairs
-    from cde_train.vectors.text_vectors import TextVectors
 
-    pairs = read_pairs(options.data, say)
-    vectors = TextVectors.open(options.vectors)
+    pairs, vectors = _pairs_and_vectors(options)
     batches = load_batches(options.batches, pairs=len(pairs))
     report = report_batches(pairs, batches, config.filtering, queries=vectors, documents=vectors)
     write_atomically(Path(options.output), report.to_json().encode())

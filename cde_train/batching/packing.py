@@ -11,7 +11,6 @@ The batches of all domains are then shuffled. Time is O(N log N) in pairs and, f
 (`cde_train.batching.tour`), once for all epochs.
 """
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.files.replacing import write_atomically
+from cde_retriever.files.replacing import replacing
 from cde_train.batching.clustering import Clustering
 from cde_train.batching.difficulty import pair_difficulty
 from cde_train.batching.pair_vectors import views
@@ -185,9 +184,8 @@ def rank_share(batches: Indices, rank: int, world_size: int) -> Indices:
 
 def save_batches(path: str | os.PathLike[str], batches: Indices) -> None:
     """Write batches as one ``.npy`` file, whole or not at all."""
-    stream = io.BytesIO()
-    np.save(stream, np.asarray(batches, np.int64), allow_pickle=False)
-    write_atomically(Path(path), stream.getvalue())
+    with replacing(Path(path)) as stream:
+        np.save(stream, np.asarray(batches, np.int64), allow_pickle=False)
 
 
 def load_batches(path: str | os.PathLike[str], *, pairs: int) -> Indices:

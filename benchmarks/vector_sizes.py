@@ -7,8 +7,8 @@ the plain vectors that `benchmarks.quality` keeps; `truncate_dim` leaves out the
 Those of another model are made by its 8-bit ONNX export, and their first numbers are kept. 8 bits:
 `faiss.IndexScalarQuantizer`, trained on the corpus, float queries. 1 bit: `faiss.IndexBinaryFlat` over the signs;
 rescored: its first 400 by the float query and the documents' signs (`sentence_transformers.util.quantization`). The
-rest searches all float32 vectors. Two parts: a dense one and exact words, six bytes each. A Markdown table is written
-beside the JSON.
+rest searches all float32 vectors. Two parts: a dense one and exact words with their grams, six bytes each. A Markdown
+table is written beside the JSON.
 """
 
 import argparse
@@ -89,9 +89,14 @@ def rows_with_head(
     for numbers in sizes:
         yield from rows_of_vectors(data, numbers, *one_vectors(encoder, texts, context, numbers))
     width = encoder.dense_dimension
-    words = KeptReader("english").read(texts.documents, "document").words
     ranking = rank_with_head(encoder, texts, context, "both")
-    yield f"{width} + words", "two parts", 4 * width + 6 * len(words.indices) / words.rows, ndcg(data, ranking)
+    yield f"{width} + words", "two parts", 4 * width + 6 * places_of(texts), ndcg(data, ranking)
+
+
+def places_of(texts: PlainTexts) -> float:
+    """Return how many words and grams a document has, in the mean."""
+    counts = KeptReader("english").read(texts.documents, "document")
+    return sum(len(part.indices) for part in counts) / len(texts.documents)
 
 
 def rows_of_export(

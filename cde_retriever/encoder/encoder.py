@@ -1,7 +1,8 @@
 """Embed texts under a context: `ContextualEncoder`, which has everything that a framework adapter needs."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.context import Context
 from cde_retriever.context.knowledge import Parts
+from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.active_context import ActiveContext, activate
 from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.dimensions import shorten
@@ -138,6 +140,31 @@ class ContextualEncoder(ModelWithContext):
         many callers do not queue up one after the other; a vector does not depend on its company.
         """
         return self._encode(texts, "query", parts, batch_size, show_progress, None)
+
+    def embed(self, documents: str | Iterable[str], batch_size: int = 256) -> Iterator[NDArray[np.float32]]:
+        """Yield vectors, (d,) float32, of documents that come one by one, under the context of now; fastembed's call.
+
+        Args:
+            documents: The documents; one string is one document.
+            batch_size: How many to read before they are embedded.
+
+        Raises:
+            ContextNotFittedError: if no context is set, at once; otherwise as `encode_documents`, on the way.
+        """
+        return self._stream(documents, batch_size, "document")
+
+    def query_embed(self, query: str | Iterable[str], batch_size: int = 256) -> Iterator[NDArray[np.float32]]:
+        """Yield vectors of queries; otherwise as `embed`."""
+        return self._stream(query, batch_size, "query")
+
+    def _stream(self, texts: str | Iterable[str], size: int, role: str) -> Iterator[NDArray[np.float32]]:
+        whole_number("batch_size", size, 1)
+        fixed = self.fork()
+        fixed._active = self._require_active()
+        pieces = iter([texts] if isinstance(texts, str) else texts)
+        chunks = iter(lambda: list(islice(pieces, size)), [])
+        encode = fixed.encode_queries if role == "query" else fixed.encode_documents
+        return (vector for chunk in chunks for vector in encode(chunk))
 
     def _encode(
         self,

@@ -99,6 +99,29 @@ def test_tokens_are_those_the_model_reads() -> None:
     assert [len(row) for row in encoder.text_tokenizer(4).tokenize(["kolak " * 9], "query").ids] == [4]
 
 
+def test_texts_that_come_one_by_one_are_embedded_a_few_at_a_time_under_the_context_of_the_call():
+    encoder, texts, read = tiny_encoder(prompts={"query": "ba: ", "document": "ko: "}), documents(7), []
+    first = encoder.fit_context(documents(20))
+    expected = {"embed": encoder.encode_documents(texts), "query_embed": encoder.encode_queries(texts)}
+    for name, vectors in expected.items():
+        encoder.set_context(first)
+        stream = getattr(encoder, name)((read.append(text) or text for text in texts), batch_size=3)
+        encoder.fit_context(documents(20, seed=1))
+        rows = [next(stream)]
+        assert len(read) == 3
+        rows += stream
+        assert np.allclose(rows, vectors, atol=1e-6)
+        read.clear()
+    encoder.set_context(first)
+    assert np.allclose(list(encoder.embed(texts[0])), expected["embed"][:1], atol=1e-6)
+    assert not np.allclose(expected["embed"], expected["query_embed"])
+
+
+def test_a_stream_without_a_context_raises_when_it_is_asked_for(encoder):
+    with pytest.raises(ContextNotFittedError):
+        encoder.embed(["a"])
+
+
 def test_wrong_types_name_the_index(encoder) -> None:
     encoder.fit_context(documents(40))
     with pytest.raises(TypeError, match="text 1 is NoneType, expected str"):

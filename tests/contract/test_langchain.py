@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import json
 import os
 import pickle
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.indexing import InMemoryRecordManager, index
+from langchain_core.load import dumpd, load
 from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
@@ -353,6 +355,31 @@ def test_pickle_carries_the_context(make, fitted):
     assert again.batch_size == 7
     with pytest.raises(ContextNotFittedError):
         again.embed_query(QUERY)
+
+
+def test_settings_as_json_come_back_with_the_context_they_are_given_again(fitted, tmp_path):
+    embedding = fitted(0)
+    embedding.save_context(tmp_path)
+    settings = json.loads(embedding.model_dump_json())
+    again = CDEEmbeddings(**settings, context=tmp_path)
+    assert again.model_dump_json() == embedding.model_dump_json()
+    assert again.embed_query(QUERY) == embedding.embed_query(QUERY)
+    with pytest.raises(ContextNotFittedError):
+        CDEEmbeddings(**settings).embed_query(QUERY)
+
+
+@pytest.mark.filterwarnings("ignore:The function `load`")
+def test_dumpd_describes_an_embedding_and_load_makes_none_of_it(fitted):
+    embedding = fitted(0)
+    store = from_documents(InMemoryVectorStore, corpus(0), embedding)
+    for thing in (embedding, store.as_retriever(), CDERetriever(store=store, embedding=embedding)):
+        described = json.loads(json.dumps(dumpd(thing)))
+        assert described["type"] == "not_implemented"
+        assert type(thing).__name__ == described["id"][-1]
+        assert corpus(0)[0].page_content not in described["repr"]
+        with pytest.raises(NotImplementedError):
+            load(described, allowed_objects="core")
+    assert embedding.context_fingerprint[:12] in dumpd(embedding)["repr"]
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda e: e.model_copy(deep=True)])

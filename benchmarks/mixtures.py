@@ -67,4 +67,4 @@ def scaled(scores: Scores) -> NDArray[np.floating]:
     if not len(scores):
         return np.zeros(0)
     low, high = float(scores.min()), float(scores.max())
-    return (scores - low) / (high - low) if high > low else np.ones(len(scores))
+    return np.asarray((scores - low) / (high - low) if high > low else np.ones(len(scores)))

@@ -3,7 +3,8 @@
     cde-train fit DATA -o OUT              train from data to a checkpoint, resumably
     cde-train embed | cluster | pack | filter
                                            run one step alone, from files to files
-    cde-train evaluate [CHECKPOINT] SETS   measure retrieval quality beside every baseline
+    cde-train evaluate [CHECKPOINT] SETS   measure retrieval quality beside every baseline, or with --mteb
+                                           on tasks of MTEB
     cde-train validate RUN.toml            name all faults of a configuration at once
 
 Results go to stdout as JSON lines, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cde_retriever.cli.command_line import CommandLine, Run, say, write_result
+from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
 
 if TYPE_CHECKING:  # help needs no extra
@@ -143,7 +145,13 @@ def _add_evaluate(made: CommandLine) -> None:
     evaluate.add_argument(
         "checkpoint", nargs="?", metavar="CHECKPOINT", help="model folder or Hub id (default: the bundled model)"
     )
-    evaluate.add_argument("sets", metavar="SETS", help="judged corpus in BEIR's layout, or a folder of such")
+    evaluate.add_argument(
+        "sets", nargs="?", metavar="SETS", help="judged corpus in BEIR's layout, or a folder of such (no default)"
+    )
+    evaluate.add_argument(
+        "--mteb", nargs="+", metavar="TASK", help="instead of SETS: tasks and benchmarks of MTEB (default: none)"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="with --mteb: seed of the contexts (default: 0)")
     evaluate.add_argument("--start", metavar="CHECKPOINT", help="model that training started from (default: none)")
     evaluate.add_argument(
         "--against", metavar="CHECKPOINT", help="model of the same training without context (default: none)"
@@ -151,7 +159,10 @@ def _add_evaluate(made: CommandLine) -> None:
     evaluate.add_argument("--dtype", help="precision: float32, bfloat16 or float16 (default: float32)")
     evaluate.add_argument("--device", help="device to compute on: cpu, cuda, mps (default: the fastest available)")
     evaluate.add_argument(
-        "-o", "--output", metavar="RESULTS", help="file to keep the results in, .json (default: none)"
+        "-o",
+        "--output",
+        metavar="RESULTS",
+        help="file to keep the results in, .json; with --mteb a folder (default: none; with --mteb that of MTEB)",
     )
 
 
@@ -266,7 +277,22 @@ def _filter(options: argparse.Namespace) -> None:
     write_result({"report": options.output, "margin": report.margin, **asdict(report.total)})
 
 
+def checkpoint_and_sets(options: argparse.Namespace) -> tuple[str | None, str]:
+    """Return which model to evaluate, None for the bundled one, and on what; one argument alone is the latter.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if options.checkpoint is None:
+        raise ConfigError("expected SETS, a judged corpus or a folder of such, or --mteb with tasks of MTEB")
+    return (options.checkpoint, options.sets) if options.sets is not None else (None, options.checkpoint)
+
+
 def _evaluate(options: argparse.Namespace) -> None:
+    if options.mteb is not None:
+        _evaluate_mteb(options)
+        return
+    checkpoint, where = checkpoint_and_sets(options)
     from dataclasses import asdict
 
     from cde_retriever.encoder.encoder import ContextualEncoder
@@ -274,14 +300,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     from cde_train.evaluation.comparison import compare
     from cde_train.evaluation.kept_results import KeptResults
 
-    sets = [read_retrieval_set(path) for path in find_retrieval_sets(options.sets)]
+    sets = [read_retrieval_set(path) for path in find_retrieval_sets(where)]
 
     def load(name: str | None) -> ContextualEncoder | None:
         if name is None:
             return None
         return ContextualEncoder.from_pretrained(name, dtype=options.dtype, device=options.device)
 
-    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype, device=options.device)
+    encoder = ContextualEncoder.from_pretrained(checkpoint, dtype=options.dtype, device=options.device)
     start, against = load(options.start), load(options.against)
     models = {"checkpoint": encoder, "start": start, "against": against}
     asked: dict[str, Any] = {role: model and model.identity.sha256 for role, model in models.items()}
@@ -293,6 +319,18 @@ def _evaluate(options: argparse.Namespace) -> None:
         write_result(row)
     for difference in comparison.differences():
         write_result({"verdict": difference.verdict, **asdict(difference)})
+
+
+def _evaluate_mteb(options: argparse.Namespace) -> None:
+    from cde_retriever.encoder.encoder import ContextualEncoder
+    from cde_retriever.mteb import evaluate, tasks_named
+
+    if options.sets or options.start or options.against:
+        raise ConfigError("--mteb evaluates one checkpoint on tasks of MTEB; leave out SETS, --start and --against")
+    tasks = tasks_named(options.mteb)
+    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype, device=options.device)
+    for row in evaluate(encoder, tasks, seed=options.seed, results=options.output and Path(options.output)):
+        write_result(row)
 
 
 def _validate(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from tests.tiny import tiny_checkpoint, tiny_encoder
 
 torch.set_num_threads(1)
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from cde_retriever import __version__
-from cde_train.cli import EXAMPLES, PRESETS, main, program
+from cde_train.cli import EXAMPLES, PRESETS, checkpoint_and_sets, main, program
 from cde_train.errors import TrainingDataError
 from cde_train.run.config import load_run_config, preset_names
 
@@ -59,8 +59,8 @@ def test_every_option_says_what_it_does_and_its_default():
 
 def test_the_bundled_model_is_evaluated_unless_another_is_named():
     parse = program().parser.parse_args
-    assert (parse(["evaluate", "sets"]).checkpoint, parse(["evaluate", "sets"]).sets) == (None, "sets")
-    assert parse(["evaluate", "my-cde", "sets"]).checkpoint == "my-cde"
+    assert checkpoint_and_sets(parse(["evaluate", "sets"])) == (None, "sets")
+    assert checkpoint_and_sets(parse(["evaluate", "my-cde", "sets"])) == ("my-cde", "sets")
     assert preset_names() == PRESETS
 
 

@@ -2,8 +2,11 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.tiny import tiny_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +17,10 @@ def fresh_chroma() -> Iterator[None]:
         from chromadb.api.shared_system_client import SharedSystemClient
 
         SharedSystemClient.clear_system_cache()
+
+
+@pytest.fixture(scope="session")
+def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny checkpoint that gives a query and a document of the same words different vectors."""
+    prompts = {"query": "ba: ", "document": "ko: "}
+    return tiny_checkpoint(tmp_path_factory.mktemp("prompted") / "tiny", prompts=prompts)

@@ -1,0 +1,1 @@
+"""Fit the encoder into sentence-transformers."""

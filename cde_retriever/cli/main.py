@@ -2,6 +2,7 @@
 
     cde doctor CORPUS -o OUT     tell what context is worth on a corpus, and which setting to take
     cde embed CORPUS -o OUT      embed a corpus of any size into files of vectors, resumably
+    cde explore INDEX            see what an index finds, under its context and without, and why
     cde export [MODEL] -o OUT    write a model as ONNX graphs that run without PyTorch
     cde wrap MODEL -o OUT        write any encoder as a checkpoint that knows its corpus
     cde refit INDEX              embed an index again under a context of the documents that it holds now
@@ -15,12 +16,13 @@ interrupted.
 import sys
 from collections.abc import Sequence
 
-from cde_retriever.cli import doctor, embed, export, refit, serve, verify, wrap
+from cde_retriever.cli import doctor, embed, explore, export, refit, serve, verify, wrap
 from cde_retriever.cli.command_line import CommandLine
 
 COMMANDS = {
     "doctor": doctor,
     "embed": embed,
+    "explore": explore,
     "export": export,
     "wrap": wrap,
     "refit": refit,

@@ -85,6 +85,10 @@ class Knowledge:
         """Return the dense part of documents, (n, d), given their plain vectors and which context document each is."""
         return self._neighbours.move(plain, own)
 
+    def attention(self, plain: Vectors, own: NDArray[np.int64]) -> Vectors:
+        """Return how much documents, given as for `move`, look at each context document, (n, J)."""
+        return self._neighbours.weights(plain, own)
+
     def document_words(self, counts: TextCounts) -> Sparse:
         """Return the sparse part of documents, (n, 2**32)."""
         words, grams = (weigh_documents(part, mean) for part, mean in zip(counts, self._lengths, strict=True))

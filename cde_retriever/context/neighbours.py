@@ -46,11 +46,15 @@ class Neighbours:
         """
         if len(self._vectors) < 2:
             return plain
+        return unit(plain + self._amount * (self.weights(plain, own) @ self._vectors))
+
+    def weights(self, plain: Vectors, own: NDArray[np.int64]) -> Vectors:
+        """Return w of documents, (n, J), given as for `move`, of a context of two documents or more."""
         logits = self._scale * (unit(plain - self._half_mean) @ self._keys.T)
         logits[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        weights: Vectors = np.exp(logits - logits.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
-        return unit(plain + self._amount * (weights @ self._vectors))
+        return weights
 
 
 def unit(vectors: Vectors) -> Vectors:

@@ -58,11 +58,23 @@ class CorpusHead:
         counts = self._reader.read(texts, "document")
         if parts == "sparse":
             return self._knowledge.document_words(counts).csr()
-        own = np.array([self._numbers.get(hash_text(text), -1) for text in texts], np.int64)
-        moved = self._knowledge.move(plain, own)
+        moved = self._knowledge.move(plain, self._own(texts))
         if parts == "one":
             return self._one(moved, counts, query=False)
         return Parts(moved, self._knowledge.document_words(counts).csr()) if parts == "both" else moved
+
+    def neighbours(self, plain: Vectors, texts: Sequence[str], count: int) -> list[list[tuple[str, float]]]:
+        """Return what documents attend to most: sha256 and weight of so many context documents each, heaviest first."""
+        if len(self._numbers) < 2:
+            return [[] for _ in texts]
+        hashes = list(self._numbers)
+        weights = self._knowledge.attention(plain, self._own(texts))
+        best = np.argsort(-weights, axis=1, kind="stable")[:, :count]
+        return [[(hashes[j], float(row[j])) for j in places] for row, places in zip(weights, best, strict=True)]
+
+    def _own(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return which context document each text is, -1 for none."""
+        return np.array([self._numbers.get(hash_text(text), -1) for text in texts], np.int64)
 
     def queries(self, plain: Vectors, texts: Sequence[str], parts: str) -> "Vectors | csr_array[Any] | Parts":
         """Return queries in one of the forms of `PARTS`, given their plain unit vectors, (n, d)."""

@@ -93,7 +93,9 @@ class Page:
         library = ""
         if self._plots:
             library = (
-                f"<script>{_library()}</script>" if script is None else f'<script src="{escape(script)}"></script>'
+                f"<script>{drawing_library()}</script>"
+                if script is None
+                else f'<script src="{escape(script)}"></script>'
             )
         policy = POLICY.format(
             script="'unsafe-inline'" + ("" if script is None else " 'self'"),
@@ -148,7 +150,7 @@ def _json(values: Sequence[object]) -> str:
     return json.dumps(values, allow_nan=False).replace("<", "\\u003c")
 
 
-def _library() -> str:
+def drawing_library() -> str:
     """Return Plotly's script.
 
     Raises:

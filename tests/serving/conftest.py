@@ -17,10 +17,15 @@ ROOT = Path(__file__).parent.parent.parent
 HEADED = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
 
 
-@contextmanager
 def serving(*arguments, **environment):
-    """Run `cde serve` and yield what it says when callers may connect, with its process; stop it at the end."""
-    command = [sys.executable, "-m", "cde_retriever.cli.main", "serve", "--port", "0", *map(str, arguments)]
+    """Run `cde serve`; see `running`."""
+    return running("serve", "--port", "0", *arguments, **environment)
+
+
+@contextmanager
+def running(*arguments, **environment):
+    """Run a command of `cde`, and yield what it says when callers may connect, with its process; stop it at the end."""
+    command = [sys.executable, "-m", "cde_retriever.cli.main", *map(str, arguments)]
     process = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -1,0 +1,187 @@
+"""Ask an index the same query in several ways, and say why a document is found.
+
+| way | what ranks |
+| --- | --- |
+| own context | what the index holds: the corpus head under the index's context, as two parts or one vector |
+| null context | the same head without a corpus |
+| BM25 | words alone |
+| BM25 + plain | 0.3 BM25 + 0.7 plain, each scaled to 0 ... 1 |
+| plain | the encoder alone |
+
+Texts are embedded once, plain; all ways are made of these vectors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.context.context import Context, hash_text
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.knowledge import Parts
+from cde_retriever.encoder.corpus_head import CorpusHead
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, WORD_SHARE
+from cde_retriever.lifecycle.kept_vectors import Embed
+from cde_retriever.search.bm25 import score_bm25
+from cde_retriever.search.hybrid import score
+from cde_retriever.search.mixture import mixed
+from cde_retriever.words.reading import grams_of, hash_word, reader, split
+from cde_retriever.words.statistics import WordStatistics
+
+OWN, NULL = "own context", "null context"
+NEIGHBOURS = 3
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SharedWord:
+    """A word of a query in a document.
+
+    Attributes:
+        word: The word.
+        documents: How many context documents hold it.
+        by_word: What it adds to the score as a word.
+        by_grams: What its runs of four characters add.
+    """
+
+    word: str
+    documents: int
+    by_word: float
+    by_grams: float
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a document is found under the own context.
+
+    Attributes:
+        meaning: The part of the score that is a cosine.
+        words: What each word of the query adds.
+        neighbours: The context documents that it is moved towards, as text, and their shares.
+    """
+
+    meaning: float
+    words: Sequence[SharedWord]
+    neighbours: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a query finds.
+
+    Attributes:
+        query: The query.
+        scores: Of each way the scores of all documents, (n,); minus infinity where one is not found.
+        place: Where the query lies on the map.
+    """
+
+    query: str
+    scores: Mapping[str, NDArray[np.float32]]
+    place: tuple[float, float]
+
+    def best(self, way: str, count: int) -> list[int]:
+        """Return the best documents by a way, best first."""
+        scores = self.scores[way]
+        return [int(row) for row in np.argsort(-scores, kind="stable")[:count] if np.isfinite(scores[row])]
+
+
+class Exploration:
+    """An index's texts, to be asked.
+
+    Args:
+        texts: What the index embedded.
+        encoder: Its encoder, with a corpus head, under its context.
+        form: ``"both"`` if the index holds two parts, else ``"one"``.
+        embed: Makes plain vectors, as `cde_retriever.lifecycle.doctor.plain_embedding` does.
+        beside: Plain embeddings of other encoders, by name.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        encoder: ContextualEncoder,
+        form: str,
+        embed: Embed,
+        beside: Mapping[str, Embed] | None = None,
+    ) -> None:
+        self.texts, self.context, self.form, self._embed = list(texts), encoder.context, form, embed
+        self._plain = embed(self.texts, "document")
+        settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
+
+        def head(context: Context) -> CorpusHead:
+            return CorpusHead(settings, context, self._plain.shape[1], encoder.dimension)
+
+        self._heads = {OWN: head(encoder.context), NULL: head(encoder.null_context())}
+        self._documents = {name: one.documents(self._plain, self.texts, form) for name, one in self._heads.items()}
+        self._beside = {name: (other, other(self.texts, "document")) for name, other in (beside or {}).items()}
+        self._middle = self._plain.mean(axis=0)
+        spread = self._plain - self._middle
+        self._axes = np.linalg.eigh((spread.T @ spread).astype(np.float64))[1][:, :-3:-1]
+
+    @property
+    def places(self) -> NDArray[np.float64]:
+        """Where the documents lie on the map, (n, 2): their first two principal components."""
+        places: NDArray[np.float64] = (self._plain - self._middle) @ self._axes
+        return places
+
+    @property
+    def in_context(self) -> list[int]:
+        """The documents that are in the index's context."""
+        hashes = set(self.context.text_hashes)
+        return [number for number, text in enumerate(self.texts) if hash_text(text) in hashes]
+
+    def ask(self, queries: Sequence[str]) -> list[Answer]:
+        """Return what queries find, in every way."""
+        vectors = self._embed(queries, "query")
+        ways = {name: self._score(name, vectors, queries) for name in self._heads}
+        words = np.stack(list(score_bm25(self.texts, queries)))
+        plain = vectors @ self._plain.T
+        ways[BM25] = np.where(words > 0, words, -np.inf).astype(np.float32)
+        ways[MIXTURE] = np.stack([mixed(*rows, WORD_SHARE) for rows in zip(words, plain, strict=True)])
+        ways[PLAIN] = plain
+        ways |= {name: embed(queries, "query") @ documents.T for name, (embed, documents) in self._beside.items()}
+        places = (vectors - self._middle) @ self._axes
+        return [
+            Answer(query, {name: scores[number] for name, scores in ways.items()}, (float(x), float(y)))
+            for number, (query, (x, y)) in enumerate(zip(queries, places, strict=True))
+        ]
+
+    def _score(self, name: str, vectors: Vectors, queries: Sequence[str]) -> NDArray[np.float32]:
+        asked, documents = self._heads[name].queries(vectors, queries, self.form), self._documents[name]
+        if isinstance(asked, Parts) and isinstance(documents, Parts):
+            return score(asked, documents)
+        scores: NDArray[np.float32] = np.asarray(asked) @ np.asarray(documents).T
+        return scores
+
+    def explain(self, query: str, number: int) -> Reason:
+        """Say why a document is found under the own context; exact for an index of two parts."""
+        head, text, plain = self._heads[OWN], [self.texts[number]], self._plain[number : number + 1]
+        asked = head.queries(self._embed([query], "query"), [query], "both")
+        found = head.documents(plain, text, "both")
+        assert isinstance(asked, Parts)
+        assert isinstance(found, Parts)
+        shared = (asked.sparse * found.sparse).tocoo()
+        adds = dict(zip(shared.coords[1].tolist(), shared.data.tolist(), strict=True))
+        known = {hash_text(one): one for one in self.texts}
+        near = head.neighbours(plain, text, NEIGHBOURS)[0]
+        return Reason(
+            float(asked.dense[0] @ found.dense[0]),
+            self._words(query, adds),
+            [(known.get(sha256, "(a text that is not in the index)"), share) for sha256, share in near],
+        )
+
+    def _words(self, query: str, adds: dict[int, float]) -> list[SharedWord]:
+        kept = self.context.words
+        assert kept is not None
+        counted, read = WordStatistics.of(kept.counts), reader(kept.language)
+        frequency = dict(zip(counted.words.tolist(), counted.documents_with.tolist(), strict=True))
+        found = []
+        for word in dict.fromkeys(split(query)):
+            for stem in read.words(word):
+                number = hash_word(stem)
+                by_grams = sum(adds.pop(hash_word(gram), 0.0) for gram in dict.fromkeys(grams_of(word)))
+                found.append(SharedWord(word, frequency.get(number, 0), adds.pop(number, 0.0), by_grams))
+        return found

@@ -1,0 +1,115 @@
+"""Write what queries find in several ways as a page: ranks that move, reasons, a map."""
+
+from collections.abc import Sequence
+
+from cde_retriever.pages.page import Page
+from cde_retriever.pages.plots import Plot, Table, moves, points
+from cde_retriever.serving.exploration import OWN, Answer, Exploration, Reason
+
+BEST, SHOWN, EXPLAINED = 5, 20, 5
+"""Best documents of each way that are followed; ranks up to which they are; documents explained."""
+
+
+def write_page(
+    exploration: Exploration, answers: Sequence[Answer], *, note: str = "", field: str | None = None
+) -> Page:
+    """Return the page.
+
+    Args:
+        exploration: What was asked.
+        answers: What was found.
+        note: A sentence about the texts, such as how many were drawn.
+        field: The query in a field that asks again, where a server shows the page; None for none.
+    """
+    context = exploration.context
+    page = Page(f"Exploring an index of {len(exploration.texts)} texts")
+    page.text(
+        f"Model {context.model.name}, context {context.fingerprint[:12]} of {context.size} documents, "
+        f"{'two parts' if exploration.form == 'both' else 'one vector'} a text. {note}"
+    )
+    if field is not None:
+        page.search_field(field)
+    for answer in answers:
+        _write_answer(page, exploration, answer)
+    return page
+
+
+def _write_answer(page: Page, exploration: Exploration, answer: Answer) -> None:
+    page.heading(f"“{answer.query}”")
+    ranks = _ranks(answer)
+    if not ranks:
+        page.text("Nothing is found.")
+        return
+    page.plot(_moves(exploration, answer, ranks))
+    rows = [(_short(exploration.texts[number]), *(ranks[number][way] for way in answer.scores)) for number in ranks]
+    page.table(
+        Table(("document", *answer.scores), rows),
+        f"Ranks of the {BEST} best documents of each way; - is beyond rank {SHOWN}",
+    )
+    for rank, number in enumerate(answer.best(OWN, EXPLAINED), start=1):
+        reason = exploration.explain(answer.query, number)
+        page.folded(
+            f"Why is this number {rank}: {_short(exploration.texts[number])}", *_reason(exploration, number, reason)
+        )
+    page.plot(_map(exploration, answer))
+
+
+def _ranks(answer: Answer) -> dict[int, dict[str, int | None]]:
+    """Return the ranks of the documents that are among the best by any way, in the order of the own context."""
+    first = {way: answer.best(way, SHOWN) for way in answer.scores}
+    places = {way: {number: rank for rank, number in enumerate(found, 1)} for way, found in first.items()}
+    chosen = dict.fromkeys(number for found in first.values() for number in found[:BEST])
+    ordered = sorted(chosen, key=lambda number: places[OWN].get(number, SHOWN + 1))
+    return {number: {way: places[way].get(number) for way in answer.scores} for number in ordered}
+
+
+def _moves(exploration: Exploration, answer: Answer, ranks: dict[int, dict[str, int | None]]) -> Plot:
+    best = answer.best(OWN, 1)
+    said = ""
+    if best:
+        places = [f"{rank or f'beyond {SHOWN}'} by {way}" for way, rank in ranks[best[0]].items() if way != OWN]
+        said = f" The first under the own context, {_short(exploration.texts[best[0]])}, is {', '.join(places)}."
+    named = [
+        (f"{place}. {_short(exploration.texts[number])}", list(row.values()))
+        for place, (number, row) in enumerate(ranks.items(), 1)
+    ]
+    alt = f"A line for each of {len(ranks)} documents, from way to way, rank 1 at the top.{said}"
+    return moves(f"Ranks by each way: {_short(answer.query)}", alt, list(answer.scores), named)
+
+
+def _map(exploration: Exploration, answer: Answer) -> Plot:
+    places, texts = exploration.places, exploration.texts
+
+    def group(numbers: Sequence[int]) -> list[tuple[float, float, str]]:
+        return [(float(places[n][0]), float(places[n][1]), _short(texts[n])) for n in numbers]
+
+    groups = {
+        "documents": group(range(len(texts))),
+        "in the context": group(exploration.in_context),
+        "results under the own context": group(answer.best(OWN, BEST)),
+        "query": [(*answer.place, answer.query)],
+    }
+    alt = (
+        f"{len(texts)} documents, {len(groups['in the context'])} of them in the context, {BEST} results and the query "
+        "at the first two principal components of their plain vectors."
+    )
+    return points(f"Map for {_short(answer.query)}", alt, groups, x="first component", y="second component", equal=True)
+
+
+def _reason(exploration: Exploration, number: int, reason: Reason) -> tuple[str, Table]:
+    near = "".join(f"\n  {share:.0%}  {_short(text)}" for text, share in reason.neighbours)
+    words = sum(word.by_word + word.by_grams for word in reason.words)
+    text = (
+        f"{exploration.texts[number]}\n\nMeaning {reason.meaning:.3f} + words {words:.3f}\n"
+        f"Moved towards documents of the context:{near or ' none'}"
+    )
+    rows = [(word.word, word.documents, word.by_word, word.by_grams) for word in reason.words]
+    return text, Table(
+        ("word of the query", f"in documents of the context's {exploration.context.size}", "adds", "its grams add"),
+        rows,
+    )
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 60 else flat[:59] + "…"

@@ -1,0 +1,129 @@
+"""`cde explore`: ways that rank as the index and its rivals do, reasons that add up, pages in a real browser."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cde_retriever.cli.main import main
+from cde_retriever.lifecycle.doctor import plain_embedding
+from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
+from cde_retriever.search.bm25 import score_bm25
+from cde_retriever.search.hybrid import score
+from cde_retriever.serving.exploration import Exploration
+from cde_retriever.serving.explored_page import SHOWN, write_page
+from tests.pages.conftest import chromium, opened  # noqa: F401 - fixtures
+from tests.serving.conftest import running
+from tests.tiny import documents
+
+QUERY = "what about ron baron kolak 7?"
+TEXTS = [*documents(40, seed=1), "baron kolak ron sold kolak"]
+
+
+@pytest.fixture(scope="module")
+def encoder(headed_folder):
+    from cde_retriever.encoder.encoder import ContextualEncoder
+
+    made = ContextualEncoder.from_pretrained(headed_folder, device="cpu")
+    made.fit_context(TEXTS)
+    return made
+
+
+@pytest.fixture(scope="module", params=["both", "one"])
+def explored(request, encoder):
+    other = encoder.fork()
+    return Exploration(TEXTS, encoder, request.param, plain_embedding(encoder), {"another": plain_embedding(other)})
+
+
+def test_ways_are_those_of_the_index_and_its_rivals(encoder, explored):
+    (answer,) = explored.ask([QUERY])
+    null = encoder.fork()
+    null.set_context(null.null_context())
+    for way, under in (("own context", encoder), ("null context", null)):
+        asked = under.encode_queries([QUERY], parts=explored.form)
+        found = under.encode_documents(TEXTS, parts=explored.form)
+        expected = score(asked, found) if explored.form == "both" else asked @ found.T
+        np.testing.assert_allclose(answer.scores[way], expected[0], atol=1e-5)
+    plain = null.encode_queries([QUERY], parts="dense") @ null.encode_documents(TEXTS, parts="dense").T
+    np.testing.assert_allclose(answer.scores["plain"], plain[0], atol=1e-5)
+    np.testing.assert_array_equal(answer.scores["another"], answer.scores["plain"])
+    rows = null.encode_documents(TEXTS, parts="dense")
+    rows -= rows.mean(axis=0)
+    variances = np.linalg.svd(rows, compute_uv=False)[:2] ** 2
+    np.testing.assert_allclose((explored.places**2).sum(axis=0), variances, rtol=1e-4)
+    (words,) = score_bm25(TEXTS, [QUERY])
+    assert answer.best("BM25", 50) == [n for n in np.argsort(-words, kind="stable") if words[n] > 0]
+    assert list(answer.scores) == ["own context", "null context", "BM25", "BM25 + plain", "plain", "another"]
+
+
+def test_reasons_add_up_to_the_score(encoder, explored):
+    number = len(TEXTS) - 1
+    reason = explored.explain(QUERY, number)
+    parts = score(encoder.encode_queries([QUERY], parts="both"), encoder.encode_documents(TEXTS, parts="both"))
+    said = reason.meaning + sum(word.by_word + word.by_grams for word in reason.words)
+    assert said == pytest.approx(parts[0, number], abs=1e-5)
+    by_name = {word.word: word for word in reason.words}
+    holding = sum("baron" in text.split() for text in encoder.context.texts)
+    assert by_name["baron"].documents == holding
+    assert by_name["baron"].by_word > 0
+    assert by_name["7"].by_word == 0
+    shares = [share for _, share in reason.neighbours]
+    assert shares == sorted(shares, reverse=True)
+    assert {text for text, _ in reason.neighbours} <= set(encoder.context.texts) - {TEXTS[number]}
+    moved = encoder.encode_documents([TEXTS[number]], parts="dense")[0]
+    nearest = encoder.encode_documents([text for text, _ in reason.neighbours], parts="dense")
+    assert (nearest @ moved).min() > 0
+
+
+def test_the_page_shows_ranks_reasons_and_the_map(explored, opened, tmp_path):  # noqa: F811
+    answers = explored.ask([QUERY, "", "</script><b>ron"])
+    file = write_page(explored, answers, note="A note.").save(tmp_path / "explore.html")
+    found = opened.go(file)
+    assert found.errors == []
+    assert found.only_asked_for(file)
+    page = found.page
+    assert page.get_by_text("A note.").is_visible()
+    best = TEXTS[answers[0].best("own context", 1)[0]]
+    page.get_by_text(f"Why is this number 1: {best}"[:60]).first.click()
+    assert page.get_by_text("Moved towards documents of the context").first.is_visible()
+    table = page.get_by_role("table", name="Ranks of the 5 best documents of each way").first
+    assert [cell.inner_text() for cell in table.locator("thead th").all()][:3] == [
+        "document",
+        "own context",
+        "null context",
+    ]
+    ranks = [row.locator("td").nth(1).inner_text() for row in table.locator("tbody tr").all()]
+    assert ranks[:5] == ["1", "2", "3", "4", "5"]
+    assert all(rank == "-" or int(rank) <= SHOWN for rank in ranks)
+    assert page.locator(".plot").count() == 6
+    found.screenshot(f"explore-{explored.form}")
+
+
+def test_an_index_of_one_text_is_explored(encoder):
+    alone = Exploration(TEXTS[:1], encoder, "both", plain_embedding(encoder))
+    (answer,) = alone.ask(["ron"])
+    assert answer.best("own context", 5) == [0]
+    assert "Rank" in write_page(alone, [answer]).to_html()
+
+
+def test_the_command_writes_a_page_or_serves_one(headed_folder, opened, tmp_path, capsys, monkeypatch):  # noqa: F811
+    from llama_index.core import Document
+
+    embedding = CDEEmbedding(str(headed_folder), device="cpu")
+    index = CDEVectorStoreIndex.from_documents([Document(text=text) for text in TEXTS], embed_model=embedding)
+    index.persist(tmp_path / "index")
+    shared = [str(tmp_path / "index"), "--model", str(headed_folder), "--device", "cpu"]
+    assert main(["explore", *shared, "--query", QUERY, "--documents", "30"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"page": str(tmp_path / "index.explore" / "explore.html"), "texts": 30}
+    assert "They are drawn from 41" in (tmp_path / "index.explore" / "explore.html").read_text()
+    assert main(["explore", *shared, "--documents", "0"]) == 2
+    assert main(["explore", str(tmp_path), "--query", "x"]) == 2
+    with running("explore", *shared, "--port", "0") as served:
+        found = opened.go(served["url"] + "/")
+        found.page.get_by_label("Query").fill(QUERY)
+        found.page.get_by_role("button", name="Search").click()
+        found.page.wait_for_selector(".js-plotly-plot svg")
+        assert found.errors == []
+        assert found.page.get_by_role("textbox", name="Query").input_value() == QUERY
+        assert {url.split("?")[0] for url in found.requests} == {served["url"] + "/", served["url"] + "/plotly.js"}

@@ -13,6 +13,7 @@ try:
     from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
     from cde_retriever.adapters.langchain.guard import _restore_store  # noqa: F401 - pickles name it here
     from cde_retriever.adapters.langchain.retriever import CDERetriever
+    from cde_retriever.adapters.langchain.store_growth import drift
     from cde_retriever.adapters.langchain.stores import (
         from_documents,
         guard,
@@ -29,7 +30,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from cde_retriever.adapters.langchain.sparse_embeddings import CDESparseEmbeddings as CDESparseEmbeddings
 
-__all__ = ["CDEEmbeddings", "CDERetriever", "from_documents", "guard", "open", "save_local", "stamp"]
+__all__ = ["CDEEmbeddings", "CDERetriever", "drift", "from_documents", "guard", "open", "save_local", "stamp"]
 
 
 def __dir__() -> list[str]:

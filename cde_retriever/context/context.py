@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.sampling import Sample
+from cde_retriever.context.drift import Drift, Reference
+from cde_retriever.context.sampling import Sample, hash_text
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 from cde_retriever.files.replacing import write_atomically
@@ -113,6 +114,33 @@ class Context:
     def size(self) -> int:
         """Number of context documents, J."""
         return len(self.text_hashes)
+
+    def reference(self, moved: NDArray[np.float32] | None = None) -> Reference:
+        """Return what new documents are compared with.
+
+        Args:
+            moved: Dense parts of the context documents under this context, (J, d); None for their plain vectors.
+
+        Raises:
+            ContextError: if there is nothing to compare with: the null context, or a model without a corpus head.
+        """
+        if self.words is None or self.size < 2:
+            what = "keeps no words, as its model has no corpus head" if self.words is None else "is of no corpus"
+            raise ContextError(f"context {self.fingerprint[:12]} {what}, so drift from it cannot be told")
+        return Reference(self.text_hashes, self.words, self.vectors, moved)
+
+    def drift(self, documents: Sequence[str], vectors: NDArray[np.float32] | None = None) -> Drift:
+        """Tell how unlike documents that join the corpus are to this context (`cde_retriever.context.drift`).
+
+        Args:
+            documents: The new documents, of any number; `FEWEST` of them tell something.
+            vectors: Their plain vectors, (n, d), as the null context's ``parts="dense"`` are; None for words alone.
+
+        Raises:
+            ContextError: if there is nothing to compare with.
+        """
+        reference = self.reference()
+        return Drift.of(reference.judge(documents, vectors), self.documents_seen, reference.size)
 
     @property
     def record_format(self) -> RecordFormat:
@@ -234,11 +262,6 @@ class Context:
 
 
 _HEADER_FIELDS = ("text_hashes", "texts", "seed", "documents_seen", "oversampled_to")
-
-
-def hash_text(text: str) -> str:
-    """Return the sha256 of a text in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def context_file(path: str | os.PathLike[str]) -> Path:

@@ -114,8 +114,13 @@ def make_sample(drawn: Sequence[Entry], seen: int, seed: int) -> Sample:
     texts = tuple(text for _, text, _ in drawn)
     hashes = None
     if any(sha256 for _, _, sha256 in drawn):
-        hashes = tuple(sha256 or hashlib.sha256(text.encode()).hexdigest() for _, text, sha256 in drawn)
+        hashes = tuple(sha256 or hash_text(text) for _, text, sha256 in drawn)
     return Sample(texts, seen, seed, hashes)
+
+
+def hash_text(text: str) -> str:
+    """Return the sha256 of a text in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _encoded(text: str, number: int) -> bytes:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.context import Context, hash_text
+from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Knowledge, Parts
 from cde_retriever.context.neighbours import unit
+from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ConfigError
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts, reader

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.context import Context, listed_context, make_context
+from cde_retriever.context.drift import Reference
+from cde_retriever.context.neighbours import Neighbours
 from cde_retriever.context.sampling import Sample
 from cde_retriever.context.selection import Chosen, choose
 from cde_retriever.context.whole_numbers import whole_number
@@ -120,6 +122,21 @@ class ModelWithContext(LoadedModel):
             return vectors
 
         return choose(documents, size, seed, selection, kinds, embed)
+
+    def drift_reference(self) -> Reference:
+        """Return what documents that this encoder embeds are compared with, by their dense parts; see `Context.drift`.
+
+        Raises:
+            ContextNotFittedError: if no context was set.
+            ContextError: if there is nothing to compare with: the null context, or a model without a corpus head.
+        """
+        context, head = self.context, self.head_settings
+        if head is None:
+            return context.reference()
+        neighbours = Neighbours(
+            context.vectors, sharpness=head.sharpness, amount=head.amount, typical_spread=head.typical_spread
+        )
+        return context.reference(neighbours.move(context.vectors, np.arange(context.size)))
 
     def list_context(self, documents: Sequence[str], *, store_texts: bool = True) -> Context:
         """Set a context of given documents, in the order given, and return it; nothing is drawn.

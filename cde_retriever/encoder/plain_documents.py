@@ -14,7 +14,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.context import ModelIdentity, hash_text
+from cde_retriever.context.context import ModelIdentity
+from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ContextFormatError, ContextMismatchError
 from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import write_atomically

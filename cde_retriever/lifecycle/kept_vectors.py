@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.context import hash_text
+from cde_retriever.context.sampling import hash_text
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.progress import counter
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
+from cde_retriever.context.drift import Drift
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 from cde_retriever.lifecycle.shadow import Begun, Shadow
@@ -40,6 +41,7 @@ class RefitPlan:
         context_documents: Documents of the new context.
         kept_documents: How many of them are in the old one too.
         cosine: Mean cosine of a text's vector and its new one; 1 for no change.
+        drift: How many documents the old context was drawn from, how many joined since, and how unlike it they are.
     """
 
     documents: int
@@ -49,6 +51,7 @@ class RefitPlan:
     context_documents: int
     kept_documents: int
     cosine: float
+    drift: Drift
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def plan_refit(index: PathLike, *, model: ModelSpec = DEFAULT_MODEL, trust_pickl
     seconds = (time.perf_counter() - began) * len(stored.texts) / len(texts)
     kept = len({*old.text_hashes} & {*new.text_hashes})
     cosine = float((vectors * stored.vectors_of(chosen)).sum(axis=1).mean())
-    return RefitPlan(len(stored.texts), seconds, old.fingerprint, new.fingerprint, new.size, kept, cosine)
+    return RefitPlan(len(stored.texts), seconds, old.fingerprint, new.fingerprint, new.size, kept, cosine, stored.drift)
 
 
 def refit(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
+from cde_retriever.context.drift import Drift
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 
@@ -26,11 +27,13 @@ class StoredIndex(Protocol):
         texts: What was embedded, in the order of the index.
         encoder: The encoder that made its vectors, under its context.
         parts: What it keeps of each text: ``"one"`` vector or the ``"dense"`` part, words beside it.
+        drift: What joined it since its context was fitted.
     """
 
     texts: list[str]
     encoder: ContextualEncoder
     parts: Any
+    drift: Drift
 
     def vectors_of(self, numbers: list[int]) -> Vectors:
         """Return stored vectors, (n, d)."""

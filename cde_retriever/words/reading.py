@@ -80,6 +80,13 @@ class WordReader:
             grams.append(of_grams)
         return TextCounts(Sparse.of_rows(words), Sparse.of_rows(grams))
 
+    def numbers(self, text: str) -> set[int]:
+        """Return the numbers of the stems in a text."""
+        found: set[int] = set()
+        for word in set(split(text)):
+            found.update((self._known.get(word) or self._learn(word)).stem)
+        return found
+
     def _learn(self, word: str) -> "_Numbers":
         with self._lock:  # Snowball's stemmers keep the word they are at
             if word in self._stop:

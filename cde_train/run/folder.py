@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.context.context import hash_text
+from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import files_of, hash_file
 from cde_retriever.files.records import RecordFormat

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.context import hash_text
+from cde_retriever.context.sampling import hash_text
 from cde_retriever.files.records import RecordFormat
 from cde_train.errors import ArtifactError, TrainingDataError
 

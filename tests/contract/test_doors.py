@@ -14,6 +14,7 @@ NAMES = {
         "CDEEmbeddings",
         "CDERetriever",
         "CDESparseEmbeddings",
+        "drift",
         "from_documents",
         "guard",
         "open",

@@ -31,7 +31,7 @@ from cde_retriever import (
 )
 from cde_retriever.adapters.llama_index.storage import NAMESPACE, embedded_text, stamped
 from cde_retriever.adapters.stamps import DIGEST, STAMP
-from cde_retriever.context.context import hash_text
+from cde_retriever.context.sampling import hash_text
 from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, ranking, stored_vector, text_nodes
 from tests.tiny import documents, tiny_checkpoint

@@ -22,7 +22,7 @@ from llama_index.core.storage.kvstore import SimpleKVStore
 from cde_retriever import ConfigError, Context, ContextMismatchError, ContextNotFittedError, ContextualEncoder
 from cde_retriever.adapters.llama_index.storage import embedded_text
 from cde_retriever.adapters.stamps import STAMP
-from cde_retriever.context.context import hash_text
+from cde_retriever.context.sampling import hash_text
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import QUERY, Oracle, chroma, corpus, ranking, text_nodes
 from tests.tiny import documents, tiny_checkpoint

@@ -316,6 +316,7 @@ def test_the_command_plans_refits_undoes_and_confirms(index, checkpoint, capsys)
     assert main(["refit", str(folder), "--plan", *model]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["documents"] == 24
+    assert (plan["drift"]["documents_seen"], plan["drift"]["added"]) == (12, 12)
     assert main(["refit", str(folder), *model]) == 0
     done = json.loads(capsys.readouterr().out)
     assert done["new"] == plan["new"] != done["old"]
@@ -324,6 +325,9 @@ def test_the_command_plans_refits_undoes_and_confirms(index, checkpoint, capsys)
     assert main(["refit", str(folder), *model]) == 0
     assert main(["refit", str(folder), "--confirm"]) == 0
     assert next(iter(kind.contents(checkpoint, folder).values()))[1] == plan["new"]
+    assert main(["refit", str(folder), "--plan", *model]) == 0
+    done = json.loads(capsys.readouterr().out.splitlines()[-1])["drift"]
+    assert (done["documents_seen"], done["added"]) == (24, 0)
 
 
 def test_what_is_no_index_is_refused(tmp_path, checkpoint):

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cde_retriever.context import sampling
-from cde_retriever.context.context import Context, ModelIdentity, hash_text, known_documents, make_context
-from cde_retriever.context.sampling import sample_documents
+from cde_retriever.context.context import Context, ModelIdentity, known_documents, make_context
+from cde_retriever.context.sampling import hash_text, sample_documents
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 from tests.tiny import documents
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cde_retriever.context.context import hash_text
+from cde_retriever.context.sampling import hash_text
 from cde_train.errors import ArtifactError, TrainingDataError
 from cde_train.vectors import text_vectors
 from cde_train.vectors.surrogate import BATCHES_A_CHUNK, embed_texts, load_surrogate, surrogate_identity

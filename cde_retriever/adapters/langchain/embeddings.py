@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, InstanceOf
 
 from cde_retriever.adapters.contextual_embedding import ContextualEmbedding, PathLike
 from cde_retriever.adapters.langchain.known_vectors import find_vectors
+from cde_retriever.adapters.langchain.noted_vectors import note
 from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
 from cde_retriever.context.context import Context
@@ -155,7 +156,9 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
         stamp = self.stamp
         vectors = find_vectors(stamp, texts)
         if vectors is None:
-            vectors = self._encode_documents(texts, self.parts, self.batch_size, self.show_progress).tolist()
+            made = self._encode_documents(texts, self.parts, self.batch_size, self.show_progress)
+            note(texts, made)
+            vectors = made.tolist()
         return [StampedVector(vector, stamp) for vector in vectors]
 
     def embed_documents_in_parts(self, texts: list[str]) -> Parts:
@@ -164,6 +167,7 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
         if known is not None:  # words need no model
             return Parts(np.array(known, np.float32), self._encoder.encode_documents(texts, parts="sparse"))
         made: Parts = self._encode_documents(texts, "both", self.batch_size, self.show_progress)
+        note(texts, made.dense)
         return made
 
     def embed_query_in_parts(self, text: str) -> Parts:

@@ -29,6 +29,7 @@ from cde_retriever.adapters.langchain.embedders import check_embedders, embeddin
 from cde_retriever.adapters.langchain.first_look import first_look, later_first_look
 from cde_retriever.adapters.langchain.guarded_writes import deleting, prepare_write, writing
 from cde_retriever.adapters.langchain.saving import replace_file, replace_index
+from cde_retriever.adapters.langchain.store_growth import growth_of, joining
 from cde_retriever.adapters.langchain.store_parts import parts_of
 from cde_retriever.adapters.plain_vectors import save_plain
 from cde_retriever.adapters.stamps import STAMP, StampedVector, check_stamp, describe
@@ -131,7 +132,7 @@ def _guarded_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if active_store() is self:
             return method(self, *args, **kwargs)
-        with active(self):
+        with active(self), joining(self, counts=writes and not _building.get()):
             args, kwargs = _checked_arguments(self, name, args, kwargs)
             write = None
             if writes:
@@ -145,7 +146,7 @@ def _guarded_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]
     async def later(self: Any, *args: Any, **kwargs: Any) -> Any:
         if active_store() is self:
             return await method(self, *args, **kwargs)
-        with active(self):
+        with active(self), joining(self, counts=writes and not _building.get()):
             args, kwargs = _checked_arguments(self, name, args, kwargs)
             write = None
             if writes:
@@ -264,6 +265,7 @@ def _with_parts(store: Any, write: Callable[[Path], Any]) -> Callable[[Path], No
         kept = parts_of(store)
         if kept is not None:
             kept.save(folder)
+        growth_of(store).save(folder)
         encoder = embedding_of(store).encoder
         if encoder.plain_documents is not None:
             save_plain(encoder, folder, texts_of(store))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cde_retriever.adapters.growth import FILE_NAME as GROWTH_FILE
 from cde_retriever.adapters.plain_vectors import FILE_NAME as PLAIN_FILE
 from cde_retriever.context.context import Context
 from cde_retriever.errors import ContextMismatchError
@@ -36,7 +37,7 @@ def replace_index(folder: Path, context: Context, write: Callable[[Path], Any]) 
     """
     with replacing_folder(folder) as new:
         context.save(new)
-        for file in (*index_files(new), new / PLAIN_FILE):  # of an index that was here before
+        for file in (*index_files(new), new / PLAIN_FILE, new / GROWTH_FILE):  # of an index that was here before
             file.unlink(missing_ok=True)
         with _written(new) as written:
             write(written)

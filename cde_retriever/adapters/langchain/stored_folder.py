@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cde_retriever.adapters.langchain.embedders import embedding_of
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.known_vectors import known_vectors
+from cde_retriever.adapters.langchain.store_growth import drift
 from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts, parts_of
 from cde_retriever.adapters.langchain.stores import guard, save_local
 from cde_retriever.adapters.langchain.stores import open as open_store
@@ -39,6 +40,7 @@ class StoredFolder:
         self.texts: list[str] = [document.page_content for document in self._documents]
         self.encoder = embedding.encoder
         self.parts: Any = embedding.parts
+        self.drift = drift(self._store)
 
     def vectors_of(self, numbers: list[int]) -> Vectors:
         """Return stored vectors, (n, d)."""

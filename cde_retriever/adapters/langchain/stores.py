@@ -25,11 +25,13 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from cde_retriever.adapters.cut_texts import one_summary
+from cde_retriever.adapters.growth import Growth
 from cde_retriever.adapters.langchain.documents import stamp_documents
 from cde_retriever.adapters.langchain.embeddings import SPLIT, CDEEmbeddings
 from cde_retriever.adapters.langchain.guard import build_guarded, guard_store, save_guarded
 from cde_retriever.adapters.langchain.guarded_writes import embedded, with_ids, writing
 from cde_retriever.adapters.langchain.saving import check_index, lives_in_memory
+from cde_retriever.adapters.langchain.store_growth import attach_growth
 from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain
 from cde_retriever.context.context import Context, known_documents
@@ -109,7 +111,15 @@ def from_documents(
     guard_store(cast(Store, store), embedding.stamp)
     if parts is not None:
         attach_parts(store, parts)
+    if context_dir is not None:
+        _count(cast(Store, store), embedding, Path(context_dir))
     return cast(Store, store)
+
+
+def _count(store: VectorStore, embedding: CDEEmbeddings, folder: Path) -> None:
+    """Go on counting what joins a store where its folder stopped."""
+    own = getattr(store, "_store_class", type(store))
+    attach_growth(store, Growth.open(embedding, folder, keep=not lives_in_memory(own)))
 
 
 def _begin_parts(store_class: type, embedding: CDEEmbeddings, context_dir: PathLike | None) -> StoreParts:
@@ -171,7 +181,10 @@ def _open(
         embedding = embedding.dense_part()
     if folder is not None:
         open_plain(embedding.encoder, folder)
-    return guard(opener(embedding), embedding, parts_dir=parts_dir)
+    store = guard(opener(embedding), embedding, parts_dir=parts_dir)
+    if folder is not None:
+        _count(store, embedding, folder)
+    return store
 
 
 def guard(store: Store, embedding: CDEEmbeddings, *, parts_dir: PathLike | None = None) -> Store:

@@ -14,6 +14,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, SimpleVe
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from cde_retriever.adapters.cut_texts import one_summary
+from cde_retriever.adapters.growth import Growth
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.followed_deletes import FollowedDeletes
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
@@ -45,6 +47,7 @@ from cde_retriever.adapters.llama_index.storage import (
 from cde_retriever.adapters.llama_index.two_parts import attach_parts, embedding_for, folder_of_parts
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain, save_plain
 from cde_retriever.context.context import context_file, known_documents
+from cde_retriever.context.drift import Drift
 from cde_retriever.errors import ContextNotFittedError
 from cde_retriever.files.replacing import read_unchanged
 
@@ -91,6 +94,7 @@ class CDEVectorStoreIndex(FollowedDeletes):
         self._context_dir = context_dir
         self._prepared = False
         self._building = False
+        self._fitted_on: frozenset[str] = frozenset()
         storage = kwargs.get("storage_context")
         if embed_model is None:
             context = None if storage is None else attached_context(storage)
@@ -112,6 +116,18 @@ class CDEVectorStoreIndex(FollowedDeletes):
     def embedding(self) -> CDEEmbedding:
         """The embedding the index was built or opened with."""
         return require_cde(self._embed_model)
+
+    @property
+    def drift(self) -> Drift:
+        """How many nodes joined since the context was fitted, and how unlike that they are (docs/lifecycle.md).
+
+        Nodes that an `IngestionPipeline` writes past the index are not counted.
+
+        Raises:
+            ContextNotFittedError: if the index has no context yet.
+        """
+        _ = self.embedding.context
+        return self._growth.drift
 
     @classmethod
     def from_documents(
@@ -294,7 +310,22 @@ class CDEVectorStoreIndex(FollowedDeletes):
         nodes = [stamped(node, self.embedding.stamp, node.get_embedding()) for node in embedded]
         if self.both is not None:
             self.both.add(nodes)
+        if not self._building:
+            self._count([node for node in nodes if node.node_id not in self._fitted_on])
         return nodes
+
+    def _count(self, nodes: Sequence[BaseNode]) -> None:
+        """Count nodes that join the index after it was built."""
+        self._growth.join([embedded_text(node) for node in nodes], [node.get_embedding() for node in nodes])
+        if isinstance(self._index_struct, CDEIndexDict):
+            self._index_struct.growth = self._growth.record()
+
+    @cached_property
+    def _growth(self) -> Growth:
+        folder = self._context_dir
+        if folder is not None and Path(folder).suffix != ".safetensors":
+            return Growth.open(self.embedding, Path(folder), keep=True)
+        return Growth(self.embedding, getattr(self._index_struct, "growth", None))
 
     def _open(self) -> None:
         """Check what is stored against the embedding, and guard it from here on."""
@@ -323,6 +354,8 @@ class CDEVectorStoreIndex(FollowedDeletes):
         first = not self._prepared
         if first:
             holds_vectors = self._check_storage()
+            if not self.embedding.is_fitted:  # by the first nodes of an empty index
+                self._fitted_on = frozenset(node.node_id for node in nodes)
             texts = [embedded_text(node) for node in nodes]
             self.embedding.fit_if_missing(
                 texts,

@@ -23,9 +23,11 @@ class CDEIndexDict(IndexDict):
 
     Attributes:
         stamp: Stamp of the vectors (`cde_retriever.adapters.stamps`); None before there are any.
+        growth: What joined since the context was fitted, as `Growth.record` gives it; None for nothing.
     """
 
     stamp: str | None = None
+    growth: dict[str, Any] | None = None
 
     @classmethod
     def get_type(cls) -> IndexStructType:

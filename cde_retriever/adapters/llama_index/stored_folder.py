@@ -31,6 +31,7 @@ class StoredFolder:
         self.texts = [embedded_text(node) for node in self._nodes]
         self.encoder = self._index.embedding.encoder
         self.parts: Any = self._index.embedding.parts
+        self.drift = self._index.drift
 
     def vectors_of(self, numbers: list[int]) -> Vectors:
         """Return stored vectors, (n, d)."""

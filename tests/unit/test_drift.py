@@ -1,0 +1,131 @@
+"""Whether documents that join are like a context's own."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from benchmarks import drift as benchmark
+from cde_retriever.context.drift import FEWEST, LOSS_OF_FOREIGN, Added, Drift, Reference
+from cde_retriever.errors import ContextError
+from cde_retriever.words.corpus_words import CorpusWords
+from cde_retriever.words.reading import reader
+from tests.tiny import documents, tiny_encoder
+from tests.unit.test_quality import write_sets
+
+HEAD = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
+
+
+def reference(texts, vectors):
+    words = CorpusWords.of("english", reader("english").read(texts, "document"))
+    return Reference([], words, np.array(vectors, np.float32))
+
+
+def test_places_are_among_the_context_documents_each_beside_the_others():
+    """By hand: shares of words known to others are 1/2, 2/3 and 1; cosines with the nearest 0, 0.8 and 0.8."""
+    found = reference(["apple pear", "apple plum grape", "plum apple"], [[1, 0, 0], [0, 1, 0], [0, 0.8, 0.6]])
+    assert found.size == 3
+
+    def places(text, *vector):
+        added = found.judge([text], np.array([vector], np.float32))
+        return added.words, added.vectors
+
+    assert places("apple plum", 1, 0, 0) == pytest.approx((2.5 / 3, 1.0)), "known words alone, the same vector"
+    assert places("stone brick", 0, 0, -1) == pytest.approx((0.0, 0.5 / 3)), "no word, and as far as the first is"
+    assert places("apple stone", 0, 0, 1) == pytest.approx((0.5 / 3, 1 / 3)), "half of them, as in the first"
+
+
+def test_context_documents_and_empty_ones_are_counted_but_not_judged():
+    encoder = tiny_encoder(**HEAD)
+    context = encoder.fit_context(documents(40), context_size=16)
+    added = context.reference().judge([*context.texts, "", "the", "baron"])
+    assert (added.documents, added.judged, added.compared) == (19, 1, 0)
+
+
+def test_the_evidence_is_the_mean_place_in_standard_deviations():
+    """Of 100 documents and J = 50 the mean place has the variance 151 / 60,000."""
+    deviation = (151 / 60_000) ** 0.5
+    drift = Drift.of(Added(100, 100, 50 - 300 * deviation, 80, 40.0), documents_seen=300, size=50)
+    assert drift.evidence == pytest.approx(3.0)
+    assert drift.detected
+    assert drift.foreign == pytest.approx(6 * deviation)
+    assert drift.expected_loss == pytest.approx(LOSS_OF_FOREIGN * drift.foreign * 100 / 400)
+    assert (drift.documents_seen, drift.added) == (300, 100)
+    alike = Drift.of(Added(100, 100, 50 - 200 * deviation, 100, 50.0), 300, 50)
+    assert (alike.detected, alike.foreign, alike.expected_loss) == (False, 0.0, 0.0)
+    by_vectors = Drift.of(Added(100, 100, 50.0, 100, 20.0), 300, 50)
+    assert by_vectors.detected
+    assert by_vectors.foreign == pytest.approx(0.6)
+
+
+def test_few_documents_and_none_tell_nothing():
+    few = Added(FEWEST - 1, FEWEST - 1, 0.0, 0, 0.0)
+    assert Drift.of(few, 10, 50).evidence > 5
+    assert not Drift.of(few, 10, 50).detected
+    assert Drift.of(few + Added(1, 1), 10, 50).detected
+    assert Drift.of(Added(), 10, 50) == Drift(10, 0, 0.0, 0.0, 0.0, False)
+
+
+def topic(seed, count, first):
+    """Return texts of one subject: each of 12 of its 90 words."""
+    rng = random.Random(seed)
+    words = [f"{first}{a}{b}" for a in "aeiou" for b in "bcdfghklmnprstvwxz"]
+    return [f"{first}{i} " + " ".join(rng.sample(words, 12)) for i in range(count)]
+
+
+def test_thirty_percent_of_another_subject_are_noticed_and_more_of_the_same_are_not():
+    encoder = tiny_encoder(**HEAD)
+    own = topic(1, 400, "ka")
+    context = encoder.fit_context(own[::2], context_size=128)
+    found = encoder.drift_reference()
+
+    def drift(texts):
+        return Drift.of(found.judge(texts, encoder.encode_documents(texts)), context.documents_seen, context.size)
+
+    assert not drift(own[1::2]).detected
+    mixed = drift(own[1:280:2] + topic(2, 60, "mo"))
+    assert mixed.detected
+    assert mixed.foreign == pytest.approx(0.3, abs=0.12)
+    assert context.drift(own[1:280:2] + topic(2, 60, "mo")).detected, "by words alone"
+    assert not context.drift(own[1::2]).detected
+
+
+@pytest.mark.parametrize("parts", ["dense", "one"])
+def test_a_document_of_the_context_has_the_place_that_it_has_among_the_others(parts):
+    """Of a context of 16, one left out and added again: its dense part is moved as it would be in the index."""
+    encoder = tiny_encoder(**HEAD)
+    encoder.fit_context(documents(60, words=30), context_size=16)
+    texts = documents(30, seed=3, words=30)
+    found = encoder.drift_reference()
+    dense = encoder.encode_documents(texts, parts="dense")
+    nearest = (dense @ encoder.context.vectors.T).max(axis=1)
+    own = encoder.encode_documents(list(encoder.context.texts), parts="dense") @ encoder.context.vectors.T
+    np.fill_diagonal(own, -1)
+    expected = [np.mean([(a < b) + (a == b) / 2 for a in own.max(axis=1)]) for b in nearest]
+    assert found.judge(texts, encoder.encode_documents(texts, parts=parts)).vectors == pytest.approx(sum(expected))
+
+
+def test_there_must_be_something_to_compare_with():
+    encoder = tiny_encoder(**HEAD)
+    with pytest.raises(ContextError, match="is of no corpus, so drift from it cannot be told"):
+        encoder.null_context().drift(["a"])
+    with pytest.raises(ContextError, match="keeps no words, as its model has no corpus head"):
+        tiny_encoder().fit_context(documents(9)).drift(["a"])
+
+
+def test_the_benchmark_measures_losses_and_detections(tmp_path):
+    folder = tiny_encoder(**HEAD).save_pretrained(tmp_path / "model")
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "drift.json"
+    shared = ["--cache", str(tmp_path / "cache"), "--dtype", "float32", "--output", str(output)]
+    benchmark.main([str(folder), str(sets), "--sizes", "8", "--draws", "1", "--losses", "a", "b", *shared])
+    found = json.loads(output.read_text())
+    assert {(row["set"], row["joined"], row["parts"]) for row in found["losses"]} == {
+        (own, joined, parts) for own, joined in (("a", "b"), ("b", "a")) for parts in ("both", "one")
+    }
+    assert all(abs(row["loss"]) < 1 and 0 <= row["share"] <= 1 for row in found["losses"])
+    assert "| a | b |" in output.with_suffix(".md").read_text()
+
+
+def test_the_slope_goes_through_the_origin():
+    assert benchmark.slope([{"share": 0.5, "loss": 0.02}, {"share": 1.0, "loss": 0.01}]) == pytest.approx(0.02 / 1.25)

@@ -14,6 +14,7 @@ the same on every backend, in two forms:
 Everything is a function of the frozen context, so vectors of stored documents never change when others come.
 """
 
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,9 +82,9 @@ class Knowledge:
 
     # Two parts
 
-    def move(self, plain: Vectors, own: NDArray[np.int64]) -> Vectors:
-        """Return the dense part of documents, (n, d), given their plain vectors and which context document each is."""
-        return self._neighbours.move(plain, own)
+    def move(self, plain: Vectors, own: NDArray[np.int64], chunks_of: Sequence[Hashable] | None = None) -> Vectors:
+        """Return the dense part of documents, (n, d), given their plain vectors; see `Neighbours.move`."""
+        return self._neighbours.move(plain, own, chunks_of)
 
     def attention(self, plain: Vectors, own: NDArray[np.int64]) -> Vectors:
         """Return how much documents, given as for `move`, look at each context document, (n, J)."""

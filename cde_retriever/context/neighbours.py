@@ -7,8 +7,12 @@ standard deviation of the cosines between distinct A_j - m / 2, so that one shar
 that is in the context does not attend to itself. Queries stay as they are: letting them attend costs 0.2 nDCG@10. Half
 of the mean is subtracted because what all documents share says nothing about who is near. Measured in ``docs/log.md``.
 
+Chunks of one document may attend to each other instead: A_j are then the others' plain vectors, spread_c stays.
+
 Shapes: J context documents, n documents, d numbers a vector.
 """
+
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +21,8 @@ Vectors = NDArray[np.float32]
 
 TYPICAL_PAIRS_FROM = 16
 """So many documents the typical spread counts as: a few documents say little about how similar documents are."""
+ROWS_AT_ONCE = 1024
+"""Chunks that attend at once, which bounds the memory of a long document's."""
 
 
 class Neighbours:
@@ -37,24 +43,44 @@ class Neighbours:
         self.spread = spread_of(vectors, typical_spread)
         self._scale = sharpness / spread_of(self._keys, typical_spread)
 
-    def move(self, plain: Vectors, own: NDArray[np.int64]) -> Vectors:
+    def move(self, plain: Vectors, own: NDArray[np.int64], chunks_of: Sequence[Hashable] | None = None) -> Vectors:
         """Return z' of documents, (n, d).
 
         Args:
             plain: Their plain unit vectors, (n, d).
             own: For each the context document that it is, -1 if it is none, (n,).
+            chunks_of: For each what it is a chunk of, None for nothing; those of one thing attend to each other.
         """
-        if len(self._vectors) < 2:
-            return plain
-        return unit(plain + self._amount * (self.weights(plain, own) @ self._vectors))
+        moved = plain.copy()
+        if len(self._vectors) >= 2:
+            moved = unit(plain + self._amount * (self.weights(plain, own) @ self._vectors))
+        for rows in _chunks(chunks_of or ()):
+            chunks = plain[rows]
+            keys = unit(chunks - self._half_mean)
+            for first in range(0, len(rows), ROWS_AT_ONCE):
+                part = np.arange(first, min(first + ROWS_AT_ONCE, len(rows)))
+                weights = self._weights(chunks[part], keys, part)
+                moved[rows[part]] = unit(chunks[part] + self._amount * (weights @ chunks))
+        return moved
 
     def weights(self, plain: Vectors, own: NDArray[np.int64]) -> Vectors:
         """Return w of documents, (n, J), given as for `move`, of a context of two documents or more."""
-        logits = self._scale * (unit(plain - self._half_mean) @ self._keys.T)
+        return self._weights(plain, self._keys, own)
+
+    def _weights(self, plain: Vectors, keys: Vectors, own: NDArray[np.int64]) -> Vectors:
+        logits = self._scale * (unit(plain - self._half_mean) @ keys.T)
         logits[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
         weights: Vectors = np.exp(logits - logits.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
         return weights
+
+
+def _chunks(chunks_of: Sequence[Hashable]) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of the chunks of each thing that has several."""
+    rows: dict[Hashable, list[int]] = {}
+    for row, name in enumerate(chunks_of):
+        rows.setdefault(name, []).append(row)
+    yield from (np.array(found) for name, found in rows.items() if name is not None and len(found) > 1)
 
 
 def unit(vectors: Vectors) -> Vectors:

@@ -1,6 +1,6 @@
 """Prepare a context for a model: refuse another model's, and ask the second stage what it makes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,20 @@ class ActiveContext:
     state: Any
     head: CorpusHead | None
 
-    def join(self, vectors: Vectors, texts: Sequence[str], role: str, parts: str) -> "Vectors | csr_array[Any] | Parts":
+    def join(
+        self,
+        vectors: Vectors,
+        texts: Sequence[str],
+        role: str,
+        parts: str,
+        chunks_of: Sequence[Hashable] | None = None,
+    ) -> "Vectors | csr_array[Any] | Parts":
         """Return texts in one of the forms of `PARTS`, given their vectors, which without a head are the one form."""
         if self.head is None:
             return vectors
-        return (self.head.queries if role == "query" else self.head.documents)(vectors, texts, parts)
+        if role == "query":
+            return self.head.queries(vectors, texts, parts)
+        return self.head.documents(vectors, texts, parts, chunks_of)
 
 
 def activate(model: LoadedModel, context: Context) -> ActiveContext:

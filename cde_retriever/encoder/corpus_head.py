@@ -1,6 +1,6 @@
 """Join plain vectors of a backend with what a context knows: as one vector, or as a dense and a sparse part."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +54,20 @@ class CorpusHead:
         """Standard deviation of the cosines of distinct context documents."""
         return self._knowledge.spread
 
-    def documents(self, plain: Vectors, texts: Sequence[str], parts: str) -> "Vectors | csr_array[Any] | Parts":
-        """Return documents in one of the forms of `PARTS`, given their plain unit vectors, (n, d)."""
+    def documents(
+        self, plain: Vectors, texts: Sequence[str], parts: str, chunks_of: Sequence[Hashable] | None = None
+    ) -> "Vectors | csr_array[Any] | Parts":
+        """Return documents in one of the forms of `PARTS`, given their plain unit vectors, (n, d).
+
+        Raises:
+            ValueError: if `chunks_of` names more or fewer than there are texts.
+        """
+        if chunks_of is not None and len(chunks_of) != len(texts):
+            raise ValueError(f"chunks_of names {len(chunks_of)} documents for {len(texts)} texts; give one for each")
         counts = self._reader.read(texts, "document")
         if parts == "sparse":
             return self._knowledge.document_words(counts).csr()
-        moved = self._knowledge.move(plain, self._own(texts))
+        moved = self._knowledge.move(plain, self._own(texts), chunks_of)
         if parts == "one":
             return self._one(moved, counts, query=False)
         return Parts(moved, self._knowledge.document_words(counts).csr()) if parts == "both" else moved

@@ -18,6 +18,7 @@ from cde_retriever.encoder.model_with_context import ModelWithContext
 from cde_retriever.encoder.shared_queries import SharedBatches
 from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, OnTruncation, Vectors
 from cde_retriever.encoder.tokens import check_texts
+from cde_retriever.errors import ConfigError
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     from scipy.sparse import csr_array
@@ -38,6 +39,7 @@ class DocumentOptions(QueryOptions, total=False):
     """Options of `ContextualEncoder.encode_documents`, which describes them."""
 
     on_truncation: OnTruncation | None
+    chunks_of: Sequence[Hashable] | None
 
 
 class ContextualEncoder(ModelWithContext):
@@ -92,6 +94,7 @@ class ContextualEncoder(ModelWithContext):
         batch_size: int = DEFAULT_BATCH,
         show_progress: bool = False,
         on_truncation: OnTruncation | None = None,
+        chunks_of: Sequence[Hashable] | None = None,
     ) -> "Vectors | csr_array[Any] | Parts":
         """Embed documents under the context in force.
 
@@ -105,16 +108,25 @@ class ContextualEncoder(ModelWithContext):
                 not change the result beyond the model's precision.
             show_progress: Whether to show a progress bar on stderr.
             on_truncation: Called with what was cut, if any text was; None warns.
+            chunks_of: For each text what it is a chunk of, such as a document's id, None for nothing: chunks of one
+                thing are neighbours of each other, in place of context documents, so embed them together
+                (docs/hybrid.md). Needs a model with a corpus head.
 
         Returns:
             Unit vectors, (n, d) float32, in input order; or a sparse array, (n, 2**32); or both.
 
         Raises:
             ContextNotFittedError: if no context is set.
-            ConfigError: if the model has no such part.
+            ConfigError: if the model has no such part, or takes no chunks.
             TypeError: if a text is not a string; names its index.
+            ValueError: if `chunks_of` names more or fewer than there are texts.
         """
-        return self._encode(texts, "document", parts, batch_size, show_progress, on_truncation)
+        if chunks_of is not None and self.head_settings is None:
+            raise ConfigError(
+                f"chunks_of is given, but model {self.identity.name!r} has no corpus head, which knows neighbours; "
+                "leave it out"
+            )
+        return self._encode(texts, "document", parts, batch_size, show_progress, on_truncation, chunks_of)
 
     @overload
     def encode_queries(
@@ -174,6 +186,7 @@ class ContextualEncoder(ModelWithContext):
         batch_size: int,
         show_progress: bool,
         on_truncation: OnTruncation | None,
+        chunks_of: Sequence[Hashable] | None = None,
     ) -> "Vectors | csr_array[Any] | Parts":
         active = self._require_active()
         check_parts(parts, active.head is not None, self.identity.name)
@@ -182,7 +195,7 @@ class ContextualEncoder(ModelWithContext):
             dense = np.zeros((len(texts), 0), np.float32)  # words need no model
         else:
             dense = self._dense_of(active, texts, role, batch_size, show_progress, on_truncation)
-        return active.join(dense, texts, role, parts)
+        return active.join(dense, texts, role, parts, chunks_of)
 
     def _dense_of(
         self,

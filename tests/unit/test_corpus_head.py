@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cde_retriever.context import neighbours
 from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Knowledge
@@ -62,6 +63,41 @@ def test_a_document_of_the_context_does_not_attend_to_itself():
     others._vectors[0] = 9  # what it does not attend to makes no difference
     assert others.move(context[:1], np.array([0])) == pytest.approx(moved)
     assert np.abs(head.move(context[:1], np.array([-1])) - moved).max() > 1e-3
+
+
+def test_chunks_attend_to_the_other_chunks_of_their_document_by_hand(monkeypatch):
+    rng = np.random.default_rng(1)
+    context, plain = (unit(rng.normal(size=(count, 4)).astype(np.float32)) for count in (5, 6))
+    head, nothing = Neighbours(context, sharpness=3.0, amount=0.5, typical_spread=0.1), np.full(6, -1)
+    alone = head.move(plain, nothing)
+    half = context.mean(axis=0) / 2
+    keys = unit(plain - half)
+    cosines = (unit(context - half) @ unit(context - half).T)[np.triu_indices(5, 1)]
+    spread = (5 * cosines.std() + 16 * 0.1) / 21
+    for chunk, others in ((0, [2, 5]), (2, [0, 5]), (5, [0, 2])):
+        weights = np.exp(3.0 / spread * (keys[others] @ keys[chunk]))
+        by_hand = plain[chunk] + 0.5 * (weights / weights.sum()) @ plain[others]
+        for at_once in (1024, 2):
+            monkeypatch.setattr(neighbours, "ROWS_AT_ONCE", at_once)
+            moved = head.move(plain, nothing, ["a", None, "a", "b", None, "a"])
+            assert moved[chunk] == pytest.approx(by_hand / np.linalg.norm(by_hand), abs=1e-6)
+            assert (moved[[1, 3, 4]] == alone[[1, 3, 4]]).all()
+
+
+def test_chunks_of_a_document_are_told_to_the_encoder(encoder):
+    texts, names = TEXTS[:6], ["a", "b", "a", "c", "c", "d"]
+    plain, sparse = encoder.encode_documents(texts, parts="both")
+    dense, words = encoder.encode_documents(texts, parts="both", chunks_of=names)
+    assert (abs(dense - plain).max(axis=1) > 1e-4).tolist() == [True, False, True, True, True, False]
+    assert (words - sparse).nnz == 0
+    one = encoder.encode_documents(texts, chunks_of=names)
+    assert (abs(one - encoder.encode_documents(texts)).max(axis=1) > 1e-4).tolist() == [n in "ac" for n in names]
+    with pytest.raises(ValueError, match="chunks_of names 2 documents for 6 texts"):
+        encoder.encode_documents(texts, chunks_of=["a", "a"])
+    headless = tiny_encoder()
+    headless.set_context(headless.null_context())
+    with pytest.raises(ConfigError, match="has no corpus head, which knows neighbours"):
+        headless.encode_documents(texts, chunks_of=names)
 
 
 def test_one_document_or_none_moves_nothing():

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.context import Context, hash_text
+from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Parts
+from cde_retriever.context.sampling import hash_text
 from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, WORD_SHARE

@@ -46,7 +46,7 @@ def index_file(path: str | os.PathLike[str]) -> Path:
 def index_files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Return the file a path stands for, and that of its log."""
     file = index_file(path)
-    return file, file.with_suffix(".log")
+    return file, file.with_suffix(".changes")
 
 
 def save_index(index: PartsIndex, path: str | os.PathLike[str]) -> Path:

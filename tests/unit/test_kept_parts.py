@@ -95,7 +95,7 @@ def test_damage_and_another_context_are_refused(tmp_path):
     _, log = index_files(tmp_path)
     content = log.read_bytes()
     log.write_bytes(content[:-1] + b"\n")
-    with pytest.raises(ContextFormatError, match=r"parts_index\.log is damaged .*another hash"):
+    with pytest.raises(ContextFormatError, match=r"parts_index\.changes is damaged .*another hash"):
         open_index(tmp_path, "one")
     log.write_bytes(content)
     with pytest.raises(ContextMismatchError, match="made under context one, not two"):

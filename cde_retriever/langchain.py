@@ -21,6 +21,7 @@ try:
         save_local,
         stamp,
     )
+    from cde_retriever.lifecycle.collection import collection_in
 except ImportError as error:
     if str(error.name).startswith("cde_retriever"):  # a fault of ours, nothing missing
         raise
@@ -30,7 +31,17 @@ except ImportError as error:
 if TYPE_CHECKING:
     from cde_retriever.adapters.langchain.sparse_embeddings import CDESparseEmbeddings as CDESparseEmbeddings
 
-__all__ = ["CDEEmbeddings", "CDERetriever", "drift", "from_documents", "guard", "open", "save_local", "stamp"]
+__all__ = [
+    "CDEEmbeddings",
+    "CDERetriever",
+    "collection_in",
+    "drift",
+    "from_documents",
+    "guard",
+    "open",
+    "save_local",
+    "stamp",
+]
 
 
 def __dir__() -> list[str]:

@@ -52,6 +52,16 @@ def read_reading(options: argparse.Namespace) -> Reading:
     )
 
 
+def add_pickle_option(command: argparse.ArgumentParser) -> None:
+    """Add ``--allow-dangerous-deserialization``."""
+    command.add_argument(
+        "--allow-dangerous-deserialization",
+        action="store_true",
+        help="open the pickle of a FAISS index, which can run any program; only for an index that you made yourself "
+        "(default: refuse)",
+    )
+
+
 def add_model_options(command: argparse.ArgumentParser) -> None:
     """Add the options that `read_model_options` reads."""
     command.add_argument("--model", metavar="MODEL", help="model folder or Hub id (default: the bundled model)")

@@ -3,19 +3,23 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
-from cde_retriever.cli.model_options import add_model_options, read_model_options
+from cde_retriever.cli.model_options import add_model_options, add_pickle_option, read_model_options
+from cde_retriever.errors import ConfigError
 
 if TYPE_CHECKING:  # help needs no NumPy
     from cde_retriever.context.drift import Drift
+    from cde_retriever.lifecycle.collection import Collection
 
 EXAMPLES = """\
   cde refit index --plan       how many documents, how long, and what would change
   cde refit index              embed them again and put the new index in place; killed, run it again to go on
   cde refit index --confirm    remove the old index
-  cde refit index --undo       put the old index back"""
+  cde refit index --undo       put the old index back
+  cde refit handbook-context --chroma ./chroma --collection handbook    a collection; with --undo and --confirm too"""
 
 
 def add_command(program: CommandLine) -> None:
@@ -23,7 +27,19 @@ def add_command(program: CommandLine) -> None:
     refit = program.add(
         "refit", "Embed an index again under a context of the documents that it holds now.", _refit, EXAMPLES
     )
-    refit.add_argument("index", metavar="INDEX", help="folder of a LlamaIndex index or a LangChain FAISS index")
+    refit.add_argument(
+        "index",
+        metavar="INDEX",
+        help="folder of a LlamaIndex index or a LangChain FAISS index, or the context_dir of a collection",
+    )
+    store = refit.add_mutually_exclusive_group()
+    for name in ("chroma", "qdrant"):
+        store.add_argument(
+            f"--{name}",
+            metavar="STORE",
+            help=f"folder or http://host:port of the {name.title()} that holds the vectors (default: INDEX holds them)",
+        )
+    refit.add_argument("--collection", metavar="NAME", help="name that the collection was built under (default: none)")
     action = refit.add_mutually_exclusive_group()
     action.add_argument(
         "--plan", action="store_true", help="say what would be done, and change nothing (default: do it)"
@@ -34,12 +50,7 @@ def add_command(program: CommandLine) -> None:
         action="store_true",
         help="put the old index back, or drop a refit that is not done (default: go on with it)",
     )
-    refit.add_argument(
-        "--allow-dangerous-deserialization",
-        action="store_true",
-        help="open the pickle of a FAISS index, which can run any program; only for an index that you made yourself "
-        "(default: refuse)",
-    )
+    add_pickle_option(refit)
     add_model_options(refit)
 
 
@@ -57,20 +68,20 @@ def describe_drift(drift: "Drift") -> str:
 def _refit(options: argparse.Namespace) -> None:
     from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
 
-    index = Path(options.index).expanduser()
+    index, collection = Path(options.index).expanduser(), _collection(options)
     if options.confirm:
-        found = confirm_refit(index)
+        found = confirm_refit(index, collection=collection)
         say("the old index is gone" if found else "no old index was kept")
         write_result({"index": str(index), "removed": found})
         return
     if options.undo:
-        found = undo_refit(index)
+        found = undo_refit(index, collection=collection)
         say("the old index is back" if found else "the index is the one that it was")
         write_result({"index": str(index), "restored": found})
         return
     model, trusted = read_model_options(options), options.allow_dangerous_deserialization
     if options.plan:
-        plan = plan_refit(index, model=model, trust_pickle=trusted)
+        plan = plan_refit(index, collection=collection, model=model, trust_pickle=trusted)
         say(
             f"{plan.documents} documents, about {plan.seconds / 60:.1f} minutes; of {plan.context_documents} context "
             f"documents {plan.kept_documents} stay, and a vector's cosine with its new one is {plan.cosine:.3f} on "
@@ -79,7 +90,7 @@ def _refit(options: argparse.Namespace) -> None:
         say(describe_drift(plan.drift))
         write_result({"index": str(index), **asdict(plan)})
         return
-    done = refit(index, model=model, trust_pickle=trusted, show_progress=True)
+    done = refit(index, collection=collection, model=model, trust_pickle=trusted, show_progress=True)
     if done.kept is None:
         say("the documents give the context that the index has; nothing was done")
     else:
@@ -88,3 +99,34 @@ def _refit(options: argparse.Namespace) -> None:
             "model, by the plain vectors that the index keeps; --undo brings the old index back, --confirm removes it"
         )
     write_result(asdict(done))
+
+
+def _collection(options: argparse.Namespace) -> "Collection | None":
+    """Return the collection that the options name, None for an index in its folder.
+
+    Raises:
+        ConfigError: for a store without a collection, or the other way round.
+        ImportError: if the store's client is not installed.
+    """
+    from cde_retriever.lifecycle.collection import Collection
+
+    place = options.chroma or options.qdrant
+    if (place is None) != (options.collection is None):
+        raise ConfigError("a collection needs its store, and a store its collection: --chroma STORE --collection NAME")
+    if place is None:
+        return None
+    address = urlsplit(place)
+    if options.chroma:
+        import chromadb
+        from chromadb.config import Settings
+
+        if address.hostname:
+            secure = address.scheme == "https"
+            client: Any = chromadb.HttpClient(address.hostname, address.port or 8000, ssl=secure)
+        else:
+            client = chromadb.PersistentClient(place, Settings(anonymized_telemetry=False))
+    else:
+        import qdrant_client
+
+        client = qdrant_client.QdrantClient(**({"url": place} if address.hostname else {"path": place}))
+    return Collection(client, options.collection)

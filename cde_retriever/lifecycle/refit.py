@@ -17,6 +17,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Drift
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
+from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.shadow import Begun, Shadow
 from cde_retriever.lifecycle.stored_index import FolderKind, StoredIndex, Vectors, kind_of
 from cde_retriever.progress import progress
@@ -77,13 +78,19 @@ class Refit:
     kept: str | None
 
 
-def plan_refit(index: PathLike, *, model: ModelSpec = DEFAULT_MODEL, trust_pickle: bool = False) -> RefitPlan:
+def plan_refit(
+    index: PathLike,
+    *,
+    collection: Collection | None = None,
+    model: ModelSpec = DEFAULT_MODEL,
+    trust_pickle: bool = False,
+) -> RefitPlan:
     """Say what a refit would do; fits the context in memory, embeds a few texts, and writes nothing.
 
     Args, and errors, as for `refit`.
     """
-    shadow = Shadow(Path(index))
-    stored = kind_of(shadow.index).open_folder(shadow.index, model, trust_pickle)
+    shadow = Shadow(Path(index), collection)
+    stored = kind_of(shadow.index, collection).open_folder(shadow.index, model, trust_pickle)
     old = stored.encoder.context
     encoder = stored.encoder.fork()
     new = _fit(stored, encoder, False)
@@ -102,6 +109,7 @@ def plan_refit(index: PathLike, *, model: ModelSpec = DEFAULT_MODEL, trust_pickl
 def refit(
     index: PathLike,
     *,
+    collection: Collection | None = None,
     model: ModelSpec = DEFAULT_MODEL,
     trust_pickle: bool = False,
     documents_at_once: int = DOCUMENTS_AT_ONCE,
@@ -114,7 +122,9 @@ def refit(
 
     Args:
         index: The folder of a LlamaIndex index (`CDEVectorStoreIndex.persist`) or of a LangChain FAISS index
-            (`cde_retriever.langchain.save_local`).
+            (`cde_retriever.langchain.save_local`), or the ``context_dir`` of a collection.
+        collection: The collection of Chroma or Qdrant whose context is there; the new one gets a name of its own, which
+            `collection_in` tells. None for an index in its folder.
         model: The model that made the index; the default for the bundled one.
         trust_pickle: Whether the index is known not to be made by somebody else: FAISS indexes keep documents in a
             pickle, and opening one runs what it says.
@@ -125,11 +135,11 @@ def refit(
         FileNotFoundError: if there is no such folder.
         ConfigError: if it holds no such index, no texts, or a pickle that is not trusted.
         ContextMismatchError: if another model made it, or its files do not belong together.
-        OutputError: if it was written meanwhile, or what is beside it is damaged.
+        OutputError: if it was written meanwhile, a store lost what was written to it, or what is beside it is damaged.
         OSError: if another process refits it, or the disk is full; the old index is in place.
     """
-    shadow = Shadow(Path(index))
-    kind = kind_of(shadow.index)
+    shadow = Shadow(Path(index), collection)
+    kind = kind_of(shadow.index, collection)
     with shadow.alone():
         begun = shadow.read()
         if begun is not None and _is_swapped(shadow, kind, begun):
@@ -152,7 +162,7 @@ def refit(
     return _done(shadow, begun, embedded, known)
 
 
-def confirm_refit(index: PathLike) -> bool:
+def confirm_refit(index: PathLike, *, collection: Collection | None = None) -> bool:
     """Remove the old index that a refit kept; return whether there was one.
 
     Raises:
@@ -160,8 +170,8 @@ def confirm_refit(index: PathLike) -> bool:
         ConfigError: if a refit has begun and is not done.
         OSError: if another process refits the index.
     """
-    shadow = Shadow(Path(index))
-    kind = kind_of(shadow.index)
+    shadow = Shadow(Path(index), collection)
+    kind = kind_of(shadow.index, collection)
     if not shadow.folder.exists():
         return False
     with shadow.alone():
@@ -172,7 +182,7 @@ def confirm_refit(index: PathLike) -> bool:
     return begun is not None
 
 
-def undo_refit(index: PathLike) -> bool:
+def undo_refit(index: PathLike, *, collection: Collection | None = None) -> bool:
     """Put the old index back, and drop the new one with all that a refit made; return whether the old one was kept.
 
     Documents that were added to the new index go with it. Of a refit that is not done the beginning is dropped.
@@ -182,8 +192,8 @@ def undo_refit(index: PathLike) -> bool:
         OutputError: if the old index is gone.
         OSError: if another process refits the index.
     """
-    shadow = Shadow(Path(index))
-    kind = kind_of(shadow.index)
+    shadow = Shadow(Path(index), collection)
+    kind = kind_of(shadow.index, collection)
     if not shadow.folder.exists():
         return False
     with shadow.alone():

@@ -26,6 +26,7 @@ from cde_retriever.files.locking import LOCK, only_writer
 from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import exchange_folders, write_atomically
 from cde_retriever.files.tensors import read_tensors
+from cde_retriever.lifecycle.collection import Collection
 
 Vectors = NDArray[np.float32]
 _FORMAT = RecordFormat(1, OutputError, "delete it, and refit again")
@@ -55,11 +56,13 @@ class Shadow:
     """The folder beside an index.
 
     Args:
-        index: Folder of the index.
+        index: Folder of the index, or of the context of a collection.
+        collection: The collection; None for an index that is in its folder.
     """
 
-    def __init__(self, index: Path) -> None:
+    def __init__(self, index: Path, collection: Collection | None = None) -> None:
         self.index = index.resolve()
+        self.collection = collection
         self.folder = self.index.with_name(f"{self.index.name}.refit")
         self.other = self.folder / "index"
 
@@ -101,8 +104,12 @@ class Shadow:
         return fingerprint == begun.new
 
     def hash_index(self) -> str:
-        """Return a hash of all files of the index, their names included."""
-        return _hash_folder(self.index)
+        """Return a hash of all files of the index, their names included, and of what is in its collection."""
+        return self._hash(self.index)
+
+    def _hash(self, folder: Path) -> str:
+        files = _hash_folder(folder)
+        return files if self.collection is None else f"{files} {self.collection.content(folder)}"
 
     def begin(self, begun: Begun) -> None:
         """Record what is being made; the new context is there already."""
@@ -139,7 +146,7 @@ class Shadow:
         """
         if source in (None, self.hash_index()):
             exchange_folders(self.other, self.index)
-            if source in (None, _hash_folder(self.other)):
+            if source in (None, self._hash(self.other)):
                 return
             exchange_folders(self.other, self.index)  # it was written at the very moment
         raise OutputError(
@@ -155,12 +162,20 @@ class Shadow:
     def clear(self) -> None:
         """Remove all that is in the folder; the index in it first, as a whole: half of one is never put back."""
         discarded = self.folder / "discarded"
-        remove(discarded)
+        self._discard(discarded)
         if self.other.exists():
             self.other.rename(discarded)
+        for folder in (discarded, self.folder / "unfinished"):
+            self._discard(folder)
         for path in self.folder.iterdir():
             if path.name != LOCK:
                 remove(path)
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a folder, after the collection that it is of."""
+        if self.collection is not None and folder.is_dir():
+            self.collection.discard(folder, self.index)
+        remove(folder)
 
 
 def _hash_folder(folder: Path) -> str:

@@ -4,18 +4,22 @@ The adapters know the folders of their frameworks; they are imported by name whe
 room needs neither framework.
 """
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.context.context import Context
+from cde_retriever.context.context import Context, context_file
 from cde_retriever.context.drift import Drift
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_retriever.errors import ConfigError
+from cde_retriever.lifecycle.collection import Collection
 
 Vectors = NDArray[np.float32]
 
@@ -42,6 +46,38 @@ class StoredIndex(Protocol):
         """Write the same documents with other vectors, (n, d), over a copy of the index's folder."""
 
 
+@dataclass(frozen=True)
+class NewIndex:
+    """What to make of an index of another embedding.
+
+    Attributes:
+        model: The model of the new index.
+        parts: ``"one"`` or ``"both"``; None for what the framework does by default.
+        plain: Plain vectors of its documents; None for a model without a corpus head.
+        keep_plain: Whether it keeps them.
+    """
+
+    model: ModelSpec
+    parts: str | None
+    plain: PlainDocuments | None
+    keep_plain: bool
+
+
+class ForeignIndex(Protocol):
+    """An index that another embedding built, read from its folder.
+
+    Attributes:
+        texts: What was embedded, in the order of the index.
+        vectors: Its vectors, (n, d); None if the index does not give them back.
+    """
+
+    texts: list[str]
+    vectors: Vectors | None
+
+    def build(self, folder: Path, new: NewIndex) -> str:
+        """Write an index of ours of the same documents to a new folder; return the fingerprint of its context."""
+
+
 class FolderKind(Protocol):
     """The module of an adapter that knows the folder of an index."""
 
@@ -52,36 +88,92 @@ class FolderKind(Protocol):
         """Return the context that a folder keeps."""
 
 
+class CollectionAdapter(Protocol):
+    """The module of an adapter that knows the collections that its framework filled."""
+
+    def open_collection(self, folder: Path, collection: Collection, model: ModelSpec) -> StoredIndex:
+        """Read a collection whose context is in a folder."""
+
+
+class CollectionKind:
+    """What knows a collection whose context is in a folder.
+
+    Args:
+        collection: The collection.
+    """
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+
+    def open_folder(self, folder: Path, model: ModelSpec, trust_pickle: bool) -> StoredIndex:  # noqa: ARG002
+        """Read the collection, whatever framework filled it; raises what its adapter does."""
+        name = self._collection.in_force(folder)
+        first = next(self._collection.opened().records(name), None)
+        if first is None:
+            raise ConfigError(f"collection {name!r} holds no documents; add some, or build a new one")
+        known = _KINDS["docstore.json" if "_node_content" in first.metadata else "index.faiss"]
+        adapter = cast(CollectionAdapter, _adapter(known, "stored_collection", f"collection {name!r}"))
+        return adapter.open_collection(folder, self._collection, model)
+
+    def context_of(self, folder: Path) -> Context | None:
+        """Return the context that a folder keeps."""
+        file = context_file(folder)
+        return Context.load(file) if file.is_file() else None
+
+
+class ForeignKind(Protocol):
+    """The module of an adapter that knows the folder of an index that another embedding built."""
+
+    def open_foreign(self, folder: Path, trust_pickle: bool) -> ForeignIndex:
+        """Read an index."""
+
+
 class _Known(NamedTuple):
-    module: str
+    adapter: str
     extra: str
 
 
 _KINDS = {
-    "docstore.json": _Known("cde_retriever.adapters.llama_index.stored_folder", "cde-retriever[llama-index]"),
-    "index.faiss": _Known("cde_retriever.adapters.langchain.stored_folder", "cde-retriever[langchain]"),
+    "docstore.json": _Known("cde_retriever.adapters.llama_index", "cde-retriever[llama-index]"),
+    "index.faiss": _Known("cde_retriever.adapters.langchain", "cde-retriever[langchain]"),
 }
 
 
-def kind_of(folder: Path) -> FolderKind:
-    """Return what knows the folder of an index.
+def kind_of(folder: Path, collection: Collection | None = None) -> FolderKind:
+    """Return what knows the folder of an index, or of the context of a collection.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ConfigError: if it holds no index of a kind that is known.
+        ConfigError: if it holds no index of a kind that is known, or no context of a collection.
         ImportError: if its framework is not installed.
     """
+    if collection is not None:
+        if not context_file(folder).is_file() or not folder.is_dir():
+            raise FileNotFoundError(f"no context in {folder}; give the context_dir of collection {collection.name!r}")
+        return CollectionKind(collection)
+    return cast(FolderKind, _module_for(folder, "stored_folder"))
+
+
+def foreign_kind_of(folder: Path) -> ForeignKind:
+    """Return what knows the folder of an index that another embedding built; raises as `kind_of` does."""
+    return cast(ForeignKind, _module_for(folder, "foreign_folder"))
+
+
+def _module_for(folder: Path, name: str) -> ModuleType:
     if not folder.is_dir():
         raise FileNotFoundError(f"no index at {folder}; give the folder that index.persist or save_local wrote")
-    for name, known in _KINDS.items():
-        if (folder / name).is_file():
-            try:
-                return cast(FolderKind, import_module(known.module))
-            except ImportError as error:
-                raise ImportError(
-                    f"the index at {folder} cannot be read ({error}); pip install '{known.extra}'"
-                ) from error
+    for file, known in _KINDS.items():
+        if (folder / file).is_file():
+            return _adapter(known, name, f"the index at {folder}")
     raise ConfigError(
-        f"{folder} holds neither a LlamaIndex index (docstore.json) nor a LangChain FAISS index (index.faiss); indexes "
-        "of other stores are built anew, with from_documents under a new context_dir"
+        f"{folder} holds neither a LlamaIndex index (docstore.json) nor a LangChain FAISS index (index.faiss); for a "
+        "collection of Chroma or Qdrant, name it too"
     )
+
+
+def _adapter(known: _Known, name: str, what: str) -> ModuleType:
+    """Import a module of an adapter."""
+    try:
+        return import_module(f"{known.adapter}.{name}")
+    except ImportError as error:
+        raise ImportError(f"{what} cannot be read ({error}); pip install '{known.extra}'") from error

@@ -14,6 +14,7 @@ NAMES = {
         "CDEEmbeddings",
         "CDERetriever",
         "CDESparseEmbeddings",
+        "collection_in",
         "drift",
         "from_documents",
         "guard",
@@ -26,6 +27,7 @@ NAMES = {
         "CDEEmbedding",
         "CDERetriever",
         "CDEVectorStoreIndex",
+        "collection_in",
         "sparse_functions",
     ],
 }

@@ -27,7 +27,7 @@ class StoredFolder:
 
     def __init__(self, folder: Path, model: ModelSpec) -> None:
         self._model = model
-        faiss_store = _community("vectorstores").FAISS
+        faiss_store = community("vectorstores").FAISS
         self._store: Any = open_store(
             lambda e: faiss_store.load_local(str(folder), e, allow_dangerous_deserialization=True),
             folder,
@@ -58,8 +58,8 @@ class StoredFolder:
             embedding.encoder.keep_plain(self.encoder.plain_documents)
         index = import_module("faiss").clone_index(self._store.index)
         index.reset()
-        docstore = _community("docstore.in_memory").InMemoryDocstore()
-        store = guard(_community("vectorstores").FAISS(embedding, index, docstore, {}), embedding)
+        docstore = community("docstore.in_memory").InMemoryDocstore()
+        store = guard(community("vectorstores").FAISS(embedding, index, docstore, {}), embedding)
         if parts_of(self._store) is not None:
             attach_parts(store, StoreParts.open(embedding, None))
         with known_vectors(embedding.stamp, self.texts, vectors):
@@ -76,12 +76,21 @@ def open_folder(folder: Path, model: ModelSpec, trust_pickle: bool) -> StoredFol
         FileNotFoundError: if it keeps no context.
         ContextMismatchError: if another model made it, or its files do not belong together.
     """
-    if not trust_pickle:
+    refuse_pickle(folder, trust_pickle)
+    return StoredFolder(folder, model)
+
+
+def refuse_pickle(folder: Path, trusted: bool) -> None:
+    """Refuse to open the pickle of an index that is not trusted.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if not trusted:
         raise ConfigError(
             f"{folder} keeps its documents in a pickle, which can run any program when it is opened; if you made it "
             "yourself, say so: trust_pickle=True, or --allow-dangerous-deserialization"
         )
-    return StoredFolder(folder, model)
 
 
 def context_of(folder: Path) -> Context | None:
@@ -90,7 +99,7 @@ def context_of(folder: Path) -> Context | None:
     return Context.load(file) if file.is_file() else None
 
 
-def _community(name: str) -> Any:
+def community(name: str) -> Any:
     """Import a module of `langchain_community`, which says at each import that it is deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -33,6 +33,7 @@ from cde_retriever.adapters.langchain.guarded_writes import embedded, with_ids, 
 from cde_retriever.adapters.langchain.saving import check_index, lives_in_memory
 from cde_retriever.adapters.langchain.store_growth import attach_growth
 from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts
+from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain
 from cde_retriever.context.context import Context, known_documents
 from cde_retriever.errors import ConfigError
@@ -143,7 +144,8 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
     """Open a stored index under the context it was built with, guarded.
 
     Args:
-        opener: Opens the store with the embedding it is given, such as ``lambda e: Chroma("name", e)``.
+        opener: Opens the store with the embedding it is given, such as ``lambda e: Chroma("name", e)``; after a refit
+            the collection has another name, which ``collection_in(context, "name")`` tells.
         context: The context, or the folder it was saved in, whose files are compared with what `save_local` wrote.
         embedding: What to embed with; by default a new one.
         model_kwargs: Arguments of the new `CDEEmbeddings`, if none is given.
@@ -181,7 +183,10 @@ def _open(
         embedding = embedding.dense_part()
     if folder is not None:
         open_plain(embedding.encoder, folder)
-    store = guard(opener(embedding), embedding, parts_dir=parts_dir)
+    store = opener(embedding)
+    if folder is not None:
+        check_collection(store, folder)
+    guard(store, embedding, parts_dir=parts_dir)
     if folder is not None:
         _count(store, embedding, folder)
     return store

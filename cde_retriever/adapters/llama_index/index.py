@@ -13,7 +13,7 @@ too, and `CDEContextGuard` makes the same check as a node postprocessor.
 import asyncio
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -45,6 +45,7 @@ from cde_retriever.adapters.llama_index.storage import (
     stamped,
 )
 from cde_retriever.adapters.llama_index.two_parts import attach_parts, embedding_for, folder_of_parts
+from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain, save_plain
 from cde_retriever.context.context import context_file, known_documents
 from cde_retriever.context.drift import Drift
@@ -153,7 +154,7 @@ class CDEVectorStoreIndex(FollowedDeletes):
     @classmethod
     def from_vector_store(
         cls,
-        vector_store: BasePydanticVectorStore,
+        vector_store: BasePydanticVectorStore | Callable[[], BasePydanticVectorStore],
         embed_model: EmbedType | None = None,
         *,
         context_dir: PathLike | None = None,
@@ -162,7 +163,8 @@ class CDEVectorStoreIndex(FollowedDeletes):
         """Open an index whose vectors are in an external store.
 
         Args:
-            vector_store: The store.
+            vector_store: The store, or a function that opens it, called again if the index is refitted meanwhile. After
+            a refit its collection has another name, which ``collection_in(context_dir, name)`` tells.
             embed_model: A `CDEEmbedding` under the store's context; None for the one saved in `context_dir`.
             context_dir: Where the context was saved, or is to be if the store is empty.
             kwargs: As for the constructor.
@@ -171,6 +173,14 @@ class CDEVectorStoreIndex(FollowedDeletes):
             ContextMismatchError: if the store's vectors were made under another context.
             ContextNotFittedError: if there are vectors and no context.
         """
+        if not isinstance(vector_store, BasePydanticVectorStore):
+            opened: Self = read_unchanged(
+                Path(context_dir or "."),
+                lambda: cls.from_vector_store(vector_store(), embed_model, context_dir=context_dir, **kwargs),
+            )
+            return opened
+        if context_dir is not None:
+            check_collection(vector_store, Path(context_dir))
         if embed_model is None and context_dir is not None and context_file(context_dir).exists():
             embed_model = CDEEmbedding.from_storage(context_dir)
         index = super().from_vector_store(vector_store, embed_model, context_dir=context_dir, **kwargs)

@@ -1,0 +1,98 @@
+"""Read a collection that LangChain filled, and write its documents into a new one under another context."""
+
+from pathlib import Path
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.vectorstores import VectorStore
+
+from cde_retriever.adapters.growth import Growth
+from cde_retriever.adapters.langchain.documents import check_stamps
+from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
+from cde_retriever.adapters.langchain.known_vectors import known_vectors
+from cde_retriever.adapters.langchain.stores import guard
+from cde_retriever.adapters.new_collection import begin_collection, check_written, is_chroma
+from cde_retriever.adapters.stamps import DENSE, STAMP
+from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.context.context import Context
+from cde_retriever.lifecycle.collection import AT_ONCE, Collection, Record, Vectors
+from cde_retriever.search.index_file import index_file
+
+
+class StoredCollection:
+    """A collection under the context in a folder; see `open_collection`."""
+
+    def __init__(self, folder: Path, collection: Collection, model: ModelSpec) -> None:
+        self._collection, self._model, self._name = collection, model, collection.in_force(folder)
+        self._client = collection.opened()
+        self._documents = [_document(record) for record in self._client.records(self._name)]
+        self._ids = [str(document.id) for document in self._documents]
+        self.texts = [document.page_content for document in self._documents]
+        self._beside = index_file(folder).is_file()
+        dense = str(self._documents[0].metadata.get(STAMP)).endswith(DENSE)
+        self.parts: Any = "dense" if dense else "one"
+        embedding = self._embedding(Context.load(folder))
+        check_stamps(self._documents, embedding.stamp)
+        self.encoder = embedding.encoder
+        self.drift = Growth.open(embedding, folder, keep=False).drift
+
+    def _embedding(self, context: Context) -> CDEEmbeddings:
+        embedding = CDEEmbeddings(model_name=self._model.name, context=context, **self._model.arguments())
+        return embedding.dense_part() if self.parts == "dense" else embedding
+
+    def vectors_of(self, numbers: list[int]) -> Vectors:
+        """Return stored vectors, (n, d)."""
+        return self._client.vectors(self._name, [self._ids[number] for number in numbers])
+
+    def rebuild(self, folder: Path, context: Context, vectors: Vectors) -> None:
+        """Write the documents with other vectors, (n, d), into a new collection, and its context into the folder."""
+        embedding = self._embedding(context)
+        name = begin_collection(folder, self._collection, self._name, context)
+        embedding.save_context(folder)
+        both = self.parts == "dense" and not self._beside
+        store = guard(
+            _store(self._collection, name, embedding, both), embedding, parts_dir=folder if self._beside else None
+        )
+        with known_vectors(embedding.stamp, self.texts, vectors):
+            for start in range(0, len(self._ids), AT_ONCE):
+                rows = slice(start, start + AT_ONCE)
+                store.add_documents(self._documents[rows], ids=self._ids[rows])
+        check_written(self._client, name, self._ids)
+
+
+def _document(record: Record) -> Document:
+    """Return the document of a record: Chroma's text stands apart, Qdrant's in the payload."""
+    if record.text is not None:
+        return Document(record.text, metadata=record.metadata, id=record.id)
+    return Document(record.metadata["page_content"], metadata=record.metadata.get("metadata") or {}, id=record.id)
+
+
+def _store(collection: Collection, name: str, embedding: CDEEmbeddings, both: bool) -> VectorStore:
+    """Return LangChain's store over a collection; `both` for one that keeps both parts itself."""
+    if is_chroma(collection):
+        from langchain_chroma import Chroma
+
+        return Chroma(name, embedding, client=collection.client, create_collection_if_not_exists=False)
+    from langchain_qdrant import QdrantVectorStore, RetrievalMode
+
+    if not both:
+        return QdrantVectorStore(collection.client, name, embedding)
+    from cde_retriever.adapters.langchain.sparse_embeddings import CDESparseEmbeddings
+
+    return QdrantVectorStore(
+        collection.client,
+        name,
+        embedding,
+        retrieval_mode=RetrievalMode.HYBRID,
+        sparse_embedding=CDESparseEmbeddings(embedding),
+    )
+
+
+def open_collection(folder: Path, collection: Collection, model: ModelSpec) -> StoredCollection:
+    """Read a collection under the context in a folder.
+
+    Raises:
+        ContextMismatchError: if another model made the context, or a document was embedded under another one.
+        FileNotFoundError: if there is no context.
+    """
+    return StoredCollection(folder, collection, model)

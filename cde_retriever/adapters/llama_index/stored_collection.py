@@ -1,0 +1,95 @@
+"""Read a collection that LlamaIndex filled, and write its nodes into a new one under another context."""
+
+from pathlib import Path
+from typing import Any
+
+from llama_index.core import StorageContext
+from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
+
+from cde_retriever.adapters.growth import Growth
+from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
+from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
+from cde_retriever.adapters.llama_index.native_parts import sparse_functions
+from cde_retriever.adapters.llama_index.storage import check_stamps, embedded_text, stamped
+from cde_retriever.adapters.new_collection import begin_collection, check_written, is_chroma
+from cde_retriever.adapters.stamps import DENSE, STAMP
+from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.context.context import Context
+from cde_retriever.lifecycle.collection import AT_ONCE, Collection, Vectors
+from cde_retriever.search.index_file import index_file
+
+
+class StoredCollection:
+    """A collection under the context in a folder; see `open_collection`."""
+
+    def __init__(self, folder: Path, collection: Collection, model: ModelSpec) -> None:
+        self._collection, self._model, self._name = collection, model, collection.in_force(folder)
+        self._client = collection.opened()
+        self._ids = [record.id for record in self._client.records(self._name)]
+        store = _store(collection, self._name)
+        found: dict[str, BaseNode] = {}
+        for start in range(0, len(self._ids), AT_ONCE):
+            found |= {node.node_id: node for node in store.get_nodes(self._ids[start : start + AT_ONCE])}
+        self._nodes = [found[name] for name in self._ids]
+        self.texts = [embedded_text(node) for node in self._nodes]
+        self._beside = index_file(folder).is_file()
+        dense = str(self._nodes[0].metadata.get(STAMP)).endswith(DENSE)
+        self.parts: Any = "dense" if dense else "one"
+        embedding = self._embedding(Context.load(folder))
+        check_stamps(self._nodes, embedding.stamp)
+        self.encoder = embedding.encoder
+        self.drift = Growth.open(embedding, folder, keep=False).drift
+
+    def _embedding(self, context: Context) -> CDEEmbedding:
+        embedding = CDEEmbedding(self._model.name, context=context, **self._model.arguments())
+        return embedding.dense_part() if self.parts == "dense" else embedding
+
+    def vectors_of(self, numbers: list[int]) -> Vectors:
+        """Return stored vectors, (n, d)."""
+        return self._client.vectors(self._name, [self._ids[number] for number in numbers])
+
+    def rebuild(self, folder: Path, context: Context, vectors: Vectors) -> None:
+        """Write the nodes with other vectors, (n, d), into a new collection, and its context into the folder."""
+        embedding = self._embedding(context)
+        name = begin_collection(folder, self._collection, self._name, context)
+        both = sparse_functions(embedding) if self.parts == "dense" and not self._beside else {}
+        storage = StorageContext.from_defaults(vector_store=_store(self._collection, name, **both))
+        CDEVectorStoreIndex(
+            [
+                stamped(node, embedding.stamp, vector)
+                for node, vector in zip(self._nodes, vectors.tolist(), strict=True)
+            ],
+            embed_model=embedding,
+            storage_context=storage,
+            context_dir=folder,
+            parts="both" if self._beside else None,
+        )
+        check_written(self._client, name, self._ids)
+
+
+def _store(collection: Collection, name: str, **both: Any) -> BasePydanticVectorStore:
+    """Return LlamaIndex's store over a collection.
+
+    Args:
+        collection: Whose client is taken.
+        name: The collection's name.
+        both: The functions that make sparse vectors, of a store that keeps both parts.
+    """
+    if is_chroma(collection):
+        from llama_index.vector_stores.chroma import ChromaVectorStore
+
+        return ChromaVectorStore(chroma_collection=collection.client.get_collection(name, embedding_function=None))
+    from llama_index.vector_stores.qdrant import QdrantVectorStore
+
+    return QdrantVectorStore(name, client=collection.client, enable_hybrid=bool(both), **both)
+
+
+def open_collection(folder: Path, collection: Collection, model: ModelSpec) -> StoredCollection:
+    """Read a collection under the context in a folder.
+
+    Raises:
+        ContextMismatchError: if another model made the context, or a node was embedded under another one.
+        FileNotFoundError: if there is no context.
+    """
+    return StoredCollection(folder, collection, model)

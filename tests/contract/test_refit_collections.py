@@ -1,0 +1,425 @@
+"""`refit` of collections of Chroma and Qdrant: another collection, one exchange, old or new for every reader."""
+
+import asyncio
+import json
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import chromadb
+import numpy as np
+import pytest
+import qdrant_client
+from langchain_chroma import Chroma
+from langchain_core.documents import Document
+from langchain_qdrant import QdrantVectorStore, RetrievalMode
+from llama_index.core import StorageContext
+from llama_index.vector_stores.chroma import ChromaVectorStore
+from llama_index.vector_stores.qdrant import QdrantVectorStore as QdrantNodes
+
+from cde_retriever import langchain as cde
+from cde_retriever.adapters.llama_index.storage import embedded_text
+from cde_retriever.adapters.stamps import STAMP
+from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.cli.main import main
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError, ContextMismatchError, OutputError
+from cde_retriever.langchain import CDEEmbeddings, CDESparseEmbeddings
+from cde_retriever.lifecycle.collection import ChromaClient, Collection
+from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
+from cde_retriever.lifecycle.shadow import Shadow
+from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collection_in, sparse_functions
+from tests.contract.langchain_corpus import QUERY
+from tests.contract.langchain_corpus import corpus as lc_corpus
+from tests.contract.llama_index_corpus import SETTINGS, corpus
+from tests.contract.test_refit import HEAD, die_at, dies
+from tests.killing import killed, kills
+from tests.tiny import tiny_checkpoint
+
+NAME = "handbook"
+COSINE = {"hnsw:space": "cosine"}
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "head", **HEAD)
+
+
+class Place:
+    """A collection of one store, filled by one framework in one form, in a folder, and the folder of its context."""
+
+    def __init__(self, kind: str, checkpoint: Path, folder: Path) -> None:
+        self.framework, self.store, self.form = kind.split("-")
+        self.checkpoint, self.folder, self.context = checkpoint, folder, folder / "context"
+        self.model = ModelSpec(str(checkpoint))
+        self.connect()
+
+    def connect(self) -> None:
+        if self.store == "chroma":
+            self.client: Any = chromadb.PersistentClient(str(self.folder / "chroma"), SETTINGS)
+        else:
+            self.client = qdrant_client.QdrantClient(path=str(self.folder / "qdrant"))
+        self.collection = Collection(self.client, NAME)
+
+    def names(self) -> set[str]:
+        """Return the names of all collections."""
+        if self.store == "chroma":
+            return {one.name for one in self.client.list_collections()}
+        return {one.name for one in self.client.get_collections().collections}
+
+    def nodes(self, name: str, embedding: CDEEmbedding | None = None) -> Any:
+        """Return LlamaIndex's store."""
+        if self.store == "chroma":
+            return ChromaVectorStore(chroma_collection=self.client.get_or_create_collection(name, metadata=COSINE))
+        both = {} if embedding is None or self.form != "both" else sparse_functions(embedding)
+        return QdrantNodes(name, client=self.client, enable_hybrid=bool(both), **both)
+
+    def build(self) -> None:
+        """Fill it, and let it grow."""
+        if self.framework == "li":
+            embedding = CDEEmbedding(self.checkpoint)
+            storage = StorageContext.from_defaults(vector_store=self.nodes(NAME, embedding))
+            index = CDEVectorStoreIndex.from_documents(
+                corpus(12),
+                embed_model=embedding,
+                storage_context=storage,
+                context_dir=self.context,
+                parts="both" if self.form != "one" else "one",
+            )
+            for document in corpus(12, seed=1):
+                index.insert(document)
+            return
+        embedding = CDEEmbeddings(model_name=self.checkpoint)
+        if self.store == "chroma":
+            where: Any = {"client": self.client, "collection_metadata": COSINE}
+            store = cde.from_documents(
+                Chroma, lc_corpus(0), embedding, context_dir=self.context, hybrid=self.form == "beside",
+                collection_name=NAME, **where,
+            )  # fmt: skip
+        else:
+            dense = embedding if self.form == "one" else embedding.dense_part()
+            both: Any = {}
+            if self.form == "both":
+                both = {"sparse_embedding": CDESparseEmbeddings(dense), "retrieval_mode": RetrievalMode.HYBRID}
+            self.client.close()
+            store = cde.from_documents(
+                QdrantVectorStore, lc_corpus(0), dense, context_dir=self.context,
+                collection_name=NAME, path=str(self.folder / "qdrant"), **both,
+            )  # fmt: skip
+        store.add_documents(lc_corpus(1))
+        if self.store == "qdrant":
+            store.client.close()
+            self.connect()
+
+    def open(self) -> Any:
+        """Open what is in force, as a reader of another process does."""
+        if self.framework == "li":
+            name = lambda: collection_in(self.context, NAME)  # noqa: E731
+            if self.form == "both":
+                embedding = CDEEmbedding.from_storage(self.context, self.checkpoint)
+                store = self.nodes(name(), embedding)
+                return CDEVectorStoreIndex.from_vector_store(store, embedding, context_dir=self.context)
+            return CDEVectorStoreIndex.from_vector_store(
+                lambda: self.nodes(name()),
+                CDEEmbedding.from_storage(self.context, self.checkpoint),
+                context_dir=self.context,
+            )
+
+        def opener(e: CDEEmbeddings) -> Any:
+            name = collection_in(self.context, NAME)
+            if self.store == "chroma":
+                return Chroma(name, e, client=self.client, create_collection_if_not_exists=False)
+            both: Any = {}
+            if self.form == "both":
+                both = {"sparse_embedding": CDESparseEmbeddings(e), "retrieval_mode": RetrievalMode.HYBRID}
+            return QdrantVectorStore(self.client, name, e, **both)
+
+        embedding = None
+        if self.form == "both":
+            embedding = CDEEmbeddings(model_name=self.checkpoint, parts="dense")
+        arguments: Any = {"embedding": embedding} if embedding else {"model_name": self.checkpoint}
+        return cde.open(opener, self.context, **arguments)
+
+    def contents(self) -> dict[str, tuple[str, str, Any, np.ndarray]]:
+        """Return text, stamp, metadata and vector of each document in force, by id."""
+        opened, name = self.open(), collection_in(self.context, NAME)
+        client = self.collection.opened()
+        ids = [record.id for record in client.records(name)]
+        vectors = dict(zip(ids, client.vectors(name, ids), strict=True))
+        if self.framework == "li":
+            nodes = opened.vector_store.get_nodes(ids)
+            return {
+                n.node_id: (embedded_text(n), n.metadata[STAMP], n.metadata["file_name"], vectors[n.node_id])
+                for n in nodes
+            }
+        found: list[Document] = opened.get_by_ids(ids)
+        names = [str(d.metadata.get("_id", d.id)) for d in found]
+        return {
+            name: (d.page_content, d.metadata[STAMP], d.metadata["source"], vectors[name])
+            for name, d in zip(names, found, strict=True)
+        }
+
+    def run(self, **settings: Any) -> Any:
+        return refit(self.context, collection=self.collection, model=self.model, documents_at_once=7, **settings)
+
+    def undo(self) -> bool:
+        return undo_refit(self.context, collection=self.collection)
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert {name: row[:3] for name, row in found.items()} == {name: row[:3] for name, row in expected.items()}
+    for name, row in found.items():
+        np.testing.assert_array_equal(row[3], expected[name][3])
+
+
+def assert_refitted(place: Place, before: dict, new: str) -> None:
+    """Assert that ids, texts and metadata stayed, and that vectors are what an encoder of its own makes of them."""
+    after = place.contents()
+    assert {name: (row[0], row[2]) for name, row in after.items()} == {
+        name: (row[0], row[2]) for name, row in before.items()
+    }
+    encoder = ContextualEncoder.from_pretrained(place.checkpoint, device="cpu")
+    assert encoder.fit_context([row[0] for row in before.values()]).fingerprint == new
+    form = "one" if place.form == "one" else "dense"
+    expected = encoder.encode_documents([row[0] for row in after.values()], parts=form)
+    np.testing.assert_allclose(np.array([row[3] for row in after.values()]), expected, atol=1e-5)
+    assert {row[1].partition("/")[0] for row in after.values()} == {new}
+
+
+KINDS = (
+    "li-chroma-one", "li-chroma-beside", "lc-chroma-one", "lc-chroma-beside",
+    "li-qdrant-one", "li-qdrant-both", "lc-qdrant-one", "lc-qdrant-both",
+)  # fmt: skip
+
+
+@pytest.fixture
+def place(request, head, tmp_path):
+    made = Place(request.param, head, tmp_path)
+    made.build()
+    yield made
+    if made.store == "qdrant":
+        made.client.close()
+
+
+every_kind = pytest.mark.parametrize("place", KINDS, indirect=True)
+chroma_kinds = pytest.mark.parametrize("place", ["li-chroma-one", "lc-chroma-beside"], indirect=True)
+
+
+@every_kind
+def test_a_collection_gets_the_context_of_its_documents(place):
+    before = place.contents()
+    assert len(before) == 24
+    plan = plan_refit(place.context, collection=place.collection, model=place.model)
+    assert place.names() == {NAME}
+    assert plan.cosine < 0.99999
+    done = place.run()
+    new = f"{NAME}-{done.new[:12]}"
+    assert (done.new, done.documents, done.embedded) == (plan.new, 24, 24)
+    assert collection_in(place.context, NAME) == new
+    assert place.names() == {NAME, new}
+    assert_refitted(place, before, done.new)
+    opened = place.open()
+    asked = next(iter(before.values()))[0]
+    if place.framework == "li":
+        assert embedded_text(opened.as_retriever(similarity_top_k=1).retrieve(asked)[0].node) == asked
+    else:
+        assert opened.similarity_search(asked, k=1)[0].page_content == asked
+    assert place.undo()
+    assert place.names() == {NAME}
+    assert_same(place.contents(), before)
+    place.run()
+    assert confirm_refit(place.context, collection=place.collection)
+    assert place.names() == {new}
+    assert_refitted(place, before, done.new)
+    assert place.run().kept is None
+    assert [path.name for path in place.folder.iterdir() if ".refit" in path.name] == []
+
+
+def kill_refits(checkpoint: Path, folder: Path) -> None:
+    """Kill refits of a collection at ever later writes, and at moments between.
+
+    In children of a process that never had a client of Chroma, whose threads a fork would lose.
+    """
+    place, kept = lambda: Place("lc-chroma-beside", checkpoint, folder), folder / "before.pkl"
+
+    def build() -> None:
+        made = place()
+        made.build()
+        kept.write_bytes(pickle.dumps(made.contents()))
+
+    def check() -> None:
+        made, before = place(), pickle.loads(kept.read_bytes())
+        found = made.contents()
+        if next(iter(found.values()))[1] == next(iter(before.values()))[1]:
+            assert_same(found, before)
+        done = made.run()
+        assert_refitted(made, before, done.new)
+        assert made.undo()
+        assert made.names() == {NAME}
+        assert_same(made.contents(), before)
+
+    assert not dies(build)
+    died, writes = 0, 0
+    while True:
+        writes += 60 // kills(1)
+
+        def work(writes=writes) -> None:
+            made = place()
+            die_at(writes)
+            made.run()
+
+        if not dies(work):
+            break
+        died += 1
+        assert not dies(check)
+    assert died
+    for number in range(kills(1)):
+
+        def begin(begun: Any) -> None:
+            made = place()
+            begun()
+            made.run()
+
+        killed(begin, 0.2 + 0.1 * number)
+        assert not dies(check)
+
+
+def test_killed_at_any_write_it_goes_on_to_the_same_collection(head, tmp_path):
+    code = "import sys, pathlib; from tests.contract.test_refit_collections import kill_refits as run; "
+    code += "run(*map(pathlib.Path, sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, str(head), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@chroma_kinds
+def test_a_store_that_loses_a_write_is_noticed_and_the_old_collection_stays(place, monkeypatch):
+    before = place.contents()
+    add = chromadb.Collection.upsert if place.framework == "lc" else chromadb.Collection.add
+    name = add.__name__
+
+    def loses(self: Any, ids: Any, **rest: Any) -> Any:
+        rest = {key: value[1:] if isinstance(value, list) else value for key, value in rest.items()}
+        return add(self, ids=list(ids)[1:], **rest)
+
+    monkeypatch.setattr(chromadb.Collection, name, loses)
+    with pytest.raises(OutputError, match="the store lost writes"):
+        place.run()
+    monkeypatch.undo()
+    assert collection_in(place.context, NAME) == NAME
+    assert_same(place.contents(), before)
+    done = place.run()
+    assert done.embedded == 0
+    assert_refitted(place, before, done.new)
+
+
+@chroma_kinds
+def test_a_collection_that_was_written_meanwhile_is_not_replaced(place, monkeypatch):
+    build = Shadow.build
+
+    def written(shadow, write):
+        build(shadow, write)
+        ids = place.client.get_collection(NAME).get()["ids"]
+        place.client.get_collection(NAME).delete(ids=ids[:1])
+
+    monkeypatch.setattr(Shadow, "build", written)
+    with pytest.raises(OutputError, match="was written while its documents were embedded"):
+        place.run()
+    monkeypatch.undo()
+    assert len(place.contents()) == 23
+    assert place.run().documents == 23
+    assert len(place.contents()) == 23
+
+
+@chroma_kinds
+def test_readers_find_the_old_collection_or_the_new_one(place):
+    stop, failed, seen = threading.Event(), [], set()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                opened = place.open()
+                if place.framework == "li":
+                    found = [n.node.metadata[STAMP] for n in opened.as_retriever(similarity_top_k=30).retrieve(QUERY)]
+                else:
+                    found = [d.metadata[STAMP] for d in opened.similarity_search(QUERY, k=30)]
+                assert len(found) == 24
+                assert len(set(found)) == 1
+                seen.update(stamp.partition("/")[0] for stamp in found)
+            except BaseException as error:
+                two_steps = place.framework == "li" and isinstance(error, ContextMismatchError)
+                if not two_steps:  # of LlamaIndex the test opens the embedding before the index
+                    failed.append(error)
+                    return
+
+    threads = [threading.Thread(target=read) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    try:
+        done = place.run()
+        end = time.monotonic() + 60
+        while done.new not in seen and not failed and time.monotonic() < end:
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert seen == {done.old, done.new}
+
+
+@pytest.mark.parametrize("place", ["li-chroma-one"], indirect=True)
+async def test_who_has_the_old_one_open_goes_on_with_it_under_a_gather_of_queries(place):
+    retriever = place.open().as_retriever(similarity_top_k=24)
+    old = next(iter(place.contents().values()))[1]
+    running = asyncio.create_task(asyncio.to_thread(place.run))
+    found = await asyncio.gather(*(retriever.aretrieve(f"{QUERY} {n}") for n in range(200)))
+    done = await running
+    assert {node.node.metadata[STAMP] for nodes in found for node in nodes} == {old}
+    assert {len(nodes) for nodes in found} == {24}
+    assert done.old == old
+
+
+@pytest.mark.parametrize("place", ["li-chroma-one", "lc-chroma-one"], indirect=True)
+def test_a_store_over_the_old_collection_is_refused_after_a_refit(place):
+    place.run()
+    old = {
+        "li": lambda: CDEVectorStoreIndex.from_vector_store(
+            place.nodes(NAME), CDEEmbedding.from_storage(place.context, place.checkpoint), context_dir=place.context
+        ),
+        "lc": lambda: cde.open(
+            lambda e: Chroma(NAME, e, client=place.client), place.context, model_name=place.checkpoint
+        ),
+    }
+    with pytest.raises(ContextMismatchError, match="collection_in"):
+        old[place.framework]()
+
+
+@pytest.mark.parametrize("place", ["lc-chroma-one"], indirect=True)
+def test_the_command_refits_a_collection(place, capsys):
+    before = place.contents()
+    store = ["--chroma", str(place.folder / "chroma"), "--collection", NAME, "--model", str(place.checkpoint)]
+    assert main(["refit", str(place.context), "--plan", *store]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 24
+    assert main(["refit", str(place.context), *store]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert_refitted(place, before, done["new"])
+    assert main(["refit", str(place.context), "--undo", *store]) == 0
+    assert_same(place.contents(), before)
+    assert main(["refit", str(place.context), *store[:2]]) == 2
+    assert "--collection NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["lc-chroma-one"], indirect=True)
+def test_what_is_no_collection_is_refused(place, tmp_path):
+    with pytest.raises(FileNotFoundError, match="give the context_dir"):
+        refit(tmp_path / "none", collection=place.collection, model=place.model)
+    with pytest.raises(ConfigError, match="the client is a object of builtins"):
+        refit(place.context, collection=Collection(object(), NAME), model=place.model)
+    empty = place.client.create_collection("empty", embedding_function=None)
+    with pytest.raises(ConfigError, match="'empty' holds no documents"):
+        refit(place.context, collection=Collection(place.client, empty.name), model=place.model)
+    assert list(ChromaClient(place.client).records("empty")) == []

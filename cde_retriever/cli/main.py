@@ -6,6 +6,7 @@
     cde export [MODEL] -o OUT    write a model as ONNX graphs that run without PyTorch
     cde wrap MODEL -o OUT        write any encoder as a checkpoint that knows its corpus
     cde refit INDEX              embed an index again under a context of the documents that it holds now
+    cde migrate OLD -o NEW       make an index that knows its corpus of one that another embedding built
     cde serve CONTEXT            serve vectors over HTTP in OpenAI's format
     cde verify MODEL             tell which network the authors' released weights belong to
 
@@ -16,7 +17,7 @@ interrupted.
 import sys
 from collections.abc import Sequence
 
-from cde_retriever.cli import doctor, embed, explore, export, refit, serve, verify, wrap
+from cde_retriever.cli import doctor, embed, explore, export, migrate, refit, serve, verify, wrap
 from cde_retriever.cli.command_line import CommandLine
 
 COMMANDS = {
@@ -26,6 +27,7 @@ COMMANDS = {
     "export": export,
     "wrap": wrap,
     "refit": refit,
+    "migrate": migrate,
     "serve": serve,
     "verify": verify,
 }

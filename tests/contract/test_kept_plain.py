@@ -97,9 +97,9 @@ def model_reads_no_document() -> Iterator[None]:
     """Assert that the model reads nothing but the question that LangChain's guard asks a store it meets."""
     embed, texts = TorchBackend.embed, []
 
-    def counted(self: Any, input_ids: Any, *rest: Any) -> Any:
+    def counted(self: Any, input_ids: Any, *rest: Any, **named: Any) -> Any:
         texts.append(len(input_ids))
-        return embed(self, input_ids, *rest)
+        return embed(self, input_ids, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TorchBackend, "embed", counted)

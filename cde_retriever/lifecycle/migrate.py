@@ -1,0 +1,132 @@
+"""Make an index of ours of one whose vectors another embedding made, which stays as it is.
+
+Where that embedding is the encoder beneath our model, its vectors are the plain vectors that a corpus head starts from,
+and no document goes through the model again. Whether they are is not believed but seen: a sample of the documents is
+embedded, and if one of them has another vector than the index, all documents are embedded.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.context.neighbours import unit
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.plain_documents import PlainDocuments
+from cde_retriever.encoder.shared_weights import shared_encoder
+from cde_retriever.errors import ConfigError
+from cde_retriever.files.locking import LOCK, only_writer
+from cde_retriever.lifecycle.kept_vectors import KeptVectors
+from cde_retriever.lifecycle.stored_index import NewIndex, foreign_kind_of
+
+PathLike = str | os.PathLike[str]
+Vectors = NDArray[np.float32]
+DEFAULT_MODEL = ModelSpec()
+COMPARED = 100
+"""Documents that are embedded to see whose vectors an index holds."""
+SAME = 0.9999
+"""The least cosine of two vectors that one model made of one text, on two machines or in two precisions."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What a migration did.
+
+    Attributes:
+        old: The folder that was read.
+        new: The folder of the new index.
+        context: Fingerprint of the new index's context.
+        documents: Texts in both.
+        taken_over: How many of them kept their vectors as plain ones; the others were embedded.
+        cosine: The lowest cosine of a compared document's old vector and its plain one; None if they are of two widths,
+            or the model has no corpus head, so that nothing could be taken over.
+    """
+
+    old: str
+    new: str
+    context: str
+    documents: int
+    taken_over: int
+    cosine: float | None
+
+
+def migrate(
+    old: PathLike,
+    new: PathLike,
+    *,
+    model: ModelSpec = DEFAULT_MODEL,
+    parts: str | None = None,
+    keep_plain: bool = False,
+    trust_pickle: bool = False,
+    show_progress: bool = False,
+) -> Migration:
+    """Make an index of ours of a LlamaIndex or LangChain FAISS index that another embedding built.
+
+    Ids, texts and metadata stay. A killed process leaves no new index, and the same call again goes on.
+
+    Args:
+        old: Folder that LlamaIndex's ``storage_context.persist`` or ``FAISS.save_local`` wrote; it stays.
+        new: Folder of the new index, which is not there yet.
+        model: The model of the new index; the default for the bundled one.
+        parts: ``"both"`` for hybrid search, ``"one"`` for one vector; None for what the framework does by default.
+        keep_plain: Whether the new index keeps plain vectors, so that `refit` needs no model.
+        trust_pickle: Whether the index is known not to be made by somebody else: FAISS indexes keep documents in a
+            pickle, and opening one runs what it says.
+        show_progress: Whether to show progress bars on stderr.
+
+    Raises:
+        FileNotFoundError: if there is no old folder.
+        ConfigError: if it holds no such index, no texts, an index of ours, or a pickle that is not trusted; if there
+            is something at `new`; for `parts` or `keep_plain` with a model that has no corpus head.
+        OSError: if another process makes the same index, or the disk is full.
+    """
+    old, new = Path(old), Path(new)
+    stored = foreign_kind_of(old).open_foreign(old, trust_pickle)
+    if new.exists():
+        raise ConfigError(f"there is something at {new} already; give the folder of a new index")
+    if not stored.texts:
+        raise ConfigError(f"the index at {old} holds no documents; build a new one with from_documents")
+    encoder = shared_encoder(model)
+    if keep_plain:
+        encoder.keep_plain()
+    work = new.with_name(f"{new.name}.migrate")
+    with only_writer(work):
+        kept, cosine, taken = None, None, 0
+        if encoder.config.corpus_head is not None:
+            cosine = _lowest_cosine(encoder, stored.texts, stored.vectors)
+            kept = PlainDocuments()
+            if cosine is not None and cosine >= SAME and stored.vectors is not None:
+                kept.add(stored.texts, unit(stored.vectors))
+                taken = len(stored.texts)
+            else:
+                make = KeptVectors(
+                    lambda texts, _: _plain(encoder, texts), encoder.identity.sha256, work, show_progress=show_progress
+                )
+                kept.add(stored.texts, make(stored.texts, "document"))
+        made = stored.build(new, NewIndex(model, parts, kept, keep_plain))
+        for path in work.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+    return Migration(str(old), str(new), made, len(stored.texts), taken, cosine)
+
+
+def _plain(encoder: ContextualEncoder, texts: Sequence[str]) -> Vectors:
+    """Return plain vectors of documents, (n, d), of a model with a corpus head."""
+    fork = encoder.fork()
+    fork.set_context(fork.null_context())
+    vectors: Vectors = fork.encode_documents(texts, parts="dense")
+    return vectors
+
+
+def _lowest_cosine(encoder: ContextualEncoder, texts: Sequence[str], vectors: Vectors | None) -> float | None:
+    """Return the lowest cosine of stored and plain vectors of documents of all lengths; None if not comparable."""
+    if vectors is None or vectors.shape[1] != encoder.dense_dimension or not np.isfinite(vectors).all():
+        return None
+    by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    rows = [by_length[place] for place in np.unique(np.linspace(0, len(texts) - 1, COMPARED).astype(int))]
+    cosines = (unit(vectors[rows]) * _plain(encoder, [texts[row] for row in rows])).sum(axis=1)
+    return float(cosines.min())

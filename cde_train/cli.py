@@ -5,6 +5,8 @@
                                            run one step alone, from files to files
     cde-train evaluate [CHECKPOINT] SETS   measure retrieval quality beside every baseline, or with --mteb
                                            on tasks of MTEB
+    cde-train report RUN                   show what a run did, as a page
+    cde-train analyse CHECKPOINT SETS      show a checkpoint under many contexts, as a page
     cde-train validate RUN.toml            name all faults of a configuration at once
 
 Results go to stdout as JSON lines, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130
@@ -21,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from cde_retriever.cli.command_line import CommandLine, Run, say, write_result
 from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
+from cde_train.report.commands import EXAMPLES as PAGES
+from cde_train.report.commands import add_commands
 
 if TYPE_CHECKING:  # help needs no extra
     from cde_train.data.pairs import TrainingPair
@@ -51,7 +55,7 @@ EXAMPLES = {
     "validate": """\
   cde-train validate run.toml
   cde-train validate small --set phase.0.batch_size=512""",
-}
+} | PAGES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +70,7 @@ def program() -> CommandLine:
     _add_fit(made)
     _add_steps(made)
     _add_evaluate(made)
+    add_commands(made)
     validate = made.add("validate", "Check a configuration and name all its faults.", _validate, EXAMPLES["validate"])
     validate.add_argument("config", metavar="RUN.toml", help=f"settings file, or a preset: {', '.join(PRESETS)}")
     _overrides(validate)

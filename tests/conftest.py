@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cde_retriever.encoder.encoder import ContextualEncoder
+from tests.browser import chromium, opened  # noqa: F401 - fixtures
 from tests.tiny import tiny_checkpoint, tiny_encoder
 
 torch.set_num_threads(1)

@@ -41,7 +41,18 @@ ROOMS = {
         "mteb",
         "sentence_transformers",
     ),
-    "cde_train": ("errors", "settings", "vectors", "data", "batching", "evaluation", "training", "run", "cli"),
+    "cde_train": (
+        "errors",
+        "settings",
+        "vectors",
+        "data",
+        "batching",
+        "evaluation",
+        "training",
+        "run",
+        "report",
+        "cli",
+    ),
 }
 # Rooms of which neither sees the other, though the order would allow it.
 APART = {("cde_train.evaluation", "cde_train.batching")}

@@ -4,8 +4,11 @@ The library that draws is inside the file. The file's own policy forbids it to l
 escaped; values reach scripts as JSON alone.
 """
 
+import csv
+import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -113,9 +116,17 @@ class Page:
             f"<script>{_read('page.js')}</script>\n</body>\n</html>\n"
         )
 
-    def save(self, file: Path) -> Path:
-        """Write the page to a file; all or nothing."""
+    def save(self, file: Path, *, tables: bool = False) -> Path:
+        """Write the page to a file; all or nothing.
+
+        Args:
+            file: Where to.
+            tables: Whether to write the table behind each plot beside it, as CSV.
+        """
         file.parent.mkdir(parents=True, exist_ok=True)
+        for number, plot in enumerate(self._plots if tables else (), start=1):
+            name = re.sub(r"\W+", "-", plot.title.lower()).strip("-")[:60]
+            write_atomically(file.with_name(f"{file.stem}-{number}-{name}.csv"), _csv(plot.table))
         write_atomically(file, self.to_html().encode("utf-8", "replace"))
         return file
 
@@ -143,6 +154,12 @@ def _number(value: float | int | None) -> str:
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4g}"
+
+
+def _csv(table: Table) -> bytes:
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerows([table.headings, *table.rows])
+    return written.getvalue().encode("utf-8", "replace")
 
 
 def _json(values: Sequence[object]) -> str:

@@ -129,6 +129,10 @@ class RunFolder:
         report: Report = step["report"]
         return report
 
+    def reports(self) -> dict[str, Report]:
+        """Return what the finished steps report, by name, in the order they were done; their files are not compared."""
+        return {name: step["report"] for name, step in self._read()["steps"].items()}
+
     def step(
         self,
         name: str,

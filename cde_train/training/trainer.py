@@ -178,7 +178,12 @@ class TwoStageTrainer(HuggingFaceTrainer):
             raise FloatingPointError(
                 f"the loss of step {inputs['step']} is {result.loss.item()}; lower the learning rate, or use fp32"
             )
-        self._count(accuracy=result.accuracy, context=float(batch.context_documents))
+        self._count(
+            accuracy=result.accuracy,
+            context=float(batch.context_documents),
+            first_stage_gradient=gradient_norm(self.two_stage.first_stage),
+            second_stage_gradient=gradient_norm(self.two_stage.second_stage),
+        )
         return result.loss
 
     def _pad(self, ids: Any, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -241,6 +246,12 @@ class TwoStageTrainer(HuggingFaceTrainer):
 
     def _load_best_model(self) -> None:
         load_model(Path(str(self.state.best_model_checkpoint)), self.encoder, self.config)
+
+
+def gradient_norm(stage: nn.Module) -> float:
+    """Return the norm of a stage's gradient, 0 for a stage that is not trained."""
+    gradients = [parameter.grad for parameter in stage.parameters() if parameter.grad is not None]
+    return float(nn.utils.get_total_norm(gradients))
 
 
 def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) -> TrainingArguments:

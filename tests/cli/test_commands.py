@@ -12,7 +12,7 @@ from cde_train.cli import EXAMPLES, PRESETS, checkpoint_and_sets, main, program
 from cde_train.errors import TrainingDataError
 from cde_train.run.config import load_run_config, preset_names
 
-COMMANDS = ("fit", "embed", "cluster", "pack", "filter", "evaluate", "validate")
+COMMANDS = ("fit", "embed", "cluster", "pack", "filter", "evaluate", "report", "analyse", "validate")
 
 
 def help_of(capsys, *command):

@@ -12,7 +12,6 @@ from cde_retriever.search.bm25 import score_bm25
 from cde_retriever.search.hybrid import score
 from cde_retriever.serving.exploration import Exploration
 from cde_retriever.serving.explored_page import SHOWN, write_page
-from tests.pages.conftest import chromium, opened  # noqa: F401 - fixtures
 from tests.serving.conftest import running
 from tests.tiny import documents
 
@@ -75,7 +74,7 @@ def test_reasons_add_up_to_the_score(encoder, explored):
     assert (nearest @ moved).min() > 0
 
 
-def test_the_page_shows_ranks_reasons_and_the_map(explored, opened, tmp_path):  # noqa: F811
+def test_the_page_shows_ranks_reasons_and_the_map(explored, opened, tmp_path):
     answers = explored.ask([QUERY, "", "</script><b>ron"])
     file = write_page(explored, answers, note="A note.").save(tmp_path / "explore.html")
     found = opened.go(file)
@@ -106,7 +105,7 @@ def test_an_index_of_one_text_is_explored(encoder):
     assert "Rank" in write_page(alone, [answer]).to_html()
 
 
-def test_the_command_writes_a_page_or_serves_one(headed_folder, opened, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_the_command_writes_a_page_or_serves_one(headed_folder, opened, tmp_path, capsys, monkeypatch):
     from llama_index.core import Document
 
     embedding = CDEEmbedding(str(headed_folder), device="cpu")

@@ -171,7 +171,11 @@ def test_four_steps_are_those_of_adamw_with_warm_up_decay_clipping_and_weight_de
             rate, decay = peak_rate_and_decay(name, parameter, config)
             adamw_by_hand(parameter, parameter.grad * clip, moments.setdefault(name, []), rate * factor, decay)
     assert min(norms) > config.max_grad_norm, "nothing is clipped"
-    assert [row["grad_norm"] for row in result.log if "grad_norm" in row] == pytest.approx(norms)
+    logged = [row for row in result.log if "grad_norm" in row]
+    assert [row["grad_norm"] for row in logged] == pytest.approx(norms)
+    both = [np.hypot(row["first_stage_gradient"], row["second_stage_gradient"]) for row in logged]
+    assert both == pytest.approx(norms)
+    assert min(row["first_stage_gradient"] for row in logged) > 0
     for name, expected in weights(by_hand).items():
         torch.testing.assert_close(
             weights(trained)[name], expected, rtol=0, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}"

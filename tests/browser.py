@@ -1,4 +1,4 @@
-"""A headless Chromium that opens pages, and counts what they say and ask for."""
+"""A headless Chromium that opens pages, and counts what they say and ask for; `tests.conftest` has the fixtures."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SCREENSHOTS = Path(__file__).parent.parent.parent / "runs" / "screenshots"
+SCREENSHOTS = Path(__file__).parent.parent / "runs" / "screenshots"
 
 
 class Opened:
@@ -38,7 +38,7 @@ class Opened:
         return [url for url in self.requests if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while it runs, no test of the process can have an event loop of its own
 def chromium():
     if BROWSER is None:
         pytest.skip("no chromium is installed (Debian: apt install chromium)")

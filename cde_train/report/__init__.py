@@ -1,0 +1,1 @@
+"""Show what a run did, and what a checkpoint is worth, as pages."""

@@ -1,0 +1,133 @@
+"""Measure a checkpoint under many contexts: each corpus's on each corpus, and its own at several sizes.
+
+Texts go through the model once where the layout allows it (`ContextualEncoder.encode_under`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.pages.page import Page
+from cde_retriever.pages.plots import Table, heat_map, lines, points
+from cde_retriever.words.reading import split
+from cde_train.data.retrieval_sets import RetrievalSet
+from cde_train.evaluation.ranking import evaluate
+
+SIZES = (16, 64, 128, 256, 512)
+NULL = "null"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """nDCG@10 times 100 of a checkpoint.
+
+    Attributes:
+        names: Names of the corpora, c.
+        by_context: Under the context of each corpus, and at last the null context, on each corpus, (c + 1, c).
+        sizes: Context sizes.
+        by_size: Under the corpus's own context of each size, (sizes, c).
+        distances: How far word statistics of two corpora are apart, 0 to 1, (c, c).
+    """
+
+    names: Sequence[str]
+    by_context: NDArray[np.float64]
+    sizes: Sequence[int]
+    by_size: NDArray[np.float64]
+    distances: NDArray[np.float64]
+
+
+def analyse(encoder: ContextualEncoder, sets: Sequence[RetrievalSet], *, show_progress: bool = False) -> Analysis:
+    """Measure a checkpoint on judged corpora.
+
+    Args:
+        encoder: The checkpoint, with a null context; keeps the context it has.
+        sets: The corpora.
+        show_progress: Whether to show progress bars on stderr.
+    """
+    maker = encoder.fork()
+    sizes = [size for size in SIZES if size < encoder.config.context_size] + [encoder.config.context_size]
+    if encoder.config.positions != "text":
+        sizes = sizes[-1:]  # such a model reads no other number
+
+    def fit(data: RetrievalSet, size: int) -> Context:
+        return maker.fit_context(data.documents, context_size=size)
+
+    own = [fit(data, sizes[-1]) for data in sets] + [maker.null_context()]
+    by_context, by_size = np.zeros((len(own), len(sets))), np.zeros((len(sizes), len(sets)))
+    for column, data in enumerate(sets):
+        smaller = [fit(data, size) for size in sizes[:-1]]
+        found = _measured(maker, data, [*own, *smaller], show_progress)
+        by_context[:, column] = found[: len(own)]
+        by_size[:, column] = [*found[len(own) :], found[column]]
+    return Analysis([data.name for data in sets], by_context, sizes, by_size, word_distances(sets))
+
+
+def _measured(encoder: ContextualEncoder, data: RetrievalSet, contexts: Sequence[Context], show: bool) -> list[float]:
+    queries = encoder.encode_under(data.queries, "query", contexts)
+    documents = encoder.encode_under(data.documents, "document", contexts, show_progress=show)
+    return [100 * float(evaluate(data, *both).ndcg_at_10.mean()) for both in zip(queries, documents, strict=True)]
+
+
+def word_distances(sets: Sequence[RetrievalSet]) -> NDArray[np.float64]:
+    """Return how far corpora are apart, (c, c): 1 - cosine of the shares of documents with each word."""
+    counts: list[dict[str, int]] = []
+    for data in sets:
+        found: dict[str, int] = {}
+        for text in data.documents:
+            for word in set(split(text)):
+                found[word] = found.get(word, 0) + 1
+        counts.append(found)
+    place = {word: number for number, word in enumerate(dict.fromkeys(word for found in counts for word in found))}
+    shares = np.zeros((len(sets), len(place)))
+    for row, found in zip(shares, counts, strict=True):
+        row[[place[word] for word in found]] = list(found.values())
+    shares /= np.maximum(np.linalg.norm(shares, axis=1, keepdims=True), 1e-12)
+    return np.clip(1 - shares @ shares.T, 0, 1)
+
+
+def write_analysis_page(name: str, found: Analysis) -> Page:
+    """Return the page of an analysis.
+
+    Args:
+        name: The checkpoint's.
+        found: What was measured.
+    """
+    own, null = np.diag(found.by_context), found.by_context[-1]
+    gain = own - null
+    page = Page(f"{name} under many contexts")
+    page.text(
+        f"Own context against null: {gain.mean():+.1f} nDCG@10 on average of {len(found.names)} corpora, from "
+        f"{gain.min():+.1f} to {gain.max():+.1f}.",
+        strong=True,
+    )
+    rows = [(label, row.tolist()) for label, row in zip([*found.names, NULL], found.by_context, strict=True)]
+    alt = "nDCG@10 under each context, a row, on each corpus, a column; own contexts on the diagonal, null below."
+    page.plot(heat_map("Each context on each corpus", alt, found.names, rows, x="corpus", y="context"))
+    series = {name: (list(found.sizes), found.by_size[:, column].tolist()) for column, name in enumerate(found.names)}
+    alt = f"nDCG@10 on each corpus under its own context of {found.sizes[0]} to {found.sizes[-1]} documents."
+    page.plot(
+        lines("Quality by size of the context", alt, series, x="documents in the context", y="nDCG@10 (0 to 100)")
+    )
+    both = [(i, j) for i in range(len(found.names)) for j in range(len(found.names))]
+    dots = {
+        kind: [
+            (
+                float(found.distances[i, j]),
+                float(found.by_context[i, j] - null[j]),
+                f"{found.names[i]} on {found.names[j]}",
+            )
+            for i, j in both
+            if (i == j) == (kind == "own")
+        ]
+        for kind in ("foreign", "own")
+    }
+    alt = "Gain over the null context by how far the words of context and corpus are apart, a point for each pair."
+    page.plot(points("Gain by distance of words", alt, dots, x="distance of word statistics", y="gain over null"))
+    summary = [
+        (name, *figures) for name, *figures in zip(found.names, null.tolist(), own.tolist(), gain.tolist(), strict=True)
+    ]
+    return page.table(Table(("corpus", "null", "own", "gain"), summary), "nDCG@10 (0 to 100)")

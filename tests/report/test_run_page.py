@@ -1,0 +1,75 @@
+"""`cde-train report`: the figures of a run's own files, in a real browser, at any moment, and nothing is written to."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cde_retriever.files.hashing import files_of, hash_file
+from cde_train.batching.packing import load_batches
+from cde_train.cli import main
+from cde_train.data.readers import read_pairs
+from cde_train.report.run_page import write_run_page
+from cde_train.vectors.text_vectors import TextVectors
+
+RUN = Path(__file__).parent.parent / "fixtures" / "fit" / "full"
+
+
+@pytest.fixture
+def run(tmp_path):
+    shutil.copytree(RUN, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def rows_of(folder, part):
+    (file,) = folder.glob(f"*{part}*.csv")
+    return list(csv.reader(file.open()))
+
+
+def test_the_page_shows_the_runs_own_figures(run, opened, capsys, tmp_path):
+    before = {file: hash_file(file) for file in files_of(run)}
+    assert main(["report", str(run), "-o", str(tmp_path / "seen")]) == 0
+    assert {file: hash_file(file) for file in files_of(run)} == before
+    file = tmp_path / "seen" / "report.html"
+    assert json.loads(capsys.readouterr().out) == {"page": str(file)}
+    found = opened.go(file)
+    assert found.errors == []
+    assert found.only_asked_for(file)
+    found.screenshot("run")
+    log = json.loads((run / "work/phase-training/states/checkpoint-2/trainer_state.json").read_text())["log_history"]
+    assert rows_of(file.parent, "loss")[1:] == [["loss", str(r["step"]), str(r["loss"])] for r in log if "loss" in r]
+    text = found.page.inner_text("main")
+    assert "It is not finished" in text
+    left_out = json.loads((run / "work/phase-training/filter.json").read_text())
+    for example in left_out["examples"]:
+        assert found.page.get_by_role("cell", name=example["dropped"], exact=True).count() >= 1
+
+
+def test_difficulty_is_what_batching_maximises(run, tmp_path):
+    write_run_page(run).save(tmp_path / "report.html", tables=True)
+    pairs, vectors = read_pairs(run / "work/data/pairs.jsonl"), TextVectors.open(run / "work/vectors")
+    batches = load_batches(run / "work/phase-training/batches.npy", pairs=len(pairs))
+    shown = rows_of(tmp_path, "difficulty")[1:]
+    assert len(shown) == len(batches)
+    for batch, (_, _, said) in zip(batches, shown, strict=True):
+        q, d = (vectors.take([getattr(pairs[i], side) for i in batch]) for side in ("query", "document"))
+        cosines = (q @ d.T + d @ q.T) / 2
+        others = cosines[~np.eye(len(batch), dtype=bool)]
+        assert float(said) == pytest.approx(others.mean(), abs=1e-5)
+
+
+def test_a_run_that_has_hardly_begun_has_a_page(run, opened, tmp_path):
+    shutil.rmtree(run / "work/phase-training")
+    (run / "work/data/clusters.safetensors").unlink()
+    found = opened.go(write_run_page(run).save(tmp_path / "report.html"))
+    assert found.errors == []
+    assert found.page.locator(".plot").count() == 0
+    assert found.page.get_by_role("heading", name="Phase training").count() == 1
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no run; give the folder that cde-train fit wrote to" in capsys.readouterr().err

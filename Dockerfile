@@ -17,8 +17,8 @@ COPY --from=export /source /source
 COPY --from=export /model /model
 RUN pip install --no-cache-dir --no-deps /source \
     && pip install --no-cache-dir "fastapi>=0.165" "filelock>=3.16" "limits>=5" "numpy>=1.26" "onnxruntime>=1.23" \
-        "prometheus-client>=0.22" "regex>=2024.5" "safetensors>=0.5" "scipy>=1.13" "snowballstemmer>=3.0" \
-        "tokenizers>=0.22" "tqdm>=4.66" "uvicorn>=0.38" \
+        "prometheus-client>=0.22" "regex>=2024.9.11" "safetensors>=0.5" "scipy>=1.14.1" "snowballstemmer>=3.0" \
+        "stopwordsiso>=0.7" "tokenizers>=0.22" "tqdm>=4.66" "uvicorn>=0.38" \
     && useradd --uid 10001 --create-home cde \
     && mkdir /contexts \
     && chown cde /contexts

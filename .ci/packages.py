@@ -11,6 +11,7 @@ Makefile's there too, because its older builds for Linux take several GB each; -
 import argparse
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,6 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 EXTRAS = ("bare", "llama-index", "langchain", "bulk", "doctor", "onnx", "openvino", "serve", "train", "ray")
 RESOLUTIONS = ("highest", "lowest-direct", "pip")
-SERVING = ("numpy", "tokenizers", "onnxruntime", "tqdm", "llama-index-core")  # as docs/serving.md says
 
 
 def main() -> int:
@@ -89,9 +89,11 @@ def install_extra(wheel: Path, extra: str, resolution: str, torch: list[str], py
 
 
 def install_server(wheel: Path, python: Path) -> None:
-    """Install what embeds queries by an export, without PyTorch."""
+    """Install what embeds queries by an export, without PyTorch, as docs/serving.md says."""
     run(uv(), "pip", "install", "--quiet", "--python", python, "--no-deps", wheel)
-    run(uv(), "pip", "install", "--quiet", "--python", python, *SERVING)
+    page = (ROOT / "docs" / "serving.md").read_text().split("On the server:")[1]
+    names = [name for line in re.findall(r"^pip install ([^-#\n][^#\n]*)", page, re.MULTILINE) for name in line.split()]
+    run(uv(), "pip", "install", "--quiet", "--python", python, *names)
 
 
 def tried(name: str, version: str, install: functools.partial[None], program: str, work: Path) -> list[str]:

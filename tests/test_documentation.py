@@ -1,6 +1,8 @@
 """What the documentation shows is what its programs write."""
 
 import importlib.util
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,13 @@ def test_a_picture_says_what_it_shows_to_those_who_do_not_see_it(svg):
 
 def test_the_comparison_is_made_of_the_figures_that_were_measured():
     assert (DOCS / "comparison.md").read_text() == page()
+
+
+@pytest.mark.parametrize("place", ["docs/serving.md", "Dockerfile"])
+def test_a_server_without_pytorch_installs_all_that_the_package_needs_but_pytorch(place):
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    needed = {re.match(r"[\w-]+", line)[0] for line in dependencies}
+    needed -= {"torch", "transformers", "huggingface-hub", "safetensors"}
+    assert {"numpy", "tokenizers", "scipy"} <= needed
+    named = set(re.findall(r"[\w-]+", (ROOT / place).read_text().split("--no-deps")[1]))
+    assert needed - named == set()

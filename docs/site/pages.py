@@ -1,9 +1,10 @@
-"""Add the site's pages that do not lie in docs/: README, changes, security, model card, and the reference of the API.
+"""Add the site's pages that do not lie in docs/: README, security, examples, the reference and others.
 
 MkDocs calls the functions named `on_…` (https://www.mkdocs.org/user-guide/plugins/#events). Reference pages name
 modules; their text is in the docstrings. Commands show the help that the programs print.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -51,6 +52,8 @@ def on_files(files: Files, config: Any) -> Files:
         made[f"reference/{page}.md"] = _reference(title, [f"cde_retriever.{name}" for name in names])
     made["reference/training.md"] = _reference("Training", [f"cde_train.{name}" for name in TRAINING])
     made["reference/commands.md"] = _commands()
+    for file in sorted((ROOT / "examples").glob("[!_]*.*")):
+        made[f"examples/{file.stem}.md"] = _example(file)
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -70,6 +73,8 @@ def _with_site_links(text: str, name: str) -> str:
         path = os.path.normpath(Path(name).parent / target)
         if path in ELSEWHERE:
             return f"]({ELSEWHERE[path]}{anchor})"
+        if path.startswith("examples/"):
+            return f"]({Path(path).with_suffix('.md')})"
         return f"]({path.removeprefix('docs/')}{anchor})" if path.startswith("docs/") else match[0]
 
     return re.sub(r"\]\(([^):#\s]+)(#[^)]*)?\)", linked, text)
@@ -77,6 +82,15 @@ def _with_site_links(text: str, name: str) -> str:
 
 def _reference(title: str, names: list[str]) -> str:
     return f"# {title}\n\n" + "\n\n".join(f"::: {name}" for name in names) + "\n"
+
+
+def _example(file: Path) -> str:
+    """Return a program, or the cells of a notebook, as a page."""
+    if file.suffix == ".py":
+        return f"# {file.stem}\n\n```python\n{file.read_text()}```\n"
+    shown = {"markdown": "{}\n", "code": "```python\n{}\n```\n"}
+    cells = json.loads(file.read_text())["cells"]
+    return "\n".join(shown[cell["cell_type"]].format("".join(cell["source"])) for cell in cells)
 
 
 def _commands() -> str:

@@ -67,7 +67,9 @@ def in_lancedb(query: Parts) -> str:
     """Fill a table with both parts, find a thousand documents by the dense one, and order these by both."""
     table = lancedb.connect("lancedb").create_table("documents", pyarrow.parquet.read_table("vectors"))
     near = table.search(query.dense[0], vector_column_name="vector").distance_type("dot").limit(1000).to_arrow()
-    best = search(query, Parts(vectors_of(near), sparse_of(near).csr()), 1).positions[0][0]
+    words = sparse_of(near)
+    assert words is not None  # as `--parts both` wrote them
+    best = search(query, Parts(vectors_of(near), words.csr()), 1).positions[0][0]
     return str(near["id"][int(best)])
 
 

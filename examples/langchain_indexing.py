@@ -5,13 +5,13 @@ python -m examples.langchain_indexing
 
 from langchain_chroma import Chroma
 from langchain_core.documents import Document
-from langchain_core.indexing import InMemoryRecordManager, index
+from langchain_core.indexing import IndexingResult, InMemoryRecordManager, index
 
 from cde_retriever import langchain as cde
 from examples.small_corpus import few_docstrings
 
 
-def main() -> list[dict[str, int]]:
+def main() -> list[IndexingResult]:
     """Return what three nights added, updated, skipped and deleted."""
     texts = few_docstrings("heapq", "sched")
     documents = [Document(text, metadata={"source": name}) for name, text in texts.items()]
@@ -25,8 +25,7 @@ def main() -> list[dict[str, int]]:
     changed = [Document("A heap is a tree in a list.", metadata={"source": "heapq"}), *documents[1:-1]]
     nights = []
     for night in (documents, documents, changed):
-        done = index(night, records, store, cleanup="full", source_id_key="source", key_encoder="sha256")
-        nights.append({name: int(count) for name, count in done.items()})
+        nights.append(index(night, records, store, cleanup="full", source_id_key="source", key_encoder="sha256"))
         print(nights[-1])
     return nights
 

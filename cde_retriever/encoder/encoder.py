@@ -213,7 +213,7 @@ class ContextualEncoder(ModelWithContext):
             return self._dense(active, ids, role, batch_size, show_progress)
         texts = check_texts(texts)
         missing = kept.missing(texts)
-        if missing or not texts or kept is not self.plain_documents:  # nobody was told what is cut of a sample's texts
+        if missing or not texts or self._sampled is not None:  # nobody was told what is cut of a sample's texts
             ids = self._runner.tokenize(texts, role, batch_size, on_truncation, stacklevel=5)
         if missing or not texts:
             made = self._dense(active, [ids[row] for row in missing], role, batch_size, show_progress)

@@ -244,7 +244,10 @@ class ModelWithContext(LoadedModel):
         """Return the plain vectors of a role's texts that are there; None if none are, or the model may change."""
         if role == "query" or self.backend.is_open:
             return None
-        return self.plain_documents or (self._sampled and self._sampled.copy())
+        if self.plain_documents is None:
+            return self._sampled and self._sampled.copy()
+        self.plain_documents.update(self._sampled or PlainDocuments())
+        return self.plain_documents
 
     def count_words(self, texts: Sequence[str], language: str | None) -> CorpusWords | None:
         """Return what a context keeps of its documents' words; None for a model without a corpus head.

@@ -181,7 +181,7 @@ def test_documents_that_nobody_kept_are_embedded_and_kept(head):
     expected = other.encode_documents(["zevex", "baron", "", "zevex"], parts="both")
     np.testing.assert_allclose(found.dense, expected.dense, atol=1e-6)
     assert (found.sparse != expected.sparse).nnz == 0
-    assert encoder.plain_documents.missing(["zevex", "misim", ""]) == [1]
+    assert encoder.plain_documents.missing(["zevex", "never seen", ""]) == [1]
     assert encoder.encode_documents([]).shape == (0, encoder.dimension)
     with pytest.raises(TypeError, match="text 1 is int"):
         encoder.encode_documents(["baron", 3])

@@ -29,11 +29,15 @@ def ran(encoder, work):
     return work(), encoder.ran - before
 
 
+@pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize("parts", ["one", "dense", "both"])
-def test_the_sample_is_not_embedded_again(encoder, parts):
+def test_the_sample_is_not_embedded_again(encoder, parts, keeps):
+    if keeps:
+        encoder.keep_plain()
     context, sampled = ran(encoder, lambda: encoder.fit_context(TEXTS, context_size=16))
     found, others = ran(encoder, lambda: encoder.encode_documents(TEXTS, parts=parts))
     assert (sampled, others) == (16, 24)
+    encoder.plain_documents = None
     encoder.set_context(context)  # as in another process
     expected, all_of_them = ran(encoder, lambda: encoder.encode_documents(TEXTS, parts=parts))
     assert all_of_them == 40
@@ -54,7 +58,10 @@ def test_a_query_and_a_changed_document_are_embedded(encoder):
     assert ran(encoder, lambda: encoder.encode_documents([]))[0].shape == (0, encoder.dimension)
 
 
-def test_cut_texts_are_told_though_they_are_in_the_sample(encoder):
+@pytest.mark.parametrize("keeps", [False, True])
+def test_cut_texts_are_told_though_they_are_in_the_sample(encoder, keeps):
+    if keeps:
+        encoder.keep_plain()
     long = ["word " * 500, *TEXTS[:3]]
     encoder.fit_context(long)
     with pytest.warns(TruncationWarning, match="1 of 4 texts"):

@@ -23,7 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-EXTRAS = ("bare", "llama-index", "langchain", "bulk", "doctor", "onnx", "openvino", "serve", "train", "ray")
+EXTRAS = (
+    *("bare", "llama-index", "langchain", "chroma", "haystack", "sentence-transformers", "mteb"),
+    *("bulk", "doctor", "explore", "onnx", "openvino", "serve", "train", "ray"),
+)
 RESOLUTIONS = ("highest", "lowest-direct", "pip")
 
 

@@ -98,6 +98,53 @@ def try_langchain(_: Path) -> None:
     assert "password" in store.similarity_search(QUESTION, k=1)[0].page_content
 
 
+def try_chroma(_: Path) -> None:
+    """Fill a collection and ask it."""
+    import chromadb
+
+    from cde_retriever.chroma import CDEEmbeddingFunction
+
+    function = CDEEmbeddingFunction.fit(TEXTS, "chroma/context")
+    collection = chromadb.PersistentClient("chroma").create_collection("docs", embedding_function=function)
+    collection.add(ids=[str(n) for n in range(len(TEXTS))], documents=TEXTS)
+    assert collection.query(query_texts=[QUESTION], n_results=1)["ids"] == [["0"]]
+
+
+def try_haystack(_: Path) -> None:
+    """Embed documents and a query."""
+    from haystack import Document
+
+    from cde_retriever.haystack import CDEDocumentEmbedder, CDETextEmbedder
+
+    embedder = CDEDocumentEmbedder("context")
+    embedder.fit([Document(content=text) for text in TEXTS])
+    documents = embedder.run([Document(content=text) for text in TEXTS])["documents"]
+    query = CDETextEmbedder("context").run(QUESTION)["embedding"]
+    assert np.argmax([np.dot(document.embedding, query) for document in documents]) == 0
+
+
+def try_sentence_transformers(_: Path) -> None:
+    """Bind a context to a SentenceTransformer and encode."""
+    from cde_retriever import sentence_transformers as cde
+
+    ContextualEncoder.from_pretrained().fit_context(TEXTS).save("context.safetensors")
+    model = cde.bind("context.safetensors")
+    assert np.argmax(model.encode_document(TEXTS) @ model.encode_query([QUESTION])[0]) == 0
+
+
+def try_mteb(_: Path) -> None:
+    """Import the door to MTEB; its tasks need the network."""
+    import cde_retriever.mteb
+
+    assert cde_retriever.mteb.__all__
+
+
+def try_explore(shared: Path) -> None:
+    """Show the help of the page's command, and do what the doctor does."""
+    command("cde", "explore", "--help")
+    try_doctor(shared)
+
+
 def try_bulk(_: Path) -> None:
     """Embed a folder of web pages and Markdown, and rows in both parts, and read the vectors."""
     from cde_retriever.bulk.reading import read_parts

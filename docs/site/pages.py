@@ -28,6 +28,7 @@ REFERENCE = {
     "encoder": ("Encoder and context", "encoder.encoder.ContextualEncoder", "context.context.Context"),
     "llama_index": ("LlamaIndex", "llama_index"),
     "langchain": ("LangChain", "langchain"),
+    "doors": ("Chroma, Haystack, sentence-transformers, MTEB", "chroma", "haystack", "sentence_transformers", "mteb"),
     "search": ("Search", "search.hybrid", "search.parts_index", "search.index_file", "search.idf"),
     "bulk": ("Bulk", "bulk.run", "bulk.settings", "bulk.reading"),
     "lifecycle": ("Life of a context", "lifecycle.refit", "lifecycle.trial", "lifecycle.doctor"),

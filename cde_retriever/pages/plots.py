@@ -17,6 +17,8 @@ LIGHT_TO_DARK = "Cividis"
 """A scale that is ordered in grey as well."""
 MOST_POINTS = 3000
 """Points of a group that are drawn; of more every n-th is, and the name says so."""
+MANY = 300
+"""Points of a group beyond which they are small and pale, as a ground for others."""
 Value = str | float | int | None
 
 
@@ -160,8 +162,8 @@ def points(
             "marker": {
                 "color": COLOURS[(place - 1) % 7],
                 "symbol": SYMBOLS[place % 7],
-                "size": 5 + 3 * place,
-                "opacity": 0.5 if place == 0 else 0.9,
+                "size": 5 if len(group) > MANY else 8 + 2 * place,
+                "opacity": 0.5 if len(group) > MANY else 0.9,
             },
         }
         for place, (name, group) in enumerate(drawn.items())

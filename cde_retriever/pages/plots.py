@@ -217,6 +217,7 @@ def moves(title: str, alt: str, ways: Sequence[str], ranks: Sequence[tuple[str, 
         ways: Names of the ways, from left to right.
         ranks: Of each document its name and its rank by each way, from 1; None where it is not among the first.
     """
+    lowest = max((rank for _, row in ranks for rank in row if rank), default=1)
     traces = [
         {
             "type": "scatter",
@@ -232,8 +233,8 @@ def moves(title: str, alt: str, ways: Sequence[str], ranks: Sequence[tuple[str, 
     ]
     layout = {
         "xaxis": {"type": "category"},
-        "yaxis": axis("rank", autorange="reversed", dtick=1 if len(ranks) <= 20 else 5),
-        "height": 480,
+        "yaxis": axis("rank", range=[lowest + 0.7, 0.3], tickvals=[1, *range(5, lowest + 1, 5)], zeroline=False),
+        "height": 400 + 20 * len(ranks),  # the legend has a line for each
     }
     return Plot(title, alt, traces, layout, Table(("document", *ways), [(name, *row) for name, row in ranks]))
 

@@ -94,7 +94,7 @@ def one_vectors(
     encoder: ContextualEncoder, texts: PlainTexts, context: Context, dimension: int | None = None
 ) -> tuple[Vectors, Vectors]:
     """Return documents and queries as one vector each under a context, (n, m) and (q, m); None for all numbers."""
-    head = _kept_head(encoder, texts, context, dimension)
+    head = kept_head(encoder, texts, context, dimension)
     return (
         np.asarray(head.documents(texts.document_vectors, texts.documents, "one")),
         np.asarray(head.queries(texts.query_vectors, texts.queries, "one")),
@@ -106,7 +106,7 @@ def rank_with_head(encoder: ContextualEncoder, texts: PlainTexts, context: Conte
     if parts == "one":
         documents, queries = one_vectors(encoder, texts, context)
         return rank(queries, documents)
-    head = _kept_head(encoder, texts, context)
+    head = kept_head(encoder, texts, context)
     made = head.documents(texts.document_vectors, texts.documents, parts)
     ranking: Ranking = []
     for first in range(0, len(texts.queries), QUERIES_AT_ONCE):
@@ -116,8 +116,9 @@ def rank_with_head(encoder: ContextualEncoder, texts: PlainTexts, context: Conte
     return ranking
 
 
-def _kept_head(
+def kept_head(
     encoder: ContextualEncoder, texts: PlainTexts, context: Context, dimension: int | None = None
 ) -> CorpusHead:
+    """Return a model's corpus head under a context, which reads the texts of a set once."""
     settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
     return _KeptHead(settings, context, texts.document_vectors.shape[1], dimension or encoder.dimension)

@@ -13,6 +13,7 @@ try:
     from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
     from cde_retriever.adapters.langchain.guard import _restore_store  # noqa: F401 - pickles name it here
     from cde_retriever.adapters.langchain.retriever import CDERetriever
+    from cde_retriever.adapters.langchain.routed_retriever import CDERoutedRetriever, from_documents_by_kind
     from cde_retriever.adapters.langchain.store_growth import drift
     from cde_retriever.adapters.langchain.stores import (
         from_documents,
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CDEEmbeddings",
     "CDERetriever",
+    "CDERoutedRetriever",
     "collection_in",
     "drift",
     "from_documents",
+    "from_documents_by_kind",
     "guard",
     "open",
     "save_local",

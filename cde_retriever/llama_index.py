@@ -5,6 +5,7 @@ try:
     from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever
     from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
     from cde_retriever.adapters.llama_index.native_parts import sparse_functions
+    from cde_retriever.adapters.llama_index.routed_index import CDERoutedIndex, CDERoutedRetriever
     from cde_retriever.lifecycle.collection import collection_in
 except ImportError as error:
     if str(error.name).startswith("cde_retriever"):  # a fault of ours, nothing missing
@@ -16,6 +17,8 @@ __all__ = [
     "CDEContextGuard",
     "CDEEmbedding",
     "CDERetriever",
+    "CDERoutedIndex",
+    "CDERoutedRetriever",
     "CDEVectorStoreIndex",
     "collection_in",
     "sparse_functions",

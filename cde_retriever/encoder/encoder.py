@@ -213,7 +213,9 @@ class ContextualEncoder(ModelWithContext):
             return self._dense(active, ids, role, batch_size, show_progress)
         texts = check_texts(texts)
         missing = kept.missing(texts)
-        if missing or not texts or self._sampled is not None:  # nobody was told what is cut of a sample's texts
+        # Nobody was told what is cut of a sample's texts.
+        untold = role == "document" and (self._sampled is not None or kept is not self.plain_documents)
+        if missing or not texts or untold:
             ids = self._runner.tokenize(texts, role, batch_size, on_truncation, stacklevel=5)
         if missing or not texts:
             made = self._dense(active, [ids[row] for row in missing], role, batch_size, show_progress)

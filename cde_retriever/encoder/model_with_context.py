@@ -13,6 +13,7 @@ from cde_retriever.context.selection import Chosen, choose
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.active_context import ActiveContext, activate, refuse_foreign_context
 from cde_retriever.encoder.loaded_model import LoadedModel
+from cde_retriever.encoder.one_pass import shared_plain
 from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, Vectors
 from cde_retriever.encoder.tokens import count_documents
@@ -242,12 +243,15 @@ class ModelWithContext(LoadedModel):
 
     def _kept_plain(self, role: str) -> PlainDocuments | None:
         """Return the plain vectors of a role's texts that are there; None if none are, or the model may change."""
-        if role == "query" or self.backend.is_open:
+        if self.backend.is_open or self.head_settings is None:
             return None
-        if self.plain_documents is None:
-            return self._sampled and self._sampled.copy()
-        self.plain_documents.update(self._sampled or PlainDocuments())
-        return self.plain_documents
+        if role == "document" and self.plain_documents is not None:
+            self.plain_documents.update(self._sampled or PlainDocuments())
+            return self.plain_documents
+        shared = shared_plain(self.identity, role)
+        if shared is not None or role == "query":
+            return shared
+        return self._sampled and self._sampled.copy()
 
     def count_words(self, texts: Sequence[str], language: str | None) -> CorpusWords | None:
         """Return what a context keeps of its documents' words; None for a model without a corpus head.

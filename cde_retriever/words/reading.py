@@ -24,6 +24,8 @@ from cde_retriever.words.stop_words import question_words, stop_words
 
 KNOWN_WORDS = 2**16
 """Words whose numbers a reader remembers; then it starts anew, so memory does not grow with a corpus."""
+LONGEST_WORD = 10_000
+"""Of what has no blanks, such as base64, so many characters count: each is a gram."""
 GRAM = 4
 LEAD = 16
 NO_LANGUAGE = "none"
@@ -89,13 +91,15 @@ class WordReader:
 
     def _learn(self, word: str) -> "_Numbers":
         with self._lock:  # Snowball's stemmers keep the word they are at
+            long, word = len(word) > LONGEST_WORD, word[:LONGEST_WORD]
             if word in self._stop:
                 numbers = _Numbers((), ())
             else:
                 numbers = _Numbers((hash_word(self._stem(word)),), tuple(hash_word(gram) for gram in grams_of(word)))
             if len(self._known) >= KNOWN_WORDS:
                 self._known = {}
-            self._known[word] = numbers
+            if not long:
+                self._known[word] = numbers
         return numbers
 
 

@@ -51,7 +51,14 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.errors import ConfigError, ContextError
 from cde_retriever.lifecycle.refit import refit
-from cde_retriever.llama_index import CDEContextGuard, CDEEmbedding, CDERetriever, CDEVectorStoreIndex, sparse_functions
+from cde_retriever.llama_index import (
+    CDEContextGuard,
+    CDEEmbedding,
+    CDERetriever,
+    CDERoutedIndex,
+    CDEVectorStoreIndex,
+    sparse_functions,
+)
 from cde_retriever.search.index_file import FILE_NAME
 from tests.contract.llama_index_corpus import QUERY, chroma, corpus, text_nodes
 from tests.tiny import tiny_encoder
@@ -174,6 +181,19 @@ def copied_parts(case: Case) -> Any:
     return CDEVectorStoreIndex.from_storage(folder, case.own)
 
 
+def routed_with_copied_vectors(case: Case) -> Any:
+    """Put the file of vectors of one kind in the place of another's."""
+    other = CDEVectorStoreIndex.from_documents(corpus(12, 1), embed_model=fitted_on(in_head(case), 1))
+    folder = CDERoutedIndex({"a": in_parts(case), "b": other}).persist(case.folder / "routed")
+    shutil.copy(folder / "kind-0001" / "default__vector_store.json", folder / "kind-0000")
+    return CDERoutedIndex.from_storage(folder, case.folder / "head")
+
+
+def in_head(case: Case) -> Path:
+    in_parts(case)
+    return case.folder / "head"
+
+
 def pipeline(store: Any, embedding: CDEEmbedding) -> IngestionPipeline:
     return IngestionPipeline(transformations=[embedding], docstore=SimpleDocumentStore(), vector_store=store)
 
@@ -278,6 +298,15 @@ GUARDED: dict[str, Callable[[Case], Any]] = {
     "index.as_retriever over Chroma, both parts beside it": lambda c: asked_beside_chroma(c, "hybrid"),
     "index.as_retriever over Chroma, both parts beside it, mode sparse": lambda c: asked_beside_chroma(c, "sparse"),
     "both parts of another context beside Chroma": foreign_parts_beside_chroma,
+    "CDERoutedIndex.as_retriever": lambda c: (
+        CDERoutedIndex({"a": in_parts(c)}).as_retriever(embed_model=c.other).retrieve(QUERY)
+    ),
+    "CDERoutedIndex.as_retriever with a vector for a query": lambda c: (
+        CDERoutedIndex({"a": in_parts(c)})
+        .as_retriever()
+        .retrieve(QueryBundle("", embedding=c.other.get_query_embedding(QUERY)))
+    ),
+    "CDERoutedIndex.from_storage": routed_with_copied_vectors,
     "index.as_retriever over Qdrant in two parts": lambda c: (
         in_qdrant(c).as_retriever(embed_model=c.other).retrieve(QUERY)
     ),

@@ -80,9 +80,15 @@ class StoreParts(KeptParts):
             ContextMismatchError: if a document was embedded under another context.
             ConfigError: for a filter of another kind.
         """
+        return [document for document, _ in self.search_with_scores(store, query, count, mode, fits)]
+
+    def search_with_scores(
+        self, store: VectorStore, query: str, count: int, mode: str, fits: Any = None
+    ) -> list[tuple[Document, float]]:
+        """Return what `search` does, with scores."""
         parts = self.embedding.embed_query_in_parts(query)
-        found = [document for document, _ in self.find(parts, count, mode, _getter(store), _predicate(fits))]
-        check_stamps(found, self.embedding.stamp)
+        found = self.find(parts, count, mode, _getter(store), _predicate(fits))
+        check_stamps([document for document, _ in found], self.embedding.stamp)
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -47,10 +47,10 @@ class CDERetriever(VectorIndexRetriever):
             self._vector_store = cast(BasePydanticVectorStore, both)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self._checked(super()._retrieve(_unembedded(query_bundle)))
+        return self._checked(super()._retrieve(unembedded(query_bundle)))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return self._checked(await super()._aretrieve(_unembedded(query_bundle)))
+        return self._checked(await super()._aretrieve(unembedded(query_bundle)))
 
     def _checked(self, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
         check_stamps((node.node for node in nodes), require_cde(self._embed_model).stamp)
@@ -107,7 +107,7 @@ def _check_mode(mode: str, two_parts: bool) -> None:
         )
 
 
-def _unembedded(bundle: QueryBundle) -> QueryBundle:
+def unembedded(bundle: QueryBundle) -> QueryBundle:
     """Return the query without a vector: who embedded it, and under which context, is unknown.
 
     Raises:

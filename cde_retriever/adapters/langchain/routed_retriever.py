@@ -1,0 +1,128 @@
+"""Search several stores of one model, each under a context of its own, as one: `CDERoutedRetriever`.
+
+    stores = from_documents_by_kind(FAISS, documents, "tenant", CDEEmbeddings())
+    CDERoutedRetriever(stores=stores, contexts=3, k=4).invoke("a question")
+
+Of each kind of document there is a guarded store in two parts. A query is asked of those whose contexts are nearest
+(`cde_retriever.encoder.routes`); the model runs once for all, and their scores are compared as they are.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables.config import run_in_executor
+from langchain_core.vectorstores import VectorStore
+from pydantic import Field, PrivateAttr
+
+from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
+from cde_retriever.adapters.langchain.store_parts import StoreParts, parts_of
+from cde_retriever.adapters.langchain.stores import from_documents
+from cde_retriever.context.selection import kind_of
+from cde_retriever.encoder.one_pass import one_pass
+from cde_retriever.encoder.routes import Routes
+from cde_retriever.errors import ConfigError
+
+
+class CDERoutedRetriever(BaseRetriever):
+    """Search the stores whose contexts are nearest to a query.
+
+    Attributes:
+        stores: A guarded store in two parts by the name of its kind, all of one model.
+        contexts: How many of them to ask.
+        k: How many documents to return, of all stores together.
+        search_kwargs: ``filter``, as for `CDERetriever`.
+    """
+
+    stores: dict[str, VectorStore]
+    contexts: int = Field(default=3, ge=1)
+    k: int = Field(default=4, ge=1)
+    search_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    _parts: dict[str, StoreParts] = PrivateAttr()
+    _routes: Routes = PrivateAttr()
+
+    def __init__(self, **fields: Any) -> None:  # after pydantic, which wraps errors that are ValueErrors
+        super().__init__(**fields)
+        found = {name: parts_of(store) for name, store in self.stores.items()}
+        lacking = sorted(name for name, parts in found.items() if parts is None)
+        if lacking or self.search_kwargs.keys() - {"filter"}:
+            raise ConfigError(
+                f"stores {lacking} keep one vector a document, whose scores under several contexts cannot be compared; "
+                "build them with from_documents(..., hybrid=True); search_kwargs know filter alone"
+            )
+        self._parts = {name: parts for name, parts in found.items() if parts is not None}
+        self._routes = Routes({name: parts.embedding.context for name, parts in self._parts.items()})
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
+    ) -> list[Document]:
+        return self._search(query)
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
+    ) -> list[Document]:
+        return await run_in_executor(None, self._search, query)
+
+    def _search(self, query: str) -> list[Document]:
+        encoder = next(iter(self._parts.values())).embedding.encoder
+        found: list[tuple[Document, float]] = []
+        with one_pass():
+            plain = encoder.encode_queries([query], parts="dense")
+            for name in self._routes.nearest(plain, self.contexts)[0]:
+                store, asked = self.stores[name], self.search_kwargs.get("filter")
+                found += self._parts[name].search_with_scores(store, query, self.k, "hybrid", asked)
+        return [document for document, _ in sorted(found, key=lambda pair: -pair[1])[: self.k]]
+
+
+def from_documents_by_kind(
+    store_class: type[VectorStore],
+    documents: Iterable[Document],
+    kind_field: str,
+    embedding: CDEEmbeddings | None = None,
+    *,
+    context_dir: Path | None = None,
+    **store_kwargs: Any,
+) -> dict[str, VectorStore]:
+    """Build a guarded store in two parts of each kind of document, each under a context of its own.
+
+    Args:
+        store_class: Any LangChain store that `from_documents` takes with ``hybrid=True``.
+        documents: The corpus.
+        kind_field: Metadata field that says what kind a document is of; those without it are a kind of their own.
+        embedding: A `CDEEmbeddings` without a context, whose settings all kinds take; None for the default.
+        context_dir: Folder for a folder of each kind, in the order of their names, as `from_documents` needs for stores
+            that write by themselves.
+        store_kwargs: Further arguments of ``store_class.from_documents``.
+
+    Raises:
+        ConfigError: if the embedding has a context.
+        Errors of `from_documents`.
+    """
+    embedding = embedding or CDEEmbeddings()
+    if embedding.is_fitted:
+        raise ConfigError("the embedding has a context already, and each kind gets its own; give one without")
+    of_kind: dict[str, list[Document]] = {}
+    for document in documents:
+        of_kind.setdefault(kind_of(document.metadata, kind_field), []).append(document)
+    settings = embedding.model_dump()
+    return {
+        name: from_documents(
+            store_class,
+            of_kind[name],
+            CDEEmbeddings(**settings),
+            context_dir=None if context_dir is None else Path(context_dir) / f"kind-{number:04d}",
+            hybrid=True,
+            **store_kwargs,
+        )
+        for number, name in enumerate(sorted(of_kind))
+    }

@@ -1,0 +1,73 @@
+"""Find which of several contexts a text is nearest to, and sort a corpus without kinds into such: `Routes`, `sort`.
+
+A corpus of several kinds of text, or of several tenants, has a context for each: a document is embedded under that of
+its kind, a query under those of the nearest kinds (`cde_retriever.encoder.one_pass` runs the model once). How near a
+context is to a text is the mean cosine of the text's plain vector with its nearest documents. Scores in two parts, sums
+of a cosine and of what shared words are worth, are compared as they are; measured in ``docs/routing.md``.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.context.context import Context
+from cde_retriever.context.neighbours import unit
+from cde_retriever.context.selection import cluster_centres
+from cde_retriever.errors import ConfigError, ContextError
+
+Vectors = NDArray[np.float32]
+
+NEAREST = 5
+"""Documents of a context that say how near it is."""
+
+
+class Routes:
+    """Contexts by name, and which are near.
+
+    Args:
+        contexts: The contexts, of one model with a corpus head.
+
+    Raises:
+        ContextError: if there are none, one has no documents, or they are of several models.
+        ConfigError: if the model has no corpus head: a query would take a pass of the model for each context.
+    """
+
+    def __init__(self, contexts: Mapping[str, Context]) -> None:
+        self.names = list(contexts)
+        if len({repr(context.model) for context in contexts.values()}) != 1:
+            raise ContextError(f"{len(contexts)} contexts are of no one model; give contexts of the same model")
+        for name, context in contexts.items():
+            if context.words is None:
+                raise ConfigError(
+                    f"the model of context {name!r} has no corpus head, so that each context would take a pass of it; "
+                    "give a model that has one (docs/encoders.md)"
+                )
+            if not context.size:
+                raise ContextError(f"context {name!r} has no documents, so nothing is near to it; fit it")
+        self._vectors = [unit(context.vectors) for context in contexts.values()]
+
+    def nearest(self, plain: Vectors, count: int) -> list[list[str]]:
+        """Return the names of the nearest contexts, nearest first, for each plain vector, (n, d)."""
+        near = np.stack([_nearness(plain @ vectors.T) for vectors in self._vectors], axis=1)
+        order = np.argsort(-near, axis=1, kind="stable")[:, :count]
+        return [[self.names[place] for place in row] for row in order]
+
+
+def _nearness(cosines: Vectors) -> Vectors:
+    count = min(NEAREST, cosines.shape[1])
+    found: Vectors = np.partition(cosines, -count, axis=1)[:, -count:].mean(axis=1)
+    return found
+
+
+def sort(plain: Vectors, kinds: int, seed: int) -> list[str]:
+    """Sort documents into kinds by clusters of their plain unit vectors, (n, d), and return the kind of each.
+
+    Raises:
+        ConfigError: for fewer than one kind, or more than documents.
+    """
+    if not 1 <= kinds <= len(plain):
+        raise ConfigError(f"kinds is {kinds} for {len(plain)} documents, expected 1 to {len(plain)}")
+    order = np.random.default_rng(seed).permutation(len(plain))
+    centres = plain[order][cluster_centres(plain[order], kinds)]
+    return [f"kind {number}" for number in (plain @ centres.T).argmax(axis=1)]

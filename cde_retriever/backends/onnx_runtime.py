@@ -5,6 +5,9 @@ from pathlib import Path
 from cde_retriever.backends.exported import Arrays, ExportBackend, Graph, wanted_threads
 from cde_retriever.errors import ConfigError
 
+SMALL_BATCH = 2048
+"""Most tokens of a batch, padding included, whose memory is kept for the next: queries cannot wait. That of larger ones
+is given back, since ONNX Runtime would keep the most that batches of any shape ever took."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -44,8 +47,11 @@ class OnnxBackend(ExportBackend):
         options.log_severity_level = 3
         session = self._runtime.InferenceSession(str(file), options, providers=[self._provider])
         names = [output.name for output in session.get_outputs()]
+        give_back = self._runtime.RunOptions()
+        give_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
         def run(inputs: Arrays) -> Arrays:
-            return dict(zip(names, session.run(names, inputs), strict=True))
+            small = "input_ids" in inputs and inputs["input_ids"].size <= SMALL_BATCH
+            return dict(zip(names, session.run(names, inputs, None if small else give_back), strict=True))
 
         return run

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import cde_retriever
@@ -158,6 +159,24 @@ def test_an_export_has_no_pytorch_model(checkpoint, tmp_path, runtime, name):
         encoder.save_pretrained(tmp_path / "copy")
     with pytest.raises(ConfigError, match="has no use for first-stage vectors"):
         encoder.encode_first_stage(["a text"])
+
+
+def test_onnx_runtime_keeps_the_memory_of_queries_and_gives_back_that_of_documents(checkpoint, monkeypatch):
+    runs = []
+
+    class Session(onnxruntime.InferenceSession):
+        def run(self, names, inputs, options=None):
+            kept = options is None or options.get_run_config_entry("memory.enable_memory_arena_shrinkage") != "cpu:0"
+            runs.append((inputs["input_ids"].size, kept))
+            return super().run(names, inputs, options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    encoder = ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
+    encoder.set_context(encoder.null_context())
+    encoder.encode_queries(documents(3))
+    encoder.encode_documents(documents(600))
+    assert {kept for size, kept in runs if size <= 2048} == {True}
+    assert {kept for size, kept in runs if size > 2048} == {False}
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

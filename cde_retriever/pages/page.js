@@ -23,5 +23,12 @@ document.getElementById("theme").addEventListener("click", () => {
   root.dataset.theme = dark ? "light" : "dark";
   draw();
 });
+for (const field of document.querySelectorAll(".filter")) {
+  const rows = [...field.nextElementSibling.querySelectorAll("tbody tr")];
+  field.addEventListener("input", () => {
+    const asked = field.value.toLowerCase();
+    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(asked);
+  });
+}
 wanted.addEventListener("change", draw);
 draw();

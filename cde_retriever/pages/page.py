@@ -23,6 +23,8 @@ POLICY = (
 )
 MOST_ROWS = 1000
 """Rows of a table that are shown; a sentence says how many there are."""
+FEW_ROWS = 20
+"""Rows of a table that need no field to filter them by."""
 ROOM = Path(__file__).parent
 
 
@@ -136,7 +138,11 @@ def _table(table: Table, caption: str) -> str:
     rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows[:MOST_ROWS])
     more = len(table.rows) - MOST_ROWS
     rest = f"<p>{more} more rows are left out here.</p>" if more > 0 else ""
-    return (
+    many = len(table.rows) > FEW_ROWS
+    field = (
+        f'<input type="search" class="filter" placeholder="Filter rows" aria-label="Filter rows of {escape(caption)}">'
+    )
+    return (field if many else "") + (
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{rest}"
     )

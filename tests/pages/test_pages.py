@@ -97,6 +97,19 @@ def test_what_texts_say_is_shown_and_never_run(opened, tmp_path):
     assert "onerror=alert(1)" in found.page.locator("h2").inner_text()
 
 
+def test_rows_of_long_tables_are_filtered(opened, tmp_path):
+    rows = [(f"Row {number} of all", number) for number in range(40)]
+    page = Page("t").table(Table(("", "n"), rows), "Long").table(Table(("", "n"), rows[:20]), "Short")
+    found = opened.go(page.save(tmp_path / "page.html")).page
+    shown = found.get_by_role("table", name="Long").locator("tbody tr:visible")
+    assert shown.count() == 40
+    found.get_by_label("Filter rows of Long").fill("ROW 3")
+    assert shown.count() == 11  # 3 and 30 to 39
+    found.get_by_label("Filter rows of Long").fill("")
+    assert shown.count() == 40
+    assert found.locator(".filter").count() == 1
+
+
 def test_numbers_that_are_none_break_no_page(opened, tmp_path):
     bad = [float("nan"), float("inf"), -float("inf"), 1.0]
     plots = [

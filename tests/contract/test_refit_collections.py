@@ -3,6 +3,7 @@
 import asyncio
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -293,6 +294,21 @@ def test_killed_at_any_write_it_goes_on_to_the_same_collection(head, tmp_path):
     code += "run(*map(pathlib.Path, sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, str(head), str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("place", ["lc-chroma-one"], indirect=True)
+def test_a_copy_that_does_not_name_its_collection_yet_takes_none_with_it(place):
+    before = place.contents()
+    for refitted in (False, True):
+        if refitted:
+            place.run()
+            confirm_refit(place.context, collection=place.collection)
+            before = place.contents()
+        names = place.names()
+        shutil.copytree(place.context, Shadow(place.context).folder / "unfinished")  # killed just then
+        assert not place.undo()
+        assert place.names() == names
+        assert_same(place.contents(), before)
 
 
 @chroma_kinds

@@ -429,6 +429,14 @@ def test_the_command_refits_a_collection(place, capsys):
     assert "--collection NAME" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["lc-qdrant-one"], indirect=True)
+def test_the_command_opens_a_folder_of_qdrant(place, capsys):
+    place.client.close()  # which lets one client in
+    store = ["--qdrant", str(place.folder / "qdrant"), "--collection", NAME, "--model", str(place.checkpoint)]
+    assert main(["refit", str(place.context), "--plan", *store]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 24
+
+
 @pytest.mark.parametrize("place", ["lc-chroma-one"], indirect=True)
 def test_what_is_no_collection_is_refused(place, tmp_path):
     with pytest.raises(FileNotFoundError, match="give the context_dir"):

@@ -34,7 +34,7 @@ def test_the_comparison_is_made_of_the_figures_that_were_measured():
     assert (DOCS / "comparison.md").read_text() == page()
 
 
-@pytest.mark.parametrize("place", ["docs/serving.md", "Dockerfile"])
+@pytest.mark.parametrize("place", ["docs/serving.md", "examples/Dockerfile"])
 def test_a_server_without_pytorch_installs_all_that_the_package_needs_but_pytorch(place):
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     needed = {re.match(r"[\w-]+", line)[0] for line in dependencies}

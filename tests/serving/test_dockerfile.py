@@ -15,7 +15,7 @@ LINTER = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shut
 
 @pytest.mark.skipif(LINTER is None, reason="hadolint has no build for this machine")
 def test_the_dockerfile_has_no_faults():
-    done = subprocess.run([LINTER, "--no-color", "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([LINTER, "--no-color", "examples/Dockerfile"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
 

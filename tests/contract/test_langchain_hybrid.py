@@ -111,12 +111,14 @@ def test_a_document_that_is_written_again_is_found_by_its_new_text_alone(store_c
     assert_hybrid(store, [*documents[:4], *documents[5:], changed], embedding)
 
 
-def test_the_model_runs_once_for_what_is_written(embedding, tmp_path, monkeypatch):
+def test_the_model_runs_once_for_what_is_fitted_on_and_written(headed, tmp_path, monkeypatch):
     rows = []
     run = TextRunner.run
     monkeypatch.setattr(
         TextRunner, "run", lambda self, ids, *rest, **more: rows.append(len(ids)) or run(self, ids, *rest, **more)
     )
+    embedding = cde.CDEEmbeddings(model_name=headed)
+    embedding.fit(named(0))
     store = build(InMemoryVectorStore, named(0), embedding, tmp_path)
     store.add_documents(named(1, 5))
     assert [count for count in rows if count > 1] == [12, 5]

@@ -79,6 +79,18 @@ def kind_of(metadata: Mapping[str, Any], field: str) -> str:
     return str(metadata.get(field, UNKNOWN))
 
 
+def kinds_of(metadata: Iterable[Mapping[str, Any]], field: str) -> list[str]:
+    """Return the kind of each document of a corpus.
+
+    Raises:
+        ConfigError: if no document has the field, as where its name is misspelled.
+    """
+    kinds = [kind_of(values, field) for values in metadata]
+    if set(kinds) <= {UNKNOWN}:
+        raise ConfigError(f"none of the {len(kinds)} documents has the field {field!r} in its metadata; check its name")
+    return kinds
+
+
 def check_selection(selection: str, has_kinds: bool) -> None:
     """Refuse an unknown selection, and kinds of documents without one that reads them, or the other way round.
 

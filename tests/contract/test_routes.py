@@ -179,6 +179,10 @@ def test_kinds_are_made_by_clusters_where_documents_do_not_say_theirs(model):
 def test_what_cannot_be_routed_is_refused(index, model):
     with pytest.raises(ConfigError, match="kind_field is None, kinds is None"):
         CDERoutedIndex.from_documents(corpus(), embed_model=CDEEmbedding(model))
+    with pytest.raises(ConfigError, match="none of the 60 documents has the field 'knid'"):
+        CDERoutedIndex.from_documents(corpus(), kind_field="knid", embed_model=CDEEmbedding(model))
+    with pytest.raises(FileNotFoundError, match="no CDERoutedIndex at nowhere"):
+        CDERoutedIndex.from_storage("nowhere", model)
     with pytest.raises(ConfigError, match=r"no context is of the kinds \['other'\]"):
         index.insert(Document(text="a", metadata={"kind": "other"}))
     with pytest.raises(ConfigError, match="contexts is 0"):
@@ -235,6 +239,10 @@ def test_stores_that_cannot_be_routed_are_refused(stores, model):
         cde.CDERoutedRetriever(stores={**stores, "x": one})
     with pytest.raises(ConfigError, match="has a context already"):
         cde.from_documents_by_kind(InMemoryVectorStore, [LangChainDocument("a")], "kind", fitted)
+    with pytest.raises(ConfigError, match="none of the 1 documents has the field 'kind'"):
+        cde.from_documents_by_kind(
+            InMemoryVectorStore, [LangChainDocument("a")], "kind", cde.CDEEmbeddings(model_name=model)
+        )
 
 
 def test_a_document_of_another_context_in_a_store_is_refused(stores, model):

@@ -21,7 +21,7 @@ from pydantic import Field, PrivateAttr
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.store_parts import StoreParts, parts_of
 from cde_retriever.adapters.langchain.stores import from_documents
-from cde_retriever.context.selection import kind_of
+from cde_retriever.context.selection import kinds_of
 from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.encoder.routes import Routes
 from cde_retriever.errors import ConfigError
@@ -105,15 +105,16 @@ def from_documents_by_kind(
         store_kwargs: Further arguments of ``store_class.from_documents``.
 
     Raises:
-        ConfigError: if the embedding has a context.
+        ConfigError: if the embedding has a context, or no document has the field.
         Errors of `from_documents`.
     """
     embedding = embedding or CDEEmbeddings()
     if embedding.is_fitted:
         raise ConfigError("the embedding has a context already, and each kind gets its own; give one without")
-    of_kind: dict[str, list[Document]] = {}
-    for document in documents:
-        of_kind.setdefault(kind_of(document.metadata, kind_field), []).append(document)
+    documents, of_kind = list(documents), dict[str, list[Document]]()
+    kinds = kinds_of((document.metadata for document in documents), kind_field)
+    for document, kind in zip(documents, kinds, strict=True):
+        of_kind.setdefault(kind, []).append(document)
     settings = embedding.model_dump()
     return {
         name: from_documents(

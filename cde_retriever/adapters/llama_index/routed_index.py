@@ -25,7 +25,7 @@ from cde_retriever.adapters.llama_index.guard import unembedded
 from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.adapters.llama_index.splitting import transformations_for
 from cde_retriever.adapters.llama_index.storage import PathLike, embedded_text
-from cde_retriever.context.selection import kind_of
+from cde_retriever.context.selection import kind_of, kinds_of
 from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.encoder.routes import Routes, sort
 from cde_retriever.errors import ConfigError, OutputError
@@ -82,7 +82,8 @@ class CDERoutedIndex:
             kwargs: As for `CDEVectorStoreIndex`; ``transformations`` splits otherwise.
 
         Raises:
-            ConfigError: if neither or both of `kind_field` and `kinds` are given, or `embed_model` has a context.
+            ConfigError: if neither or both of `kind_field` and `kinds` are given, `embed_model` has a context, or no
+                document has the field.
             Errors of `CDEVectorStoreIndex`.
         """
         embedding = CDEEmbedding() if embed_model is None else embed_model
@@ -96,7 +97,7 @@ class CDERoutedIndex:
         indexes = {}
         with one_pass():
             if kinds is None:
-                names = [kind_of(node.metadata, str(kind_field)) for node in nodes]
+                names = kinds_of((node.metadata for node in nodes), str(kind_field))
             else:
                 names = sort(_plain(embedding, nodes, show_progress), kinds, embedding.seed)
             for name in sorted(set(names)):
@@ -192,6 +193,8 @@ class CDERoutedIndex:
         folder = Path(folder)
 
         def read() -> Any:
+            if not (folder / RECORD).is_file():
+                raise FileNotFoundError(f"no CDERoutedIndex at {folder}; give the folder that its persist wrote")
             values = _FORMAT.read(folder / RECORD)
             with _FORMAT.reading(folder / RECORD):
                 places = {str(name): folder / str(place) for name, place in values["kinds"].items()}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.drift import Drift, Reference
-from cde_retriever.context.sampling import Sample, hash_text
+from cde_retriever.context.sampling import Sample, checked_documents, hash_text
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 from cde_retriever.files.replacing import write_atomically
@@ -137,10 +137,13 @@ class Context:
             vectors: Their plain vectors, (n, d), as the null context's ``parts="dense"`` are; None for words alone.
 
         Raises:
+            TypeError: if they are one string, or not strings.
             ContextError: if there is nothing to compare with.
         """
         reference = self.reference()
-        return Drift.of(reference.judge(documents, vectors), self.documents_seen, reference.size)
+        return Drift.of(
+            reference.judge(list(checked_documents(documents)), vectors), self.documents_seen, reference.size
+        )
 
     @property
     def record_format(self) -> RecordFormat:

@@ -114,6 +114,13 @@ def test_there_must_be_something_to_compare_with():
         tiny_encoder().fit_context(documents(9)).drift(["a"])
 
 
+@pytest.mark.parametrize(("texts", "message"), [("abc", "received one str"), (["a", 1], "document 1 is int")])
+def test_only_texts_drift(texts, message):
+    context = tiny_encoder(**HEAD).fit_context(documents(9))
+    with pytest.raises(TypeError, match=message):
+        context.drift(texts)
+
+
 def test_the_benchmark_measures_losses_and_detections(tmp_path):
     folder = tiny_encoder(**HEAD).save_pretrained(tmp_path / "model")
     sets, output = write_sets(tmp_path / "sets"), tmp_path / "drift.json"

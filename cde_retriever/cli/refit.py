@@ -106,6 +106,7 @@ def _collection(options: argparse.Namespace) -> "Collection | None":
 
     Raises:
         ConfigError: for a store without a collection, or the other way round.
+        FileNotFoundError: if there is no folder of the store.
         ImportError: if the store's client is not installed.
     """
     from cde_retriever.lifecycle.collection import Collection
@@ -116,6 +117,8 @@ def _collection(options: argparse.Namespace) -> "Collection | None":
     if place is None:
         return None
     address = urlsplit(place)
+    if not address.hostname and not Path(place).is_dir():  # the clients would make one
+        raise FileNotFoundError(f"no store at {place}; give the folder of the store, or http://host:port")
     if options.chroma:
         import chromadb
         from chromadb.config import Settings

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from cde_retriever.errors import ConfigError
+
+LAST_PORT = 65535
 LAST_SECONDS = 30
 """So long running requests may take once the server is told to stop."""
 MOST_AT_ONCE = 512
@@ -23,8 +26,11 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], object]) ->
         ready: Called with the server's address once callers may connect.
 
     Raises:
+        ConfigError: for a port that no machine has.
         OSError: if the address is taken, or not this machine's.
     """
+    if not 0 <= port <= LAST_PORT:
+        raise ConfigError(f"port is {port}, expected 0 to {LAST_PORT}; 0 takes one that is free")
     listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     config = uvicorn.Config(
         app,

@@ -437,6 +437,14 @@ def test_the_command_opens_a_folder_of_qdrant(place, capsys):
     assert json.loads(capsys.readouterr().out)["documents"] == 24
 
 
+@pytest.mark.parametrize("store", ["chroma", "qdrant"])
+def test_the_command_makes_no_store_where_none_is(store, tmp_path, capsys):
+    command = ["refit", str(tmp_path), f"--{store}", str(tmp_path / "misspelled"), "--collection", NAME]
+    assert main(command) == 2
+    assert f"no store at {tmp_path / 'misspelled'}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("place", ["lc-chroma-one"], indirect=True)
 def test_what_is_no_collection_is_refused(place, tmp_path):
     with pytest.raises(FileNotFoundError, match="give the context_dir"):

@@ -256,6 +256,7 @@ def test_a_store_is_served_again_and_a_rate_holds(headed_folder, encoders, tmp_p
         ([], "no context to serve"),
         (["--null", "--rate", "often"], "rate is 'often', expected a number of requests and a time"),
         (["nowhere"], "no context at nowhere"),
+        (["--null", "--port", "70000"], "port is 70000, expected 0 to 65535"),
         (["--null", "--most-contexts", "0"], "0 contexts are held already, which is the most"),
     ],
 )

@@ -239,4 +239,7 @@ def test_what_cannot_be_migrated_is_refused(model, tmp_path):
     VectorStoreIndex([], embed_model=StockEmbedding(model[1])).storage_context.persist(tmp_path / "empty")
     with pytest.raises(ConfigError, match="holds no documents"):
         migrate(tmp_path / "empty", tmp_path / "new", model=spec)
+    (tmp_path / "two" / "docstore.json").write_text("{")
+    with pytest.raises(ConfigError, match="two holds an index that cannot be read"):
+        migrate(tmp_path / "two", tmp_path / "new", model=spec)
     assert not (tmp_path / "new").exists()

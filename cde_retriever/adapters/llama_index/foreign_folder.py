@@ -18,7 +18,10 @@ class ForeignFolder:
     """An index that LlamaIndex persisted, with its vectors; see `open_foreign`."""
 
     def __init__(self, folder: Path) -> None:
-        self._storage = StorageContext.from_defaults(persist_dir=str(folder))
+        try:
+            self._storage = StorageContext.from_defaults(persist_dir=str(folder))
+        except ValueError as error:
+            raise ConfigError(f"{folder} holds an index that cannot be read ({error!s:.200}); restore it") from error
         structs = [s for s in self._storage.index_store.index_structs() if isinstance(s, IndexDict)]
         store = self._storage.vector_stores.get(DEFAULT_VECTOR_STORE)
         if len(structs) != 1 or not isinstance(store, SimpleVectorStore):
@@ -52,7 +55,7 @@ def open_foreign(folder: Path, trust_pickle: bool) -> ForeignFolder:  # noqa: AR
     """Read an index.
 
     Raises:
-        ConfigError: if it is one of ours, its vectors are elsewhere, or there are several indexes.
+        ConfigError: if it is one of ours, is damaged, has its vectors elsewhere, or there are several indexes.
     """
     if read_folder(folder) is not None:
         raise ConfigError(f"{folder} holds an index of ours already; `cde refit` gives it a new context")

@@ -115,7 +115,11 @@ def test_the_identity_is_its_own_and_follows_updates_and_base(base, folder, tmp_
     assert ContextualEncoder.from_pretrained(folder, device="cpu").identity.sha256 == read.identity.sha256
     updates = load_file(folder / "low_rank.safetensors")
     save_file({name: tensor * 1.5 for name, tensor in updates.items()}, folder / "low_rank.safetensors")
-    assert hash_checkpoint(folder) != read.identity.sha256
+    changed = hash_checkpoint(folder)
+    assert changed != read.identity.sha256
+    config["low_rank"]["base"]["sha256"] = hash_checkpoint(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert hash_checkpoint(folder) not in (changed, read.identity.sha256)
 
 
 def test_a_relative_base_moves_with_the_folder(tmp_path, monkeypatch):
@@ -265,6 +269,9 @@ def test_another_tokenizer_is_stored(tmp_path, base):
     encoder.tokenizer.add_special_tokens(["luron"])  # a word of its vocabulary
     folder = write_low_rank(tmp_path / "updates", encoder, base)
     assert ContextualEncoder.from_pretrained(folder, device="cpu").tokenizer.to_str() == encoder.tokenizer.to_str()
+    with_it = hash_checkpoint(folder)
+    (folder / "tokenizer.json").unlink()
+    assert hash_checkpoint(folder) != with_it
 
 
 def test_updates_of_the_bundled_checkpoint_are_a_few_megabytes(tmp_path):

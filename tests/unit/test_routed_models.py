@@ -73,6 +73,8 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path, kind):
     written = opened(encoder.save_pretrained(tmp_path / "written"))
     assert written.identity.sha256 == encoder.identity.sha256
     assert_same_vectors(written, theirs)
+    half = opened(encoder.save_pretrained(tmp_path / "half", dtype=torch.float16))
+    assert half.identity.sha256 != encoder.identity.sha256
 
 
 def test_asym_as_old_releases_saved_it(tmp_path):

@@ -17,9 +17,7 @@ Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/
 
 import argparse
 import itertools
-import json
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,16 +26,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.head_ranking import PlainTexts, Vectors, fit_on_kept, rank_with_head
+from benchmarks.kept_bench import kept_parser, open_bench, write_lines, write_measurements
 from benchmarks.merged_sets import merge
 from benchmarks.quality import Bench
 from cde_retriever.context.drift import Added, Drift, Reference
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import Neighbours
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import TruncationWarning
-from cde_retriever.files.replacing import write_atomically
 from cde_retriever.words.reading import WordReader, reader
-from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
+from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.ranking import Ranking, measure
 
 NEW = 200
@@ -196,34 +193,24 @@ def _means(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], float]:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", help="folder or name of a model with a corpus head")
-    parser.add_argument("sets", type=Path, nargs="+", help="judged sets, or folders of them")
+    parser = kept_parser("drift", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], help="context documents")
     parser.add_argument("--draws", type=int, default=4, help="contexts drawn of a set")
     parser.add_argument("--losses", nargs="*", default=LOSSES, help="names of the sets that join each other")
-    parser.add_argument("--dtype", default="bfloat16", help="precision of plain vectors (default: bfloat16)")
-    parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
-    parser.add_argument("--output", type=Path, default=Path("docs/drift.json"), help="file of measurements")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write the page."""
     options = parse(arguments)
-    warnings.simplefilter("ignore", TruncationWarning)
-    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype)
-    folders = [found for folder in options.sets for found in find_retrieval_sets(folder)]
-    bench = Bench(encoder, folders, cache=options.cache, dtype=options.dtype)
+    bench, folders = open_bench(options)
+    encoder = bench.encoder
     lost = list(losses(bench, [folder for folder in folders if folder.name in options.losses]))
     detection = Detection(encoder, {folder.name: bench.plain(folder) for folder in folders})
     runs = itertools.product(options.sizes, folders, range(options.draws))
     detections = [row for size, folder, _ in runs for row in detection.rows(folder.name, size)]
-    stated = {"model": encoder.identity.sha256, "name": encoder.config.name, "losses": lost, "detections": detections}
-    write_atomically(options.output, json.dumps(stated, indent=1).encode())
-    page = options.output.with_suffix(".md")
-    write_atomically(page, "\n".join(page_lines(detections, lost)).encode() + b"\n")
-    print(page)
+    write_measurements(options.output, encoder, losses=lost, detections=detections)
+    print(write_lines(options.output, page_lines(detections, lost)))
     return 0
 
 

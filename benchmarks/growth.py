@@ -16,7 +16,6 @@ Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +24,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.head_ranking import PlainTexts, fit_on_kept, rank_plain, rank_with_head
+from benchmarks.kept_bench import kept_parser, open_bench, write_measurements
 from benchmarks.mixtures import rank_mixture
 from benchmarks.quality import Bench
 from cde_retriever.context.context import Context
-from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.search.bm25 import score_bm25
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
@@ -171,31 +169,22 @@ def _mean(rows: Sequence[dict[str, Any]], name: str, **chosen: Any) -> float:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", help="folder or name of a model with a corpus head")
-    parser.add_argument("sets", type=Path, nargs="+", help="judged sets, or folders of them")
+    parser = kept_parser("growth", __doc__)
     parser.add_argument("--foreign", type=Path, nargs="*", default=[], help="further sets whose documents join")
     parser.add_argument("--factors", type=float, nargs="+", default=[1, 5, 20], help="times the set's own text")
-    parser.add_argument("--dtype", default="bfloat16", help="precision of plain vectors (default: bfloat16)")
-    parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
-    parser.add_argument("--output", type=Path, default=Path("docs/growth.json"), help="file of measurements")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every set, writing after each, and write the page."""
     options = parse(arguments)
-    warnings.simplefilter("ignore", TruncationWarning)
-    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype)
-    judged, foreign = ([f for folder in folders for f in find_retrieval_sets(folder)]
-                       for folders in (options.sets, options.foreign))  # fmt: skip
-    growth = Growth(Bench(encoder, judged, cache=options.cache, dtype=options.dtype), judged, foreign)
+    bench, judged = open_bench(options)
+    growth = Growth(bench, judged, [found for folder in options.foreign for found in find_retrieval_sets(folder)])
     results: list[dict[str, Any]] = []
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for folder in judged:
         results += growth.rows(folder, options.factors)
-        stated = {"model": encoder.identity.sha256, "name": encoder.config.name, "results": results}
-        write_atomically(options.output, json.dumps(stated, indent=1).encode())
+        write_measurements(options.output, bench.encoder, results=results)
         print(folder.name, flush=True)
     print(write_page(options.output))
     return 0

@@ -12,10 +12,8 @@ Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/
 """
 
 import argparse
-import json
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,15 +24,13 @@ from llama_index.core.node_parser import SentenceSplitter
 from numpy.typing import NDArray
 
 from benchmarks.head_ranking import QUERIES_AT_ONCE, PlainTexts, fit_on_kept, kept_head, rank_with_head
+from benchmarks.kept_bench import kept_parser, open_bench, write_lines, write_measurements
 from benchmarks.merged_sets import merge
 from benchmarks.quality import Bench
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.routes import Routes, sort
-from cde_retriever.errors import TruncationWarning
-from cde_retriever.files.replacing import write_atomically
 from cde_retriever.llama_index import CDEEmbedding, CDERoutedIndex, CDEVectorStoreIndex
 from cde_retriever.search.hybrid import score
-from cde_train.data.retrieval_sets import find_retrieval_sets
 from cde_train.evaluation.ranking import DEPTH, Ranking, best, measure
 
 ASKED = (1, 2, 3, 5)
@@ -148,32 +144,22 @@ def page_lines(results: Sequence[dict[str, Any]], cost: dict[str, float]) -> Ite
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", help="folder or name of a model with a corpus head")
-    parser.add_argument("sets", type=Path, nargs="+", help="judged sets, or folders of them, two at least")
-    parser.add_argument("--only", nargs="+", metavar="SET", help="names of the sets to take of them; default: all")
+    parser = kept_parser("routing", __doc__)
+    parser.add_argument(
+        "--only", nargs="+", metavar="SET", help="names of the sets to take of them, two at least; default: all"
+    )
     parser.add_argument("--cost", type=int, default=0, metavar="N", help="time N queries too (default: none)")
-    parser.add_argument("--dtype", default="bfloat16", help="precision of plain vectors (default: bfloat16)")
-    parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
-    parser.add_argument("--output", type=Path, default=Path("docs/routing.json"), help="file of measurements")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write the page."""
     options = parse(arguments)
-    warnings.simplefilter("ignore", TruncationWarning)
-    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype)
-    folders = [found for folder in options.sets for found in find_retrieval_sets(folder)]
-    folders = [folder for folder in folders if not options.only or folder.name in options.only]
-    bench = Bench(encoder, folders, cache=options.cache, dtype=options.dtype)
+    bench, folders = open_bench(options, options.only)
     results = list(rows(bench, folders))
     cost = query_cost(options.checkpoint, bench, folders, options.cost) if options.cost else {}
-    stated = {"model": encoder.identity.sha256, "name": encoder.config.name, "results": results, "cost": cost}
-    write_atomically(options.output, json.dumps(stated, indent=1).encode())
-    page = options.output.with_suffix(".md")
-    write_atomically(page, "\n".join(page_lines(results, cost)).encode() + b"\n")
-    print(page)
+    write_measurements(options.output, bench.encoder, results=results, cost=cost)
+    print(write_lines(options.output, page_lines(results, cost)))
     return 0
 
 

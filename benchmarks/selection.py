@@ -10,23 +10,18 @@ Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/
 """
 
 import argparse
-import json
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.head_ranking import PlainTexts, fit_on_kept, rank_with_head
+from benchmarks.kept_bench import kept_parser, open_bench, write_lines, write_measurements
 from benchmarks.merged_sets import merge
-from benchmarks.quality import Bench
 from cde_retriever.context.selection import SELECTIONS
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import TruncationWarning
-from cde_retriever.files.replacing import write_atomically
-from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
+from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.ranking import measure
 
 MERGED = ("claude_docs", "cranfield", "med", "stackfaq", "xquad_en")
@@ -85,35 +80,25 @@ def _table(title: str, found: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", help="folder or name of a model with a corpus head")
-    parser.add_argument("sets", type=Path, nargs="+", help="judged sets, or folders of them")
+    parser = kept_parser("selection", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64, 128, 512], help="context documents")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="seeds of the selection")
-    parser.add_argument("--dtype", default="bfloat16", help="precision of plain vectors (default: bfloat16)")
-    parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
-    parser.add_argument("--output", type=Path, default=Path("docs/selection.json"), help="file of measurements")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every set, writing after each, and write the page."""
     options = parse(arguments)
-    warnings.simplefilter("ignore", TruncationWarning)
-    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype)
-    folders = [found for folder in options.sets for found in find_retrieval_sets(folder)]
-    bench = Bench(encoder, folders, cache=options.cache, dtype=options.dtype)
+    bench, folders = open_bench(options)
+    encoder = bench.encoder
     results: list[dict[str, Any]] = []
     merged = [folder for folder in folders if folder.name in MERGED]
     work = [(bench.data(folder)[0], bench.plain(folder), None) for folder in folders]
     for data, texts, kinds in [*work, merge(bench, merged)]:
         results += rows(encoder, data, texts, kinds, options)
-        stated = {"model": encoder.identity.sha256, "name": encoder.config.name, "results": results}
-        write_atomically(options.output, json.dumps(stated, indent=1).encode())
+        write_measurements(options.output, encoder, results=results)
         print(data.name, flush=True)
-    page = options.output.with_suffix(".md")
-    write_atomically(page, "\n".join(page_lines(results)).encode() + b"\n")
-    print(page)
+    print(write_lines(options.output, page_lines(results)))
     return 0
 
 

@@ -10,6 +10,7 @@ from cde_retriever.adapters.cut_texts import add_cut_texts, one_summary
 from cde_retriever.adapters.one_context import OneContext
 from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -125,6 +126,13 @@ class ContextualEmbedding(BaseModel):
     def has_corpus_head(self) -> bool:
         """Whether the model gives texts in two parts, dense and sparse."""
         return self._encoder.config.corpus_head is not None
+
+    @classmethod
+    def as_stored(cls, model: ModelSpec, context: Context, parts: str) -> Self:
+        """Return the embedding that vectors of an index are made with, whose `parts` are ``"dense"`` or ``"one"``."""
+        settings = {"model_name": model.name, "context": context, **model.arguments()}
+        embedding = cls(**settings)
+        return embedding.dense_part() if parts == "dense" else embedding
 
     def dense_part(self) -> Self:
         """Return an embedding that gives the dense parts of texts; it shares model and context with this one.

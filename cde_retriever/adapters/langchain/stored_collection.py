@@ -31,14 +31,10 @@ class StoredCollection:
         self._beside = index_file(folder).is_file()
         dense = str(self._documents[0].metadata.get(STAMP)).endswith(DENSE)
         self.parts: Any = "dense" if dense else "one"
-        embedding = self._embedding(Context.load(folder))
+        embedding = CDEEmbeddings.as_stored(model, Context.load(folder), self.parts)
         check_stamps(self._documents, embedding.stamp)
         self.encoder = embedding.encoder
         self.drift = Growth.open(embedding, folder, keep=False).drift
-
-    def _embedding(self, context: Context) -> CDEEmbeddings:
-        embedding = CDEEmbeddings(model_name=self._model.name, context=context, **self._model.arguments())
-        return embedding.dense_part() if self.parts == "dense" else embedding
 
     def vectors_of(self, numbers: list[int]) -> Vectors:
         """Return stored vectors, (n, d)."""
@@ -46,7 +42,7 @@ class StoredCollection:
 
     def rebuild(self, folder: Path, context: Context, vectors: Vectors) -> None:
         """Write the documents with other vectors, (n, d), into a new collection, and its context into the folder."""
-        embedding = self._embedding(context)
+        embedding = CDEEmbeddings.as_stored(self._model, context, self.parts)
         name = begin_collection(folder, self._collection, self._name, context)
         embedding.save_context(folder)
         both = self.parts == "dense" and not self._beside

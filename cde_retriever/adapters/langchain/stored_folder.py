@@ -51,9 +51,7 @@ class StoredFolder:
 
         The new index is of the same kind: Flat, HNSW and so on.
         """
-        embedding = CDEEmbeddings(model_name=self._model.name, context=context, **self._model.arguments())
-        if self.parts == "dense":
-            embedding = embedding.dense_part()
+        embedding = CDEEmbeddings.as_stored(self._model, context, self.parts)
         if self.encoder.plain_documents is not None:
             embedding.encoder.keep_plain(self.encoder.plain_documents)
         index = import_module("faiss").clone_index(self._store.index)

@@ -41,9 +41,7 @@ class StoredFolder:
 
     def rebuild(self, folder: Path, context: Context, vectors: Vectors) -> None:
         """Write the same nodes with other vectors, (n, d), over a copy of the index's folder; ids stay."""
-        embedding = CDEEmbedding(self._model.name, context=context, **self._model.arguments())
-        if self.parts == "dense":
-            embedding = embedding.dense_part()
+        embedding = CDEEmbedding.as_stored(self._model, context, self.parts)
         if self.encoder.plain_documents is not None:
             embedding.encoder.keep_plain(self.encoder.plain_documents)
         old = self._index.storage_context

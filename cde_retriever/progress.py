@@ -1,9 +1,12 @@
 """Show how far a long task is: a bar on a terminal, a line every ten seconds in a log file."""
 
+import os
 import sys
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakSet
 
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as plain_tqdm
@@ -39,7 +42,7 @@ def counter(*, total: int | None, initial: int = 0, label: str, unit: str, show:
 
 def _display(label: str, unit: str, show: bool, **items: Any) -> "plain_tqdm[Any]":
     if show and _is_interactive():
-        return tqdm(desc=label, unit=unit, **items)
+        return _Bar(desc=label, unit=unit, **items)
     lines = _Lines(
         desc=label,
         unit=f" {unit}",
@@ -57,8 +60,27 @@ def _display(label: str, unit: str, show: bool, **items: Any) -> "plain_tqdm[Any
     return lines
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    _instances: ClassVar["WeakSet[_Bar]"] = WeakSet()  # of others' bars, other locks keep the order
+
+
 class _Lines(plain_tqdm):  # type: ignore[type-arg]
+    _instances: ClassVar["WeakSet[_Lines]"] = WeakSet()
     monitor_interval = 0  # no thread of its own
+
+
+def _renew_locks() -> None:
+    """Give our bars locks of this process alone.
+
+    tqdm shares one among forked processes: a child that is killed while it holds it stops every bar of its parent.
+    """
+    for kind in (_Bar, _Lines):
+        kind.set_lock(threading.RLock())
+
+
+_renew_locks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class _Log:

@@ -5,8 +5,11 @@ A suite run kills a few times; ``CDE_KILLS=40`` kills each writer so often.
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+
+from tqdm import tqdm
 
 Begin = Callable[[], None]
 
@@ -14,6 +17,33 @@ Begin = Callable[[], None]
 def kills(few: int) -> int:
     """Return how often a test kills: as few times as its suite run affords, or as the environment says."""
     return int(os.environ.get("CDE_KILLS", few))
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Let a child do some work, and return its process id; its status is 1 if the work fails."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)
+            tqdm.set_lock(threading.RLock())  # tqdm's own is shared with the parent, who would wait for it for ever
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def was_killed(child: int) -> bool:
+    """Wait for a child, and return whether it was killed.
+
+    Raises:
+        AssertionError: if its work failed by itself.
+    """
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), "the work failed; its traceback is on stderr"
+    return status != 0
 
 
 def killed(work: Callable[[Begin], object], after: float) -> bool:
@@ -27,21 +57,10 @@ def killed(work: Callable[[Begin], object], after: float) -> bool:
         AssertionError: if the work failed by itself.
     """
     told, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, 1)
-            work(lambda: os.write(tell, b"."))
-            code = 0
-        finally:
-            os._exit(code)
+    child = forked(lambda: work(lambda: os.write(tell, b".")))
     os.close(tell)
     assert os.read(told, 1) == b".", "the work failed before it began; its traceback is on stderr"
     os.close(told)
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL), "the work failed; its traceback is on stderr"
-    return status != 0
+    return was_killed(child)

@@ -31,7 +31,7 @@ from tests.contract.langchain_corpus import FAISS, load_faiss
 from tests.contract.langchain_corpus import QUERY as ASKED
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import corpus
-from tests.killing import kills
+from tests.killing import forked, kills, was_killed
 from tests.tiny import tiny_checkpoint
 
 HEAD = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
@@ -163,21 +163,6 @@ def die_at(write: int) -> None:
     sys.addaudithook(hook)
 
 
-def dies(work: Any) -> bool:
-    """Run work in a forked child; return whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL), "the refit failed; its traceback is on stderr"
-    return status != 0
-
-
 def test_killed_at_any_write_it_goes_on_to_the_same_index(index, checkpoint, tmp_path):
     kind, folder = index
     before = kind.contents(checkpoint, folder)
@@ -190,7 +175,7 @@ def test_killed_at_any_write_it_goes_on_to_the_same_index(index, checkpoint, tmp
             die_at(writes)
             run(folder, checkpoint)
 
-        died = dies(work)
+        died = was_killed(forked(work))
         found = kind.contents(checkpoint, folder)
         seen.add(next(iter(found.values()))[1])
         if next(iter(found.values()))[1] == old:

@@ -37,8 +37,8 @@ from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collect
 from tests.contract.langchain_corpus import QUERY
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import SETTINGS, corpus
-from tests.contract.test_refit import HEAD, die_at, dies
-from tests.killing import killed, kills
+from tests.contract.test_refit import HEAD, die_at
+from tests.killing import forked, killed, kills, was_killed
 from tests.tiny import tiny_checkpoint
 
 NAME = "handbook"
@@ -263,7 +263,7 @@ def kill_refits(checkpoint: Path, folder: Path) -> None:
         assert made.names() == {NAME}
         assert_same(made.contents(), before)
 
-    assert not dies(build)
+    assert not was_killed(forked(build))
     died, writes = 0, 0
     while True:
         writes += 60 // kills(1)
@@ -273,10 +273,10 @@ def kill_refits(checkpoint: Path, folder: Path) -> None:
             die_at(writes)
             made.run()
 
-        if not dies(work):
+        if not was_killed(forked(work)):
             break
         died += 1
-        assert not dies(check)
+        assert not was_killed(forked(check))
     assert died
     for number in range(kills(1)):
 
@@ -286,7 +286,7 @@ def kill_refits(checkpoint: Path, folder: Path) -> None:
             made.run()
 
         killed(begin, 0.2 + 0.1 * number)
-        assert not dies(check)
+        assert not was_killed(forked(check))
 
 
 def test_killed_at_any_write_it_goes_on_to_the_same_collection(head, tmp_path):

@@ -1,7 +1,10 @@
 """Progress in a log file is a line every ten seconds, on a terminal a bar."""
 
 import io
+import os
+import signal
 import sys
+import threading
 
 import pytest
 import tqdm.std
@@ -75,3 +78,26 @@ def test_a_failure_still_closes_and_a_closed_stderr_ends_nothing(clock, capsys, 
     assert list(progress(range(2))) == [0, 1]
     monkeypatch.setattr(sys, "stderr", None)
     assert list(progress(range(2))) == [0, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("interactive", [True, False])
+def test_a_child_that_is_killed_within_a_bar_does_not_stop_its_parents(monkeypatch, interactive):
+    """The lock of tqdm's own bars would stay with the dead child."""
+    monkeypatch.setattr(sys, "stderr", Terminal() if interactive else io.StringIO())
+    shown = counter(total=9, label="", unit="doc")
+    child = os.fork()
+    if child == 0:
+        shown.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    work = threading.Thread(target=lambda: list(progress(range(3))), daemon=True)
+    work.start()
+    work.join(30)
+    assert not work.is_alive()
+    held = counter(total=9, label="", unit="doc").get_lock()
+    with held:  # nor does a child wait for a thread that its parent alone has
+        child = os.fork()
+        if child == 0:
+            os._exit(not shown.get_lock().acquire(timeout=30))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.context import Context, make_context
+from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.making import make_context
 from cde_retriever.context.selection import choose
 from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -82,7 +83,7 @@ def fit_on_kept(
 
     sample = choose(texts.documents, size or encoder.config.context_size, seed, selection, kinds, kept).sample
     words = encoder.count_words(sample.texts, language)
-    return make_context(sample, kept(sample.texts), encoder.identity, store_texts=False, needs=None, words=words)
+    return make_context(sample, kept(sample.texts), encoder.identity, words=words)
 
 
 def rank_plain(texts: PlainTexts) -> Ranking:

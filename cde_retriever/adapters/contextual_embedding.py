@@ -1,6 +1,7 @@
 """Hold a model and one context for life, as the embeddings of all frameworks do: `ContextualEmbedding`."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -44,6 +45,11 @@ class ContextualEmbedding(BaseModel):
     prompts: dict[str, str] | None = None
     variant: str | None = None
     long_texts: Literal["cut", "windows"] | None = None
+    context_size: int | None = Field(default=None, gt=0)
+    seed: int = 0
+    language: str | None = None
+    selection: Literal["random", "stratified", "kmeans", "k-center"] = "random"
+    kind_field: str | None = None
 
     _encoder: ContextualEncoder = PrivateAttr()
     _own: OneContext = PrivateAttr()
@@ -87,6 +93,19 @@ class ContextualEmbedding(BaseModel):
         """What every vector bears and is stored with (`cde_retriever.adapters.stamps`); raises as `context` does."""
         self._fitted_encoder()
         return self._own.stamp if self.parts == "one" else self._own.dense_stamp
+
+    def _fit(self, texts: Iterable[str], kinds: Iterable[str] | None, batch_size: int, show_progress: bool) -> Context:
+        """Sample the whole corpus as the fields say; raises as `OneContext.fit` does."""
+        return self._own.fit(
+            texts,
+            seed=self.seed,
+            context_size=self.context_size,
+            selection=self.selection,
+            kinds=kinds,
+            language=self.language,
+            batch_size=batch_size,
+            show_progress=show_progress,
+        )
 
     def use_null_context(self) -> None:
         """Embed without a corpus from now on; a context like any other, with a fingerprint of its own.

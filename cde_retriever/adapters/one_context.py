@@ -5,15 +5,15 @@ a context its documents never saw. What has to change is made anew; the weights 
 """
 
 from collections.abc import Iterable
-
-import numpy as np
+from typing import Any
 
 from cde_retriever.adapters.stamps import DENSE, stamp_of
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.context.context import Context, make_context
+from cde_retriever.context.context import Context
+from cde_retriever.context.making import make_context
 from cde_retriever.context.sampling import Sample
+from cde_retriever.encoder.dimensions import full_dimension
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.encoder.loaded_model import full_dimension
 from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ContextMismatchError
 from cde_retriever.files.forking import ThreadLock
@@ -88,18 +88,11 @@ class OneContext:
         return stamp_of(self.fingerprint, DENSE)
 
     def fit(
-        self,
-        texts: Iterable[str],
-        *,
-        seed: int,
-        context_size: int | None,
-        language: str | None,
-        batch_size: int,
-        show_progress: bool,
-        selection: str = "random",
-        kinds: Iterable[str] | None = None,
+        self, texts: Iterable[str], *, language: str | None = None, show_progress: bool = False, **chosen: Any
     ) -> Context:
-        """Sample the whole corpus and embed under that sample from now on; as `ContextualEncoder.fit_context`.
+        """Sample the whole corpus and embed under that sample from now on.
+
+        Arguments are those of `ContextualEncoder.fit_context`; `chosen` are those of `choose_documents`.
 
         Raises:
             ContextMismatchError: if there is a context already and this corpus gives another; nothing is embedded to
@@ -109,26 +102,10 @@ class OneContext:
         """
         with self._lock:
             if self.is_set:
-                sample = self.encoder.choose_documents(
-                    texts,
-                    seed=seed,
-                    context_size=context_size,
-                    selection=selection,
-                    kinds=kinds,
-                    batch_size=batch_size,
-                ).sample
+                sample = self.encoder.choose_documents(texts, **chosen).sample
                 self._require(self._fingerprint_for(sample, language))
             else:
-                self.encoder.fit_context(
-                    texts,
-                    seed=seed,
-                    context_size=context_size,
-                    selection=selection,
-                    kinds=kinds,
-                    language=language,
-                    batch_size=batch_size,
-                    show_progress=show_progress,
-                )
+                self.encoder.fit_context(texts, language=language, show_progress=show_progress, **chosen)
             return self.context
 
     def set(self, context: Context) -> None:
@@ -153,11 +130,8 @@ class OneContext:
 
     def _fingerprint_for(self, sample: Sample, language: str | None) -> str:
         """Return the fingerprint that a context of these documents has; it does not depend on the vectors."""
-        vectors = np.zeros((len(sample.texts), 1), np.float32)
         words = self.encoder.count_words(sample.texts, language)
-        return make_context(
-            sample, vectors, self.encoder.identity, store_texts=False, needs=None, words=words
-        ).fingerprint
+        return make_context(sample, None, self.encoder.identity, words=words).fingerprint
 
     def _require(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.drift import Drift, Reference
-from cde_retriever.context.sampling import Sample, checked_documents, hash_text
+from cde_retriever.context.sampling import checked_documents, hash_text
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 from cde_retriever.files.replacing import write_atomically
@@ -277,46 +277,6 @@ def context_file(path: str | os.PathLike[str]) -> Path:
         return path
     file, beside_vectors = path / FILE_NAME, path / RECORDS_FOLDER / FILE_NAME
     return beside_vectors if beside_vectors.is_file() and not file.is_file() else file
-
-
-def make_context(
-    sample: Sample,
-    vectors: NDArray[np.float32] | None,
-    model: ModelIdentity,
-    *,
-    store_texts: bool,
-    needs: int | None,
-    frequencies: NDArray[np.int64] | None = None,
-    words: CorpusWords | None = None,
-) -> Context:
-    """Put a sample, its dataset embeddings, (J, d), its term statistics, (k, 2), and words together; None for none.
-
-    Texts of which the sample has only the beginning are not stored.
-    """
-    return Context(
-        vectors=np.zeros((len(sample.texts), 0), np.float32) if vectors is None else vectors,
-        model=model,
-        text_hashes=sample.hashes or tuple(map(hash_text, sample.texts)),
-        texts=sample.texts if store_texts and sample.hashes is None else None,
-        seed=sample.seed,
-        documents_seen=sample.documents_seen,
-        oversampled_to=needs if needs is not None and needs > len(sample.texts) else None,
-        frequencies=np.zeros((0, 2), np.int64) if frequencies is None else frequencies,
-        words=words,
-        selection=sample.selection,
-    )
-
-
-def listed_context(vectors: NDArray[np.float32], model: ModelIdentity, needs: int | None) -> Context:
-    """Make a context of dataset embeddings, (J, d), without texts; what their bytes hash to stands for these."""
-    return Context(
-        vectors=vectors,
-        model=model,
-        text_hashes=tuple(hashlib.sha256(row.tobytes()).hexdigest() for row in vectors),
-        texts=None,
-        documents_seen=len(vectors),
-        oversampled_to=needs if needs is not None and needs > len(vectors) else None,
-    )
 
 
 def known_documents(context: Context, documents: Sequence[str]) -> int:

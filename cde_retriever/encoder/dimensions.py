@@ -1,7 +1,10 @@
-"""Shorten vectors, for stores in which size costs."""
+"""Tell how wide vectors are, and shorten them for stores in which size costs."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cde_retriever.backends.backend import Backend
+from cde_retriever.context.head_settings import HeadSettings
 
 Vectors = NDArray[np.float32]
 
@@ -25,3 +28,9 @@ def shorten(vectors: Vectors, dimension: int, sketch_width: int) -> Vectors:
         kept[:, start:] *= whole / np.maximum(np.linalg.norm(kept[:, start:], axis=1, keepdims=True), 1e-12)
     unit: Vectors = kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
     return unit
+
+
+def full_dimension(backend: Backend) -> int:
+    """Return the width of the vectors of a backend's model, what a corpus head adds included."""
+    settings = backend.config.corpus_head
+    return backend.dimension + (0 if settings is None else HeadSettings.from_dict(settings).added_width)

@@ -14,6 +14,7 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import ModelIdentity
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.whole_numbers import whole_number
+from cde_retriever.encoder.dimensions import full_dimension
 from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, TextRunner, Vectors
 from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts
 from cde_retriever.errors import ConfigError
@@ -296,9 +297,3 @@ class LoadedModel:
             return self._runner.run(rows, embed, self.backend.dimension, batch_size, show_progress, role)
 
         return self._runner.compared(ids, role, run)
-
-
-def full_dimension(backend: Backend) -> int:
-    """Return the width of the vectors of a backend's model, what a corpus head adds included."""
-    settings = backend.config.corpus_head
-    return backend.dimension + (0 if settings is None else HeadSettings.from_dict(settings).added_width)

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.context import Context, listed_context, make_context
+from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Reference
+from cde_retriever.context.making import listed_context, make_context
 from cde_retriever.context.neighbours import Neighbours
 from cde_retriever.context.sampling import Sample
 from cde_retriever.context.selection import Chosen, choose
@@ -82,7 +83,7 @@ class ModelWithContext(LoadedModel):
                 of the model has none.
         """
         self._word_reader(language)  # refuses a language before documents are read
-        sample, vectors = self.choose_documents(
+        chosen = self.choose_documents(
             documents,
             seed=seed,
             context_size=context_size,
@@ -91,7 +92,7 @@ class ModelWithContext(LoadedModel):
             batch_size=batch_size,
             show_progress=show_progress,
         )
-        return self._set_context_of(sample, language, store_texts, batch_size, show_progress, vectors)
+        return self._set_context_of(chosen, language, store_texts, batch_size, show_progress)
 
     def choose_documents(
         self,
@@ -152,17 +153,13 @@ class ModelWithContext(LoadedModel):
         """
         texts = tuple(documents)
         self._refuse_size(len(texts))
-        return self._set_context_of(Sample(texts, len(texts), 0), None, store_texts, DEFAULT_BATCH, False)
+        chosen = Chosen(Sample(texts, len(texts), 0), None)
+        return self._set_context_of(chosen, None, store_texts, DEFAULT_BATCH, False)
 
     def _set_context_of(
-        self,
-        sample: Sample,
-        language: str | None,
-        store_texts: bool,
-        batch_size: int,
-        show_progress: bool,
-        vectors: Vectors | None = None,
+        self, chosen: Chosen, language: str | None, store_texts: bool, batch_size: int, show_progress: bool
     ) -> Context:
+        sample, vectors = chosen
         ids = self.tokenize(sample.texts).ids  # nobody is warned: a context document is meant to be cut
         context = make_context(
             sample,

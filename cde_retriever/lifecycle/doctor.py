@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.context import Context, make_context
+from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Parts
+from cde_retriever.context.making import make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -118,11 +119,8 @@ def examine(
         settings.append(
             examination.under(examination.fit(foreign, max(sizes), embed(foreign, "document")), "both", "foreign")
         )
-    documents = trial.documents
-    fitted: dict[int, Context] = {}
-    for size in sorted(sizes):
-        context = examination.fit(documents, size, examination.documents)
-        fitted[context.size] = context
+    contexts = [examination.fit(trial.documents, size, examination.documents) for size in sorted(sizes)]
+    fitted = {context.size: context for context in contexts}
     settings += [examination.under(context, "both", "own") for context in fitted.values()]
     return [*settings, examination.under(fitted[max(fitted)], "one", "own")]
 
@@ -155,7 +153,7 @@ class _Examination:
         place = {text: row for row, text in enumerate(texts)}
         rows = vectors[[place[text] for text in sample.texts]]
         words = self.encoder.count_words(sample.texts, self.language)
-        return make_context(sample, rows, self.encoder.identity, store_texts=False, needs=None, words=words)
+        return make_context(sample, rows, self.encoder.identity, words=words)
 
     def under(self, context: Context, parts: str, kind: str) -> Setting:
         """Return the ranking by two parts or one vector under a context, measured."""

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cde_retriever.context import sampling
-from cde_retriever.context.context import Context, ModelIdentity, known_documents, make_context
+from cde_retriever.context.context import Context, ModelIdentity, known_documents
+from cde_retriever.context.making import make_context
 from cde_retriever.context.sampling import hash_text, sample_documents
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 from tests.tiny import documents

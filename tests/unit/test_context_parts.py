@@ -13,9 +13,8 @@ from cde_retriever.context.context import (
     ModelIdentity,
     context_file,
     hash_text,
-    listed_context,
-    make_context,
 )
+from cde_retriever.context.making import listed_context, make_context
 from cde_retriever.context.sampling import Sample, sample_documents
 from cde_retriever.errors import ConfigError, ContextError, ContextFormatError, ContextMismatchError
 from cde_retriever.words.corpus_words import CorpusWords

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.direct_step import direct_step
 from cde_retriever import Context, ContextualEncoder
-from cde_retriever.context.context import make_context
+from cde_retriever.context.making import make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.errors import ConfigError, ContextError, ContextFormatError
 from cde_retriever.model.terms import TermHead, token_signs

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import tee
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from langchain_core.documents import Document
@@ -63,11 +63,6 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
     where_cut: ClassVar[str] = SPLIT
 
     given_context: InstanceOf[Context] | str | Path | None = Field(default=None, alias="context", exclude=True)
-    context_size: int | None = Field(default=None, ge=1)
-    seed: int = 0
-    language: str | None = None
-    selection: Literal["random", "stratified", "kmeans", "k-center"] = "random"
-    kind_field: str | None = None
     batch_size: int = Field(default=32, ge=1)
     show_progress: bool = False
 
@@ -122,16 +117,7 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
                 documents, same = tee(documents)  # read in step, so that one document at a time is held
                 kinds = (kind_of(getattr(item, "metadata", {}), self.kind_field) for item in same)
             texts = (item.page_content if isinstance(item, Document) else item for item in documents)
-        return self._own.fit(
-            texts,
-            seed=self.seed,
-            context_size=self.context_size,
-            language=self.language,
-            batch_size=self.batch_size,
-            show_progress=self.show_progress,
-            selection=self.selection,
-            kinds=kinds,
-        )
+        return self._fit(texts, kinds, self.batch_size, self.show_progress)
 
     def load_context(self, context: Context | PathLike) -> None:
         """Embed under a saved context from now on.

@@ -107,16 +107,7 @@ class CDEEmbedding(EmbeddingSettings):
             ContextMismatchError: if there is another context already; fitting the same one again does nothing.
             ContextError: if no text has any content.
         """
-        return self._own.fit(
-            texts,
-            seed=self.seed,
-            context_size=self.context_size,
-            language=self.language,
-            batch_size=self.embed_batch_size,
-            show_progress=show_progress,
-            selection=self.selection,
-            kinds=kinds,
-        )
+        return self._fit(texts, kinds, self.embed_batch_size, show_progress)
 
     def fit_if_missing(
         self,

@@ -29,11 +29,6 @@ class EmbeddingSettings(ContextualEmbedding, BaseEmbedding):
     model_config = ConfigDict(extra="forbid")
 
     model_name: str = DEFAULT_MODEL
-    context_size: int | None = Field(default=None, gt=0)
-    seed: int = 0
-    language: str | None = None
-    selection: Literal["random", "stratified", "kmeans", "k-center"] = "random"
-    kind_field: str | None = None
     on_missing_context: Literal["fit", "error"] = "fit"
     min_context_documents: int = Field(default=2, gt=0)
     embed_batch_size: int = Field(default=32, gt=0, le=2048)

@@ -18,13 +18,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cde_retriever.cli.command_line import CommandLine, Run, say, write_result
-from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
+from cde_train.evaluation.commands import EXAMPLES as EVALUATE
+from cde_train.evaluation.commands import add_commands as add_evaluate
 from cde_train.report.commands import EXAMPLES as PAGES
-from cde_train.report.commands import add_commands
+from cde_train.report.commands import add_commands as add_pages
 
 if TYPE_CHECKING:  # help needs no extra
     from cde_train.data.pairs import TrainingPair
@@ -32,30 +33,31 @@ if TYPE_CHECKING:  # help needs no extra
     from cde_train.vectors.text_vectors import TextVectors
 
 PRESETS = sorted(file.stem for file in (Path(__file__).parent / "presets").glob("*.toml"))
-EXAMPLES = {
-    "fit": """\
+EXAMPLES = (
+    {
+        "fit": """\
   cde-train fit ./docs -o my-cde                      a folder of documents, nothing else
   cde-train fit pairs.jsonl -o my-cde --config small --set phase.0.epochs=1
                                                       pairs, a preset, and one setting of your own""",
-    "embed": """\
+        "embed": """\
   cde-train embed pairs.jsonl -o vectors              with the first stage of cde-minilm-l6-v1
   cde-train embed pairs.jsonl -o vectors --surrogate sentence-transformers/all-MiniLM-L6-v2""",
-    "cluster": """\
+        "cluster": """\
   cde-train cluster pairs.jsonl --vectors vectors -o clusters.safetensors
   cde-train cluster pairs.jsonl --vectors vectors -o clusters.safetensors --set clustering.cluster_size=256""",
-    "pack": """\
+        "pack": """\
   cde-train pack pairs.jsonl --vectors vectors --clusters clusters.safetensors -o batches.npy --batch-size 256
   cde-train pack pairs.jsonl --vectors vectors --clusters clusters.safetensors -o batches.npy --epochs 3""",
-    "filter": """\
+        "filter": """\
   cde-train filter pairs.jsonl --vectors vectors --batches batches.npy -o report.json
   cde-train filter pairs.jsonl --vectors vectors --batches batches.npy -o report.json --set filtering.margin=-0.05""",
-    "evaluate": """\
-  cde-train evaluate ./scifact                        the bundled model on one judged corpus
-  cde-train evaluate my-cde ./beir -o results.json    a model of yours on every judged corpus in a folder""",
-    "validate": """\
+        "validate": """\
   cde-train validate run.toml
   cde-train validate small --set phase.0.batch_size=512""",
-} | PAGES
+    }
+    | EVALUATE
+    | PAGES
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,8 +71,8 @@ def program() -> CommandLine:
     made = CommandLine("cde-train", __doc__, failures=(ArtifactError, FloatingPointError), extra="cde-retriever[train]")
     _add_fit(made)
     _add_steps(made)
-    _add_evaluate(made)
-    add_commands(made)
+    add_evaluate(made)
+    add_pages(made)
     validate = made.add("validate", "Check a configuration and name all its faults.", _validate, EXAMPLES["validate"])
     validate.add_argument("config", metavar="RUN.toml", help=f"settings file, or a preset: {', '.join(PRESETS)}")
     _overrides(validate)
@@ -141,34 +143,6 @@ def _add_step(made: CommandLine, name: str, summary: str, run: Run, output: tupl
     )
     _overrides(step)
     return step
-
-
-def _add_evaluate(made: CommandLine) -> None:
-    evaluate = made.add(
-        "evaluate", "Measure nDCG@10, recall@100 and MRR@10 beside baselines.", _evaluate, EXAMPLES["evaluate"]
-    )
-    evaluate.add_argument(
-        "checkpoint", nargs="?", metavar="CHECKPOINT", help="model folder or Hub id (default: the bundled model)"
-    )
-    evaluate.add_argument(
-        "sets", nargs="?", metavar="SETS", help="judged corpus in BEIR's layout, or a folder of such (no default)"
-    )
-    evaluate.add_argument(
-        "--mteb", nargs="+", metavar="TASK", help="instead of SETS: tasks and benchmarks of MTEB (default: none)"
-    )
-    evaluate.add_argument("--seed", type=int, default=0, help="with --mteb: seed of the contexts (default: 0)")
-    evaluate.add_argument("--start", metavar="CHECKPOINT", help="model that training started from (default: none)")
-    evaluate.add_argument(
-        "--against", metavar="CHECKPOINT", help="model of the same training without context (default: none)"
-    )
-    evaluate.add_argument("--dtype", help="precision: float32, bfloat16 or float16 (default: float32)")
-    evaluate.add_argument("--device", help="device to compute on: cpu, cuda, mps (default: the fastest available)")
-    evaluate.add_argument(
-        "-o",
-        "--output",
-        metavar="RESULTS",
-        help="file to keep the results in, .json; with --mteb a folder (default: none; with --mteb that of MTEB)",
-    )
 
 
 def _overrides(command: argparse.ArgumentParser) -> None:
@@ -280,62 +254,6 @@ def _filter(options: argparse.Namespace) -> None:
     report = report_batches(pairs, batches, config.filtering, queries=vectors, documents=vectors)
     write_atomically(Path(options.output), report.to_json().encode())
     write_result({"report": options.output, "margin": report.margin, **asdict(report.total)})
-
-
-def checkpoint_and_sets(options: argparse.Namespace) -> tuple[str | None, str]:
-    """Return which model to evaluate, None for the bundled one, and on what; one argument alone is the latter.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    if options.checkpoint is None:
-        raise ConfigError("expected SETS, a judged corpus or a folder of such, or --mteb with tasks of MTEB")
-    return (options.checkpoint, options.sets) if options.sets is not None else (None, options.checkpoint)
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    if options.mteb is not None:
-        _evaluate_mteb(options)
-        return
-    checkpoint, where = checkpoint_and_sets(options)
-    from dataclasses import asdict
-
-    from cde_retriever.encoder.encoder import ContextualEncoder
-    from cde_train.data.retrieval_sets import find_retrieval_sets, hash_retrieval_set, read_retrieval_set
-    from cde_train.evaluation.comparison import compare
-    from cde_train.evaluation.kept_results import KeptResults
-
-    sets = [read_retrieval_set(path) for path in find_retrieval_sets(where)]
-
-    def load(name: str | None) -> ContextualEncoder | None:
-        if name is None:
-            return None
-        return ContextualEncoder.from_pretrained(name, dtype=options.dtype, device=options.device)
-
-    encoder = ContextualEncoder.from_pretrained(checkpoint, dtype=options.dtype, device=options.device)
-    start, against = load(options.start), load(options.against)
-    models = {"checkpoint": encoder, "start": start, "against": against}
-    asked: dict[str, Any] = {role: model and model.identity.sha256 for role, model in models.items()}
-    asked |= {"dtype": options.dtype or "float32", "sets": {data.name: hash_retrieval_set(data) for data in sets}}
-    kept = KeptResults(options.output, asked, say)
-    comparison = compare(encoder, sets, start=start, against=against, kept=kept, show_progress=True)
-    kept.write(comparison.to_dict())
-    for row in comparison.rows():
-        write_result(row)
-    for difference in comparison.differences():
-        write_result({"verdict": difference.verdict, **asdict(difference)})
-
-
-def _evaluate_mteb(options: argparse.Namespace) -> None:
-    from cde_retriever.encoder.encoder import ContextualEncoder
-    from cde_retriever.mteb import evaluate, tasks_named
-
-    if options.sets or options.start or options.against:
-        raise ConfigError("--mteb evaluates one checkpoint on tasks of MTEB; leave out SETS, --start and --against")
-    tasks = tasks_named(options.mteb)
-    encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype, device=options.device)
-    for row in evaluate(encoder, tasks, seed=options.seed, results=options.output and Path(options.output)):
-        write_result(row)
 
 
 def _validate(options: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ DOORS = tuple(
     for name in ("llama_index", "langchain", "chroma", "haystack", "mteb", "sentence_transformers")
 )
 FRAMEWORK_ROOMS = ("cde_retriever.adapters", *DOORS)
-THROUGH_A_DOOR = {("cde_train.cli", "cde_retriever.mteb")}
+THROUGH_A_DOOR = {("cde_train.evaluation.commands", "cde_retriever.mteb")}
 """Who uses an adapter: a module, and the door it goes through."""
 TORCH_ROOMS = (
     "cde_retriever.model",

@@ -39,6 +39,7 @@ from cde_retriever.bulk.parts import (
 from cde_retriever.bulk.records import PartRecord, PartRecords
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.bulk.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows, written_width
+from cde_retriever.bulk.summary import BulkSummary
 from cde_retriever.context.context import FILE_NAME, Context
 from cde_retriever.corpus.rows import Corpus, CorpusFile, are_documents, find_files, read_documents
 from cde_retriever.encoder.corpus_head import check_parts
@@ -54,40 +55,6 @@ if TYPE_CHECKING:  # a corpus of rows needs no reader of documents
 
 CHARACTERS_OF_CONTEXT = 50_000_000
 """Most characters of texts that a context's file holds."""
-
-
-@dataclass(frozen=True)
-class BulkSummary:
-    """What a run did.
-
-    Attributes:
-        output: Folder of the parts.
-        context: Fingerprint of the context.
-        documents: Documents in the corpus.
-        embedded: Documents embedded by this run.
-        skipped: Documents that had their vectors already.
-        empty: Documents without text, of all.
-        cut: Documents longer than the model reads, of all; of parts that version 0.1.0 wrote that is not known.
-        without_documents: Files of the corpus that gave no document.
-        seconds: Time of reading, embedding and writing shards; what comes before is left out.
-        core_seconds: Processor time of embedding and writing them, of all workers.
-    """
-
-    output: str
-    context: str
-    documents: int
-    embedded: int
-    skipped: int
-    empty: int
-    cut: int
-    without_documents: tuple[str, ...]
-    seconds: float
-    core_seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Documents embedded a second."""
-        return self.embedded / self.seconds
 
 
 def embed_corpus(

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from cde_retriever.checkpoint.sentence_transformers import PlainEncoder
+from cde_retriever.checkpoint.plain_encoder import PlainEncoder
 from cde_retriever.model.pooling import pool
 from cde_retriever.model.projection import Projection
 

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from cde_retriever.checkpoint.folder import TOKENIZER_NAME, read_tokenizer
 from cde_retriever.checkpoint.kinds import read_json, refuse_architecture, weight_files
 from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.backbone import ENCODER_HALVES, encoder_class, without_pooler
+from cde_retriever.model.config import ROLES
+from cde_retriever.model.static import StaticEncoder
 
 UNREAD = re.compile(
     r"(^|\.)(pooler|cls|lm_head|vocab_transform|vocab_layer_norm|vocab_projector|discriminator_predictions"
@@ -48,6 +51,39 @@ AS_NATIVE = {
 """What those configurations may say only in this way, because native NomicBERT is nothing else."""
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
 UNLIMITED = 10**6
+
+
+@dataclass(kw_only=True)
+class PlainEncoder:
+    """An encoder of one vector a text, all that decides that vector.
+
+    Attributes:
+        backbone: What gives token vectors.
+        settings: Its configuration, as a checkpoint stores it.
+        tokenizer: Its tokenizer, without prompts.
+        max_length: Longest text it says it reads, in tokens.
+        longest: Longest text it can read.
+        prompts: Text put before a query and before a document.
+        pooling: Ways of pooling; empty until it is known.
+        pool_prompt: Whether prompts are pooled too.
+        projection: Layers after pooling.
+        weights: Their tensors, by the names of `cde_retriever.model.projection.Projection`.
+        queries: The encoder of queries, where it is another than that of documents.
+        keeps_lengths: Whether it compares by inner product, so that lengths of vectors matter.
+    """
+
+    backbone: PreTrainedModel | StaticEncoder
+    settings: dict[str, Any]
+    tokenizer: Tokenizer
+    max_length: int
+    longest: int
+    prompts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
+    pooling: tuple[str, ...] = ()
+    pool_prompt: bool = True
+    projection: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    queries: "PlainEncoder | None" = None
+    keeps_lengths: bool = False
 
 
 def read_backbone(folder: Path) -> PreTrainedModel:

@@ -2,14 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
 
 from cde_retriever.checkpoint.folder import read_tokenizer
 from cde_retriever.checkpoint.kinds import (
@@ -22,6 +19,7 @@ from cde_retriever.checkpoint.kinds import (
 )
 from cde_retriever.checkpoint.plain_encoder import (
     UNLIMITED,
+    PlainEncoder,
     backbone_settings,
     longest_text,
     read_backbone,
@@ -53,39 +51,6 @@ OLD_POOLINGS = {
 }
 STATIC_LENGTH = 8192
 """Longest text of static embeddings, which read any."""
-
-
-@dataclass(kw_only=True)
-class PlainEncoder:
-    """An encoder of one vector a text, all that decides that vector.
-
-    Attributes:
-        backbone: What gives token vectors.
-        settings: Its configuration, as a checkpoint stores it.
-        tokenizer: Its tokenizer, without prompts.
-        max_length: Longest text it says it reads, in tokens.
-        longest: Longest text it can read.
-        prompts: Text put before a query and before a document.
-        pooling: Ways of pooling; empty until it is known.
-        pool_prompt: Whether prompts are pooled too.
-        projection: Layers after pooling.
-        weights: Their tensors, by the names of `cde_retriever.model.projection.Projection`.
-        queries: The encoder of queries, where it is another than that of documents.
-        keeps_lengths: Whether it compares by inner product, so that lengths of vectors matter.
-    """
-
-    backbone: PreTrainedModel | StaticEncoder
-    settings: dict[str, Any]
-    tokenizer: Tokenizer
-    max_length: int
-    longest: int
-    prompts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(ROLES, ""))
-    pooling: tuple[str, ...] = ()
-    pool_prompt: bool = True
-    projection: list[dict[str, Any]] = field(default_factory=list)
-    weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    queries: "PlainEncoder | None" = None
-    keeps_lengths: bool = False
 
 
 def read_plain_encoder(folder: Path, reading: Reading) -> PlainEncoder:

@@ -7,8 +7,9 @@ import torch
 from cde_retriever.checkpoint.checkpoint import Checkpoint, hash_model
 from cde_retriever.checkpoint.finite import refuse_unreal
 from cde_retriever.checkpoint.lengths import keep_lengths
+from cde_retriever.checkpoint.plain_encoder import PlainEncoder
 from cde_retriever.checkpoint.reading import Reading, identify_source
-from cde_retriever.checkpoint.sentence_transformers import PlainEncoder, read_plain_encoder
+from cde_retriever.checkpoint.sentence_transformers import read_plain_encoder
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import CheckpointError
 from cde_retriever.model.config import CUT, ModelConfig

@@ -8,7 +8,7 @@ from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_model_options, read_model_options
 
 if TYPE_CHECKING:  # help needs no extra
-    from cde_retriever.bulk.run import BulkSummary
+    from cde_retriever.bulk.summary import BulkSummary
 
 SUMMARY = "Embed a corpus of any size under one context; the same command again continues where it stopped."
 EXAMPLES = """\

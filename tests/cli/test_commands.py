@@ -8,8 +8,9 @@ import tomllib
 import pytest
 
 from cde_retriever import __version__
-from cde_train.cli import EXAMPLES, PRESETS, checkpoint_and_sets, main, program
+from cde_train.cli import EXAMPLES, PRESETS, main, program
 from cde_train.errors import TrainingDataError
+from cde_train.evaluation.commands import checkpoint_and_sets
 from cde_train.run.config import load_run_config, preset_names
 
 COMMANDS = ("fit", "embed", "cluster", "pack", "filter", "evaluate", "report", "analyse", "validate")

@@ -19,15 +19,7 @@ DOOR = "cde_retriever.haystack"
 
 
 class _Embedder:
-    """What both embedders share: a model and a context, which `warm_up` loads.
-
-    Args:
-        context: Where the context is saved (`CDEDocumentEmbedder.fit`, `Context.save`).
-        model_name: A CDE checkpoint or any encoder, as folder or Hub id; None for the bundled one.
-        stamp: The stamp of vectors made under the context, as `to_dict` writes it down; None for that of any.
-        settings: ``device``, ``dtype``, ``backend``, ``truncate_dim`` and others of
-            `ContextualEncoder.from_pretrained`.
-    """
+    """A model and a context, which `warm_up` loads; arguments are those of `CDEDocumentEmbedder`."""
 
     def __init__(
         self,

@@ -88,13 +88,6 @@ class FolderKind(Protocol):
         """Return the context that a folder keeps."""
 
 
-class CollectionAdapter(Protocol):
-    """The module of an adapter that knows the collections that its framework filled."""
-
-    def open_collection(self, folder: Path, collection: Collection, model: ModelSpec) -> StoredIndex:
-        """Read a collection whose context is in a folder."""
-
-
 class CollectionKind:
     """What knows a collection whose context is in a folder.
 
@@ -112,8 +105,8 @@ class CollectionKind:
         if first is None:
             raise ConfigError(f"collection {name!r} holds no documents; add some, or build a new one")
         known = _KINDS["docstore.json" if "_node_content" in first.metadata else "index.faiss"]
-        adapter = cast(CollectionAdapter, _adapter(known, "stored_collection", f"collection {name!r}"))
-        return adapter.open_collection(folder, self._collection, model)
+        adapter = _adapter(known, "stored_collection", f"collection {name!r}")
+        return cast(StoredIndex, adapter.StoredCollection(folder, self._collection, model))
 
     def context_of(self, folder: Path) -> Context | None:
         """Return the context that a folder keeps."""

@@ -3,6 +3,7 @@
 Texts go through the model once where the layout allows it (`ContextualEncoder.encode_under`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,13 +75,7 @@ def _measured(encoder: ContextualEncoder, data: RetrievalSet, contexts: Sequence
 
 def word_distances(sets: Sequence[RetrievalSet]) -> NDArray[np.float64]:
     """Return how far corpora are apart, (c, c): 1 - cosine of the shares of documents with each word."""
-    counts: list[dict[str, int]] = []
-    for data in sets:
-        found: dict[str, int] = {}
-        for text in data.documents:
-            for word in set(split(text)):
-                found[word] = found.get(word, 0) + 1
-        counts.append(found)
+    counts = [Counter(word for text in data.documents for word in set(split(text))) for data in sets]
     place = {word: number for number, word in enumerate(dict.fromkeys(word for found in counts for word in found))}
     shares = np.zeros((len(sets), len(place)))
     for row, found in zip(shares, counts, strict=True):

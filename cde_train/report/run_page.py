@@ -159,10 +159,6 @@ def _sampled(pairs: list[TrainingPair], members: NDArray[np.bool_], difficulty: 
 
 
 def _said(value: Any) -> str:
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else "; ".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -4,15 +4,14 @@ The `Trainer` brings devices, mixed precision, several processes (``torchrun``),
 checkpoints, early stopping. What is ours is the step (`cde_train.training.gradient_caching`) and what a step sees
 (`cde_train.training.batches`).
 
-A saved state counts once it is whole (`cde_train.training.saved_state`); a killed run goes on from the newest one and
-ends with the same weights.
+A saved state counts once it is whole (`saved_state`); a killed run continues from the newest to the same weights.
 """
 
 import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,8 +94,8 @@ def train(
             if name in start:
                 weight.lerp_(start[name].to(weight), 1 - config.interpolation)
     encoder.open_model().requires_grad_(False).eval()
-    best = trainer.state.best_global_step if development is not None and config.eval_steps else None
     state = trainer.state
+    best = state.best_global_step if trainer.measured else None
     return TrainResult(state.global_step, best, state.best_metric if best else None, list(state.log_history))
 
 
@@ -232,8 +231,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Write the model as a checkpoint of ours."""
         if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            write_model(folder, self.encoder, self.config)
+            write_model(Path(output_dir or str(self.args.output_dir)), self.encoder, self.config)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -291,8 +289,8 @@ class TrainingProgress(ProgressCallback):
         """Begin where a resumed run begins."""
         self.current_step = state.global_step
         if state.is_world_process_zero:
-            bar: Any = counter(total=state.max_steps, initial=state.global_step, label="Training", unit="step")
-            self.training_bar = bar
+            bar = counter(total=state.max_steps, initial=state.global_step, label="Training", unit="step")
+            self.training_bar = cast("Any", bar)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Show loss, accuracy and measurements."""

@@ -231,11 +231,7 @@ def save_guarded(store: VectorStore, folder: Path) -> Path:
     if hasattr(own, "save_local"):
         cast(Any, store).save_local(folder)
     elif hasattr(own, "dump"):
-        replace_index(
-            folder,
-            embedding_of(store).context,
-            _with_parts(store, lambda new: own.dump(store, str(new / "store.json"))),
-        )
+        _replace(store, folder, lambda new: own.dump(store, str(new / "store.json")))
     else:
         raise TypeError(
             f"{name} has neither save_local nor dump: it keeps its data itself, where it was built; save the context "
@@ -248,29 +244,24 @@ def _folder_saver(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def save(self: Any, folder_path: Any, *args: Any, **kwargs: Any) -> None:
         bind_vectors(self)
-        replace_index(
-            Path(folder_path),
-            embedding_of(self).context,
-            _with_parts(self, lambda new: method(self, str(new), *args, **kwargs)),
-        )
+        _replace(self, Path(folder_path), lambda new: method(self, str(new), *args, **kwargs))
 
     return save
 
 
-def _with_parts(store: Any, write: Callable[[Path], Any]) -> Callable[[Path], None]:
-    """Return a function that writes a store into a folder, with parts and plain vectors of its documents if kept."""
+def _replace(store: Any, folder: Path, write: Callable[[Path], Any]) -> None:
+    """Write a store with its context into a folder, and parts and plain vectors of its documents if kept."""
+    embedding, kept = embedding_of(store), parts_of(store)
 
-    def write_both(folder: Path) -> None:
-        write(folder)
-        kept = parts_of(store)
+    def write_all(new: Path) -> None:
+        write(new)
         if kept is not None:
-            kept.save(folder)
-        growth_of(store).save(folder)
-        encoder = embedding_of(store).encoder
-        if encoder.plain_documents is not None:
-            save_plain(encoder, folder, texts_of(store))
+            kept.save(new)
+        growth_of(store).save(new)
+        if embedding.encoder.plain_documents is not None:
+            save_plain(embedding.encoder, new, texts_of(store))
 
-    return write_both
+    replace_index(folder, embedding.context, write_all)
 
 
 def _file_saver(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,12 @@ from cde_retriever.search.index_file import index_file
 
 
 class StoredCollection:
-    """A collection under the context in a folder; see `open_collection`."""
+    """A collection under the context in a folder.
+
+    Raises:
+        ContextMismatchError: if another model made the context, or a document was embedded under another one.
+        FileNotFoundError: if there is no context.
+    """
 
     def __init__(self, folder: Path, collection: Collection, model: ModelSpec) -> None:
         self._collection, self._model, self._name = collection, model, collection.in_force(folder)
@@ -82,13 +87,3 @@ def _store(collection: Collection, name: str, embedding: CDEEmbeddings, both: bo
         retrieval_mode=RetrievalMode.HYBRID,
         sparse_embedding=CDESparseEmbeddings(embedding),
     )
-
-
-def open_collection(folder: Path, collection: Collection, model: ModelSpec) -> StoredCollection:
-    """Read a collection under the context in a folder.
-
-    Raises:
-        ContextMismatchError: if another model made the context, or a document was embedded under another one.
-        FileNotFoundError: if there is no context.
-    """
-    return StoredCollection(folder, collection, model)

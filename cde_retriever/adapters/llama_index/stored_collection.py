@@ -21,7 +21,12 @@ from cde_retriever.search.index_file import index_file
 
 
 class StoredCollection:
-    """A collection under the context in a folder; see `open_collection`."""
+    """A collection under the context in a folder.
+
+    Raises:
+        ContextMismatchError: if another model made the context, or a node was embedded under another one.
+        FileNotFoundError: if there is no context.
+    """
 
     def __init__(self, folder: Path, collection: Collection, model: ModelSpec) -> None:
         self._collection, self._model, self._name = collection, model, collection.in_force(folder)
@@ -79,13 +84,3 @@ def _store(collection: Collection, name: str, **both: Any) -> BasePydanticVector
     from llama_index.vector_stores.qdrant import QdrantVectorStore
 
     return QdrantVectorStore(name, client=collection.client, enable_hybrid=bool(both), **both)
-
-
-def open_collection(folder: Path, collection: Collection, model: ModelSpec) -> StoredCollection:
-    """Read a collection under the context in a folder.
-
-    Raises:
-        ContextMismatchError: if another model made the context, or a node was embedded under another one.
-        FileNotFoundError: if there is no context.
-    """
-    return StoredCollection(folder, collection, model)

@@ -3,16 +3,14 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_model_options, add_pickle_option, read_model_options
-from cde_retriever.errors import ConfigError
+from cde_retriever.cli.store_options import add_store_options, read_store_options
 
 if TYPE_CHECKING:  # help needs no NumPy
     from cde_retriever.context.drift import Drift
-    from cde_retriever.lifecycle.collection import Collection
 
 EXAMPLES = """\
   cde refit index --plan       how many documents, how long, and what would change
@@ -32,14 +30,7 @@ def add_command(program: CommandLine) -> None:
         metavar="INDEX",
         help="folder of a LlamaIndex index or a LangChain FAISS index, or the context_dir of a collection",
     )
-    store = refit.add_mutually_exclusive_group()
-    for name in ("chroma", "qdrant"):
-        store.add_argument(
-            f"--{name}",
-            metavar="STORE",
-            help=f"folder or http://host:port of the {name.title()} that holds the vectors (default: INDEX holds them)",
-        )
-    refit.add_argument("--collection", metavar="NAME", help="name that the collection was built under (default: none)")
+    add_store_options(refit, "INDEX holds them")
     action = refit.add_mutually_exclusive_group()
     action.add_argument(
         "--plan", action="store_true", help="say what would be done, and change nothing (default: do it)"
@@ -68,7 +59,7 @@ def describe_drift(drift: "Drift") -> str:
 def _refit(options: argparse.Namespace) -> None:
     from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
 
-    index, collection = Path(options.index).expanduser(), _collection(options)
+    index, collection = Path(options.index).expanduser(), read_store_options(options)
     if options.confirm:
         found = confirm_refit(index, collection=collection)
         say("the old index is gone" if found else "no old index was kept")
@@ -99,37 +90,3 @@ def _refit(options: argparse.Namespace) -> None:
             "model, by the plain vectors that the index keeps; --undo brings the old index back, --confirm removes it"
         )
     write_result(asdict(done))
-
-
-def _collection(options: argparse.Namespace) -> "Collection | None":
-    """Return the collection that the options name, None for an index in its folder.
-
-    Raises:
-        ConfigError: for a store without a collection, or the other way round.
-        FileNotFoundError: if there is no folder of the store.
-        ImportError: if the store's client is not installed.
-    """
-    from cde_retriever.lifecycle.collection import Collection
-
-    place = options.chroma or options.qdrant
-    if (place is None) != (options.collection is None):
-        raise ConfigError("a collection needs its store, and a store its collection: --chroma STORE --collection NAME")
-    if place is None:
-        return None
-    address = urlsplit(place)
-    if not address.hostname and not Path(place).is_dir():  # the clients would make one
-        raise FileNotFoundError(f"no store at {place}; give the folder of the store, or http://host:port")
-    if options.chroma:
-        import chromadb
-        from chromadb.config import Settings
-
-        if address.hostname:
-            secure = address.scheme == "https"
-            client: Any = chromadb.HttpClient(address.hostname, address.port or 8000, ssl=secure)
-        else:
-            client = chromadb.PersistentClient(place, Settings(anonymized_telemetry=False))
-    else:
-        import qdrant_client
-
-        client = qdrant_client.QdrantClient(**({"url": place} if address.hostname else {"path": place}))
-    return Collection(client, options.collection)

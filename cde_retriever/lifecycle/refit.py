@@ -60,7 +60,7 @@ class Refit:
     """What a refit did.
 
     Attributes:
-        index: The index's folder.
+        index: The index's folder, as it was given.
         old: Fingerprint of the context that it had.
         new: Fingerprint of the context that it has; the same if its texts give the same, and nothing was done.
         documents: Texts in the index.
@@ -153,7 +153,7 @@ def refit(
             old = stored.encoder.context.fingerprint
             begun = Begun(source, old, context.fingerprint, len(stored.texts), documents_at_once)
             if context.fingerprint == old:
-                return Refit(str(shadow.index), old, old, len(stored.texts), 0, 0, None)
+                return Refit(str(shadow.given), old, old, len(stored.texts), 0, 0, None)
             context.save(shadow.folder)
             shadow.begin(begun)
         embedded, known = _make(shadow, stored, begun, show_progress)
@@ -177,7 +177,7 @@ def confirm_refit(index: PathLike, *, collection: Collection | None = None) -> b
     with shadow.alone():
         begun = shadow.read()
         if begun is not None and not _is_swapped(shadow, kind, begun):
-            raise ConfigError(f"the refit of {shadow.index} is not done; run it again to continue, or undo it")
+            raise ConfigError(f"the refit of {shadow.given} is not done; run it again to continue, or undo it")
         shadow.clear()
     return begun is not None
 
@@ -249,4 +249,4 @@ def _is_swapped(shadow: Shadow, kind: FolderKind, begun: Begun) -> bool:
 
 
 def _done(shadow: Shadow, begun: Begun, embedded: int, known: int) -> Refit:
-    return Refit(str(shadow.index), begun.old, begun.new, begun.documents, embedded, known, str(shadow.other))
+    return Refit(str(shadow.given), begun.old, begun.new, begun.documents, embedded, known, str(shadow.kept))

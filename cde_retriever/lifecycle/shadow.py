@@ -10,6 +10,7 @@ them, and whoever goes on after a killed process can tell from the context in th
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,10 +62,15 @@ class Shadow:
     """
 
     def __init__(self, index: Path, collection: Collection | None = None) -> None:
-        self.index = index.resolve()
+        self.given, self.index = index, index.resolve()
         self.collection = collection
         self.folder = self.index.with_name(f"{self.index.name}.refit")
         self.other = self.folder / "index"
+
+    @property
+    def kept(self) -> Path:
+        """Where the old index is kept, absolute if the index's folder was given so."""
+        return self.other if self.given.is_absolute() else Path(os.path.relpath(self.other))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -97,7 +103,7 @@ class Shadow:
         """
         if fingerprint not in (begun.old, begun.new):
             raise OutputError(
-                f"{self.index} holds context {str(fingerprint)[:12]}, and {self.folder} is about replacing "
+                f"{self.given} holds context {str(fingerprint)[:12]}, and {self.folder} is about replacing "
                 f"{begun.old[:12]} by {begun.new[:12]}: another index was put there; delete {self.folder} if nothing "
                 "in it is needed, and refit again"
             )
@@ -150,7 +156,7 @@ class Shadow:
                 return
             exchange_folders(self.other, self.index)  # it was written at the very moment
         raise OutputError(
-            f"{self.index} was written while its documents were embedded, and what was written would be lost; run the "
+            f"{self.given} was written while its documents were embedded, and what was written would be lost; run the "
             "same again when nobody writes to it"
         )
 

@@ -315,6 +315,18 @@ def test_the_command_plans_refits_undoes_and_confirms(index, checkpoint, capsys)
     assert (done["documents_seen"], done["added"]) == (24, 0)
 
 
+def test_folders_are_named_as_they_were_given(index, checkpoint, monkeypatch):
+    _, folder = index
+    monkeypatch.chdir(folder.parent)
+    done = run(Path("index"), checkpoint)
+    assert (done.index, done.kept) == ("index", "index.refit/index")
+    done = run(folder, checkpoint)
+    assert (done.index, done.kept) == (str(folder), str(folder.parent / "index.refit" / "index"))
+    monkeypatch.chdir(folder)
+    done = run(Path(), checkpoint)
+    assert (done.index, done.kept) == (".", "../index.refit/index")
+
+
 def test_what_is_no_index_is_refused(tmp_path, checkpoint):
     with pytest.raises(FileNotFoundError, match="no index at"):
         run(tmp_path / "none", checkpoint)

@@ -438,11 +438,14 @@ def test_the_command_opens_a_folder_of_qdrant(place, capsys):
 
 
 @pytest.mark.parametrize("store", ["chroma", "qdrant"])
-def test_the_command_makes_no_store_where_none_is(store, tmp_path, capsys):
-    command = ["refit", str(tmp_path), f"--{store}", str(tmp_path / "misspelled"), "--collection", NAME]
-    assert main(command) == 2
-    assert f"no store at {tmp_path / 'misspelled'}" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_command_makes_no_store_where_none_is(store, empty, tmp_path, capsys):
+    place = tmp_path / "misspelled"
+    if empty:
+        place.mkdir()
+    assert main(["refit", str(tmp_path), f"--{store}", str(place), "--collection", NAME]) == 2
+    assert f"no store at {place}" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == [place] * empty
 
 
 @pytest.mark.parametrize("place", ["lc-chroma-one"], indirect=True)

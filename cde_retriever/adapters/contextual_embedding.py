@@ -102,6 +102,7 @@ class ContextualEmbedding(BaseModel):
             context_size=self.context_size,
             selection=self.selection,
             kinds=kinds,
+            kind_field=self.kind_field,
             language=self.language,
             batch_size=batch_size,
             show_progress=show_progress,

@@ -73,6 +73,7 @@ class Context:
             rows for a model without term statistics.
         words: The documents' words, for a model with a corpus head; None for others.
         selection: How the documents were chosen (`cde_retriever.context.selection`).
+        kind_field: Metadata field that said the documents' kinds to it, where one did.
     """
 
     vectors: NDArray[np.float32]
@@ -85,6 +86,7 @@ class Context:
     frequencies: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     words: CorpusWords | None = None
     selection: str = RANDOM
+    kind_field: str | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check that the parts belong together."""
@@ -181,7 +183,7 @@ class Context:
             **{name: getattr(self, name) for name in _HEADER_FIELDS},
         }
         if self.selection != RANDOM:
-            header["selection"] = self.selection
+            header |= {"selection": self.selection, "kind_field": self.kind_field}
         arrays: dict[str, NDArray[Any]] = {"vectors": self.vectors}
         if len(self.frequencies):
             arrays["frequencies"] = self.frequencies
@@ -219,7 +221,7 @@ class Context:
                 values[name] = None if values[name] is None else tuple(values[name])
             if "frequencies" in arrays:
                 values["frequencies"] = arrays["frequencies"]
-            values["selection"] = header.get("selection", RANDOM)
+            values |= {"selection": header.get("selection", RANDOM), "kind_field": header.get("kind_field")}
             if kept is WITH_WORDS:
                 values["words"] = CorpusWords.of_arrays(header["language"], arrays)
             try:

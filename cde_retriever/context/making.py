@@ -35,6 +35,7 @@ def make_context(
         frequencies=np.zeros((0, 2), np.int64) if frequencies is None else frequencies,
         words=words,
         selection=sample.selection,
+        kind_field=sample.kind_field,
     )
 
 

@@ -24,6 +24,7 @@ class Sample:
         seed: Seed of the draw.
         hashes: sha256 of each whole document, if not all `texts` are whole; else None.
         selection: How they were chosen (`cde_retriever.context.selection`).
+        kind_field: Metadata field that said their kinds, where one did.
     """
 
     texts: tuple[str, ...]
@@ -31,6 +32,7 @@ class Sample:
     seed: int
     hashes: tuple[str, ...] | None = None
     selection: str = "random"
+    kind_field: str | None = None
 
     def take(self, rows: Sequence[int]) -> "Sample":
         """Return the sample of some of the documents."""

@@ -1,6 +1,7 @@
 """Fit, set and keep the context of a model: `ModelWithContext`."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ class ModelWithContext(LoadedModel):
         context_size: int | None = None,
         selection: str = "random",
         kinds: Iterable[str] | None = None,
+        kind_field: str | None = None,
         store_texts: bool = True,
         language: str | None = None,
         batch_size: int = DEFAULT_BATCH,
@@ -69,6 +71,7 @@ class ModelWithContext(LoadedModel):
             selection: How they are chosen: ``"random"``, ``"stratified"``, ``"kmeans"`` or ``"k-center"``
                 (`cde_retriever.context.selection`); the last two embed four times as many documents.
             kinds: For each document its kind, for ``"stratified"`` alone; any iterable.
+            kind_field: Metadata field that they are taken from, which the context keeps for who refits.
             store_texts: Whether the context keeps the sampled texts, or only their hashes.
             language: Whose stemmer words go through, for a model with a corpus head, such as ``"german"``; ``"none"``
                 for no stemmer, None for the model's own language.
@@ -89,6 +92,7 @@ class ModelWithContext(LoadedModel):
             context_size=context_size,
             selection=selection,
             kinds=kinds,
+            kind_field=kind_field,
             batch_size=batch_size,
             show_progress=show_progress,
         )
@@ -102,6 +106,7 @@ class ModelWithContext(LoadedModel):
         context_size: int | None = None,
         selection: str = "random",
         kinds: Iterable[str] | None = None,
+        kind_field: str | None = None,
         batch_size: int = DEFAULT_BATCH,
         show_progress: bool = False,
     ) -> Chosen:
@@ -123,7 +128,8 @@ class ModelWithContext(LoadedModel):
                 )
             return vectors
 
-        return choose(documents, size, seed, selection, kinds, embed)
+        chosen = choose(documents, size, seed, selection, kinds, embed)
+        return chosen._replace(sample=replace(chosen.sample, kind_field=kind_field))
 
     def drift_reference(self) -> Reference:
         """Return what documents that this encoder embeds are compared with, by their dense parts; see `Context.drift`.

@@ -212,9 +212,16 @@ def _fit(stored: StoredIndex, encoder: ContextualEncoder, show_progress: bool) -
     old = stored.encoder.context
     language = None if old.words is None else old.words.language
     seed = 0 if old.seed is None else old.seed
-    selection = "random" if old.selection == "stratified" else old.selection  # a text does not say its kind
+    kinds = None if old.kind_field is None else stored.kinds(old.kind_field)
+    unknown = old.selection == "stratified" and kinds is None  # by whom, the index does not say
     return encoder.fit_context(
-        stored.texts, seed=seed, selection=selection, language=language, show_progress=show_progress
+        stored.texts,
+        seed=seed,
+        selection="random" if unknown else old.selection,
+        kinds=kinds,
+        kind_field=old.kind_field,
+        language=language,
+        show_progress=show_progress,
     )
 
 

@@ -39,6 +39,13 @@ class StoredIndex(Protocol):
     parts: Any
     drift: Drift
 
+    def kinds(self, field: str) -> list[str]:
+        """Return the kinds of its documents by a field of their metadata.
+
+        Raises:
+            ConfigError: if none has it.
+        """
+
     def vectors_of(self, numbers: list[int]) -> Vectors:
         """Return stored vectors, (n, d)."""
 

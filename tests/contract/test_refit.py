@@ -15,12 +15,15 @@ import faiss
 import numpy as np
 import pytest
 from langchain_community.docstore.in_memory import InMemoryDocstore
+from langchain_core.documents import Document
+from llama_index.core.schema import TextNode
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.llama_index.storage import embedded_text, read_context
 from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.cli.main import main
+from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, OutputError
 from cde_retriever.langchain import CDEEmbeddings
@@ -137,6 +140,38 @@ def test_an_index_gets_the_context_of_its_documents_and_keeps_the_old_until_conf
     assert not confirm_refit(folder)
     assert run(folder, checkpoint).kept is None  # the same documents give the same context
     assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_a_stratified_context_stays_one(grown, checkpoint, tmp_path):
+    kind, folder = grown[0], tmp_path / "index"
+    settings: dict[str, Any] = {"selection": "stratified", "kind_field": "shelf", "context_size": 8}
+    shelf = lambda number: {"shelf": "a" if number % 6 else "b"}  # noqa: E731
+    texts = [document.text for document in corpus(30)]
+    if kind is LlamaIndex:
+        nodes = [
+            TextNode(text=text, id_=str(n), metadata=shelf(n), excluded_embed_metadata_keys=["shelf"])
+            for n, text in enumerate(texts)
+        ]
+        index = CDEVectorStoreIndex(nodes[:18], embed_model=CDEEmbedding(checkpoint, **settings))
+        index.insert_nodes(nodes[18:])
+        index.persist(folder)
+    else:
+        rows = [Document(text, metadata=shelf(n)) for n, text in enumerate(texts)]
+        store = cde.from_documents(FAISS, rows[:18], CDEEmbeddings(model_name=checkpoint, **settings))
+        store.add_documents(rows[18:])
+        cde.save_local(store, folder)
+    done = run(folder, checkpoint)
+    encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
+    drawn = encoder.fit_context(texts)
+    assert drawn.size < len(texts)
+    kinds = [shelf(number)["shelf"] for number in range(len(texts))]
+    expected = encoder.fit_context(texts, selection="stratified", kinds=kinds)
+    assert done.new == expected.fingerprint != drawn.fingerprint
+    context = (read_context if kind is LlamaIndex else Context.load)(folder)
+    assert (context.selection, context.kind_field, context.size) == ("stratified", "shelf", drawn.size)
+    assert run(folder, checkpoint).kept == done.kept  # the new one too says how it was chosen
+    confirm_refit(folder)
+    assert run(folder, checkpoint).kept is None
 
 
 def test_undo_brings_the_old_index_back(index, checkpoint):

@@ -17,6 +17,7 @@ from cde_retriever.adapters.langchain.stores import guard, save_local
 from cde_retriever.adapters.langchain.stores import open as open_store
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, context_file
+from cde_retriever.context.selection import kinds_of
 from cde_retriever.errors import ConfigError
 
 Vectors = NDArray[np.float32]
@@ -41,6 +42,10 @@ class StoredFolder:
         self.encoder = embedding.encoder
         self.parts: Any = embedding.parts
         self.drift = drift(self._store)
+
+    def kinds(self, field: str) -> list[str]:
+        """Return the kinds of its documents by a field of their metadata; raises as `kinds_of` does."""
+        return kinds_of((document.metadata for document in self._documents), field)
 
     def vectors_of(self, numbers: list[int]) -> Vectors:
         """Return stored vectors, (n, d)."""

@@ -16,6 +16,7 @@ from cde_retriever.adapters.new_collection import begin_collection, check_writte
 from cde_retriever.adapters.stamps import DENSE, STAMP
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
+from cde_retriever.context.selection import kinds_of
 from cde_retriever.lifecycle.collection import AT_ONCE, Collection, Vectors
 from cde_retriever.search.index_file import index_file
 
@@ -45,6 +46,10 @@ class StoredCollection:
         check_stamps(self._nodes, embedding.stamp)
         self.encoder = embedding.encoder
         self.drift = Growth.open(embedding, folder, keep=False).drift
+
+    def kinds(self, field: str) -> list[str]:
+        """Return the kinds of its documents by a field of their metadata; raises as `kinds_of` does."""
+        return kinds_of((node.metadata for node in self._nodes), field)
 
     def vectors_of(self, numbers: list[int]) -> Vectors:
         """Return stored vectors, (n, d)."""

@@ -15,6 +15,7 @@ from cde_retriever.adapters.llama_index.storage import NAMESPACE as CONTEXT
 from cde_retriever.adapters.llama_index.storage import embedded_text, read_folder, stamped
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
+from cde_retriever.context.selection import kinds_of
 
 Vectors = NDArray[np.float32]
 
@@ -32,6 +33,10 @@ class StoredFolder:
         self.encoder = self._index.embedding.encoder
         self.parts: Any = self._index.embedding.parts
         self.drift = self._index.drift
+
+    def kinds(self, field: str) -> list[str]:
+        """Return the kinds of its documents by a field of their metadata; raises as `kinds_of` does."""
+        return kinds_of((node.metadata for node in self._nodes), field)
 
     def vectors_of(self, numbers: list[int]) -> Vectors:
         """Return stored vectors, (n, d)."""

@@ -13,7 +13,8 @@ try:
     from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
     from cde_retriever.adapters.langchain.guard import _restore_store  # noqa: F401 - pickles name it here
     from cde_retriever.adapters.langchain.retriever import CDERetriever
-    from cde_retriever.adapters.langchain.routed_retriever import CDERoutedRetriever, from_documents_by_kind
+    from cde_retriever.adapters.langchain.routed_retriever import CDERoutedRetriever
+    from cde_retriever.adapters.langchain.routed_stores import from_documents_by_kind, open_routed, save_routed
     from cde_retriever.adapters.langchain.store_growth import drift
     from cde_retriever.adapters.langchain.stores import (
         from_documents,
@@ -42,7 +43,9 @@ __all__ = [
     "from_documents_by_kind",
     "guard",
     "open",
+    "open_routed",
     "save_local",
+    "save_routed",
     "stamp",
 ]
 

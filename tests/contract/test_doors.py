@@ -22,7 +22,9 @@ NAMES = {
         "from_documents_by_kind",
         "guard",
         "open",
+        "open_routed",
         "save_local",
+        "save_routed",
         "stamp",
     ],
     "cde_retriever.llama_index": [

@@ -2,9 +2,12 @@
 
 import asyncio
 import re
+from typing import Any
 
+import chromadb
 import numpy as np
 import pytest
+from langchain_chroma import Chroma
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import Document
@@ -13,7 +16,7 @@ from llama_index.core.schema import QueryBundle, TextNode
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.langchain.store_parts import parts_of
-from cde_retriever.adapters.llama_index.routed_index import RECORD
+from cde_retriever.adapters.routes_folder import RECORD
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.encoder.routes import NEAREST, Routes, sort
@@ -162,7 +165,7 @@ def test_persisted_it_is_the_same_and_goes_on(index, model, tmp_path):
         CDERoutedIndex.from_storage(folder, model)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    with pytest.raises(OutputError, match="holds something else than a CDERoutedIndex"):
+    with pytest.raises(OutputError, match="holds something else than an index of several contexts"):
         index.persist(tmp_path / "other")
 
 
@@ -181,7 +184,7 @@ def test_what_cannot_be_routed_is_refused(index, model):
         CDERoutedIndex.from_documents(corpus(), embed_model=CDEEmbedding(model))
     with pytest.raises(ConfigError, match="none of the 60 documents has the field 'knid'"):
         CDERoutedIndex.from_documents(corpus(), kind_field="knid", embed_model=CDEEmbedding(model))
-    with pytest.raises(FileNotFoundError, match="no CDERoutedIndex at nowhere"):
+    with pytest.raises(FileNotFoundError, match="no index of several contexts at nowhere"):
         CDERoutedIndex.from_storage("nowhere", model)
     with pytest.raises(ConfigError, match=r"no context is of the kinds \['other'\]"):
         index.insert(Document(text="a", metadata={"kind": "other"}))
@@ -222,6 +225,61 @@ def test_stores_of_several_contexts_are_searched_as_one(stores, index):
             assert [document.page_content for document in later] == found
     only = cde.CDERoutedRetriever(stores=stores, search_kwargs={"filter": {"kind": "ze"}}).invoke(KINDS["mo"][7])
     assert {document.metadata["kind"] for document in only} == {"ze"}
+
+
+def found_in(stores) -> list[str]:
+    return [document.page_content for document in cde.CDERoutedRetriever(stores=stores, k=6).invoke(KINDS["mo"][7])]
+
+
+def load(embedding, place):
+    return InMemoryVectorStore.load(str(place / "store.json"), embedding)
+
+
+def test_stores_of_several_contexts_are_saved_and_opened_as_one(stores, model, tmp_path, monkeypatch):
+    folder = cde.save_routed(stores, tmp_path / "routed")
+    opened = cde.open_routed(load, folder, model_name=model)
+    assert opened.keys() == stores.keys()
+    assert found_in(opened) == found_in(stores)
+    opened["ka"].add_documents([LangChainDocument("kabab kacac new", metadata={"kind": "ka"})])
+    before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("cde_retriever.adapters.routes_folder.record_routes", full)
+    with pytest.raises(OSError, match="no space left"):
+        cde.save_routed(opened, folder)
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} == before
+    cde.save_routed(opened, folder)
+    assert len(cde.open_routed(load, folder, model_name=model)["ka"].store) == len(KINDS["ka"]) + 1
+    (folder / "kind-0000" / "store.json").write_bytes((folder / "kind-0001" / "store.json").read_bytes())
+    with pytest.raises(ContextMismatchError):
+        cde.open_routed(load, folder, model_name=model)
+    (folder / RECORD).write_text("{}")
+    with pytest.raises(OutputError, match=f"{RECORD} is damaged"):
+        cde.open_routed(load, folder, model_name=model)
+    with pytest.raises(OutputError, match="holds something else"):
+        cde.save_routed(stores, tmp_path)
+    with pytest.raises(FileNotFoundError, match="no index of several contexts at"):
+        cde.open_routed(load, tmp_path, model_name=model)
+
+
+def test_stores_that_write_by_themselves_are_opened_as_one(stores, model, tmp_path):
+    made = [LangChainDocument(text, metadata={"kind": kind}) for kind, texts in KINDS.items() for text in texts]
+    client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
+    built = cde.from_documents_by_kind(
+        Chroma, made, "kind", cde.CDEEmbeddings(model_name=model), context_dir=tmp_path / "shelves",
+        kwargs_of=lambda place: {"collection_name": f"shelves-{place}"}, client=client,
+    )  # fmt: skip
+    opened = cde.open_routed(
+        lambda e, place: Chroma(f"shelves-{place.name}", e, client=client), tmp_path / "shelves", model_name=model
+    )
+    assert opened.keys() == KINDS.keys()
+    assert found_in(opened) == found_in(built) == found_in(stores)
+    with pytest.raises(TypeError):
+        cde.save_routed(opened, tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_the_model_runs_once_a_query_of_several_stores(stores, monkeypatch):

@@ -122,6 +122,12 @@ def open_exchanged(case: Case) -> Any:
     return cde.open(lambda e: load_faiss(folder, e), folder, model_name=case.folder / "headed")
 
 
+def routed_with_copied_index(case: Case) -> Any:
+    folder = cde.save_routed({str(seed): case.hybrid(seed)[0] for seed in (0, 1)}, case.folder / "routed")
+    shutil.copy(folder / "kind-0001" / "index.faiss", folder / "kind-0000")
+    return cde.open_routed(lambda e, place: load_faiss(place, e), folder, model_name=case.folder / "headed")
+
+
 def swapped_words(case: Case) -> Any:
     dense = case.headed(0).dense_part()
     store = from_documents(
@@ -185,6 +191,7 @@ GUARDED: dict[str, Callable[[Case], Any]] = {
     "open, with an index of two parts of another context": lambda c: open_exchanged(c),
     "CDESparseEmbeddings": lambda c: swapped_words(c).similarity_search(QUERY),
     "open": lambda c: cde.open(lambda e: load_faiss(c.saved(), e), c.other.context, model_name=c.model),
+    "open_routed": lambda c: routed_with_copied_index(c),
     "guard": lambda c: cde.guard(Chroma("ways", c.other, persist_directory=str(c.chroma() and c.folder)), c.other),
     "from_documents": lambda c: from_documents(
         Chroma, corpus(1), c.other, collection_name="ways", persist_directory=str(c.chroma() and c.folder)

@@ -7,8 +7,6 @@ Of each kind of document there is a guarded store in two parts. A query is asked
 (`cde_retriever.encoder.routes`); the model runs once for all, and their scores are compared as they are.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -18,10 +16,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 from pydantic import Field, PrivateAttr
 
-from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.store_parts import StoreParts, parts_of
-from cde_retriever.adapters.langchain.stores import from_documents
-from cde_retriever.context.selection import kinds_of
 from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.encoder.routes import Routes
 from cde_retriever.errors import ConfigError
@@ -82,48 +77,3 @@ class CDERoutedRetriever(BaseRetriever):
                 store, asked = self.stores[name], self.search_kwargs.get("filter")
                 found += self._parts[name].search_with_scores(store, query, self.k, "hybrid", asked)
         return [document for document, _ in sorted(found, key=lambda pair: -pair[1])[: self.k]]
-
-
-def from_documents_by_kind(
-    store_class: type[VectorStore],
-    documents: Iterable[Document],
-    kind_field: str,
-    embedding: CDEEmbeddings | None = None,
-    *,
-    context_dir: Path | None = None,
-    **store_kwargs: Any,
-) -> dict[str, VectorStore]:
-    """Build a guarded store in two parts of each kind of document, each under a context of its own.
-
-    Args:
-        store_class: Any LangChain store that `from_documents` takes with ``hybrid=True``.
-        documents: The corpus.
-        kind_field: Metadata field that says what kind a document is of; those without it are a kind of their own.
-        embedding: A `CDEEmbeddings` without a context, whose settings all kinds take; None for the default.
-        context_dir: Folder for a folder of each kind, in the order of their names, as `from_documents` needs for stores
-            that write by themselves.
-        store_kwargs: Further arguments of ``store_class.from_documents``.
-
-    Raises:
-        ConfigError: if the embedding has a context, or no document has the field.
-        Errors of `from_documents`.
-    """
-    embedding = embedding or CDEEmbeddings()
-    if embedding.is_fitted:
-        raise ConfigError("the embedding has a context already, and each kind gets its own; give one without")
-    documents, of_kind = list(documents), dict[str, list[Document]]()
-    kinds = kinds_of((document.metadata for document in documents), kind_field)
-    for document, kind in zip(documents, kinds, strict=True):
-        of_kind.setdefault(kind, []).append(document)
-    settings = embedding.model_dump()
-    return {
-        name: from_documents(
-            store_class,
-            of_kind[name],
-            CDEEmbeddings(**settings),
-            context_dir=None if context_dir is None else Path(context_dir) / f"kind-{number:04d}",
-            hybrid=True,
-            **store_kwargs,
-        )
-        for number, name in enumerate(sorted(of_kind))
-    }

@@ -25,15 +25,12 @@ from cde_retriever.adapters.llama_index.guard import unembedded
 from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.adapters.llama_index.splitting import transformations_for
 from cde_retriever.adapters.llama_index.storage import PathLike, embedded_text
+from cde_retriever.adapters.routes_folder import read_routes, write_routes
 from cde_retriever.context.selection import kind_of, kinds_of
 from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.encoder.routes import Routes, sort
-from cde_retriever.errors import ConfigError, OutputError
-from cde_retriever.files.records import RecordFormat
-from cde_retriever.files.replacing import read_unchanged, replacing_folder
+from cde_retriever.errors import ConfigError
 
-RECORD = "routes.json"
-_FORMAT = RecordFormat(1, OutputError, "restore the folder, or build the index again")
 CONTEXTS = 3
 
 
@@ -165,15 +162,7 @@ class CDERoutedIndex:
             OSError: if it cannot be written; what was there is as it was.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / RECORD).is_file():
-            raise OutputError(
-                f"{folder} holds something else than a CDERoutedIndex; give the index a folder of its own"
-            )
-        places = {name: f"kind-{number:04d}" for number, name in enumerate(self.indexes)}
-        with replacing_folder(folder, start_empty=True) as new:
-            for name, index in self.indexes.items():
-                index.persist(new / places[name])
-            _FORMAT.write(new / RECORD, {"kind_field": self.kind_field, "kinds": places})
+        write_routes(folder, {name: index.persist for name, index in self.indexes.items()}, self.kind_field)
         return folder
 
     @classmethod
@@ -190,22 +179,15 @@ class CDERoutedIndex:
             OutputError: if its record is damaged.
             Errors of `CDEVectorStoreIndex.from_storage`.
         """
-        folder = Path(folder)
 
-        def read() -> Any:
-            if not (folder / RECORD).is_file():
-                raise FileNotFoundError(f"no CDERoutedIndex at {folder}; give the folder that its persist wrote")
-            values = _FORMAT.read(folder / RECORD)
-            with _FORMAT.reading(folder / RECORD):
-                places = {str(name): folder / str(place) for name, place in values["kinds"].items()}
-                field = values["kind_field"]
+        def read(places: dict[str, Path], field: str | None) -> Any:
             indexes = {}
             for name, place in places.items():
                 embedding = CDEEmbedding.from_storage(place, model_name, **settings)
                 indexes[name] = CDEVectorStoreIndex.from_storage(place, embedding)
             return cls(indexes, field)
 
-        index: Self = read_unchanged(folder, read)
+        index: Self = read_routes(Path(folder), read)
         return index
 
 

@@ -1,0 +1,67 @@
+"""Write the indexes of several contexts into one folder, each under the kind of documents it holds, and find them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cde_retriever.errors import OutputError
+from cde_retriever.files.records import RecordFormat
+from cde_retriever.files.replacing import read_unchanged, replacing_folder
+
+Content = TypeVar("Content")
+RECORD = "routes.json"
+_FORMAT = RecordFormat(1, OutputError, "restore the folder, or build the index again")
+
+
+def places_of(kinds: Iterable[str]) -> dict[str, str]:
+    """Return the name of a folder for each kind."""
+    return {kind: f"kind-{number:04d}" for number, kind in enumerate(kinds)}
+
+
+def write_routes(folder: Path, writers: Mapping[str, Callable[[Path], Any]], kind_field: str | None) -> None:
+    """Write indexes into a folder as a whole: a killed process leaves the old ones there or the new ones.
+
+    Args:
+        folder: Where they belong.
+        writers: Writes the index of a kind into the folder it is given.
+        kind_field: Metadata field that says what kind a document is of; None if none does.
+
+    Raises:
+        OutputError: if the folder holds something else.
+        OSError: if it cannot be written; what was there is as it was.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+        raise OutputError(
+            f"{folder} holds something else than an index of several contexts; give the index a folder of its own"
+        )
+    places = places_of(writers)
+    with replacing_folder(folder, start_empty=True) as new:
+        for kind, write in writers.items():
+            write(new / places[kind])
+        record_routes(new, places, kind_field)
+
+
+def record_routes(folder: Path, places: Mapping[str, str], kind_field: str | None) -> None:
+    """Record which kind of documents is in which folder below."""
+    _FORMAT.write(folder / RECORD, {"kind_field": kind_field, "kinds": dict(places)})
+
+
+def read_routes(folder: Path, read: Callable[[dict[str, Path], str | None], Content]) -> Content:
+    """Return what a function reads of the folder of each kind; it is also given the field that says the kinds.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        OutputError: if the record is damaged.
+    """
+
+    def read_all() -> Content:
+        file = folder / RECORD
+        if not file.is_file():
+            raise FileNotFoundError(f"no index of several contexts at {folder}; give the folder that it was saved to")
+        values = _FORMAT.read(file)
+        with _FORMAT.reading(file):
+            places = {str(kind): folder / str(place) for kind, place in values["kinds"].items()}
+            field = values["kind_field"]
+        return read(places, field)
+
+    return read_unchanged(folder, read_all)

@@ -1,11 +1,11 @@
-"""Begin the collection that a refit fills, and compare what was written into it with what was given."""
+"""Begin the collection that a refit or a migration fills, and compare what was written into it with what was given."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cde_retriever.context.context import Context, context_file
-from cde_retriever.errors import ContextMismatchError, OutputError
+from cde_retriever.errors import ConfigError, ContextMismatchError, OutputError
 from cde_retriever.lifecycle.collection import FILE_NAME, Client, Collection, collection_in, write_collection
 from cde_retriever.search.index_file import index_files
 
@@ -15,13 +15,50 @@ def begin_collection(folder: Path, collection: Collection, old: str, context: Co
 
     What the copy keeps of the old context goes.
     """
-    name = f"{collection.name}-{context.fingerprint[:12]}"
+    name = _name(collection, context)
     write_collection(folder, name)  # first, so that whoever removes the folder knows what to delete
     context_file(folder).unlink(missing_ok=True)
     for file in index_files(folder):
         file.unlink(missing_ok=True)
     collection.opened().begin(name, old)
     return name
+
+
+def refuse_own(collection: Collection, stamped: bool) -> None:
+    """Refuse to migrate a collection whose records bear our stamps.
+
+    Raises:
+        ConfigError: if they do.
+    """
+    if stamped:
+        raise ConfigError(f"collection {collection.name!r} is one of ours already; `cde refit` gives it a new context")
+
+
+def begin_migrated(folder: Path, collection: Collection, context: Context, width: int) -> str:
+    """Make an empty collection beside one of another embedding, name it in an empty folder, and return its name.
+
+    Args:
+        folder: Where its context will be.
+        collection: The old one.
+        context: The new one's.
+        width: How many numbers a vector has.
+
+    Raises:
+        ConfigError: if there is a collection of that name.
+    """
+    name, client = _name(collection, context), collection.opened()
+    if name in client.names():
+        raise ConfigError(
+            f"there is a collection {name!r} already, of another migration of the same documents; open it with the "
+            "context_dir that was made with it, or delete it"
+        )
+    write_collection(folder, name)  # first, so that whoever removes the folder knows what to delete
+    client.begin(name, collection.name, width)
+    return name
+
+
+def _name(collection: Collection, context: Context) -> str:
+    return f"{collection.name}-{context.fingerprint[:12]}"
 
 
 def check_written(client: Client, name: str, ids: Sequence[str]) -> None:

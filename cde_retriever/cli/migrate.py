@@ -6,11 +6,14 @@ from pathlib import Path
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_model_options, add_pickle_option, read_model_options
+from cde_retriever.cli.store_options import add_store_options, read_store_options
+from cde_retriever.errors import ConfigError
 
 EXAMPLES = """\
   cde migrate storage -o index                                   a LlamaIndex index of all-MiniLM-L6-v2
   cde migrate storage -o index --model BAAI/bge-small-en-v1.5    of another encoder, which stays the encoder
-  cde migrate faiss -o index --parts both --allow-dangerous-deserialization    a LangChain index, for hybrid search"""
+  cde migrate faiss -o index --parts both --allow-dangerous-deserialization    a LangChain index, for hybrid search
+  cde migrate --chroma ./chroma --collection handbook -o handbook-context    a collection, into another one beside it"""
 
 
 def add_command(program: CommandLine) -> None:
@@ -18,8 +21,16 @@ def add_command(program: CommandLine) -> None:
     migrate = program.add(
         "migrate", "Make an index that knows its corpus of one that another embedding built.", _migrate, EXAMPLES
     )
-    migrate.add_argument("old", metavar="OLD", help="folder of a LlamaIndex index or a LangChain FAISS index; it stays")
-    migrate.add_argument("-o", "--output", required=True, metavar="NEW", help="folder of the new index")
+    migrate.add_argument(
+        "old",
+        metavar="OLD",
+        nargs="?",
+        help="folder of a LlamaIndex index or a LangChain FAISS index; it stays (default: the collection)",
+    )
+    migrate.add_argument(
+        "-o", "--output", required=True, metavar="NEW", help="folder of the new index, or of a collection's context"
+    )
+    add_store_options(migrate, "OLD holds them")
     migrate.add_argument(
         "--parts",
         choices=("one", "both"),
@@ -37,8 +48,11 @@ def add_command(program: CommandLine) -> None:
 def _migrate(options: argparse.Namespace) -> None:
     from cde_retriever.lifecycle.migrate import COMPARED, SAME, migrate
 
+    collection = read_store_options(options)
+    if (collection is None) == (options.old is None):
+        raise ConfigError("give either OLD, the folder of an index, or --chroma or --qdrant STORE --collection NAME")
     done = migrate(
-        Path(options.old).expanduser(),
+        collection or Path(options.old).expanduser(),
         Path(options.output).expanduser(),
         model=read_model_options(options),
         parts=options.parts,
@@ -52,7 +66,6 @@ def _migrate(options: argparse.Namespace) -> None:
         how = "all were embedded: the old vectors are of another kind than the model's"
     else:
         how = f"all were embedded: an old vector has cosine {done.cosine:.4f} with the model's, less than {SAME}"
-    say(
-        f"{done.new} holds {done.documents} documents under context {done.context[:12]}; {how}; {done.old} is as it was"
-    )
+    where = done.new if done.collection is None else f"collection {done.collection}"
+    say(f"{where} holds {done.documents} documents under context {done.context[:12]}; {how}; {done.old} is as it was")
     write_result(asdict(done))

@@ -72,8 +72,17 @@ class Client(Protocol):
     def vectors(self, name: str, ids: Sequence[str]) -> Vectors:
         """Return dense vectors of records, (n, d)."""
 
-    def begin(self, name: str, like: str) -> None:
-        """Make an empty collection of the settings of another; one of that name goes first."""
+    def names(self) -> set[str]:
+        """Return the names of all collections."""
+
+    def begin(self, name: str, like: str, width: int | None = None) -> None:
+        """Make an empty collection of the settings of another; one of that name goes first.
+
+        Args:
+            name: Its name.
+            like: The other.
+            width: How many numbers a vector has, of which each record has one; None for vectors like the other's.
+        """
 
     def delete(self, name: str) -> None:
         """Delete a collection, if it is there."""
@@ -121,8 +130,8 @@ class Collection:
         if package == "qdrant_client":
             return QdrantClient(self.client)
         raise ConfigError(
-            f"the client is a {type(self.client).__name__} of {package}; those of Chroma and Qdrant are refitted, "
-            "others are built anew with from_documents under a new context_dir"
+            f"the client is a {type(self.client).__name__} of {package}, expected one of Chroma or Qdrant; collections "
+            "of others are built anew with from_documents under a new context_dir"
         )
 
 
@@ -149,11 +158,17 @@ class ChromaClient:
 
     def vectors(self, name: str, ids: Sequence[str]) -> Vectors:
         """Return dense vectors of records, (n, d)."""
-        found = self._client.get_collection(name).get(ids=list(ids), include=["embeddings"])
-        rows = dict(zip(found["ids"], found["embeddings"], strict=True))
+        collection, rows = self._client.get_collection(name), dict[str, Any]()
+        for some in _slices(ids):
+            found = collection.get(ids=some, include=["embeddings"])
+            rows |= zip(found["ids"], found["embeddings"], strict=True)
         return np.array([rows[one] for one in ids], np.float32)
 
-    def begin(self, name: str, like: str) -> None:
+    def names(self) -> set[str]:
+        """Return the names of all collections."""
+        return {collection.name for collection in self._client.list_collections()}
+
+    def begin(self, name: str, like: str, width: int | None = None) -> None:  # noqa: ARG002 - any width fits
         """Make an empty collection of the settings of another; one of that name goes first."""
         self.delete(name)
         old = self._client.get_collection(like, embedding_function=None)
@@ -163,7 +178,7 @@ class ChromaClient:
 
     def delete(self, name: str) -> None:
         """Delete a collection, if it is there."""
-        if name in {collection.name for collection in self._client.list_collections()}:
+        if name in self.names():
             self._client.delete_collection(name)
 
 
@@ -189,17 +204,29 @@ class QdrantClient:
 
     def vectors(self, name: str, ids: Sequence[str]) -> Vectors:
         """Return dense vectors of records, (n, d)."""
-        points = {str(p.id): p.vector for p in self._client.retrieve(name, list(ids), with_vectors=True)}
+        points = {
+            str(point.id): point.vector
+            for some in _slices(ids)
+            for point in self._client.retrieve(name, some, with_vectors=True)
+        }
         return np.array([_dense(points[one]) for one in ids], np.float32)
 
-    def begin(self, name: str, like: str) -> None:
+    def names(self) -> set[str]:
+        """Return the names of all collections."""
+        return {collection.name for collection in self._client.get_collections().collections}
+
+    def begin(self, name: str, like: str, width: int | None = None) -> None:
         """Make an empty collection of the settings of another; one of that name goes first."""
         self.delete(name)
         config = self._client.get_collection(like).config
+        vectors, sparse = config.params.vectors, config.params.sparse_vectors
+        if width is not None:
+            first = next(iter(vectors.values())) if isinstance(vectors, dict) else vectors
+            vectors, sparse = first.model_copy(update={"size": width}), None
         self._client.create_collection(
             name,
-            vectors_config=config.params.vectors,
-            sparse_vectors_config=config.params.sparse_vectors,
+            vectors_config=vectors,
+            sparse_vectors_config=sparse,
             shard_number=config.params.shard_number,
             on_disk_payload=config.params.on_disk_payload,
         )
@@ -207,6 +234,12 @@ class QdrantClient:
     def delete(self, name: str) -> None:
         """Delete a collection, if it is there."""
         self._client.delete_collection(name)
+
+
+def _slices(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Yield ids, `AT_ONCE` at a time."""
+    for start in range(0, len(ids), AT_ONCE):
+        yield list(ids[start : start + AT_ONCE])
 
 
 def _dense(vector: Any) -> Any:

@@ -19,9 +19,11 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import ConfigError
+from cde_retriever.files.leftovers import remove
 from cde_retriever.files.locking import LOCK, only_writer
+from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.kept_vectors import KeptVectors
-from cde_retriever.lifecycle.stored_index import NewIndex, foreign_kind_of
+from cde_retriever.lifecycle.stored_index import ForeignIndex, NewIndex, open_foreign
 
 PathLike = str | os.PathLike[str]
 Vectors = NDArray[np.float32]
@@ -37,8 +39,9 @@ class Migration:
     """What a migration did.
 
     Attributes:
-        old: The folder that was read.
-        new: The folder of the new index.
+        old: The folder that was read, or the name of the collection.
+        new: The folder of the new index, or of the new collection's context.
+        collection: The name of the new collection; None for an index in its folder.
         context: Fingerprint of the new index's context.
         documents: Texts in both.
         taken_over: How many of them kept their vectors as plain ones; the others were embedded.
@@ -48,6 +51,7 @@ class Migration:
 
     old: str
     new: str
+    collection: str | None
     context: str
     documents: int
     taken_over: int
@@ -55,7 +59,7 @@ class Migration:
 
 
 def migrate(
-    old: PathLike,
+    old: PathLike | Collection,
     new: PathLike,
     *,
     model: ModelSpec = DEFAULT_MODEL,
@@ -64,15 +68,18 @@ def migrate(
     trust_pickle: bool = False,
     show_progress: bool = False,
 ) -> Migration:
-    """Make an index of ours of a LlamaIndex or LangChain FAISS index that another embedding built.
+    """Make an index of ours of one of LlamaIndex or LangChain that another embedding built.
 
-    Ids, texts and metadata stay. A killed process leaves no new index, and the same call again goes on.
+    Ids, texts and metadata stay. A killed process leaves no new index, and the same call again goes on. Of a collection
+    comes another one in the same store, whose name ``collection_in(new, old.name)`` tells.
 
     Args:
-        old: Folder that LlamaIndex's ``storage_context.persist`` or ``FAISS.save_local`` wrote; it stays.
-        new: Folder of the new index, which is not there yet.
+        old: Folder that LlamaIndex's ``storage_context.persist`` or ``FAISS.save_local`` wrote, or a collection of
+            Chroma or Qdrant; it stays.
+        new: Folder of the new index, or of the new collection's context, which is not there yet.
         model: The model of the new index; the default for the bundled one.
         parts: ``"both"`` for hybrid search, ``"one"`` for one vector; None for what the framework does by default.
+            Both of a collection are kept in `new`.
         keep_plain: Whether the new index keeps plain vectors, so that `refit` needs no model.
         trust_pickle: Whether the index is known not to be made by somebody else: FAISS indexes keep documents in a
             pickle, and opening one runs what it says.
@@ -81,15 +88,18 @@ def migrate(
     Raises:
         FileNotFoundError: if there is no old folder.
         ConfigError: if it holds no such index, no texts, an index of ours, or a pickle that is not trusted; if there
-            is something at `new`; for `parts` or `keep_plain` with a model that has no corpus head.
+            is something at `new`, or a collection of the new one's name; for `parts` or `keep_plain` with a model that
+            has no corpus head.
+        OutputError: if a store lost what was written to it.
         OSError: if another process makes the same index, or the disk is full.
     """
-    old, new = Path(old), Path(new)
-    stored = foreign_kind_of(old).open_foreign(old, trust_pickle)
+    collection = old if isinstance(old, Collection) else None
+    name, new = str(old) if collection is None else collection.name, Path(new)
+    stored = open_foreign(Path(name) if collection is None else collection, trust_pickle)
     if new.exists():
         raise ConfigError(f"there is something at {new} already; give the folder of a new index")
     if not stored.texts:
-        raise ConfigError(f"the index at {old} holds no documents; build a new one with from_documents")
+        raise ConfigError(f"the index {name} holds no documents; build a new one with from_documents")
     encoder = shared_encoder(model)
     if keep_plain:
         encoder.keep_plain()
@@ -107,11 +117,24 @@ def migrate(
                     lambda texts, _: _plain(encoder, texts), encoder.identity.sha256, work, show_progress=show_progress
                 )
                 kept.add(stored.texts, make(stored.texts, "document"))
-        made = stored.build(new, NewIndex(model, parts, kept, keep_plain))
+        made = _build(stored, NewIndex(model, parts, kept, keep_plain), collection, work, new)
         for path in work.iterdir():
             if path.name != LOCK:
-                path.unlink()
-    return Migration(str(old), str(new), made, len(stored.texts), taken, cosine)
+                remove(path)
+    there = None if collection is None else collection.in_force(new)
+    return Migration(name, str(new), there, made, len(stored.texts), taken, cosine)
+
+
+def _build(stored: ForeignIndex, wanted: NewIndex, collection: Collection | None, work: Path, new: Path) -> str:
+    """Build the new index in a folder that gets its name when all is there; return its context's fingerprint."""
+    unfinished = work / "unfinished"
+    if collection is not None and unfinished.is_dir():
+        collection.discard(unfinished, new)
+    remove(unfinished)
+    unfinished.mkdir()
+    made = stored.build(unfinished, wanted)
+    unfinished.rename(new)
+    return made
 
 
 def _plain(encoder: ContextualEncoder, texts: Sequence[str]) -> Vectors:

@@ -134,9 +134,11 @@ class Shadow:
 
     def build(self, write: Callable[[Path], None]) -> None:
         """Make the new index in a copy of the old one's folder, by a function that writes into it."""
-        unfinished = self.folder / "unfinished"
-        remove(unfinished)
-        shutil.copytree(self.index, unfinished, symlinks=True)
+        unfinished, copy = self.folder / "unfinished", self.folder / "copy"
+        self._remove(unfinished)
+        remove(copy)
+        shutil.copytree(self.index, copy, symlinks=True)
+        copy.rename(unfinished)  # whole, so that it names its collection
         write(unfinished)
         unfinished.rename(self.other)
 
@@ -181,7 +183,15 @@ class Shadow:
         """Remove a folder, after the collection that it is of."""
         if self.collection is not None and folder.is_dir():
             self.collection.discard(folder, self.index)
-        remove(folder)
+        self._remove(folder)
+
+    def _remove(self, folder: Path) -> None:
+        """Remove a folder under another name: half of one would name another collection than it did."""
+        removed = self.folder / "removed"
+        remove(removed)
+        if folder.exists():
+            folder.rename(removed)
+            remove(removed)
 
 
 def _hash_folder(folder: Path) -> str:

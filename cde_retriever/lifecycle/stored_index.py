@@ -71,7 +71,7 @@ class NewIndex:
 
 
 class ForeignIndex(Protocol):
-    """An index that another embedding built, read from its folder.
+    """An index that another embedding built, in a folder or a collection.
 
     Attributes:
         texts: What was embedded, in the order of the index.
@@ -82,7 +82,10 @@ class ForeignIndex(Protocol):
     vectors: Vectors | None
 
     def build(self, folder: Path, new: NewIndex) -> str:
-        """Write an index of ours of the same documents to a new folder; return the fingerprint of its context."""
+        """Write an index of ours of the same documents to an empty folder; return the fingerprint of its context.
+
+        Of a collection the folder gets the context, and a new collection beside it the documents.
+        """
 
 
 class FolderKind(Protocol):
@@ -107,13 +110,8 @@ class CollectionKind:
 
     def open_folder(self, folder: Path, model: ModelSpec, trust_pickle: bool) -> StoredIndex:  # noqa: ARG002
         """Read the collection, whatever framework filled it; raises what its adapter does."""
-        name = self._collection.in_force(folder)
-        first = next(self._collection.opened().records(name), None)
-        if first is None:
-            raise ConfigError(f"collection {name!r} holds no documents; add some, or build a new one")
-        known = _KINDS["docstore.json" if "_node_content" in first.metadata else "index.faiss"]
-        adapter = _adapter(known, "stored_collection", f"collection {name!r}")
-        return cast(StoredIndex, adapter.StoredCollection(folder, self._collection, model))
+        module = _module_of(self._collection, self._collection.in_force(folder), "stored_collection")
+        return cast(StoredIndex, module.StoredCollection(folder, self._collection, model))
 
     def context_of(self, folder: Path) -> Context | None:
         """Return the context that a folder keeps."""
@@ -121,7 +119,7 @@ class CollectionKind:
         return Context.load(file) if file.is_file() else None
 
 
-class ForeignKind(Protocol):
+class ForeignFolderKind(Protocol):
     """The module of an adapter that knows the folder of an index that another embedding built."""
 
     def open_foreign(self, folder: Path, trust_pickle: bool) -> ForeignIndex:
@@ -154,9 +152,23 @@ def kind_of(folder: Path, collection: Collection | None = None) -> FolderKind:
     return cast(FolderKind, _module_for(folder, "stored_folder"))
 
 
-def foreign_kind_of(folder: Path) -> ForeignKind:
-    """Return what knows the folder of an index that another embedding built; raises as `kind_of` does."""
-    return cast(ForeignKind, _module_for(folder, "foreign_folder"))
+def open_foreign(old: Path | Collection, trust_pickle: bool) -> ForeignIndex:
+    """Read an index that another embedding built; raises as `kind_of` does."""
+    if isinstance(old, Collection):
+        return cast(ForeignIndex, _module_of(old, old.name, "foreign_collection").ForeignCollection(old))
+    return cast(ForeignFolderKind, _module_for(old, "foreign_folder")).open_foreign(old, trust_pickle)
+
+
+def _module_of(collection: Collection, in_force: str, name: str) -> ModuleType:
+    """Import a module of the adapter of the framework that filled a collection."""
+    client = collection.opened()
+    if in_force not in (names := client.names()):
+        raise ConfigError(f"there is no collection {in_force!r} in the store, which has {sorted(names)}; name another")
+    first = next(client.records(in_force), None)
+    if first is None:
+        raise ConfigError(f"collection {in_force!r} holds no documents; add some, or build a new one")
+    known = _KINDS["docstore.json" if "_node_content" in first.metadata else "index.faiss"]
+    return _adapter(known, name, f"collection {in_force!r}")
 
 
 def _module_for(folder: Path, name: str) -> ModuleType:

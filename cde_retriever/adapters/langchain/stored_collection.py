@@ -16,6 +16,7 @@ from cde_retriever.adapters.stamps import DENSE, STAMP
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.context.selection import kinds_of
+from cde_retriever.errors import ConfigError
 from cde_retriever.lifecycle.collection import AT_ONCE, Collection, Record, Vectors
 from cde_retriever.search.index_file import index_file
 
@@ -31,7 +32,7 @@ class StoredCollection:
     def __init__(self, folder: Path, collection: Collection, model: ModelSpec) -> None:
         self._collection, self._model, self._name = collection, model, collection.in_force(folder)
         self._client = collection.opened()
-        self._documents = [_document(record) for record in self._client.records(self._name)]
+        self._documents = [document_of(record) for record in self._client.records(self._name)]
         self._ids = [str(document.id) for document in self._documents]
         self.texts = [document.page_content for document in self._documents]
         self._beside = index_file(folder).is_file()
@@ -57,7 +58,7 @@ class StoredCollection:
         embedding.save_context(folder)
         both = self.parts == "dense" and not self._beside
         store = guard(
-            _store(self._collection, name, embedding, both), embedding, parts_dir=folder if self._beside else None
+            store_over(self._collection, name, embedding, both), embedding, parts_dir=folder if self._beside else None
         )
         with known_vectors(embedding.stamp, self.texts, vectors):
             for start in range(0, len(self._ids), AT_ONCE):
@@ -66,14 +67,23 @@ class StoredCollection:
         check_written(self._client, name, self._ids)
 
 
-def _document(record: Record) -> Document:
-    """Return the document of a record: Chroma's text stands apart, Qdrant's in the payload."""
+def document_of(record: Record) -> Document:
+    """Return the document of a record: Chroma's text stands apart, Qdrant's in the payload.
+
+    Raises:
+        ConfigError: if it has none.
+    """
     if record.text is not None:
         return Document(record.text, metadata=record.metadata, id=record.id)
+    if record.metadata.get("page_content") is None:
+        raise ConfigError(
+            f"record {record.id!r} of the collection has neither a text nor a page_content, so neither LlamaIndex nor "
+            "LangChain wrote it; build a new collection with from_documents"
+        )
     return Document(record.metadata["page_content"], metadata=record.metadata.get("metadata") or {}, id=record.id)
 
 
-def _store(collection: Collection, name: str, embedding: CDEEmbeddings, both: bool) -> VectorStore:
+def store_over(collection: Collection, name: str, embedding: CDEEmbeddings, both: bool) -> VectorStore:
     """Return LangChain's store over a collection; `both` for one that keeps both parts itself."""
     if is_chroma(collection):
         from langchain_chroma import Chroma

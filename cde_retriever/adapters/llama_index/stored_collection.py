@@ -32,12 +32,8 @@ class StoredCollection:
     def __init__(self, folder: Path, collection: Collection, model: ModelSpec) -> None:
         self._collection, self._model, self._name = collection, model, collection.in_force(folder)
         self._client = collection.opened()
-        self._ids = [record.id for record in self._client.records(self._name)]
-        store = _store(collection, self._name)
-        found: dict[str, BaseNode] = {}
-        for start in range(0, len(self._ids), AT_ONCE):
-            found |= {node.node_id: node for node in store.get_nodes(self._ids[start : start + AT_ONCE])}
-        self._nodes = [found[name] for name in self._ids]
+        self._nodes = nodes_in(collection, self._name)
+        self._ids = [node.node_id for node in self._nodes]
         self.texts = [embedded_text(node) for node in self._nodes]
         self._beside = index_file(folder).is_file()
         dense = str(self._nodes[0].metadata.get(STAMP)).endswith(DENSE)
@@ -60,7 +56,7 @@ class StoredCollection:
         embedding = CDEEmbedding.as_stored(self._model, context, self.parts)
         name = begin_collection(folder, self._collection, self._name, context)
         both = sparse_functions(embedding) if self.parts == "dense" and not self._beside else {}
-        storage = StorageContext.from_defaults(vector_store=_store(self._collection, name, **both))
+        storage = StorageContext.from_defaults(vector_store=store_over(self._collection, name, **both))
         CDEVectorStoreIndex(
             [
                 stamped(node, embedding.stamp, vector)
@@ -74,7 +70,16 @@ class StoredCollection:
         check_written(self._client, name, self._ids)
 
 
-def _store(collection: Collection, name: str, **both: Any) -> BasePydanticVectorStore:
+def nodes_in(collection: Collection, name: str) -> list[BaseNode]:
+    """Return all nodes of a collection, in the order of the store."""
+    ids = [record.id for record in collection.opened().records(name)]
+    store, found = store_over(collection, name), dict[str, BaseNode]()
+    for start in range(0, len(ids), AT_ONCE):
+        found |= {node.node_id: node for node in store.get_nodes(ids[start : start + AT_ONCE])}
+    return [found[one] for one in ids]
+
+
+def store_over(collection: Collection, name: str, **both: Any) -> BasePydanticVectorStore:
     """Return LlamaIndex's store over a collection.
 
     Args:

@@ -1,0 +1,46 @@
+"""Read a collection that LangChain filled under another embedding, and write its documents into one of ours."""
+
+from pathlib import Path
+
+from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
+from cde_retriever.adapters.langchain.stored_collection import document_of, store_over
+from cde_retriever.adapters.langchain.stores import guard
+from cde_retriever.adapters.new_collection import begin_migrated, check_written, refuse_own
+from cde_retriever.adapters.stamps import STAMP
+from cde_retriever.lifecycle.collection import AT_ONCE, Collection
+from cde_retriever.lifecycle.stored_index import NewIndex, Vectors
+
+
+class ForeignCollection:
+    """A collection of another embedding.
+
+    Raises:
+        ConfigError: if it is one of ours, or a record has no text.
+    """
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection, self._client = collection, collection.opened()
+        self._documents = [document_of(record) for record in self._client.records(collection.name)]
+        refuse_own(collection, any(STAMP in document.metadata for document in self._documents))
+        self._ids = [str(document.id) for document in self._documents]
+        self.texts: list[str] = [document.page_content for document in self._documents]
+        self.vectors: Vectors | None = self._client.vectors(collection.name, self._ids)
+
+    def build(self, folder: Path, new: NewIndex) -> str:
+        """Write the documents into a new collection, its context into a folder; return the context's fingerprint."""
+        embedding = CDEEmbeddings(model_name=new.model.name, **new.model.arguments())
+        if new.plain is not None:
+            embedding.encoder.keep_plain(new.plain)
+        embedding.fit(self._documents)
+        both = new.parts == "both"
+        if both:
+            embedding = embedding.dense_part()
+        name = begin_migrated(folder, self._collection, embedding.context, embedding.dimension)
+        embedding.save_context(folder)
+        store = store_over(self._collection, name, embedding, False)
+        guard(store, embedding, parts_dir=folder if both else None)
+        for start in range(0, len(self._ids), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            store.add_documents(self._documents[rows], ids=self._ids[rows])
+        check_written(self._client, name, self._ids)
+        return embedding.context_fingerprint

@@ -45,9 +45,9 @@ class PlainDocuments:
         kept.setflags(write=False)
         self._rows.update(zip(map(hash_text, texts), kept, strict=True))
 
-    def copy(self) -> Self:
+    def copy(self) -> "PlainDocuments":
         """Return the same, for who adds more."""
-        other = type(self)()
+        other = PlainDocuments()
         other.update(self)
         return other
 
@@ -75,17 +75,39 @@ class PlainDocuments:
             texts: The index's documents; vectors of others are left out, so that nothing stays of deleted ones.
             model: What made them.
         """
+        file = folder / FILE_NAME
+        write_atomically(file, self.among(texts).to_bytes(model))
+        return file
+
+    def among(self, texts: Iterable[str]) -> "PlainDocuments":
+        """Return those of texts."""
+        kept = PlainDocuments()
+        names = dict.fromkeys(map(hash_text, texts))
+        kept._rows = {name: self._rows[name] for name in names if name in self._rows}
+        return kept
+
+    def beyond(self, others: "PlainDocuments") -> "PlainDocuments":
+        """Return those that others lack."""
+        kept = PlainDocuments()
+        kept._rows = {name: row for name, row in self._rows.items() if name not in others._rows}
+        return kept
+
+    @property
+    def count(self) -> int:
+        """Of how many texts there is a vector."""
+        return len(self._rows)
+
+    def to_bytes(self, model: ModelIdentity) -> bytes:
+        """Return the vectors as the content of a file, which says what made them."""
         from safetensors.numpy import save  # a server of queries runs without it
 
-        names = [name for name in dict.fromkeys(map(hash_text, texts)) if name in self._rows]
+        names = list(self._rows)
         arrays: dict[str, NDArray[Any]] = {
             "hashes": np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(-1, 32),
             "vectors": np.stack([self._rows[name] for name in names]) if names else np.zeros((0, 0), np.float32),
         }
         header = {"sha256": _digest(arrays), "model": asdict(model)}
-        file = folder / FILE_NAME
-        write_atomically(file, save(arrays, metadata={METADATA_KEY: _FORMAT.to_text(header)}))
-        return file
+        return save(arrays, metadata={METADATA_KEY: _FORMAT.to_text(header)})
 
     @classmethod
     def load(cls, folder: Path, model: ModelIdentity) -> Self | None:
@@ -100,10 +122,13 @@ class PlainDocuments:
             ContextFormatError: if the file is damaged.
         """
         file = folder / FILE_NAME
-        if not file.is_file():
-            return None
+        return cls.from_bytes(file.read_bytes(), model, str(file)) if file.is_file() else None
+
+    @classmethod
+    def from_bytes(cls, data: bytes, model: ModelIdentity, file: str) -> Self:
+        """Read what `to_bytes` gave; raises as `load` does."""
         with _FORMAT.reading(file):
-            arrays, metadata = read_tensors(file.read_bytes())
+            arrays, metadata = read_tensors(data)
             header = _FORMAT.parse(metadata[METADATA_KEY], file)
             names, vectors = arrays["hashes"], arrays["vectors"]
             if header["sha256"] != _digest(arrays) or names.shape != (len(vectors), 32):

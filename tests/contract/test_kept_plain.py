@@ -5,13 +5,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import chromadb
 import numpy as np
 import pytest
+from langchain_chroma import Chroma
 from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import StorageContext
+from llama_index.vector_stores.chroma import ChromaVectorStore
 
 from cde_retriever import langchain as cde
+from cde_retriever.adapters.langchain.stored_collection import document_of
 from cde_retriever.adapters.llama_index.storage import embedded_text, read_context
+from cde_retriever.adapters.llama_index.stored_collection import nodes_in
+from cde_retriever.adapters.plain_vectors import LOG_NAME, read_plain
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.context.context import Context
@@ -19,11 +25,12 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import FILE_NAME, PlainDocuments
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
 from cde_retriever.langchain import CDEEmbeddings
+from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.refit import plan_refit, refit
-from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
+from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collection_in
 from tests.contract.langchain_corpus import FAISS, load_faiss
 from tests.contract.langchain_corpus import corpus as lc_corpus
-from tests.contract.llama_index_corpus import chroma, corpus
+from tests.contract.llama_index_corpus import SETTINGS, chroma, corpus
 from tests.contract.test_refit import HEAD
 from tests.tiny import tiny_checkpoint
 
@@ -191,12 +198,124 @@ def test_where_plain_vectors_are_of_no_use_they_are_refused(head, checkpoint, tm
     with pytest.raises(ConfigError, match="has no corpus head"):
         CDEVectorStoreIndex.from_documents(corpus(3), embed_model=CDEEmbedding(checkpoint), keep_plain=True)
     storage = StorageContext.from_defaults(vector_store=chroma())
-    with pytest.raises(ConfigError, match="ChromaVectorStore writes by itself"):
-        CDEVectorStoreIndex.from_documents(
-            corpus(3), embed_model=CDEEmbedding(head), storage_context=storage, keep_plain=True
-        )
+    for place in (None, tmp_path / "context.safetensors"):
+        with pytest.raises(ConfigError, match="ChromaVectorStore writes by itself, and plain vectors need a place"):
+            CDEVectorStoreIndex.from_documents(
+                corpus(3), embed_model=CDEEmbedding(head), storage_context=storage, context_dir=place, keep_plain=True
+            )
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match="has no corpus head"):
         cde.from_documents(FAISS, lc_corpus(0), CDEEmbeddings(model_name=checkpoint), keep_plain=True)
+
+
+class Beside:
+    """24 documents in a collection of Chroma, the second half inserted one by one after it was opened again."""
+
+    def __init__(self, framework: str, checkpoint: Path, folder: Path) -> None:
+        self.framework, self.checkpoint, self.context = framework, checkpoint, folder / "context"
+        self.client = chromadb.PersistentClient(str(folder / "chroma"), SETTINGS)
+        self.collection = Collection(self.client, "beside")
+
+    def build(self) -> None:
+        kept: dict[str, Any] = {"context_dir": self.context, "keep_plain": True}
+        if self.framework == "llama_index":
+            store = ChromaVectorStore(chroma_collection=self.client.create_collection("beside"))
+            storage = StorageContext.from_defaults(vector_store=store)
+            embedding = CDEEmbedding(self.checkpoint)
+            CDEVectorStoreIndex.from_documents(corpus(12), embed_model=embedding, storage_context=storage, **kept)
+        else:
+            embedding = CDEEmbeddings(model_name=self.checkpoint)
+            where: dict[str, Any] = {"client": self.client, "collection_name": "beside"}
+            cde.from_documents(Chroma, lc_corpus(0), embedding, **kept, **where)
+
+    def open(self) -> Any:
+        name = collection_in(self.context, "beside")
+        if self.framework == "llama_index":
+            store = ChromaVectorStore(chroma_collection=self.client.get_collection(name))
+            embedding = CDEEmbedding.from_storage(self.context, self.checkpoint)
+            return CDEVectorStoreIndex.from_vector_store(store, embedding, context_dir=self.context)
+        return cde.open(lambda e: Chroma(name, e, client=self.client), self.context, model_name=self.checkpoint)
+
+    def add(self, opened: Any, number: int) -> None:
+        """Add one of the second twelve."""
+        if self.framework == "llama_index":
+            opened.insert(corpus(12, seed=1)[number])
+        else:
+            opened.add_documents([lc_corpus(1)[number]])
+
+    def contents(self) -> tuple[list[str], np.ndarray]:
+        """Return texts and vectors."""
+        name, client = collection_in(self.context, "beside"), self.collection.opened()
+        if self.framework == "llama_index":
+            nodes = nodes_in(self.collection, name)
+            texts, ids = [embedded_text(node) for node in nodes], [node.node_id for node in nodes]
+        else:
+            found = [document_of(record) for record in client.records(name)]
+            texts, ids = [document.page_content for document in found], [str(document.id) for document in found]
+        return texts, client.vectors(name, ids)
+
+    def refit(self) -> Any:
+        return refit(self.context, collection=self.collection, model=ModelSpec(str(self.checkpoint)))
+
+
+@pytest.fixture(params=["llama_index", "langchain"])
+def beside(request, head, tmp_path) -> Beside:
+    made = Beside(request.param, head, tmp_path)
+    made.build()
+    return made
+
+
+def test_beside_a_store_that_writes_by_itself_they_are_kept_as_they_come(beside, head):
+    opened = beside.open()
+    for number in range(12):
+        size = (beside.context / LOG_NAME).stat().st_size
+        beside.add(opened, number)
+        assert 0 < (beside.context / LOG_NAME).stat().st_size - size < 2000, "what one document takes is appended"
+    texts, before = beside.contents()
+    with model_reads_no_document():
+        done = beside.refit()
+    assert (done.documents, done.kept_plain) == (24, 24)
+    same, after = beside.contents()
+    assert sorted(same) == sorted(texts)
+    encoder = ContextualEncoder.from_pretrained(head, device="cpu")
+    assert encoder.fit_context(texts).fingerprint == done.new != done.old
+    np.testing.assert_allclose(after, encoder.encode_documents(same), atol=1e-6)
+    assert not np.allclose(after, before, atol=1e-3)
+    kept = read_plain(beside.context, encoder.identity)
+    assert kept.count == 24
+    assert sorted(path.name for path in beside.context.iterdir() if "plain" in path.name) == [LOG_NAME]
+
+
+def test_one_process_at_a_time_adds_and_damage_is_refused(beside, head, monkeypatch):
+    first, second = beside.open(), beside.open()
+    beside.add(first, 0)
+    texts, _ = beside.contents()
+    with pytest.raises(ContextMismatchError, match="was written by another process"):
+        beside.add(second, 1)
+    assert beside.contents()[0] == texts, "nothing was stored of it"
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("cde_retriever.files.appending.os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        beside.add(first, 1)
+    monkeypatch.undo()
+    assert beside.contents()[0] == texts
+    beside.add(first, 1)
+    file = beside.context / LOG_NAME
+    file.write_bytes(file.read_bytes() + b"of a killed process")
+    identity = ContextualEncoder.from_pretrained(head).identity
+    assert read_plain(beside.context, identity).count == 14
+    beside.add(beside.open(), 2)
+    assert read_plain(beside.context, identity).count == 15
+    sound = bytearray(file.read_bytes())
+    sound[len(sound) // 2] ^= 1
+    file.write_bytes(sound)
+    with pytest.raises(ContextFormatError, match="delete it"):
+        beside.open()
+    file.unlink()
+    assert beside.refit().kept_plain == 0
 
 
 def test_langchains_own_store_in_memory_keeps_them_too(head, tmp_path):

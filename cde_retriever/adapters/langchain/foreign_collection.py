@@ -6,6 +6,7 @@ from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.stored_collection import document_of, store_over
 from cde_retriever.adapters.langchain.stores import guard
 from cde_retriever.adapters.new_collection import begin_migrated, check_written, refuse_own
+from cde_retriever.adapters.plain_vectors import write_log
 from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.lifecycle.collection import AT_ONCE, Collection
 from cde_retriever.lifecycle.stored_index import NewIndex, Vectors
@@ -43,4 +44,5 @@ class ForeignCollection:
             rows = slice(start, start + AT_ONCE)
             store.add_documents(self._documents[rows], ids=self._ids[rows])
         check_written(self._client, name, self._ids)
+        write_log(new.plain if new.keep_plain else None, folder, self.texts, embedding.encoder.identity)
         return embedding.context_fingerprint

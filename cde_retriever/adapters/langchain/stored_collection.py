@@ -12,6 +12,7 @@ from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.known_vectors import known_vectors
 from cde_retriever.adapters.langchain.stores import guard
 from cde_retriever.adapters.new_collection import begin_collection, check_written, is_chroma
+from cde_retriever.adapters.plain_vectors import read_plain, write_log
 from cde_retriever.adapters.stamps import DENSE, STAMP
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
@@ -41,6 +42,8 @@ class StoredCollection:
         embedding = CDEEmbeddings.as_stored(model, Context.load(folder), self.parts)
         check_stamps(self._documents, embedding.stamp)
         self.encoder = embedding.encoder
+        if (kept := read_plain(folder, self.encoder.identity)) is not None:
+            self.encoder.keep_plain(kept)
         self.drift = Growth.open(embedding, folder, keep=False).drift
 
     def kinds(self, field: str) -> list[str]:
@@ -65,6 +68,7 @@ class StoredCollection:
                 rows = slice(start, start + AT_ONCE)
                 store.add_documents(self._documents[rows], ids=self._ids[rows])
         check_written(self._client, name, self._ids)
+        write_log(self.encoder.plain_documents, folder, self.texts, self.encoder.identity)
 
 
 def document_of(record: Record) -> Document:

@@ -75,7 +75,8 @@ def from_documents(
         hybrid: Whether to keep the documents in two parts for hybrid search (`CDERetriever`): the dense one in the
             store, both in an index beside it, which is in `context_dir` unless the store lives in memory.
         keep_plain: Whether `save_local` writes the documents' plain vectors too, so that `refit` needs no model
-            (docs/lifecycle.md); a store that was saved with them goes on. For stores that live in memory.
+            (docs/lifecycle.md); of a store that writes by itself they are in `context_dir`. A store that has them
+            goes on.
         store_kwargs: Further arguments of ``store_class.from_documents``.
 
     Raises:
@@ -90,7 +91,8 @@ def from_documents(
     if hybrid:
         embedding = embedding.dense_part()
     if keep_plain:
-        begin_plain(embedding.encoder, None if lives_in_memory(store_class) else store_class.__name__)
+        name = None if lives_in_memory(store_class) else store_class.__name__
+        begin_plain(embedding.encoder, name, None if context_dir is None else Path(context_dir))
     if not embedding.is_fitted:
         embedding.fit(documents)
     elif embedding.context.size and not known_documents(embedding.context, [d.page_content for d in documents]):

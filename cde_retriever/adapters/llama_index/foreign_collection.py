@@ -9,6 +9,7 @@ from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.adapters.llama_index.storage import embedded_text
 from cde_retriever.adapters.llama_index.stored_collection import nodes_in, store_over
 from cde_retriever.adapters.new_collection import begin_migrated, check_written, refuse_own
+from cde_retriever.adapters.plain_vectors import write_log
 from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.stored_index import NewIndex, Vectors
@@ -44,4 +45,5 @@ class ForeignCollection:
             self._nodes, embed_model=embedding, storage_context=storage, context_dir=folder, parts=parts
         )
         check_written(self._client, name, self._ids)
+        write_log(new.plain if new.keep_plain else None, folder, self.texts, embedding.encoder.identity)
         return embedding.context_fingerprint

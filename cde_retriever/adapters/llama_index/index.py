@@ -60,7 +60,7 @@ class CDEVectorStoreIndex(JoiningNodes):
             both for a model with a corpus head in memory, or in a store made for sparse vectors (docs/hybrid.md).
             Beside other stores both are kept in `context_dir`, and found there.
         keep_plain: Whether `persist` writes the nodes' plain vectors too, so that `refit` needs no model
-            (docs/lifecycle.md); an index that was persisted with them goes on. For vectors in memory.
+            (docs/lifecycle.md); beside an external store they are in `context_dir`. An index that has them goes on.
         kwargs: As for `VectorStoreIndex`.
 
     Raises:
@@ -95,7 +95,8 @@ class CDEVectorStoreIndex(JoiningNodes):
         own = embedding_for(require_cde(embed_model), storage, parts, self._parts_folder)
         if keep_plain:
             store = None if storage is None else storage.vector_store
-            begin_plain(own.encoder, None if isinstance(store, SimpleVectorStore | None) else type(store).__name__)
+            name = None if isinstance(store, SimpleVectorStore | None) else type(store).__name__
+            begin_plain(own.encoder, name, None if context_dir is None else Path(context_dir))
         super().__init__(nodes=nodes, embed_model=own, **kwargs)
         if not self._prepared:  # nothing was built: an index that is opened
             self._open()
@@ -165,6 +166,8 @@ class CDEVectorStoreIndex(JoiningNodes):
             check_collection(vector_store, Path(context_dir))
         if embed_model is None and context_dir is not None and context_file(context_dir).exists():
             embed_model = CDEEmbedding.from_storage(context_dir)
+        if embed_model is not None and context_dir is not None:
+            open_plain(require_cde(embed_model).encoder, Path(context_dir))
         index = super().from_vector_store(vector_store, embed_model, context_dir=context_dir, **kwargs)
         return index  # type: ignore[return-value] # the base class makes a cls
 

@@ -13,6 +13,7 @@ from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.adapters.llama_index.native_parts import sparse_functions
 from cde_retriever.adapters.llama_index.storage import check_stamps, embedded_text, stamped
 from cde_retriever.adapters.new_collection import begin_collection, check_written, is_chroma
+from cde_retriever.adapters.plain_vectors import read_plain, write_log
 from cde_retriever.adapters.stamps import DENSE, STAMP
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
@@ -41,6 +42,8 @@ class StoredCollection:
         embedding = CDEEmbedding.as_stored(model, Context.load(folder), self.parts)
         check_stamps(self._nodes, embedding.stamp)
         self.encoder = embedding.encoder
+        if (kept := read_plain(folder, self.encoder.identity)) is not None:
+            self.encoder.keep_plain(kept)
         self.drift = Growth.open(embedding, folder, keep=False).drift
 
     def kinds(self, field: str) -> list[str]:
@@ -68,6 +71,7 @@ class StoredCollection:
             parts="both" if self._beside else None,
         )
         check_written(self._client, name, self._ids)
+        write_log(self.encoder.plain_documents, folder, self.texts, self.encoder.identity)
 
 
 def nodes_in(collection: Collection, name: str) -> list[BaseNode]:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 from tqdm import tqdm
@@ -30,6 +31,8 @@ def forked(work: Callable[[], object]) -> int:
             tqdm.set_lock(threading.RLock())  # tqdm's own is shared with the parent, who would wait for it for ever
             work()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return child

@@ -24,6 +24,7 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.cli.main import main
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, OutputError
+from cde_retriever.files.locking import only_writer
 from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.migrate import migrate
 from cde_retriever.lifecycle.refit import confirm_refit, refit, undo_refit
@@ -227,7 +228,9 @@ def test_vectors_of_another_encoder_are_made_anew(stock, tmp_path):
 
 
 @one_kind
-def test_what_cannot_be_migrated_is_refused(stock, monkeypatch):
+def test_what_cannot_be_migrated_is_refused(stock):
+    with only_writer(stock.context.with_name("context.migrate")), pytest.raises(OSError, match="another process"):
+        stock.run()
     done = stock.run()
     with pytest.raises(ConfigError, match="there is something at"):
         stock.run()

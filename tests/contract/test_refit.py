@@ -25,7 +25,7 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.cli.main import main
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ConfigError, OutputError
+from cde_retriever.errors import ConfigError, ContextMismatchError, OutputError
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
 from cde_retriever.lifecycle.shadow import Shadow
@@ -264,6 +264,21 @@ def test_a_second_refit_of_the_same_index_is_refused(index, checkpoint):
         for act in (lambda: run(folder, checkpoint), lambda: undo_refit(folder), lambda: confirm_refit(folder)):
             with pytest.raises(OSError, match="another process is writing"):
                 act()
+
+
+@pytest.mark.parametrize(
+    ("difference", "settings"),
+    [({"seed": 5}, {}), ({"prompts": {"query": "q: ", "document": "d: "}}, {}), ({}, {"max_length": 32})],
+    ids=["weights", "prompts", "length"],
+)
+def test_a_model_that_did_not_make_the_index_is_refused(index, checkpoint, tmp_path, difference, settings):
+    kind, folder = index
+    other = tiny_checkpoint(tmp_path / "other", **difference)
+    for act in (plan_refit, refit):
+        with pytest.raises(ContextMismatchError, match=r"was made by model 'tiny-bert' with (sha256|prompts|max_len)"):
+            act(folder, model=ModelSpec.of(str(other), **settings), trust_pickle=True)
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+    assert len(kind.contents(checkpoint, folder)) == 24
 
 
 def test_readers_find_the_old_index_or_the_new_one(index, checkpoint, monkeypatch):

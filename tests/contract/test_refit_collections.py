@@ -21,6 +21,7 @@ from langchain_qdrant import QdrantVectorStore, RetrievalMode
 from llama_index.core import StorageContext
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore as QdrantNodes
+from qdrant_client.local.local_collection import LocalCollection
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.llama_index.storage import embedded_text
@@ -345,6 +346,24 @@ def test_a_store_that_loses_a_write_is_noticed_and_the_old_collection_stays(plac
     done = place.run()
     assert done.embedded == 0
     assert_refitted(place, before, done.new)
+
+
+@pytest.mark.parametrize("place", ["li-qdrant-one", "lc-qdrant-one"], indirect=True)
+def test_qdrant_that_loses_a_write_is_noticed_too(place, monkeypatch):
+    before, lost, upsert = place.contents(), [], LocalCollection._upsert_point
+
+    def loses(self: Any, point: Any, **how: Any) -> None:
+        if lost:
+            upsert(self, point, **how)
+        lost.append(point.id)
+
+    monkeypatch.setattr(LocalCollection, "_upsert_point", loses)
+    with pytest.raises(OutputError, match=r"24 documents were written .* it holds 23, 23 of them .* lost writes"):
+        place.run()
+    monkeypatch.undo()
+    assert collection_in(place.context, NAME) == NAME
+    assert_same(place.contents(), before)
+    assert_refitted(place, before, place.run().new)
 
 
 @chroma_kinds

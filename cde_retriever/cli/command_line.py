@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from cde_retriever.errors import CDEError, ConfigError
@@ -93,6 +94,29 @@ class CommandLine:
             raise error
         say(f"{self.name} {options.command}: {error}")
         return code
+
+
+def output_folder(given: str) -> Path:
+    """Return the folder that a user names to write into.
+
+    Raises:
+        ConfigError: if a file is there.
+    """
+    folder = Path(given).expanduser()
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file; give a folder to write into")
+    return folder
+
+
+def at_least(option: str, value: int, least: int = 1) -> int:
+    """Return the number that a user gives to an option.
+
+    Raises:
+        ConfigError: if it is too small.
+    """
+    if value < least:
+        raise ConfigError(f"{option} is {value}, expected at least {least}")
+    return value
 
 
 def say(message: str) -> None:

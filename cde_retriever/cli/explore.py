@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cde_retriever.cli.command_line import CommandLine, say, write_result
+from cde_retriever.cli.command_line import CommandLine, at_least, output_folder, say, write_result
 from cde_retriever.cli.model_options import add_model_options, read_model_options
 
 if TYPE_CHECKING:  # help needs no extra
@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # help needs no extra
 
 EXAMPLES = """\
   cde explore index                                    a page at this machine's port 8000, to ask what you like
+  cde explore index --context other/context.safetensors
+                                                       another context to switch to
   cde explore index --query password -o seen
                                                        the same for given queries, as a file: seen/explore.html"""
 
@@ -33,6 +35,13 @@ def add_command(program: CommandLine) -> None:
         "--beside", action="append", default=[], metavar="MODEL", help="another encoder to compare with (default: none)"
     )
     explore.add_argument(
+        "--context",
+        action="append",
+        default=[],
+        metavar="CONTEXT",
+        help="file of another context, or folder of an index, to compare with (default: none)",
+    )
+    explore.add_argument(
         "--documents", type=int, default=5000, metavar="N", help="most texts to search, drawn (default: 5000)"
     )
     explore.add_argument("--port", type=int, default=8000, metavar="N", help="port, 0 for a free one (default: 8000)")
@@ -48,10 +57,11 @@ def add_command(program: CommandLine) -> None:
 def _explore(options: argparse.Namespace) -> None:
     from cde_retriever.errors import ConfigError
 
-    if options.documents < 1:
-        raise ConfigError(f"--documents is {options.documents}, expected at least 1")
+    at_least("--documents", options.documents)
+    if any(not query.strip() for query in options.query or ()):
+        raise ConfigError("--query is empty; give words to search for, or leave it out to serve a page")
     index = Path(options.index).expanduser().resolve()
-    output = Path(options.output).expanduser() if options.output else index.with_name(f"{index.name}.explore")
+    output = output_folder(options.output or str(index.with_name(f"{index.name}.explore")))
     exploration, note = _open(options, index, output)
     from cde_retriever.serving.explored_page import write_page
 
@@ -76,6 +86,7 @@ def _open(options: argparse.Namespace, index: Path, output: Path) -> "tuple[Expl
     from cde_retriever.lifecycle.doctor import plain_embedding
     from cde_retriever.lifecycle.kept_vectors import KeptVectors
     from cde_retriever.lifecycle.stored_index import kind_of
+    from cde_retriever.serving.contexts import read_context
     from cde_retriever.serving.exploration import Exploration
 
     def embedding(encoder: ContextualEncoder) -> KeptVectors:
@@ -83,6 +94,8 @@ def _open(options: argparse.Namespace, index: Path, output: Path) -> "tuple[Expl
             plain_embedding(encoder), encoder.identity.sha256, output / "vectors", show_progress=not options.query
         )
 
+    paths = [Path(name).expanduser() for name in options.context]
+    contexts = {f"{path.name} {read.fingerprint[:8]}": read for path in paths for read in [read_context(path)]}
     trusted = options.allow_dangerous_deserialization
     stored = kind_of(index).open_folder(index, read_model_options(options), trusted)
     texts, note = list(dict.fromkeys(stored.texts)), ""
@@ -91,4 +104,4 @@ def _open(options: argparse.Namespace, index: Path, output: Path) -> "tuple[Expl
         texts = random.Random(0).sample(texts, options.documents)
     beside = {name: embedding(ContextualEncoder.from_pretrained(name)) for name in options.beside}
     form = "both" if stored.parts == "dense" else "one"
-    return Exploration(texts, stored.encoder, form, embedding(stored.encoder), beside), note
+    return Exploration(texts, stored.encoder, form, embedding(stored.encoder), beside, contexts), note

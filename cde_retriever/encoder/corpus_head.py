@@ -54,16 +54,20 @@ class CorpusHead:
         """Standard deviation of the cosines of distinct context documents."""
         return self._knowledge.spread
 
+    @property
+    def places(self) -> dict[str, slice]:
+        """Which numbers of the one vector carry meaning, topics of words, and the other words."""
+        topics = self._plain_width + self._knowledge.settings.topics
+        return {
+            "meaning": slice(self._plain_width),
+            "topics": slice(self._plain_width, topics),
+            "other words": slice(topics, None),
+        }
+
     def documents(
         self, plain: Vectors, texts: Sequence[str], parts: str, chunks_of: Sequence[Hashable] | None = None
     ) -> "Vectors | csr_array[Any] | Parts":
-        """Return documents in one of the forms of `PARTS`, given their plain unit vectors, (n, d).
-
-        Raises:
-            ValueError: if `chunks_of` names more or fewer than there are texts.
-        """
-        if chunks_of is not None and len(chunks_of) != len(texts):
-            raise ValueError(f"chunks_of names {len(chunks_of)} documents for {len(texts)} texts; give one for each")
+        """Return documents in one of the forms of `PARTS`, given their plain unit vectors, (n, d)."""
         counts = self._reader.read(texts, "document")
         if parts == "sparse":
             return self._knowledge.document_words(counts).csr()
@@ -100,6 +104,24 @@ class CorpusHead:
             return unit(dense[:, : self._dimension])
         join = self._knowledge.join_queries if query else self._knowledge.join_documents
         return join(dense, counts.words)
+
+
+def check_chunks(chunks_of: Sequence[Hashable], texts: int) -> None:
+    """Refuse what does not say of each text what it is a chunk of.
+
+    Raises:
+        TypeError: if it is one string, or names something that cannot be compared by hash; says which.
+        ConfigError: if it names more or fewer than there are texts.
+    """
+    if isinstance(chunks_of, str | bytes):
+        raise TypeError(f"chunks_of must name a document for each text, received one text: {chunks_of!r:.80}")
+    if len(chunks_of) != texts:
+        raise ConfigError(f"chunks_of names {len(chunks_of)} documents for {texts} texts; give one for each")
+    for number, name in enumerate(chunks_of):
+        try:
+            hash(name)
+        except TypeError as error:
+            raise TypeError(f"chunks_of[{number}] is {name!r:.80} ({error}), expected a name such as an id") from error
 
 
 def check_parts(parts: str, has_head: bool, name: str) -> None:

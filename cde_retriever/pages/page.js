@@ -30,5 +30,8 @@ for (const field of document.querySelectorAll(".filter")) {
     for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(asked);
   });
 }
+for (const choice of document.querySelectorAll("form select")) {
+  choice.addEventListener("change", () => choice.form.requestSubmit());
+}
 wanted.addEventListener("change", draw);
 draw();

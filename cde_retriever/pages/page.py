@@ -80,11 +80,16 @@ class Page:
         )
         return self
 
-    def search_field(self, query: str) -> Self:
-        """Add a field that asks the server the page comes from."""
+    def search_field(self, query: str, contexts: Sequence[str], chosen: str) -> Self:
+        """Add a field that asks the server the page comes from, and a choice of contexts that asks when it changes."""
+        options = "".join(
+            f"<option{' selected' if name == chosen else ''}>{escape(name)}</option>" for name in contexts
+        )
         self._body.append(
             '<form method="get" action="/" role="search"><label for="q">Query</label>'
-            f'<input id="q" name="q" value="{escape(query)}" autofocus maxlength="1000"><button>Search</button></form>'
+            f'<input id="q" name="q" value="{escape(query)}" autofocus maxlength="1000">'
+            f'<label for="context">Context</label><select id="context" name="context">{options}</select>'
+            "<button>Search</button></form>"
         )
         return self
 

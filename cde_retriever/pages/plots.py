@@ -215,7 +215,8 @@ def moves(title: str, alt: str, ways: Sequence[str], ranks: Sequence[tuple[str, 
         title: What it shows.
         alt: What one sees in it.
         ways: Names of the ways, from left to right.
-        ranks: Of each document its name and its rank by each way, from 1; None where it is not among the first.
+        ranks: Of each document its name and its rank by each way, from 1; None where it is not among the first. The
+            first document's line is the widest.
     """
     lowest = max((rank for _, row in ranks for rank in row if rank), default=1)
     traces = [
@@ -226,15 +227,16 @@ def moves(title: str, alt: str, ways: Sequence[str], ranks: Sequence[tuple[str, 
             "x": list(ways),
             "y": list(row),
             "connectgaps": False,
-            "line": {"color": COLOURS[place % 7], "dash": DASHES[(place // 7) % 7]},
-            "marker": {"symbol": SYMBOLS[place % 7], "size": 9},
+            "line": {"color": COLOURS[place % 7], "dash": DASHES[(place // 7) % 7], "width": 2 if place else 4},
+            "marker": {"symbol": SYMBOLS[place % 7], "size": 9 if place else 12},
         }
         for place, (name, row) in enumerate(ranks)
     ]
     layout = {
         "xaxis": {"type": "category"},
         "yaxis": axis("rank", range=[lowest + 0.7, 0.3], tickvals=[1, *range(5, lowest + 1, 5)], zeroline=False),
-        "height": 400 + 20 * len(ranks),  # the legend has a line for each
+        "height": 420 + 20 * len(ranks),  # the legend has a line for each
+        "legend": {"orientation": "h", "y": -0.12, "yanchor": "top"},
     }
     return Plot(title, alt, traces, layout, Table(("document", *ways), [(name, *row) for name, row in ranks]))
 

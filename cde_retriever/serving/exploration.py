@@ -4,6 +4,7 @@
 | --- | --- |
 | own context | what the index holds: the corpus head under the index's context, as two parts or one vector |
 | null context | the same head without a corpus |
+| other contexts | the same head under contexts that the user names |
 | BM25 | words alone |
 | BM25 + plain | 0.3 BM25 + 0.7 plain, each scaled to 0 ... 1 |
 | plain | the encoder alone |
@@ -28,8 +29,8 @@ from cde_retriever.lifecycle.kept_vectors import Embed
 from cde_retriever.search.bm25 import score_bm25
 from cde_retriever.search.hybrid import score
 from cde_retriever.search.mixture import mixed
-from cde_retriever.words.reading import grams_of, hash_word, reader, split
-from cde_retriever.words.statistics import WordStatistics
+from cde_retriever.serving.context_topics import ContextTopics
+from cde_retriever.words.reading import grams_of, hash_word, split
 
 OWN, NULL = "own context", "null context"
 NEIGHBOURS = 3
@@ -56,17 +57,19 @@ class SharedWord:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a document is found under the own context.
+    """Why a document is found under a context.
 
     Attributes:
-        meaning: The part of the score that is a cosine.
-        words: What each word of the query adds.
+        score: What its score is the sum of, by name.
+        words: What each word of the query adds where words are counted exactly, as in two parts.
         neighbours: The context documents that it is moved towards, as text, and their shares.
+        topics: The topics of the context that it is moved towards, each by a few of its words, and their shares.
     """
 
-    meaning: float
+    score: Mapping[str, float]
     words: Sequence[SharedWord]
     neighbours: Sequence[tuple[str, float]]
+    topics: Sequence[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,10 @@ class Exploration:
         form: ``"both"`` if the index holds two parts, else ``"one"``.
         embed: Makes plain vectors, as `cde_retriever.lifecycle.doctor.plain_embedding` does.
         beside: Plain embeddings of other encoders, by name.
+        contexts: Other contexts of the same model, by name.
+
+    Raises:
+        ContextMismatchError: if another model made one of them.
     """
 
     def __init__(
@@ -107,15 +114,20 @@ class Exploration:
         form: str,
         embed: Embed,
         beside: Mapping[str, Embed] | None = None,
+        contexts: Mapping[str, Context] | None = None,
     ) -> None:
-        self.texts, self.context, self.form, self._embed = list(texts), encoder.context, form, embed
+        self.texts, self.form, self._embed = list(texts), form, embed
+        self.contexts = {OWN: encoder.context, NULL: encoder.null_context(), **(contexts or {})}
+        for context in (contexts or {}).values():
+            encoder.fork().set_context(context)  # refuses another model's
         self._plain = embed(self.texts, "document")
         settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
 
         def head(context: Context) -> CorpusHead:
             return CorpusHead(settings, context, self._plain.shape[1], encoder.dimension)
 
-        self._heads = {OWN: head(encoder.context), NULL: head(encoder.null_context())}
+        self._heads = {name: head(context) for name, context in self.contexts.items()}
+        self._topics = {name: ContextTopics(context, self.texts) for name, context in self.contexts.items()}
         self._documents = {name: one.documents(self._plain, self.texts, form) for name, one in self._heads.items()}
         self._beside = {name: (other, other(self.texts, "document")) for name, other in (beside or {}).items()}
         self._middle = self._plain.mean(axis=0)
@@ -128,10 +140,9 @@ class Exploration:
         places: NDArray[np.float64] = (self._plain - self._middle) @ self._axes
         return places
 
-    @property
-    def in_context(self) -> list[int]:
-        """The documents that are in the index's context."""
-        hashes = set(self.context.text_hashes)
+    def in_context(self, way: str = OWN) -> list[int]:
+        """Return the documents that are in a context."""
+        hashes = set(self.contexts[way].text_hashes)
         return [number for number, text in enumerate(self.texts) if hash_text(text) in hashes]
 
     def ask(self, queries: Sequence[str]) -> list[Answer]:
@@ -157,28 +168,30 @@ class Exploration:
         scores: NDArray[np.float32] = np.asarray(asked) @ np.asarray(documents).T
         return scores
 
-    def explain(self, query: str, number: int) -> Reason:
-        """Say why a document is found under the own context; exact for an index of two parts."""
-        head, text, plain = self._heads[OWN], [self.texts[number]], self._plain[number : number + 1]
-        asked = head.queries(self._embed([query], "query"), [query], "both")
-        found = head.documents(plain, text, "both")
+    def explain(self, query: str, number: int, way: str = OWN) -> Reason:
+        """Say why a document is found under a context."""
+        head, text, plain = self._heads[way], [self.texts[number]], self._plain[number : number + 1]
+        vector = self._embed([query], "query")
+        asked, found = head.queries(vector, [query], "both"), head.documents(plain, text, "both")
         assert isinstance(asked, Parts)
         assert isinstance(found, Parts)
         shared = (asked.sparse * found.sparse).tocoo()
         adds = dict(zip(shared.coords[1].tolist(), shared.data.tolist(), strict=True))
-        known = {hash_text(one): one for one in self.texts}
-        near = head.neighbours(plain, text, NEIGHBOURS)[0]
+        score = {"meaning": float(asked.dense[0] @ found.dense[0]), "words": sum(adds.values())}
+        if self.form == "one":
+            products = np.asarray(head.queries(vector, [query], "one"))[0] * self._documents[way][number]
+            score = {name: float(products[place].sum()) for name, place in head.places.items()}
+        near = head.neighbours(plain, text, self.contexts[way].size)[0]
+        topics = self._topics[way]
         return Reason(
-            float(asked.dense[0] @ found.dense[0]),
-            self._words(query, adds),
-            [(known.get(sha256, "(a text that is not in the index)"), share) for sha256, share in near],
+            score,
+            self._words(query, adds, way),
+            [(topics.text_of(sha256), share) for sha256, share in near[:NEIGHBOURS]],
+            topics.shares(near)[:NEIGHBOURS],
         )
 
-    def _words(self, query: str, adds: dict[int, float]) -> list[SharedWord]:
-        kept = self.context.words
-        assert kept is not None
-        counted, read = WordStatistics.of(kept.counts), reader(kept.language)
-        frequency = dict(zip(counted.words.tolist(), counted.documents_with.tolist(), strict=True))
+    def _words(self, query: str, adds: dict[int, float], way: str) -> list[SharedWord]:
+        frequency, read = self._topics[way].documents_with, self._topics[way].reader
         found = []
         for word in dict.fromkeys(split(query)):
             for stem in read.words(word):

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from cde_retriever.pages.page import Page, drawing_library
-from cde_retriever.serving.exploration import Exploration
+from cde_retriever.serving.exploration import OWN, Exploration
 from cde_retriever.serving.explored_page import write_page
 
 SCRIPT = "/plotly.js"
@@ -16,7 +16,7 @@ LONGEST = 1000
 
 
 def make_app(exploration: Exploration, note: str) -> FastAPI:
-    """Return the application: ``/?q=QUERY`` is the page of a query.
+    """Return the application: ``/?q=QUERY&context=NAME`` is the page of a query, led by one of the contexts.
 
     Args:
         exploration: The index.
@@ -27,11 +27,12 @@ def make_app(exploration: Exploration, note: str) -> FastAPI:
     alone = Lock()
 
     @app.get("/")
-    def show(q: str = "") -> HTMLResponse:
+    def show(q: str = "", context: str = OWN) -> HTMLResponse:
         query = q.strip()[:LONGEST]
+        leading = context if context in exploration.contexts else OWN
         with alone:
             answers = exploration.ask([query]) if query else []
-        page: Page = write_page(exploration, answers, note=note, field=query)
+            page: Page = write_page(exploration, answers, note=note, field=query, leading=leading)
         return HTMLResponse(page.to_html(SCRIPT).encode("utf-8", "replace"))
 
     @app.get(SCRIPT)

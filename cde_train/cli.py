@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cde_retriever.cli.command_line import CommandLine, Run, say, write_result
+from cde_retriever.cli.command_line import CommandLine, Run, output_folder, say, write_result
 from cde_train.errors import ArtifactError
 from cde_train.evaluation.commands import EXAMPLES as EVALUATE
 from cde_train.evaluation.commands import add_commands as add_evaluate
@@ -168,10 +168,11 @@ def _fit(options: argparse.Namespace) -> None:
     config = _configuration(options, model__base=options.base)
     if not Path(options.data).exists():  # said before the seconds that importing torch takes
         raise FileNotFoundError(f"{options.data} does not exist; expected training pairs or documents there")
+    output = output_folder(options.output)
     from cde_train.run.fit import fit
     from cde_train.training.processes import is_first_process
 
-    report = fit(options.data, options.output, config, say=say if is_first_process() else lambda _: None)
+    report = fit(options.data, output, config, say=say if is_first_process() else lambda _: None)
     if is_first_process():
         write_result(report)
 

@@ -1,5 +1,7 @@
 """Measure a checkpoint under many contexts: each corpus's on each corpus, and its own at several sizes.
 
+A query's difficulty is its mean cosine, under the null context, with the ten nearest documents that do not answer it.
+
 Texts go through the model once where the layout allows it (`ContextualEncoder.encode_under`).
 """
 
@@ -13,13 +15,17 @@ from numpy.typing import NDArray
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.pages.page import Page
-from cde_retriever.pages.plots import Table, heat_map, lines, points
+from cde_retriever.pages.plots import Plot, Table, heat_map, lines, points
 from cde_retriever.words.reading import split
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.ranking import evaluate
 
 SIZES = (16, 64, 128, 256, 512)
 NULL = "null"
+NEAREST = 10
+"""Documents that a query's difficulty is told from."""
+FIFTHS = 5
+"""Groups of queries, by their difficulty, that nDCG is shown for."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Analysis:
         sizes: Context sizes.
         by_size: Under the corpus's own context of each size, (sizes, c).
         distances: How far word statistics of two corpora are apart, 0 to 1, (c, c).
+        difficulty: Of each corpus the difficulty of each query, (q,).
+        by_query: Of each corpus nDCG@10 times 100 of each query under its own context, (q,).
     """
 
     names: Sequence[str]
@@ -39,6 +47,8 @@ class Analysis:
     sizes: Sequence[int]
     by_size: NDArray[np.float64]
     distances: NDArray[np.float64]
+    difficulty: Sequence[NDArray[np.float64]]
+    by_query: Sequence[NDArray[np.float64]]
 
 
 def analyse(encoder: ContextualEncoder, sets: Sequence[RetrievalSet], *, show_progress: bool = False) -> Analysis:
@@ -59,18 +69,39 @@ def analyse(encoder: ContextualEncoder, sets: Sequence[RetrievalSet], *, show_pr
 
     own = [fit(data, sizes[-1]) for data in sets] + [maker.null_context()]
     by_context, by_size = np.zeros((len(own), len(sets))), np.zeros((len(sizes), len(sets)))
+    difficulty, by_query = [], []
     for column, data in enumerate(sets):
-        smaller = [fit(data, size) for size in sizes[:-1]]
-        found = _measured(maker, data, [*own, *smaller], show_progress)
-        by_context[:, column] = found[: len(own)]
-        by_size[:, column] = [*found[len(own) :], found[column]]
-    return Analysis([data.name for data in sets], by_context, sizes, by_size, word_distances(sets))
+        contexts = [*own, *(fit(data, size) for size in sizes[:-1])]
+        queries = maker.encode_under(data.queries, "query", contexts)
+        documents = maker.encode_under(data.documents, "document", contexts, show_progress=show_progress)
+        found = [100 * evaluate(data, *both).ndcg_at_10 for both in zip(queries, documents, strict=True)]
+        means = [float(values.mean()) for values in found]
+        by_context[:, column] = means[: len(own)]
+        by_size[:, column] = [*means[len(own) :], means[column]]
+        difficulty.append(query_difficulty(data, queries[len(sets)], documents[len(sets)]))
+        by_query.append(found[column])
+    names = [data.name for data in sets]
+    return Analysis(names, by_context, sizes, by_size, word_distances(sets), difficulty, by_query)
 
 
-def _measured(encoder: ContextualEncoder, data: RetrievalSet, contexts: Sequence[Context], show: bool) -> list[float]:
-    queries = encoder.encode_under(data.queries, "query", contexts)
-    documents = encoder.encode_under(data.documents, "document", contexts, show_progress=show)
-    return [100 * float(evaluate(data, *both).ndcg_at_10.mean()) for both in zip(queries, documents, strict=True)]
+def query_difficulty(
+    data: RetrievalSet, queries: NDArray[np.float32], documents: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Return the difficulty of each query, (q,), given unit vectors under the null context; 0 if all answer it.
+
+    Args:
+        data: The set.
+        queries: Vectors of its queries, (q, d).
+        documents: Vectors of its documents, (n, d).
+    """
+    place = {name: row for row, name in enumerate(data.document_ids)}
+    found = np.zeros(len(queries))
+    for number, (query, vector) in enumerate(zip(data.query_ids, queries, strict=True)):
+        others = np.delete(
+            documents @ vector, [place[name] for name in {query, *data.relevant[query]} if name in place]
+        )
+        found[number] = np.sort(others)[-NEAREST:].mean() if len(others) else 0
+    return found
 
 
 def word_distances(sets: Sequence[RetrievalSet]) -> NDArray[np.float64]:
@@ -122,7 +153,19 @@ def write_analysis_page(name: str, found: Analysis) -> Page:
     }
     alt = "Gain over the null context by how far the words of context and corpus are apart, a point for each pair."
     page.plot(points("Gain by distance of words", alt, dots, x="distance of word statistics", y="gain over null"))
+    page.plot(_by_difficulty(found))
     summary = [
         (name, *figures) for name, *figures in zip(found.names, null.tolist(), own.tolist(), gain.tolist(), strict=True)
     ]
     return page.table(Table(("corpus", "null", "own", "gain"), summary), "nDCG@10 (0 to 100)")
+
+
+def _by_difficulty(found: Analysis) -> Plot:
+    """Plot nDCG@10 under the own context of the queries of each corpus, in fifths by their difficulty."""
+    series = {}
+    for name, difficulty, quality in zip(found.names, found.difficulty, found.by_query, strict=True):
+        groups = [group for group in np.array_split(np.argsort(difficulty, kind="stable"), FIFTHS) if len(group)]
+        series[name] = [float(difficulty[g].mean()) for g in groups], [float(quality[g].mean()) for g in groups]
+    alt = "Mean nDCG@10 of each fifth of a corpus's queries, from the easiest to the hardest."
+    x = f"mean cosine with the {NEAREST} nearest documents that do not answer"
+    return lines("Quality by difficulty of the query", alt, series, x=x, y="nDCG@10 (0 to 100)")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cde_retriever.cli.command_line import CommandLine, write_result
+from cde_retriever.cli.command_line import CommandLine, output_folder, write_result
 
 EXAMPLES = {
     "report": """\
@@ -35,7 +35,7 @@ def _report(options: argparse.Namespace) -> None:
     from cde_train.report.run_page import write_run_page
 
     run = Path(options.folder).expanduser()
-    output = Path(options.output).expanduser() if options.output else run / "work" / "pages"
+    output = output_folder(options.output) if options.output else run / "work" / "pages"
     write_result({"page": str(write_run_page(run).save(output / "report.html", tables=True))})
 
 
@@ -44,10 +44,11 @@ def _analyse(options: argparse.Namespace) -> None:
     from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
     from cde_train.report.analysis import analyse, write_analysis_page
 
+    output = output_folder(options.output)
     sets = [read_retrieval_set(path) for path in find_retrieval_sets(options.sets)]
     encoder = ContextualEncoder.from_pretrained(options.checkpoint, device=options.device)
     found = analyse(encoder, sets, show_progress=True)
     page = write_analysis_page(encoder.config.name, found)
-    file = page.save(Path(options.output).expanduser() / "analysis.html", tables=True)
+    file = page.save(output / "analysis.html", tables=True)
     own = found.by_context.diagonal().tolist()
     write_result({"page": str(file), "corpora": found.names, "null": found.by_context[-1].tolist(), "own": own})

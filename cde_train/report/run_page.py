@@ -1,4 +1,4 @@
-"""Write a page about a run: its figures, its losses, how hard its batches were, what they left out, its clusters.
+"""Write a page about a run: figures, losses, how hard batches were, what they left out, clusters, times, environment.
 
 Read are the files that `cde_train.run.fit` leaves in a run's folder, finished or not; what is not there yet is left
 out.
@@ -20,6 +20,7 @@ from cde_train.batching.packing import load_batches
 from cde_train.batching.pair_vectors import views
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.readers import read_pairs
+from cde_train.report.timings import write_environments, write_run_timings, write_step_timings
 from cde_train.run.config import load_run_config
 from cde_train.run.fit import BATCHES, FILTER, STATES
 from cde_train.run.folder import CONFIG_NAME, RunFolder
@@ -62,20 +63,24 @@ def write_run_page(run: Path) -> Page:
         (name, key.replace("_", " "), _said(value)) for name, report in reports.items() for key, value in report.items()
     ]
     page.table(Table(("step", "", ""), rows), "What each step reports, dropped data included")
+    write_run_timings(page, folder.seconds())
     for phase in config.phase:
         page.heading(f"Phase {phase.name}")
-        _write_phase(page, folder.work, phase)
+        _write_phase(page, folder.work, phase, reports.get(f"{phase.name} batches", {}).get("batches_an_epoch"))
     if (folder.work / "data" / CLUSTERS).is_file():
         page.heading("Clusters")
         _write_clusters(page, folder.work)
+    write_environments(page, folder.environments())
     page.heading("Settings").folded("run.toml", (run / CONFIG_NAME).read_text())
     return page
 
 
-def _write_phase(page: Page, work: Path, phase: PhaseConfig) -> None:
+def _write_phase(page: Page, work: Path, phase: PhaseConfig, batches_an_epoch: int | None) -> None:
     place = work / f"phase-{phase.name}"
-    for plot in _curves(place / STATES, phase.name):
+    log = _log(place / STATES)
+    for plot in _curves(log, phase.name):
         page.plot(plot)
+    write_step_timings(page, phase, log, batches_an_epoch)
     if (place / BATCHES).is_file() and (work / VECTORS).is_dir():
         page.plot(_difficulty(work, phase))
     if (place / FILTER).is_file():
@@ -92,11 +97,17 @@ def _write_phase(page: Page, work: Path, phase: PhaseConfig) -> None:
         )
 
 
-def _curves(states: Path, phase: str) -> Iterator[Plot]:
-    """Yield the curves of a phase, from the last state that was saved."""
+def _log(states: Path) -> list[dict[str, Any]]:
+    """Return what a phase logged, from the last state that was saved; nothing if there is none."""
     whole = [state for state in states.glob("checkpoint-*") if (state / COMPLETE_NAME).is_file()]
     state = max(whole, key=lambda state: int(state.name.rpartition("-")[2]), default=None)
+    log: list[dict[str, Any]]
     log = json.loads((state / "trainer_state.json").read_text())["log_history"] if state else []
+    return log
+
+
+def _curves(log: list[dict[str, Any]], phase: str) -> Iterator[Plot]:
+    """Yield the curves of a phase, given its log."""
     for title, unit, names in CURVES:
         series = {}
         for name in names:

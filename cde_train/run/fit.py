@@ -40,6 +40,7 @@ from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
 from cde_train.run.base import resolve
 from cde_train.run.config import to_toml
+from cde_train.run.environment import describe_environment
 from cde_train.run.folder import Report, RunFolder
 from cde_train.run.preparation import DEVELOPMENT, HELD_OUT, PAIRS, VECTORS, Preparation, Prepared
 from cde_train.run.sections import PhaseConfig, RunConfig
@@ -88,7 +89,7 @@ class _Fit:
 
     def run(self) -> Report:
         own = [Path(phase.data) for phase in self.config.phase if phase.data]
-        self.folder.claim(self.config, [self.data, *own])
+        self.folder.claim(self.config, [self.data, *own], describe_environment())
         self.folder.step("start", [START], self._write_start, uses=["model", "phase.0.seed"])
         model = self._train_phases() if self.config.phase else self._count()
         self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(model))

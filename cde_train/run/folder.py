@@ -1,8 +1,8 @@
 """Record in a run's folder which steps are done and by which settings, and verify their files.
 
     OUT/run.toml              the resolved configuration
-    OUT/work/manifest.json    hash of the data; each finished step with its report, the sha256 of its files, and the
-                              settings it used
+    OUT/work/manifest.json    hash of the data; each finished step with its report, its seconds, the sha256 of its
+                              files, and the settings it used; what the run ran on
     OUT/work/...              the files of the steps
 
 A step counts once the manifest names it, and the manifest is replaced after the step's files are whole. A killed run
@@ -10,9 +10,10 @@ does the step again that it was in; steps that take long (embedding, training) k
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from cde_retriever.context.sampling import hash_text
@@ -54,8 +55,13 @@ class RunFolder:
         self.one_at_a_time = one_at_a_time
         self.settings: Settings = {}
 
-    def claim(self, config: RunConfig, data: Sequence[Path]) -> None:
+    def claim(self, config: RunConfig, data: Sequence[Path], environment: Mapping[str, str] | None = None) -> None:
         """Make the folder this run's, or see that it is.
+
+        Args:
+            config: The run.
+            data: Files and folders it reads.
+            environment: What it runs on; kept where it differs from that of the start before.
 
         Raises:
             ArtifactError: if it belongs to another configuration or other data, or holds something else; says what.
@@ -66,14 +72,17 @@ class RunFolder:
         with self.one_at_a_time():
             names, content = [str(path) for path in data], hash_text("".join(map(hash_files, data)))
             self.settings = _used(config, content)
-            steps = {}
+            steps, environments = {}, []
             if self.manifest.exists():
                 values = self._read()
                 steps, theirs = values["steps"], _used(self._stored_config(), values["data"])
                 self._refuse_changes(steps, theirs, f"{', '.join(values['from'])} then, {', '.join(names)} now")
-                if theirs == self.settings:
+                environments = values.get("environments", [])
+                if theirs == self.settings and (not environment or environments[-1:] == [environment]):
                     return
-            self._start(config, {"from": names, "data": content, "steps": steps})
+            if environment and environments[-1:] != [environment]:
+                environments = [*environments, dict(environment)]
+            self._start(config, {"from": names, "data": content, "steps": steps, "environments": environments})
 
     def _start(self, config: RunConfig, values: dict[str, Any]) -> None:
         known = (WORK_NAME, CONFIG_NAME, f".{CONFIG_NAME}.")  # the last from a process killed while writing it
@@ -133,6 +142,15 @@ class RunFolder:
         """Return what the finished steps report, by name, in the order they were done; their files are not compared."""
         return {name: step["report"] for name, step in self._read()["steps"].items()}
 
+    def seconds(self) -> dict[str, float]:
+        """Return how long the finished steps took, of those that say so."""
+        return {name: step["seconds"] for name, step in self._read()["steps"].items() if "seconds" in step}
+
+    def environments(self) -> list[dict[str, str]]:
+        """Return what the run ran on, one for each change; none if it was begun before that was kept."""
+        environments: list[dict[str, str]] = self._read().get("environments", [])
+        return environments
+
     def step(
         self,
         name: str,
@@ -157,13 +175,15 @@ class RunFolder:
             if report is not None:
                 self.say(f"{name}: done already")
                 return report
+            began = perf_counter()
             report = do()
+            seconds = perf_counter() - began
             with self.one_at_a_time() if together else nullcontext():
                 if self.done(name) is None:
-                    self._finish(name, files, report, uses)
+                    self._finish(name, files, report, uses, seconds)
         return report
 
-    def _finish(self, name: str, files: Sequence[str], report: Report, uses: Sequence[str]) -> None:
+    def _finish(self, name: str, files: Sequence[str], report: Report, uses: Sequence[str], seconds: float) -> None:
         hashes = {
             str(path.relative_to(self.work)): hash_file(path) for file in files for path in files_of(self.work / file)
         }
@@ -173,7 +193,7 @@ class RunFolder:
             if any(path == use or path.startswith(f"{use}.") for use in uses)
         }
         values = self._read()
-        values["steps"][name] = {"files": hashes, "report": report, "settings": used}
+        values["steps"][name] = {"files": hashes, "report": report, "settings": used, "seconds": round(seconds, 3)}
         self._write(values)
         self.say(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in report.items()))
 

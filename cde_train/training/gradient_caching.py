@@ -95,11 +95,13 @@ class Chunking:
         size: Texts, and context documents, through a model at once; never changes the result.
         autocast: Makes the context manager to compute under; made anew for every chunk, because autocast remembers
             weights it has cast, and one cast without a graph would get no gradient later.
+        lap: Told when a part of the step ends, by the names of `cde_train.training.laps`.
     """
 
     pad: Callable[[Ids], tuple[Any, Any]]
     size: int
     autocast: Callable[[], contextlib.AbstractContextManager[object]] = field(default=contextlib.nullcontext)
+    lap: Callable[[str], object] = field(default=lambda _: None)
 
     def chunks(self, ids: Ids) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield rows, token ids and mask, the longest texts first, so that a chunk needs little padding."""
@@ -153,12 +155,15 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
         rows = [(r, _embed(second, ids, mask, leaves, how)) for r, ids, mask in how.chunks(texts)]
     outputs = torch.cat([vectors for _, vectors in rows])[_inverse([i for r, _ in rows for i in r])]
 
+    how.lap("first pass")
+
     # 3. The loss of all processes' vectors, and its gradient at this process's.
     outputs.requires_grad_()
     result = _loss(outputs, batch, temperature)
     result.loss.backward()  # type: ignore[no-untyped-call]
     gradient = outputs.grad
     assert gradient is not None  # of a leaf that the loss was made of
+    how.lap("loss")
 
     # 4. The texts again, each chunk with the gradient at its vectors.
     for r, ids, mask in how.chunks(texts):
@@ -177,6 +182,7 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
         for r, vectors in _first_stage_share(model, context, how):
             vectors.backward(at_context[r].to(vectors.dtype))  # type: ignore[no-untyped-call]
     add_over_processes(before)
+    how.lap("second pass")
     return StepResult(result.loss.detach(), result.accuracy)
 
 

@@ -29,6 +29,7 @@ from cde_train.evaluation.ranking import measure
 from cde_train.training.batches import BatchBuilder, TrainingSet
 from cde_train.training.config import TrainConfig
 from cde_train.training.gradient_caching import Chunking, cached_step
+from cde_train.training.laps import Laps
 from cde_train.training.parameters import parameter_groups, prepare_parameters
 from cde_train.training.saved_state import claim, load_model, newest_whole_state, seal, write_model
 from cde_train.training.term_prior import estimate_prior
@@ -46,7 +47,7 @@ class TrainResult:
         steps: Steps taken in all, over all starts.
         best_step: Step of the weights kept, where there was a development set.
         best_ndcg_at_10: Their nDCG@10 on it, from 0 to 1.
-        log: What was logged, oldest first: step, loss, accuracy, gradient norm, measurements.
+        log: What was logged, oldest first: step, loss, accuracy, gradient norm, times, measurements.
     """
 
     steps: int
@@ -127,6 +128,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
             eval_dataset=[] if self.measured else None,  # `evaluate` has its own
             callbacks=[EarlyStoppingCallback(config.patience)] if config.patience and self.measured else None,
         )
+        self.laps = Laps(self.args.device)
         self.pop_callback(ProgressCallback)
         self.add_callback(TrainingProgress)
         if config.gradient_checkpointing:
@@ -168,10 +170,11 @@ class TwoStageTrainer(HuggingFaceTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:  # noqa: ARG002
         """Take one cached step; the wrapper around the model, if there is one, takes no part in it."""
-        device = self.args.device
-        batch = self.builder.build(inputs["step"]).to(device)
+        self.laps.end("rest")
+        batch = self.builder.build(inputs["step"]).to(self.args.device)
+        self.laps.end("batch")
         self.two_stage.train()  # for gradient checkpointing; neither stage has dropout
-        how = Chunking(lambda ids: self._pad(ids, device), self.config.chunk_size, self.accelerator.autocast)
+        how = Chunking(self._pad, self.config.chunk_size, self.accelerator.autocast, self.laps.end)
         result = cached_step(self.two_stage, batch, self.config.temperature, how)
         if not torch.isfinite(result.loss):
             raise FloatingPointError(
@@ -185,9 +188,9 @@ class TwoStageTrainer(HuggingFaceTrainer):
         )
         return result.loss
 
-    def _pad(self, ids: Any, device: torch.device) -> tuple[Tensor, Tensor]:
-        input_ids, mask = self.tokenizer.pad(ids)
-        return torch.as_tensor(input_ids, device=device), torch.as_tensor(mask, device=device)
+    def _pad(self, ids: Any) -> tuple[Tensor, Tensor]:
+        input_ids, mask = (torch.as_tensor(part, device=self.args.device) for part in self.tokenizer.pad(ids))
+        return input_ids, mask
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:  # noqa: ARG002
         """Return AdamW over the groups of `parameter_groups`."""
@@ -200,12 +203,14 @@ class TwoStageTrainer(HuggingFaceTrainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure full-corpus retrieval on the development set, context fitted on its corpus."""
         assert self.development is not None  # eval_strategy is "no" otherwise
+        self.laps.end("rest")
         self.two_stage.eval()
         measured = self.encoder.fork()
         with self.accelerator.autocast(), warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)  # the same texts are cut in every measurement
             ranking = rank_in_context(measured, self.development, self.development.documents, seed=self.config.seed)
         means = measure(self.development, ranking).means()
+        self.laps.end("measuring")
         metrics = {f"eval_{METRIC}": means["ndcg_at_10"], "eval_recall@100": means["recall_at_100"]}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -216,10 +221,10 @@ class TwoStageTrainer(HuggingFaceTrainer):
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; beside a loss, also the accuracy, the mean context size and the gate."""
+        """Log; beside a loss, also the accuracy, the mean context size, times and the gate."""
         if "loss" in logs and self._sums:
             steps = self._sums.pop("steps")
-            logs |= {name: value / steps for name, value in self._sums.items()}
+            logs |= {name: value / steps for name, value in self._sums.items()} | self.laps.take(steps)
             self._sums = {}
             gate = getattr(self.two_stage.second_stage, "gate", None)
             if isinstance(gate, Tensor):

@@ -50,6 +50,13 @@ def test_each_cell_is_that_context_on_that_corpus(places):
         encoder.fit_context(sets[1].documents, context_size=size)
         assert found.by_size[row, 1] == pytest.approx(alone(sets[1]), abs=0.5)
     assert np.ptp(found.by_context) > 1
+    assert [values.mean() for values in found.by_query] == pytest.approx(np.diag(found.by_context).tolist())
+    encoder.set_context(encoder.null_context())
+    for data, difficulty in zip(sets, found.difficulty, strict=True):
+        cosines = encoder.encode_queries(data.queries) @ encoder.encode_documents(data.documents).T
+        for number, row in enumerate(cosines):  # document i answers query i
+            others = sorted(np.delete(row, number))[-10:]
+            assert difficulty[number] == pytest.approx(np.mean(others), abs=1e-5)
 
 
 def test_distance_of_words_is_by_shares_of_documents(places):
@@ -74,7 +81,13 @@ def test_the_command_writes_page_and_tables(places, opened, tmp_path, capsys):
     found = opened.go(tmp_path / "seen" / "analysis.html")
     assert found.errors == []
     found.screenshot("analysis")
-    assert found.page.locator(".plot").count() == len(list((tmp_path / "seen").glob("*.csv"))) == 3
+    assert found.page.locator(".plot").count() == len(list((tmp_path / "seen").glob("*.csv"))) == 4
+    (file,) = (tmp_path / "seen").glob("*difficulty*.csv")
+    fifths = [line.split(",") for line in file.read_text().splitlines()[1:]]
+    for name, own in zip(said["corpora"], said["own"], strict=True):  # 20 queries, so fifths of four
+        assert np.mean([float(y) for corpus, _, y in fifths if corpus == name]) == pytest.approx(own)
+        xs = [float(x) for corpus, x, _ in fifths if corpus == name]
+        assert (len(xs), xs) == (5, sorted(xs))
     gain = np.subtract(said["own"], said["null"])
     assert f"{gain.mean():+.1f} nDCG@10 on average of 2 corpora" in found.page.inner_text("main")
 

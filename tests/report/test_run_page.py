@@ -73,3 +73,28 @@ def test_a_run_that_has_hardly_begun_has_a_page(run, opened, tmp_path):
 def test_what_is_no_run_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no run; give the folder that cde-train fit wrote to" in capsys.readouterr().err
+
+
+def test_times_and_environment_are_the_runs_own(run, opened, tmp_path):
+    state = run / "work/phase-training/states/checkpoint-2/trainer_state.json"
+    kept = json.loads(state.read_text())
+    for step, entry in enumerate(kept["log_history"][:2]):
+        entry |= {"seconds_batch": 0.5, "seconds_first_pass": 1.0, "seconds_second_pass": 2.0 + step}
+    state.write_text(json.dumps(kept))
+    manifest = run / "work/manifest.json"
+    values = json.loads(manifest.read_text())
+    values["steps"]["data"]["seconds"] = 12.5
+    values["environments"] = [{"torch": "2.1", "device": "cpu"}, {"torch": "2.2", "device": "cpu"}]
+    manifest.write_text(json.dumps(values))
+    page = opened.go(write_run_page(run).save(tmp_path / "report.html")).page
+    batch, an_epoch = 4, values["steps"]["training batches"]["report"]["batches_an_epoch"]
+    said = f"{batch / 4:.1f} pairs a second: a step of 4 takes 4.00 s, an epoch of {an_epoch} steps {4 * an_epoch} s."
+    assert page.get_by_text(said).is_visible()
+    table = page.get_by_role("table", name="Where a step of training spends its time")
+    assert [row.inner_text().split("\t") for row in table.locator("tbody tr").all()] == [
+        ["batch", "0.5", "12.50"],
+        ["first pass", "1", "25"],
+        ["second pass", "2.50", "62.50"],
+    ]
+    assert "data\t12.50" in page.get_by_role("table", name="Time of each step").inner_text()
+    assert "torch\t2.1\t2.2" in page.get_by_role("table", name="What it ran on").inner_text()

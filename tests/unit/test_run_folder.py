@@ -1,13 +1,16 @@
 """A run's folder: steps are done once, and nothing of another run, or damaged, is taken for this one's."""
 
 import json
+import subprocess
 
 import pytest
+import torch
 
 from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
 from cde_train.run.base import resolve
 from cde_train.run.config import load_run_config
+from cde_train.run.environment import checkout_commit, describe_environment
 from cde_train.run.folder import RunFolder, hash_files
 
 
@@ -159,3 +162,30 @@ def test_a_damaged_configuration_is_refused(folder, data):
     (folder.output / "run.toml").write_text("[mod")
     with pytest.raises(ArtifactError, match=r"run\.toml is damaged"):
         again(folder, data)
+
+
+def test_a_step_says_how_long_it_took(folder, monkeypatch):
+    clock = iter([5.0, 7.25])
+    monkeypatch.setattr("cde_train.run.folder.perf_counter", lambda: next(clock))
+    folder.step("making", ["x.txt"], write(folder))
+    assert folder.seconds() == {"making": 2.25}
+
+
+def test_what_a_run_ran_on_is_kept_where_it_changed(folder, data):
+    assert folder.environments() == []
+    for environment in ({"torch": "1"}, {"torch": "1"}, {"torch": "2"}, None):
+        RunFolder(folder.output, folder.said.append).claim(run_config(), [data], environment)
+    assert folder.environments() == [{"torch": "1"}, {"torch": "2"}]
+
+
+def test_the_environment_names_versions_and_the_checkouts_commit(tmp_path):
+    found = describe_environment()
+    assert found["torch"] == torch.__version__
+    assert found["threads"].startswith(f"{torch.get_num_threads()} of ")
+    (tmp_path / "package").mkdir()
+    assert checkout_commit(tmp_path / "package") is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "one"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert checkout_commit(tmp_path / "package") == head

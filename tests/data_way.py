@@ -1,10 +1,10 @@
-"""Draw the way of a text through the rooms: trace one run of each package and write what called what as a picture.
+"""Draw the way of a text through the rooms: trace a run and write what called what as a picture.
 
-    python -m tests.data_way        # writes the pictures into docs/architecture.md
+    python -m tests.data_way        # writes docs/text-way.svg
 
 A run is traced with `sys.setprofile`: an arrow is a call from a function of one room into a function of another, with
-the number of its first occurrence and that function's name. `tests/test_architecture.py` compares the pictures in
-docs/architecture.md with a fresh trace.
+the number of its first occurrence and that function's name. `tests/test_architecture.py` compares the picture with a
+fresh trace.
 """
 
 import sys
@@ -15,8 +15,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
-BEGIN, END = "<!-- python -m tests.data_way -->", "<!-- end -->"
+from tests.test_architecture import ROOMS
+
+PICTURE = Path(__file__).parent.parent / "docs" / "text-way.svg"
+COLUMN, ROW, TOP = 108, 24, 56
+STYLE = """
+text { font: 13px system-ui, sans-serif; fill: #1b1f24; text-anchor: middle }
+.room { font-weight: 600 } .line { stroke: #9da7b3 } path, .arrow { stroke: #1b1f24; stroke-width: 1.5 }
+marker path { fill: #1b1f24 } .ground { fill: #ffffff }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } path, .arrow { stroke: #e6edf3 }
+marker path { fill: #e6edf3 } .ground { fill: #0d1117 } }
+"""
 
 
 def trace(run: Callable[[], object], package: str) -> dict[tuple[str, str], str]:
@@ -73,16 +82,34 @@ def trace_embed() -> dict[tuple[str, str], str]:
 
 
 def picture(arrows: dict[tuple[str, str], str]) -> str:
-    """Return a Mermaid flow chart of the arrows, numbered in order."""
-    lines = [f"    {a} -- {n} {name} --> {b}" for n, ((a, b), name) in enumerate(arrows.items(), start=1)]
-    return "\n".join(["```mermaid", "flowchart LR", *lines, "```"])
+    """Return an SVG of the arrows, one below the other in their order, between rooms as columns, callers first."""
+    rooms = [room for room in reversed(ROOMS["cde_retriever"]) if any(room in pair for pair in arrows)]
+    place = {room: COLUMN * column + COLUMN // 2 for column, room in enumerate(rooms)}
+    width, height = COLUMN * len(rooms), TOP + ROW * len(arrows)
+    parts = [f'<rect class="ground" width="{width}" height="{height}"/>']
+    for room, x in place.items():
+        parts.append(f'<text class="room" x="{x}" y="20">{room}</text>')
+        parts.append(f'<line class="line" x1="{x}" y1="30" x2="{x}" y2="{height}"/>')
+    for number, ((one, two), name) in enumerate(arrows.items(), start=1):
+        y = TOP + ROW * (number - 1)
+        parts.append(
+            f'<line class="arrow" x1="{place[one]}" y1="{y}" x2="{place[two]}" y2="{y}" marker-end="url(#head)"/>'
+            f'<text x="{(place[one] + place[two]) // 2}" y="{y - 4}">{number} {name}</text>'
+        )
+    said = "; ".join(f"{number} {one} calls {two}" for number, (one, two) in enumerate(arrows, start=1))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-labelledby="title description">\n<title id="title">Calls from room to room</title>\n'
+        f'<desc id="description">{said}.</desc>\n<style>{STYLE}</style>\n'
+        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        '<path d="M0 0L8 4L0 8z"/></marker></defs>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
 
 
 def drawn() -> str:
-    """Return what belongs between the marks in docs/architecture.md."""
-    return f"{BEGIN}\n{picture(trace_embed())}\n{END}"
+    """Return the picture of a fresh run."""
+    return picture(trace_embed())
 
 
 if __name__ == "__main__":
-    page = PAGE.read_text()
-    PAGE.write_text(page[: page.index(BEGIN)] + drawn() + page[page.index(END) + len(END) :])
+    PICTURE.write_text(drawn())

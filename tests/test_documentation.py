@@ -30,6 +30,11 @@ def test_a_picture_says_what_it_shows_to_those_who_do_not_see_it(svg):
     assert len(svg.split("<desc", 1)[1].split(">", 1)[1].split("</desc>")[0]) > 80
 
 
+def test_no_page_of_the_site_draws_by_a_script_from_elsewhere():
+    """The theme would fetch Mermaid's from another host."""
+    assert [page.name for page in DOCS.glob("*.md") if "```mermaid" in page.read_text()] == []
+
+
 def test_the_comparison_is_made_of_the_figures_that_were_measured():
     assert (DOCS / "comparison.md").read_text() == page()
 

@@ -30,7 +30,8 @@ def write_routes(folder: Path, writers: Mapping[str, Callable[[Path], Any]], kin
         OutputError: if the folder holds something else.
         OSError: if it cannot be written; what was there is as it was.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+    others = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if others and not (folder / RECORD).is_file():
         raise OutputError(
             f"{folder} holds something else than an index of several contexts; give the index a folder of its own"
         )

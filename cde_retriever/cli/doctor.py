@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cde_retriever.cli.column_options import add_column_options, read_columns
-from cde_retriever.cli.command_line import CommandLine, say, write_result
+from cde_retriever.cli.command_line import CommandLine, at_least, output_folder, say, write_result
 
 if TYPE_CHECKING:  # help needs no extra
     from cde_retriever.corpus.rows import Document
@@ -54,18 +54,15 @@ def add_command(program: CommandLine) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from pathlib import Path
 
     from cde_retriever.encoder.encoder import ContextualEncoder
-    from cde_retriever.errors import ConfigError
     from cde_retriever.lifecycle.doctor import examine, merge, plain_embedding
     from cde_retriever.lifecycle.kept_vectors import KeptVectors
     from cde_retriever.lifecycle.report import write_report
 
     for name in ("documents", "questions"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(options, name)}, expected at least 1")
-    folder = Path(options.output).expanduser()
+        at_least(f"--{name}", getattr(options, name))
+    folder = output_folder(options.output)
     models = options.model or [None]
     first = ContextualEncoder.from_pretrained(models[0])
     trial = _read_trial(options, first)  # passages are cut to what the first model reads, and searched by all

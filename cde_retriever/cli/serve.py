@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from cde_retriever.cli.command_line import CommandLine, say, write_result
+from cde_retriever.cli.command_line import CommandLine, at_least, output_folder, say, write_result
 from cde_retriever.cli.model_options import add_model_options, read_model_options
 
 SUMMARY = "Serve vectors over HTTP in OpenAI's format, under one or several contexts."
@@ -63,12 +63,14 @@ def _serve(options: argparse.Namespace) -> None:
             f"--host {options.host} lets in callers from elsewhere, and {KEYS} holds no keys; set it to one or "
             "several, with commas between them, or say --open"
         )
+    store = None if options.store is None else output_folder(options.store)
+    at_least("--most-contexts", options.most_contexts)
+    at_least("--most-bytes", options.most_bytes)
     contexts = [read_context(Path(path).expanduser()) for path in options.contexts]
     spec = read_model_options(options).for_stored(contexts[0].model.name if contexts else None)
     encoder = ContextualEncoder.from_spec(spec)
     if options.null:
         contexts.append(encoder.null_context())
-    store = None if options.store is None else Path(options.store).expanduser()
     served = ServedContexts(encoder, contexts, store=store, most=options.most_contexts)
     warnings.simplefilter("ignore", TruncationWarning)  # callers are told in the answer
     app = make_app(served, keys=keys, rate=options.rate, most_bytes=options.most_bytes)

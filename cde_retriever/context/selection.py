@@ -11,9 +11,10 @@ The last two compare vectors, so they choose among `CANDIDATES` times J document
 in memory and time they do not grow with the corpus.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from itertools import zip_longest
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from cde_retriever.errors import ConfigError
 SELECTIONS = ("random", "stratified", "kmeans", "k-center")
 CANDIDATES = 4
 ROUNDS = 10
+_NONE = object()
 UNKNOWN = ""
 """The kind of documents that do not say theirs."""
 
@@ -111,14 +113,15 @@ def sample_kinds(documents: Iterable[str], kinds: Iterable[str], size: int, seed
     """Draw of each kind as many distinct documents as its share of the corpus, one at least; as `sample_documents`.
 
     Raises:
-        ConfigError: for more kinds than `size`, which a sample could not show, or if all are unknown.
-        ValueError: if there are not as many kinds as documents.
+        ConfigError: for more kinds than `size`, which a sample could not show, if all are unknown, or if there are not
+            as many kinds as documents.
+        TypeError: if the kinds are one string.
     """
     size, seed = whole_number("context_size", size, 1), valid_seed(seed)
     of_kind: dict[str, Smallest] = {}
     counts: dict[str, int] = {}
     everything, seen = Smallest(size, seed), 0
-    for seen, (text, kind) in enumerate(zip(checked_documents(documents), kinds, strict=True), start=1):
+    for seen, (text, kind) in enumerate(_with_kinds(documents, kinds), start=1):
         if not text.strip():
             continue
         if kind not in of_kind and len(of_kind) == size:
@@ -135,6 +138,17 @@ def sample_kinds(documents: Iterable[str], kinds: Iterable[str], size: int, seed
     drawn = {entry for kind, smallest in of_kind.items() for entry in smallest.entries()[: room[kind]]}
     more = [entry for entry in everything.entries() if entry not in drawn]  # kinds of few distinct texts leave room
     return make_sample(sorted([*drawn, *more[: size - len(drawn)]], reverse=True), seen, seed)
+
+
+def _with_kinds(documents: Iterable[str], kinds: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each document with its kind."""
+    if isinstance(kinds, str):
+        raise TypeError(f"kinds must be one for each document, received one text: {kinds!r:.80}")
+    for number, (text, kind) in enumerate(zip_longest(checked_documents(documents), kinds, fillvalue=_NONE)):
+        if not isinstance(text, str) or kind is _NONE:
+            fewer = "kinds" if kind is _NONE else "documents"
+            raise ConfigError(f"there are only {number} {fewer}, fewer than the others; give a kind for each document")
+        yield text, cast(str, kind)
 
 
 def _shares(counts: dict[str, int], size: int) -> dict[str, int]:

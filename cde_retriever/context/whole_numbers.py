@@ -1,4 +1,4 @@
-"""Validate whole numbers that users give: seeds, sizes."""
+"""Validate plain values that users give: whole numbers such as seeds and sizes, true or false."""
 
 import operator
 from typing import Any
@@ -32,6 +32,17 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
     if most is not None and number > most:
         raise ConfigError(f"{name} must be at most {most}, received a number of {number.bit_length()} bits")
     return number
+
+
+def true_or_false(name: str, value: Any) -> bool:
+    """Return a switch that a user gives.
+
+    Raises:
+        TypeError: for anything but True and False, since a text such as ``"no"`` would count as true.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, received {value!r:.80}")
+    return value
 
 
 def valid_seed(value: Any) -> int:

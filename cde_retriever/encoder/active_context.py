@@ -72,12 +72,18 @@ def refuse_foreign_context(model: LoadedModel, context: Context) -> None:
     for name in ("prompts", "max_length", "ordered", "sha256"):  # the hash covers the others, but says less
         mine, other = getattr(ours, name), getattr(theirs, name)
         if mine != other:
-            bundled = f", which is bundled, by its name {theirs.name!r}" if theirs.name in bundled_names() else ""
+            advice = f"load that model with {name}={other!r}"
+            if name not in _SETTINGS:
+                bundled = f", which is bundled, by its name {theirs.name!r}" if theirs.name in bundled_names() else ""
+                advice = f"load that model{bundled}"
             raise ContextMismatchError(
                 f"context {context.fingerprint[:12]} was made by model {theirs.name!r} with {name} {other!r}, "
-                f"this is {ours.name!r} with {name} {mine!r}; load that model{bundled}, or fit a context with this "
-                "one"
+                f"this is {ours.name!r} with {name} {mine!r}; {advice}, or fit a context with this one"
             )
+
+
+_SETTINGS = ("prompts", "max_length")
+"""What a user may choose when a model is loaded."""
 
 
 def _evidence(model: LoadedModel, context: Context) -> Evidence[NDArray[np.float32]]:

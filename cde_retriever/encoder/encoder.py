@@ -12,7 +12,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.active_context import ActiveContext, activate
-from cde_retriever.encoder.corpus_head import check_parts
+from cde_retriever.encoder.corpus_head import check_chunks, check_parts
 from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.model_with_context import ModelWithContext
 from cde_retriever.encoder.shared_queries import SharedBatches
@@ -117,15 +117,17 @@ class ContextualEncoder(ModelWithContext):
 
         Raises:
             ContextNotFittedError: if no context is set.
-            ConfigError: if the model has no such part, or takes no chunks.
-            TypeError: if a text is not a string; names its index.
-            ValueError: if `chunks_of` names more or fewer than there are texts.
+            ConfigError: if the model has no such part, or takes no chunks, or `chunks_of` names more or fewer than
+                there are texts.
+            TypeError: if a text is not a string, or `chunks_of` is one; names its index.
         """
         if chunks_of is not None and self.head_settings is None:
             raise ConfigError(
                 f"chunks_of is given, but model {self.identity.name!r} has no corpus head, which knows neighbours; "
                 "leave it out"
             )
+        if chunks_of is not None:
+            check_chunks(chunks_of, len(texts))
         return self._encode(texts, "document", parts, batch_size, show_progress, on_truncation, chunks_of)
 
     @overload

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.neighbours import unit
+from cde_retriever.context.whole_numbers import true_or_false
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_retriever.encoder.shared_weights import shared_encoder
@@ -93,6 +94,7 @@ def migrate(
         OutputError: if a store lost what was written to it.
         OSError: if another process makes the same index, or the disk is full.
     """
+    true_or_false("keep_plain", keep_plain)
     collection = old if isinstance(old, Collection) else None
     name, new = str(old) if collection is None else collection.name, Path(new)
     stored = open_foreign(Path(name) if collection is None else collection, trust_pickle)

@@ -20,11 +20,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CDEError, ConfigError
 from cde_retriever.serving.contexts import ServedContexts, UnknownContextError
-from cde_retriever.serving.gate import Gate, read_rate
+from cde_retriever.serving.gate import TOO_LONG, Gate, read_rate
 from cde_retriever.serving.metrics import Measured, Metrics
 from cde_retriever.serving.requests import (
     ContextRequest,
@@ -57,9 +58,12 @@ def make_app(
         title="Contextual document embeddings",
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
-        max_body_size=most_bytes,
-        middleware=[Middleware(Measured, metrics=metrics), Middleware(Gate, keys=keys, rate=limit)],
-        exception_handlers=_HANDLERS,
+        middleware=[
+            Middleware(Measured, metrics=metrics),
+            Middleware(Gate, keys=keys, rate=limit, most_bytes=most_bytes),
+            Middleware(RequestBodyLimitMiddleware, max_body_size=most_bytes),  # of bodies that state no length
+        ],
+        exception_handlers={**_HANDLERS, 413: _too_long(most_bytes)},
     )
 
     @app.post("/v1/embeddings")
@@ -135,6 +139,10 @@ def _refuse_form(_: Request, error: Exception) -> JSONResponse:
 def _refuse_http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return JSONResponse(write_error(error.status_code, str(error.detail)), error.status_code, error.headers)
+
+
+def _too_long(most_bytes: int) -> Any:  # Starlette's types know no handlers that return at once
+    return lambda *_: JSONResponse(write_error(413, TOO_LONG.format(most=most_bytes)), 413)
 
 
 def _fail(_: Request, error: Exception) -> JSONResponse:

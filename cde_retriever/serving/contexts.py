@@ -117,8 +117,11 @@ def read_context(path: Path) -> Context:
 
     Raises:
         FileNotFoundError: if there is none.
+        ConfigError: if it is a file of another kind.
         ContextFormatError: if it is damaged, or the index keeps none.
     """
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ConfigError(f"{path} holds no context; name a .safetensors file of one, or the folder of an index")
     if not path.is_dir() or context_file(path).is_file():
         return Context.load(path)
     context = kind_of(path).context_of(path)

@@ -16,6 +16,8 @@ from cde_retriever.serving.requests import write_error
 OPEN = ("/health",)
 """What needs no key and has no rate: those who watch the server ask it."""
 
+TOO_LONG = "the request has more than {most} bytes; send fewer texts at once"
+
 
 class Gate:
     """ASGI middleware that refuses callers.
@@ -25,16 +27,19 @@ class Gate:
         keys: The keys that are let in, sent as ``Authorization: Bearer KEY``; none lets in all.
         rate: Requests a caller may make; None for any number. A caller is a key, or an address where there are no
             keys.
+        most_bytes: Longest request by what its header states; one that states nothing is counted as it is read.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str] = (), rate: RateLimitItem | None = None) -> None:
-        self._app = app
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[str] = (), rate: RateLimitItem | None = None, *, most_bytes: int
+    ) -> None:
+        self._app, self._most_bytes = app, most_bytes
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._limit = rate
         self._counts = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 401 or 429."""
+        """Pass a request on, or answer 401, 413 or 429."""
         refusal = self._refusal(scope) if scope["type"] == "http" and scope["path"] not in OPEN else None
         await (refusal or self._app)(scope, receive, send)
 
@@ -50,6 +55,9 @@ class Gate:
             message = f"more than {self._limit.amount} requests in {self._limit.get_expiry()} seconds; wait and retry"
             headers = {"Retry-After": str(max(1, self._limit.get_expiry() // self._limit.amount))}
             return JSONResponse(write_error(429, message), 429, headers)
+        stated = dict(scope["headers"]).get(b"content-length", b"0")
+        if stated.isdigit() and int(stated) > self._most_bytes:
+            return JSONResponse(write_error(413, TOO_LONG.format(most=self._most_bytes)), 413)
         return None
 
 

@@ -188,7 +188,7 @@ def test_what_cannot_be_routed_is_refused(index, model):
         CDERoutedIndex.from_storage("nowhere", model)
     with pytest.raises(ConfigError, match=r"no context is of the kinds \['other'\]"):
         index.insert(Document(text="a", metadata={"kind": "other"}))
-    with pytest.raises(ConfigError, match="contexts is 0"):
+    with pytest.raises(ConfigError, match="contexts must be at least 1, received 0"):
         index.as_retriever(contexts=0)
     one = CDEVectorStoreIndex.from_documents(corpus()[:9], embed_model=CDEEmbedding(model), parts="one")
     with pytest.raises(ConfigError, match="kind 'x' holds one vector a node"):

@@ -141,6 +141,8 @@ def test_a_body_is_as_long_as_allowed_whatever_it_states(server, stated):
         connection.send((b"%x\r\n" % (LIMIT + 1)) + b" " * (LIMIT + 1) + b"\r\n")
     answer = connection.getresponse()
     assert answer.status == 413
+    said = json.loads(answer.read())["error"]["message"]
+    assert said == f"the request has more than {LIMIT} bytes; send fewer texts at once"
     connection.close()
 
 
@@ -257,7 +259,7 @@ def test_a_store_is_served_again_and_a_rate_holds(headed_folder, encoders, tmp_p
         (["--null", "--rate", "often"], "rate is 'often', expected a number of requests and a time"),
         (["nowhere"], "no context at nowhere"),
         (["--null", "--port", "70000"], "port is 70000, expected 0 to 65535"),
-        (["--null", "--most-contexts", "0"], "0 contexts are held already, which is the most"),
+        (["--null", "--most-contexts", "0"], "--most-contexts is 0, expected at least 1"),
     ],
 )
 def test_wrong_use_is_2_and_one_sentence(capsys, monkeypatch, headed_folder, tmp_path, arguments, said):

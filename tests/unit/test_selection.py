@@ -94,7 +94,7 @@ def test_useless_kinds_and_unknown_selections_are_refused():
     refused("'kmeans' reads no kinds", "kmeans", ["x", "y", "x"])
     refused("more than 2 kinds .the last is 'z'", "stratified", ["x", "y", "z"])
     refused("none of the 3 documents has the field", "stratified", ["", "", ""])
-    refused("shorter", "stratified", ["x", "y"], error=ValueError)
+    refused("only 2 kinds, fewer than the others", "stratified", ["x", "y"])
     refused("none of the 1 documents has any text", "stratified", ["x"], [" "], ContextError)
 
 

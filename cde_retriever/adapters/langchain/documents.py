@@ -8,8 +8,25 @@ from langchain_core.documents import Document
 from cde_retriever.adapters.stamps import STAMP, check_stamp, fingerprint_of
 
 
+def checked(documents: Iterable[Document]) -> list[Document]:
+    """Return documents as a list.
+
+    Raises:
+        TypeError: if one is no `Document`; names its index.
+    """
+    documents = list(documents)
+    for number, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise TypeError(
+                f"document {number} is {type(document).__name__}, expected Document: {document!r:.80}; LangChain's "
+                "Document(text) makes one of a text"
+            )
+    return documents
+
+
 def stamp_documents(documents: Iterable[Document], stamp: str) -> list[Document]:
-    """Return copies of documents with this stamp in their metadata."""
+    """Return copies of documents with this stamp in their metadata; raises as `checked` does."""
+    documents = checked(documents)
     return [d.model_copy(update={"metadata": {**d.metadata, STAMP: stamp}}) for d in documents]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from cde_retriever.adapters.langchain.documents import checked
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.stores import PathLike, from_documents, save_local
 from cde_retriever.adapters.langchain.stores import open as open_store
@@ -52,7 +53,7 @@ def from_documents_by_kind(
     embedding = embedding or CDEEmbeddings()
     if embedding.is_fitted:
         raise ConfigError("the embedding has a context already, and each kind gets its own; give one without")
-    documents, of_kind = list(documents), dict[str, list[Document]]()
+    documents, of_kind = checked(documents), dict[str, list[Document]]()
     kinds = kinds_of((document.metadata for document in documents), kind_field)
     for document, kind in zip(documents, kinds, strict=True):
         of_kind.setdefault(kind, []).append(document)

@@ -16,6 +16,8 @@ _ATTRIBUTE = "_cde_growth"
 
 def growth_of(store: VectorStore) -> Growth:
     """Return what counts for a guarded store."""
+    if not isinstance(store, VectorStore):
+        raise TypeError(f"expected a guarded store, received {type(store).__name__}: {store!r:.80}")
     kept: Growth | None = vars(store).get(_ATTRIBUTE)
     if kept is None:
         kept = Growth(embedding_of(store))
@@ -47,5 +49,6 @@ def drift(store: VectorStore) -> Drift:
 
     Raises:
         ContextMismatchError: if the store does not embed with a `CDEEmbeddings`.
+        TypeError: if it is no store.
     """
     return growth_of(store).drift

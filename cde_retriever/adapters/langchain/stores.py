@@ -26,7 +26,7 @@ from langchain_core.vectorstores import VectorStore
 
 from cde_retriever.adapters.cut_texts import one_summary
 from cde_retriever.adapters.growth import Growth
-from cde_retriever.adapters.langchain.documents import stamp_documents
+from cde_retriever.adapters.langchain.documents import checked, stamp_documents
 from cde_retriever.adapters.langchain.embeddings import SPLIT, CDEEmbeddings
 from cde_retriever.adapters.langchain.guard import build_guarded, guard_store, save_guarded
 from cde_retriever.adapters.langchain.guarded_writes import embedded, with_ids, writing
@@ -36,6 +36,7 @@ from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_part
 from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain
 from cde_retriever.context.context import Context, known_documents
+from cde_retriever.context.whole_numbers import true_or_false
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.replacing import read_unchanged
 from cde_retriever.search.index_file import index_file
@@ -84,13 +85,13 @@ def from_documents(
         ContextError: if no document has any text.
         ConfigError: for hybrid search with a model that has no corpus head, or without a `context_dir` for a store that
             writes by itself; for plain vectors with either.
-        TypeError: for hybrid search with a store that cannot return documents by their ids.
+        TypeError: for hybrid search with a store that cannot return documents by their ids; if a document is none.
     """
-    documents = list(documents)
+    documents = checked(documents)
     embedding = embedding or CDEEmbeddings()
     if hybrid:
         embedding = embedding.dense_part()
-    if keep_plain:
+    if true_or_false("keep_plain", keep_plain):
         name = None if lives_in_memory(store_class) else store_class.__name__
         begin_plain(embedding.encoder, name, None if context_dir is None else Path(context_dir))
     if not embedding.is_fitted:

@@ -40,6 +40,7 @@ from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain, save_plain
 from cde_retriever.context.context import context_file, known_documents
 from cde_retriever.context.drift import Drift
+from cde_retriever.context.whole_numbers import true_or_false
 from cde_retriever.files.replacing import read_unchanged
 
 __all__ = ["CDEContextGuard", "CDEEmbedding", "CDERetriever", "CDEVectorStoreIndex"]
@@ -93,7 +94,7 @@ class CDEVectorStoreIndex(JoiningNodes):
             kwargs["transformations"] = transformations_for(require_cde(embed_model).encoder)
         self._parts_folder = folder_of_parts(storage, context_dir, parts)
         own = embedding_for(require_cde(embed_model), storage, parts, self._parts_folder)
-        if keep_plain:
+        if true_or_false("keep_plain", keep_plain):
             store = None if storage is None else storage.vector_store
             name = None if isinstance(store, SimpleVectorStore | None) else type(store).__name__
             begin_plain(own.encoder, name, None if context_dir is None else Path(context_dir))

@@ -27,6 +27,7 @@ from cde_retriever.adapters.llama_index.splitting import transformations_for
 from cde_retriever.adapters.llama_index.storage import PathLike, embedded_text
 from cde_retriever.adapters.routes_folder import read_routes, write_routes
 from cde_retriever.context.selection import kind_of, kinds_of
+from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.encoder.routes import Routes, sort
 from cde_retriever.errors import ConfigError
@@ -89,6 +90,8 @@ class CDERoutedIndex:
                 f"kind_field is {kind_field!r}, kinds is {kinds!r}, and embed_model has "
                 f"{'a' if embedding.is_fitted else 'no'} context; give one of the first two, and an embedding without"
             )
+        if kinds is not None:
+            whole_number("kinds", kinds, 1)
         steps = kwargs.pop("transformations", None) or transformations_for(embedding.encoder)
         nodes = run_transformations(list(documents), steps, show_progress=show_progress)
         indexes = {}
@@ -202,14 +205,13 @@ class CDERoutedRetriever(BaseRetriever):
 
     Raises:
         ConfigError: for a number of contexts below 1.
+        TypeError: if it is no whole number.
     """
 
     def __init__(
         self, index: CDERoutedIndex, contexts: int = CONTEXTS, similarity_top_k: int = 2, **kwargs: Any
     ) -> None:
-        if contexts < 1:
-            raise ConfigError(f"contexts is {contexts}, expected at least 1")
-        self._index, self._contexts, self._count = index, contexts, similarity_top_k
+        self._index, self._contexts, self._count = index, whole_number("contexts", contexts, 1), similarity_top_k
         self._retrievers: dict[str, Any] = {
             name: own.as_retriever(similarity_top_k=similarity_top_k, **kwargs) for name, own in index.indexes.items()
         }

@@ -10,7 +10,8 @@ times the set's own, or no more are left, which the table says. Its own question
 - ``null``: no context. Two parts each (hybrid), and one vector each (one).
 - plain vectors, BM25 and 0.3 BM25 + 0.7 plain, which is what a corpus grows with elsewhere.
 
-Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/growth.json and docs/growth.md.
+Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/growth.json and docs/growth.md; what the
+file holds of the same model already is not measured again.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from cde_retriever.files.replacing import write_atomically
 from cde_retriever.search.bm25 import score_bm25
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
 from cde_train.evaluation.ranking import Ranking, best, measure
+
+Row = dict[str, Any]
 
 SEED = 0
 ROWS = {
@@ -62,23 +65,24 @@ class Growth:
         self.all = sorted({*judged, *foreign}, key=lambda folder: folder.name)
         self._plain = {folder: bench.plain(folder) for folder in self.all}
 
-    def rows(self, folder: Path, factors: Sequence[float]) -> Iterator[dict[str, Any]]:
-        """Yield the measurements of one set, before it grows (factor 0) and after."""
+    def rows(self, folder: Path, factors: Sequence[float], known: Sequence[Row] = ()) -> Iterator[Row]:
+        """Yield the measurements of one set, before it grows (factor 0) and after; none that are known."""
         data, _ = self.bench.data(folder)
         own = self._plain[folder]
         contexts = {"own": fit_on_kept(self.bench.encoder, own), "null": self.bench.encoder.null_context()}
         order = self._others(folder)
-        found: list[dict[str, Any]] = []
-        for factor in (0, *factors):
+        rows = [row for row in known if row["set"] == data.name]
+        for factor in sorted({0, *factors} - {row["factor"] for row in rows}):
             texts, reached = self._grown(own, order, factor)
-            if not found or len(texts.documents) > found[0]["documents"]:  # else all there is had joined before
+            found = [row for row in rows if row["documents"] == len(texts.documents)][: len(ROWS)]
+            if not found:  # else all there is had joined before
                 refitted = contexts["own"] if factor == 0 else fit_on_kept(self.bench.encoder, texts)
                 found = self._measured(data, texts, {**contexts, "refitted": refitted}, len(own.documents))
-            yield from ({**row, "set": data.name, "factor": factor, "reached": round(reached, 1)} for row in found)
+            new = [{**row, "set": data.name, "factor": factor, "reached": round(reached, 1)} for row in found]
+            rows += new
+            yield from new
 
-    def _measured(
-        self, data: RetrievalSet, texts: PlainTexts, contexts: dict[str, Context], own: int
-    ) -> list[dict[str, Any]]:
+    def _measured(self, data: RetrievalSet, texts: PlainTexts, contexts: dict[str, Context], own: int) -> list[Row]:
         """Return what each way to rank makes of a set that has grown; its own documents come first."""
         names = (*data.document_ids, *(f"joined {n}" for n in range(len(texts.documents) - own)))
         grown = replace(data, document_ids=names, documents=tuple(texts.documents))
@@ -137,7 +141,7 @@ def write_page(file: Path) -> Path:
     return page
 
 
-def page_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def page_lines(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the lines of the page: means over sets, then each set."""
     sets = sorted({row["set"] for row in rows})
     yield "# Growth: a corpus's questions when other corpora join it"
@@ -148,7 +152,7 @@ def page_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield from _table(title, [row for row in rows if row["set"] in chosen])
 
 
-def _table(title: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _table(title: str, rows: Sequence[Row]) -> Iterator[str]:
     factors = sorted({row["factor"] for row in rows})
     yield from ["", f"## {title}", ""]
     heads = [f"{factor:g} times ({_mean(rows, 'reached', factor=factor):.1f} reached)" for factor in factors[1:]]
@@ -163,16 +167,24 @@ def _table(title: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"| {label} | " + " | ".join(cells) + " |"
 
 
-def _mean(rows: Sequence[dict[str, Any]], name: str, **chosen: Any) -> float:
+def _mean(rows: Sequence[Row], name: str, **chosen: Any) -> float:
     return float(np.mean([row[name] for row in rows if all(row[key] == value for key, value in chosen.items())]))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = kept_parser("growth", __doc__)
-    parser.add_argument("--foreign", type=Path, nargs="*", default=[], help="further sets whose documents join")
+    parser.add_argument(
+        "--foreign", type=Path, nargs="*", default=[], help="further sets whose documents join; need another --output"
+    )
     parser.add_argument("--factors", type=float, nargs="+", default=[1, 5, 20], help="times the set's own text")
     return parser.parse_args(arguments)
+
+
+def _known(output: Path, model: str) -> list[Row]:
+    """Return the measurements of a model that a file holds already."""
+    stated = json.loads(output.read_text()) if output.exists() else {"model": None}
+    return list(stated["results"]) if stated["model"] == model else []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,10 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     bench, judged = open_bench(options)
     growth = Growth(bench, judged, [found for folder in options.foreign for found in find_retrieval_sets(folder)])
-    results: list[dict[str, Any]] = []
+    results = _known(options.output, bench.encoder.identity.sha256)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for folder in judged:
-        results += growth.rows(folder, options.factors)
+        results += growth.rows(folder, options.factors, results)
         write_measurements(options.output, bench.encoder, results=results)
         print(folder.name, flush=True)
     print(write_page(options.output))

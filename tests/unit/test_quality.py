@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quality, vector_sizes
+from benchmarks import growth, quality, vector_sizes
 from benchmarks.head_ranking import HYBRID_MODES, PlainTexts, fit_on_kept, one_vectors, rank_with_head
 from benchmarks.quality_table import bootstrap, checkpoints, select, write_table
 from benchmarks.recipes.card import card
@@ -107,6 +107,29 @@ def test_a_checkpoint_with_a_corpus_head_is_measured_in_two_parts_too(tmp_path):
     page = output.with_suffix(".md").read_text()
     assert "| corpus context minus |" in page
     assert "| two parts, corpus context minus |" in page
+
+
+def test_growth_adds_what_was_not_measured_before(tmp_path, monkeypatch):
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "growth.json"
+    tiny_encoder(context_attention="late", context_moments=False, corpus_head={}).save_pretrained(tmp_path / "model")
+    where = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32"]
+    command = [str(tmp_path / "model"), str(sets), *where, "--factors"]
+    assert growth.main([*command, "1"]) == 0
+    first = json.loads(output.read_text())["results"]
+    shares = {(row["factor"], row["own_in_top_10"] == 1) for row in first if row["row"] == "plain"}
+    assert shares == {(0, True), (1, False)}
+    measure, measured = growth.Growth._measured, []
+    monkeypatch.setattr(
+        growth.Growth,
+        "_measured",
+        lambda self, data, texts, *rest: measured.append(len(texts.documents)) or measure(self, data, texts, *rest),
+    )
+    assert growth.main([*command, "1", "50", "100"]) == 0
+    assert measured == [60, 60, 60]  # all there is, so 100 times is 50 times
+    found = json.loads(output.read_text())["results"]
+    assert found[: len(first)] == first
+    assert len(found) == 2 * len(first)
+    assert {row["factor"] for row in found[len(first) :]} == {50, 100}
 
 
 def test_kept_vectors_rank_as_encoded_ones_do(tmp_path):

@@ -1,10 +1,10 @@
 """Measure whether drift is noticed, and what it costs to do nothing.
 
-    python -m benchmarks.drift CHECKPOINT SETS [--sizes 64 256] [--draws 4] [--losses claude_docs cranfield ...]
+    python -m benchmarks.drift CHECKPOINT SETS [--sizes 64 ... 512] [--draws 100] [--losses claude_docs cranfield ...]
 
-**Noticed.** Of each judged set a context is drawn; then, many times, `NEW` documents join: all of the same set, or 30 %
-of them of another one. Stated is how often `Drift.detected` says so: false alarms, and for each pair of sets
-detections.
+**Noticed.** Of each judged set, time and again, a context is drawn, and 50 or 200 documents join that are not in
+it, each once: all of the same set, or 30 % of them of another one. Stated is how often `Drift.detected` says so: false
+alarms, and for each pair of sets detections. Sets that have not as many documents are left out.
 
 **Cost.** Of each pair of the sets of ``--losses`` the first has its context and the second joins it as a whole. All
 questions are asked under the frozen context and under one fitted on all documents; a set's mean nDCG@10 counts by its
@@ -17,13 +17,15 @@ Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/
 
 import argparse
 import itertools
+import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.head_ranking import PlainTexts, Vectors, fit_on_kept, rank_with_head
 from benchmarks.kept_bench import kept_parser, open_bench, write_lines, write_measurements
@@ -33,15 +35,15 @@ from cde_retriever.context.drift import Added, Drift, Reference
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import Neighbours
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import WordReader, reader
+from cde_retriever.words.sparse import Sparse
+from cde_retriever.words.statistics import WordStatistics
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.ranking import Ranking, measure
 
-NEW = 200
+JOINING = (50, 200)
 FOREIGN = 0.3
-TIMES = 100
-MOST = 400
-"""Documents of another set that are drawn from."""
 PARTS = {"both": "two parts", "one": "one vector"}
 LOSSES = ("claude_docs", "cranfield", "med", "stackfaq", "xquad_en")
 
@@ -69,44 +71,52 @@ class Detection:
     def __init__(self, encoder: ContextualEncoder, plain: dict[str, PlainTexts]) -> None:
         self._encoder, self._plain = encoder, plain
         self._rng = np.random.default_rng(0)
-        self._some = {
-            name: self._rng.permutation(len(texts.documents))[:MOST].tolist() for name, texts in plain.items()
-        }
+        self._distinct = {name: distinct_rows(texts.documents) for name, texts in plain.items()}
 
     def rows(self, name: str, size: int) -> Iterator[dict[str, Any]]:
-        """Yield how often drift from a set's context, drawn once, is detected; nothing for a set that is too small."""
-        texts = self._plain[name]
-        if len(texts.documents) < size + MOST // 4:
+        """Yield whether drift from a context of a set, drawn once, is detected, for each number and set joining."""
+        drawn = self._rng.permutation(self._distinct[name])
+        outside = drawn[size:]
+        counts = [count for count in JOINING if count <= len(outside)]
+        if not counts:
             return
-        encoder = self._encoder.fork()
-        encoder.set_context(fit_on_kept(self._encoder, texts, seed=int(self._rng.integers(2**31)), size=size))
-        reference = encoder.drift_reference()
+        judge = self._judge(name, drawn[:size])
+        for count in counts:
+            strangers = round(FOREIGN * count)
+            own, most = judge(name, outside[:count]), judge(name, outside[: count - strangers])
+            for other in self._plain:
+                some = self._rng.permutation(self._distinct[other])[:strangers]
+                drift = Drift.of(own if other == name else most + judge(other, some), 0, size)
+                where = {"set": name, "joined": other, "size": size, "joining": count}
+                yield {**where, "detected": float(drift.detected), "enough": drift.enough}
+
+    def _judge(self, name: str, rows: NDArray[np.int64]) -> Callable[[str, NDArray[np.int64]], Added]:
+        """Return what judges documents of any set by a context of some documents of one, as `drift_reference` does."""
+        texts = [self._plain[name].documents[row] for row in rows]
+        counts = Sparse.of_rows([dict.fromkeys(_numbers("english", text), 1.0) for text in texts])
+        vectors = self._plain[name].document_vectors[rows]
+        neighbours = neighbours_of(self._encoder, vectors)
+        moved = neighbours.move(vectors, np.arange(len(rows)))
+        reference = Reference([], CorpusWords("english", counts, WordStatistics()), vectors, moved)
         reference._reader = _KeptReader("english")
-        own = self._places(encoder, reference, name)
-        for other in self._plain:
-            foreign = own if other == name else self._places(encoder, reference, other)
-            count = 0 if other == name else round(FOREIGN * NEW)
-            found = [self._detected(own, foreign, count, size) for _ in range(TIMES)]
-            yield {"set": name, "joined": other, "size": size, "detected": float(np.mean(found))}
 
-    def _places(self, encoder: ContextualEncoder, reference: Reference, name: str) -> list[Added]:
-        """Return the places of some documents, those of the context left out."""
-        texts, rows = self._plain[name], self._some[name]
-        dense = dense_parts(encoder, texts.document_vectors[rows])
-        found = [reference.judge([texts.documents[row]], dense[i : i + 1]) for i, row in enumerate(rows)]
-        return [added for added in found if added.judged]
+        def judge(joined: str, some: NDArray[np.int64]) -> Added:
+            others = self._plain[joined]
+            dense = neighbours.move(others.document_vectors[some], np.full(len(some), -1))
+            return reference.judge([others.documents[row] for row in some], dense)
 
-    def _detected(self, own: list[Added], foreign: list[Added], count: int, size: int) -> bool:
-        joined = [own[i] for i in self._rng.integers(len(own), size=NEW - count)]
-        joined += [foreign[i] for i in self._rng.integers(len(foreign), size=count)]
-        return Drift.of(sum(joined, Added()), 0, size).detected
+        return judge
 
 
-def dense_parts(encoder: ContextualEncoder, plain: Vectors) -> Vectors:
-    """Return the dense parts of documents that are not in the context, given their plain vectors, both (n, d)."""
-    head, vectors = HeadSettings.from_dict(encoder.config.corpus_head or {}), encoder.context.vectors
-    neighbours = Neighbours(vectors, sharpness=head.sharpness, amount=head.amount, typical_spread=head.typical_spread)
-    return neighbours.move(plain, np.full(len(plain), -1))
+def distinct_rows(texts: Sequence[str]) -> list[int]:
+    """Return where each distinct text stands first."""
+    return list({text: row for row, text in reversed(list(enumerate(texts)))}.values())
+
+
+def neighbours_of(encoder: ContextualEncoder, vectors: Vectors) -> Neighbours:
+    """Return what moves the dense parts of documents under a context of these plain vectors, (J, d)."""
+    head = HeadSettings.from_dict(encoder.config.corpus_head or {})
+    return Neighbours(vectors, sharpness=head.sharpness, amount=head.amount, typical_spread=head.typical_spread)
 
 
 def losses(bench: Bench, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -122,7 +132,8 @@ def losses(bench: Bench, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
                 frozen = _by_set(data, kinds, rank_with_head(bench.encoder, texts, contexts[own], parts))
                 encoder = bench.encoder.fork()
                 encoder.set_context(contexts[own])
-                moved = dense_parts(encoder, plain[joined].document_vectors)
+                others = plain[joined].document_vectors
+                moved = neighbours_of(encoder, contexts[own].vectors).move(others, np.full(len(others), -1))
                 added = encoder.drift_reference().judge(plain[joined].documents, moved)
                 drift = Drift.of(added, len(plain[own].documents), contexts[own].size)
                 share = drift.foreign * drift.added / (drift.added + drift.documents_seen)
@@ -148,24 +159,22 @@ def page_lines(detections: Sequence[dict[str, Any]], lost: Sequence[dict[str, An
     yield "# Drift: whether it is noticed, and what it costs to do nothing"
     yield ""
     yield "Made by `python -m benchmarks.drift`; how: its first lines."
-    yield from ["", f"## Noticed, {NEW} documents joining", ""]
-    yield "| J | false alarms | worst set | detected at 30 % foreign | pairs detected in 95 % | worst pair |"
-    yield "|---|--:|--:|--:|--:|---|"
-    for size in sorted({row["size"] for row in detections}):
-        here = [row for row in detections if row["size"] == size]
-        alarms, pairs = (_means(row for row in here if (row["set"] == row["joined"]) is same) for same in (True, False))
-        worst, lowest = max(alarms.values()), min(pairs, key=lambda pair: pairs[pair])
-        cells = [
-            np.mean([*alarms.values()]),
-            worst,
-            np.mean([*pairs.values()]),
-            np.mean([v >= 0.95 for v in pairs.values()]),
-        ]
-        yield (
-            f"| {size} | "
-            + " | ".join(f"{100 * cell:.1f} %" for cell in cells)
-            + (f" | {lowest[0]}, {lowest[1]}: {100 * pairs[lowest]:.0f} % |")
+    yield from ["", "## Noticed", ""]
+    yield "| J | joining | sets | false alarms | worst set | 30 % foreign detected | pairs so in 95 % | worst pair |"
+    yield "|--:|--:|--:|--:|--:|--:|--:|---|"
+    for size, joining in sorted({(row["size"], row["joining"]) for row in detections}):
+        here = [row for row in detections if (row["size"], row["joining"]) == (size, joining)]
+        alarms, pairs = (
+            {(row["set"], row["joined"]): row["detected"] for row in here if (row["set"] == row["joined"]) is same}
+            for same in (True, False)
         )
+        lowest = min(pairs, key=lambda pair: pairs[pair])
+        shares = [np.mean([*alarms.values()]), max(alarms.values())]
+        shares += [np.mean([*pairs.values()]), np.mean([share >= 0.95 for share in pairs.values()])]
+        told = "" if here[0]["enough"] else " (too few to tell)"
+        cells = [f"{joining:,}{told}", str(len(alarms)), *(f"{100 * share:.1f} %" for share in shares)]
+        yield f"| {size} | {' | '.join(cells)} | {lowest[0]}, {lowest[1]}: {100 * pairs[lowest]:.0f} % |"
+    yield from ["", "In brackets: `Drift.enough` is false."]
     yield from ["", "## Cost of doing nothing, nDCG@10 x 100", ""]
     yield "| own | joined | foreign share, estimated | loss, two parts | left out | loss, one vector | left out |"
     yield "|---|---|--:|--:|--:|--:|--:|"
@@ -184,19 +193,22 @@ def page_lines(detections: Sequence[dict[str, Any]], lost: Sequence[dict[str, An
         yield f"{label.capitalize()}: slope {100 * slope(form):+.2f}, mean loss {mean:+.2f}."
 
 
-def _means(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], list[float]] = {}
+def means(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows that are equal but for what was detected as one, with the share."""
+    found: dict[tuple[tuple[str, Any], ...], list[float]] = {}
     for row in rows:
-        found.setdefault((row["set"], row["joined"]), []).append(row["detected"])
-    return {pair: float(np.mean(values)) for pair, values in found.items()}
+        found.setdefault(tuple((name, row[name]) for name in row if name != "detected"), []).append(row["detected"])
+    return [{**dict(same), "detected": float(np.mean(values))} for same, values in found.items()]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = kept_parser("drift", __doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], help="context documents")
-    parser.add_argument("--draws", type=int, default=4, help="contexts drawn of a set")
-    parser.add_argument("--losses", nargs="*", default=LOSSES, help="names of the sets that join each other")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512], help="context documents")
+    parser.add_argument("--draws", type=int, default=100, help="contexts drawn of a set")
+    parser.add_argument(
+        "--losses", nargs="*", default=LOSSES, help="names of the sets that join each other; none: keep those measured"
+    )
     return parser.parse_args(arguments)
 
 
@@ -206,9 +218,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench, folders = open_bench(options)
     encoder = bench.encoder
     lost = list(losses(bench, [folder for folder in folders if folder.name in options.losses]))
+    if not options.losses and options.output.exists():
+        lost = json.loads(options.output.read_text())["losses"]
     detection = Detection(encoder, {folder.name: bench.plain(folder) for folder in folders})
     runs = itertools.product(options.sizes, folders, range(options.draws))
-    detections = [row for size, folder, _ in runs for row in detection.rows(folder.name, size)]
+    detections = means(row for size, folder, _ in runs for row in detection.rows(folder.name, size))
     write_measurements(options.output, encoder, losses=lost, detections=detections)
     print(write_lines(options.output, page_lines(detections, lost)))
     return 0

@@ -48,6 +48,8 @@ def add_command(program: CommandLine) -> None:
 def describe_drift(drift: "Drift") -> str:
     """Return what joined an index, in a sentence."""
     counted = f"the context was drawn from {drift.documents_seen} documents, {drift.added} joined since"
+    if not drift.detected and not drift.enough:
+        return f"{counted}: too few to tell whether they are unlike these"
     if not drift.detected:
         return f"{counted}, and nothing shows that they are unlike these"
     return (

@@ -27,6 +27,10 @@ THRESHOLD = 2.24
 """Standard deviations below 1/2 of the mean place, by words or by vectors, that 2.5 % of samples have by chance."""
 FEWEST = 20
 """So many documents tell something."""
+NOTICED = 0.3
+"""Share of foreign documents that `Drift.enough` is about."""
+SURE = 1.645
+"""Standard deviations that all but 5 % of samples are above."""
 LOSS_OF_FOREIGN = 0.016
 """nDCG@10 that is lost to a refit, where all documents of an index are foreign to its context (`benchmarks.drift`)."""
 
@@ -65,6 +69,8 @@ class Drift:
         foreign: What share of the added documents is foreign, as far as can be told, 0 to 1.
         evidence: Standard deviations between what was added and what more of the same corpus would be.
         detected: Whether this is more than chance.
+        enough: Whether 30 % foreign documents among what was added would be noticed in 95 of 100 cases. Else what is
+            not detected means little: too few joined, or the context has too few documents (never enough below 56).
     """
 
     documents_seen: int
@@ -73,6 +79,7 @@ class Drift:
     foreign: float
     evidence: float
     detected: bool
+    enough: bool = False
 
     @classmethod
     def of(cls, added: Added, documents_seen: int, size: int) -> "Drift":
@@ -88,9 +95,11 @@ class Drift:
         shares = [1 - 2 * total / n for total, n in places if n]
         evidence = max(lacks, default=0.0)
         detected = added.judged >= FEWEST and evidence > THRESHOLD
+        enough = bool(added.judged) and (THRESHOLD + SURE) * _deviation(added.judged, size) <= NOTICED / 2
         foreign = max(0.0, *shares) if detected else 0.0
         of_index = added.documents / max(1, documents_seen + added.documents)
-        return cls(documents_seen, added.documents, LOSS_OF_FOREIGN * foreign * of_index, foreign, evidence, detected)
+        loss = LOSS_OF_FOREIGN * foreign * of_index
+        return cls(documents_seen, added.documents, loss, foreign, evidence, detected, enough)
 
 
 def _deviation(count: int, size: int) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import drift as benchmark
+from cde_retriever.cli.refit import describe_drift
 from cde_retriever.context.drift import FEWEST, LOSS_OF_FOREIGN, Added, Drift, Reference
 from cde_retriever.errors import ContextError
 from cde_retriever.words.corpus_words import CorpusWords
@@ -67,6 +68,24 @@ def test_few_documents_and_none_tell_nothing():
     assert Drift.of(Added(), 10, 50) == Drift(10, 0, 0.0, 0.0, 0.0, False)
 
 
+@pytest.mark.parametrize(("size", "fewest"), [(512, 63), (256, 72), (128, 101), (64, 449)])
+def test_enough_is_what_shows_thirty_percent_of_foreign_documents(size, fewest):
+    """30 % last places lower the mean by 0.15: 2.24 deviations to be detected, 1.645 more to be so in 95 %."""
+    assert Drift.of(Added(fewest, fewest, fewest / 2), 10, size).enough
+    assert not Drift.of(Added(fewest - 1, fewest - 1, fewest / 2), 10, size).enough
+    assert not Drift.of(Added(10**6, 10**6, 5e5), 10, 55).enough, "a context of 55 never tells so much"
+
+
+def test_too_few_to_tell_is_said():
+    few, many = (describe_drift(Drift.of(Added(n, n, n / 2), 300, 512)) for n in (62, 63))
+    assert (
+        few
+        == "the context was drawn from 300 documents, 62 joined since: too few to tell whether they are unlike these"
+    )
+    assert many.endswith("and nothing shows that they are unlike these")
+    assert "100 % of them unlike these" in describe_drift(Drift.of(Added(20, 20), 300, 512)), "what is seen is said"
+
+
 def topic(seed, count, first):
     """Return texts of one subject: each of 12 of its 90 words."""
     rng = random.Random(seed)
@@ -121,17 +140,23 @@ def test_only_texts_drift(texts, message):
         context.drift(texts)
 
 
-def test_the_benchmark_measures_losses_and_detections(tmp_path):
+def test_the_benchmark_measures_losses_and_detections(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "JOINING", (10, 1000))
     folder = tiny_encoder(**HEAD).save_pretrained(tmp_path / "model")
     sets, output = write_sets(tmp_path / "sets"), tmp_path / "drift.json"
     shared = ["--cache", str(tmp_path / "cache"), "--dtype", "float32", "--output", str(output)]
-    benchmark.main([str(folder), str(sets), "--sizes", "8", "--draws", "1", "--losses", "a", "b", *shared])
+    benchmark.main([str(folder), str(sets), "--sizes", "8", "--draws", "2", "--losses", "a", "b", *shared])
     found = json.loads(output.read_text())
-    assert {(row["set"], row["joined"], row["parts"]) for row in found["losses"]} == {
-        (own, joined, parts) for own, joined in (("a", "b"), ("b", "a")) for parts in ("both", "one")
-    }
+    pairs = {(own, joined) for own in "abc" for joined in "abc"}
+    assert {(row["set"], row["joined"]) for row in found["losses"]} == {("a", "b"), ("b", "a")}
     assert all(abs(row["loss"]) < 1 and 0 <= row["share"] <= 1 for row in found["losses"])
-    assert "| a | b |" in output.with_suffix(".md").read_text()
+    assert {(row["set"], row["joined"]) for row in found["detections"]} == pairs
+    assert {row["joining"] for row in found["detections"]} == {10}, "of as many documents as there are"
+    page = output.with_suffix(".md").read_text()
+    assert "| a | b |" in page
+    assert "| 8 | 10 (too few to tell) | 3 |" in page
+    benchmark.main([str(folder), str(sets), "--sizes", "99", "--losses", *shared])
+    assert json.loads(output.read_text())["losses"] == found["losses"], "those measured are kept"
 
 
 def test_the_slope_goes_through_the_origin():

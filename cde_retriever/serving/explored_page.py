@@ -126,4 +126,4 @@ def _reason(text: str, reason: Reason, size: int) -> tuple[str, Table]:
 
 def _short(text: str) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= 60 else flat[:59] + "…"
+    return flat if len(flat) <= 56 else flat[:55] + "…"

@@ -95,7 +95,7 @@ def _open(options: argparse.Namespace, index: Path, output: Path) -> "tuple[Expl
         )
 
     paths = [Path(name).expanduser() for name in options.context]
-    contexts = {f"{path.name} {read.fingerprint[:8]}": read for path in paths for read in [read_context(path)]}
+    contexts = {f"{path.stem:.12} {read.fingerprint[:6]}": read for path in paths for read in [read_context(path)]}
     trusted = options.allow_dangerous_deserialization
     stored = kind_of(index).open_folder(index, read_model_options(options), trusted)
     texts, note = list(dict.fromkeys(stored.texts)), ""

@@ -77,7 +77,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     def ready(address: str) -> None:
         names = [f"{served.model}@{encoder.context.fingerprint}" for encoder in served.encoders]
-        say(f"{served.model} under {len(names)} contexts at {address}/v1; Ctrl-C stops it")
+        say(f"{served.model} under {len(names)} context{'s' * (len(names) != 1)} at {address}/v1; Ctrl-C stops it")
         write_result({"url": address, "models": names})
 
     serve(app, options.host, options.port, ready)

@@ -15,7 +15,9 @@ function shown(layout) {
 }
 function draw() {
   figures.forEach((figure, place) => {
-    Plotly.react("plot-" + place, figure.data, shown(figure.layout), { responsive: true, displayModeBar: false });
+    const layout = shown(figure.layout), box = document.getElementById("plot-" + place);
+    box.style.height = layout.height + "px";  // or a plot that follows the window's width grows over what is below
+    Plotly.react(box, figure.data, layout, { responsive: true, displayModeBar: false });
   });
 }
 document.getElementById("theme").addEventListener("click", () => {

@@ -233,10 +233,10 @@ def moves(title: str, alt: str, ways: Sequence[str], ranks: Sequence[tuple[str, 
         for place, (name, row) in enumerate(ranks)
     ]
     layout = {
-        "xaxis": {"type": "category"},
+        "xaxis": {"type": "category", "side": "top", "automargin": True},  # where no legend is in the way
         "yaxis": axis("rank", range=[lowest + 0.7, 0.3], tickvals=[1, *range(5, lowest + 1, 5)], zeroline=False),
         "height": 420 + 20 * len(ranks),  # the legend has a line for each
-        "legend": {"orientation": "h", "y": -0.12, "yanchor": "top"},
+        "legend": {"orientation": "h", "y": -0.02, "yanchor": "top"},
     }
     return Plot(title, alt, traces, layout, Table(("document", *ways), [(name, *row) for name, row in ranks]))
 

@@ -35,6 +35,7 @@ from cde_retriever.serving.requests import (
     write_error,
 )
 
+SERVED = "POST /v1/embeddings, GET and POST /v1/contexts, GET /health, GET /metrics"
 MOST_BYTES = 16 * 2**20
 """Most bytes of a request."""
 
@@ -136,9 +137,12 @@ def _refuse_form(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(write_error(400, fault_of(error.errors())), 400)
 
 
-def _refuse_http(_: Request, error: Exception) -> JSONResponse:
+def _refuse_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse(write_error(error.status_code, str(error.detail)), error.status_code, error.headers)
+    said = str(error.detail)
+    if error.status_code in (404, 405):
+        said = f"{request.method} {request.url.path[:100]} is not served; {SERVED} are"
+    return JSONResponse(write_error(error.status_code, said), error.status_code, error.headers)
 
 
 def _too_long(most_bytes: int) -> Any:  # Starlette's types know no handlers that return at once

@@ -146,6 +146,14 @@ def test_a_body_is_as_long_as_allowed_whatever_it_states(server, stated):
     connection.close()
 
 
+def test_a_path_that_is_not_served_is_told_what_is(server):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        get(server, "/v1/models")
+    assert refused.value.code == 404
+    said = json.loads(refused.value.read())["error"]["message"]
+    assert said.startswith("GET /v1/models is not served; POST /v1/embeddings, GET and POST /v1/contexts")
+
+
 def test_a_header_is_as_long_as_allowed(server):
     connection = http.client.HTTPConnection(server["url"].removeprefix("http://"), timeout=30)
     connection.request("GET", "/health", headers={"X": "x" * 10**6})

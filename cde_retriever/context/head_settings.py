@@ -1,13 +1,14 @@
 """Describe a corpus head: the few numbers by which a context changes plain vectors and weighs words."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from cde_retriever.errors import ConfigError
 
 _FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False}
 """What holds for models that were stored, with all numbers of their time, before these were settings."""
+LATER = ("directions", "levelling")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class HeadSettings:
         topic_weight: What words within the topics are worth there, in spreads.
         sketch_weight: What the rest of the words is worth there; less, because a projection has noise.
         typical_spread: The spread where no context shows one.
+        directions: So many numbers the encoder's own vector has in the one vector, those of the context's main
+            directions (`cde_retriever.context.directions`), and more where topics are missing; 0 for all as they are.
+        levelling: Power by which directions of less variance count for more.
     """
 
     language: str = "english"
@@ -51,6 +55,8 @@ class HeadSettings:
     topic_weight: float = 0.85
     sketch_weight: float = 0.24
     typical_spread: float = 0.12
+    directions: int = 0
+    levelling: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, all faults in one message."""
@@ -71,6 +77,8 @@ class HeadSettings:
             "sketch",
             "topic_weight",
             "sketch_weight",
+            "directions",
+            "levelling",
         ):
             if not getattr(self, name) >= 0:
                 yield f"{name} is {getattr(self, name)}, expected at least 0"
@@ -79,6 +87,17 @@ class HeadSettings:
     def added_width(self) -> int:
         """How many numbers the one vector has beside those of the encoder: topics, sketch, and one for its length."""
         return self.topics + self.sketch + 1
+
+    def kept_width(self, plain_width: int) -> int:
+        """Return how many numbers of an encoder's own, of `plain_width`, the one vector has at least."""
+        return min(self.directions or plain_width, plain_width)
+
+    def cut(self, plain_width: int, dimension: int) -> "HeadSettings":
+        """Return settings of a one vector of fewer numbers: the sketch goes first, then topics, then directions."""
+        kept = self.kept_width(plain_width)
+        topics = min(self.topics, max(dimension - kept - 1, 0))
+        sketch = min(self.sketch, max(dimension - kept - 1 - topics, 0))
+        return replace(self, topics=topics, sketch=sketch, directions=self.directions and min(kept, dimension))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "HeadSettings":
@@ -96,5 +115,5 @@ class HeadSettings:
         return cls(**{**first, **values})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+        """Return plain values; of later settings only those that are used, so that identities stay."""
+        return {name: value for name, value in asdict(self).items() if value or name not in LATER}

@@ -6,10 +6,10 @@ the same on every backend, in two forms:
 - two parts: a document's vector moved towards its neighbours in the context (`cde_retriever.context.neighbours`), and
   the exact weights of its words and of their grams (`cde_retriever.words.weights`). The score is dense · dense +
   sparse · sparse, where a query's sparse part carries the factors `word_weight` and `gram_weight` spreads.
-- one vector, for stores that hold nothing else: the same moved vector, then the words as topics of the context and a
-  random projection of what lies outside of them (`cde_retriever.words.topics`), then one number that gives every
-  document length 1 although its words do not have one length (√(1 - |x|² / M²); Bachrach et al. 2014), so that cosines
-  rank as inner products do.
+- one vector, for stores that hold nothing else: the same moved vector, all of it or what lies in the context's main
+  directions (`cde_retriever.context.directions`), then the words as topics of the context and a random projection of
+  what lies outside of them (`cde_retriever.words.topics`), then one number that gives every document length 1 although
+  its words do not have one length (√(1 - |x|² / M²); Bachrach et al. 2014), so that cosines rank as inner products do.
 
 Everything is a function of the frozen context, so vectors of stored documents never change when others come.
 """
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.context.directions import Directions
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import Neighbours, unit
 from cde_retriever.words.corpus_words import CorpusWords
@@ -65,7 +66,7 @@ class Knowledge:
     """
 
     def __init__(self, settings: HeadSettings, vectors: Vectors, words: CorpusWords) -> None:
-        self.settings = settings
+        self.settings, self._vectors = settings, vectors
         self._counts = words.counts
         self._words, self._grams = WordStatistics.of(words.counts), words.grams
         self._prior = load_prior(settings.prior)
@@ -123,14 +124,36 @@ class Knowledge:
         words = self._embed_documents(counts)
         room = np.sqrt(max(self._longest**2 - 1, 0))
         words *= np.minimum(1, room / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-9))
-        joined = np.concatenate([moved, words], axis=1) / self._longest
+        joined = self._joined(self.turn_documents(moved), words) / self._longest
         rest = np.sqrt(np.maximum(1 - (joined**2).sum(axis=1, keepdims=True), 0))
         return unit(np.concatenate([joined, rest], axis=1).astype(np.float32))
 
     def join_queries(self, plain: Vectors, counts: Sparse) -> Vectors:
         """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
         words = self._topics.embed(self._balanced(self._weigh(counts, self._words, self._prior), -1)) * self._factors
-        return unit(np.concatenate([plain, words, np.zeros((len(plain), 1), np.float32)], axis=1))
+        return unit(np.pad(self._joined(self.turn_queries(plain), words), ((0, 0), (0, 1))))
+
+    def turn_documents(self, moved: Vectors) -> Vectors:
+        """Return documents' dense parts, (n, d), as the one vector has them: as they are, or in main directions."""
+        return moved if self._directions is None else self._directions.of_documents(moved)
+
+    def turn_queries(self, plain: Vectors) -> Vectors:
+        """Return the same of queries' plain vectors."""
+        return plain if self._directions is None else self._directions.of_queries(plain)
+
+    def _joined(self, turned: Vectors, words: Vectors) -> Vectors:
+        """Put words beside dense parts; further directions stand in the places of missing topics."""
+        if self._directions is None:
+            return np.concatenate([turned, words], axis=1)
+        topics = self.settings.topics
+        joined = np.concatenate([turned, words[:, : topics - self._topics.missing], words[:, topics:]], axis=1)
+        return np.pad(joined, ((0, 0), (0, self.settings.directions + words.shape[1] - joined.shape[1])))
+
+    @cached_property
+    def _directions(self) -> Directions | None:
+        """The context's main directions; None where the encoder's vector stays as it is."""
+        count = self.settings.directions
+        return Directions(self._vectors, count + self._topics.missing, self.settings.levelling) if count else None
 
     def _embed_documents(self, counts: Sparse) -> Vectors:
         weights = self._balanced(weigh_documents(counts, self._lengths[0]), 1)

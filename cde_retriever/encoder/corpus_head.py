@@ -31,23 +31,19 @@ class CorpusHead:
         settings: The head's numbers.
         context: The context, with words.
         plain_width: Numbers of a plain vector.
-        dimension: Numbers of the one vector; fewer than the full number leave out the sketch first, then topics.
+        dimension: Numbers of the one vector; fewer than the full number are `HeadSettings.cut`.
     """
 
     def __init__(self, settings: HeadSettings, context: Context, plain_width: int, dimension: int) -> None:
         words = context.words or CorpusWords.none(settings.language)
         order = np.argsort(np.array(context.text_hashes, dtype=str), kind="stable")
         counts = words.counts.take(order)
-        room = max(dimension - plain_width - 1, 0)
-        topics = min(settings.topics, room)
         self._knowledge = Knowledge(
-            replace(settings, topics=topics, sketch=min(settings.sketch, room - topics)),
-            context.vectors[order],
-            replace(words, counts=counts),
+            settings.cut(plain_width, dimension), context.vectors[order], replace(words, counts=counts)
         )
         self._numbers = {context.text_hashes[place]: number for number, place in enumerate(order)}
         self._reader = reader(words.language)
-        self._plain_width, self._dimension = plain_width, dimension
+        self._has_words, self._dimension = dimension > settings.kept_width(plain_width), dimension
 
     @property
     def spread(self) -> float:
@@ -100,10 +96,11 @@ class CorpusHead:
         return Parts(plain, sparse) if parts == "both" else sparse
 
     def _one(self, dense: Vectors, counts: TextCounts, *, query: bool) -> Vectors:
-        if self._dimension <= self._plain_width:  # no room for words
-            return unit(dense[:, : self._dimension])
-        join = self._knowledge.join_queries if query else self._knowledge.join_documents
-        return join(dense, counts.words)
+        known = self._knowledge
+        if not self._has_words:
+            turn = known.turn_queries if query else known.turn_documents
+            return unit(turn(dense)[:, : self._dimension])
+        return (known.join_queries if query else known.join_documents)(dense, counts.words)
 
 
 def check_chunks(chunks_of: Sequence[Hashable], texts: int) -> None:

@@ -32,5 +32,7 @@ def shorten(vectors: Vectors, dimension: int, sketch_width: int) -> Vectors:
 
 def full_dimension(backend: Backend) -> int:
     """Return the width of the vectors of a backend's model, what a corpus head adds included."""
-    settings = backend.config.corpus_head
-    return backend.dimension + (0 if settings is None else HeadSettings.from_dict(settings).added_width)
+    if backend.config.corpus_head is None:
+        return backend.dimension
+    settings = HeadSettings.from_dict(backend.config.corpus_head)
+    return settings.kept_width(backend.dimension) + settings.added_width

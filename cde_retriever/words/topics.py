@@ -44,6 +44,12 @@ class Topics:
         self._basis = dense.T @ directions  # (words, r), orthonormal columns
         self._projected = directions.T @ project(weights, sketch) if sketch else np.zeros((len(kept), 0), np.float32)
 
+    @property
+    def missing(self) -> int:
+        """How many topics fewer there are than asked for; `embed` gives 0 for them."""
+        found: int = self._basis.shape[1]
+        return self._most - found
+
     def embed(self, weights: Sparse) -> Vectors:
         """Return topics and projected remainders of texts, (n, most + sketch); missing topics are 0."""
         found = np.zeros((weights.rows, self._basis.shape[1]), np.float32)

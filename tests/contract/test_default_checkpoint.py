@@ -13,7 +13,7 @@ import torch
 from cde_retriever import ContextualEncoder
 from cde_retriever.checkpoint.folder import BUNDLED, DEFAULT_CHECKPOINT
 from cde_retriever.context.head_settings import HeadSettings
-from cde_retriever.errors import CheckpointError
+from cde_retriever.errors import CheckpointError, ContextMismatchError
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.llama_index import CDEEmbedding
 
@@ -52,6 +52,20 @@ def test_its_head_has_the_numbers_that_every_encoder_gets(encoder) -> None:
     assert encoder.dimension == 768
 
 
+def test_the_short_one_has_half_the_numbers_and_the_same_parts(encoder, docstrings) -> None:
+    short, whole = ContextualEncoder.from_pretrained("cde-minilm-l6-short", device="cpu"), encoder.fork()
+    assert short.dimension == 384
+    fitted = [one.fit_context(docstrings[:40]) for one in (short, whole)]
+    assert fitted[0].fingerprint != fitted[1].fingerprint
+    with pytest.raises(ContextMismatchError, match="bundled, by its name 'cde-minilm-l6-v2'"):
+        short.set_context(fitted[1])
+    theirs, ours = (one.encode_documents(docstrings[:5], parts="both") for one in (whole, short))
+    np.testing.assert_allclose(ours.dense, theirs.dense, atol=1e-5)
+    assert (ours.sparse != theirs.sparse).nnz == 0
+    vectors, asked = short.encode_documents(docstrings[:20]), short.encode_queries(docstrings[:20])
+    assert (asked @ vectors.T).argmax(axis=1).tolist() == list(range(20))
+
+
 def test_a_copy_on_its_own_is_the_same_model(encoder, docstrings, tmp_path) -> None:
     again = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "copy"), device="cpu")
     assert again.identity == encoder.identity
@@ -64,7 +78,7 @@ def test_a_copy_on_its_own_is_the_same_model(encoder, docstrings, tmp_path) -> N
 def test_files_of_nothing_bundled_are_refused(tmp_path) -> None:
     config = json.loads((DEFAULT_CHECKPOINT / "config.json").read_text()) | {"files_of": "cde-minilm-l6-v9"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"'cde-minilm-l6-v9', expected one of cde-minilm-l6-v1, .* upgrade"):
+    with pytest.raises(CheckpointError, match=r"'cde-minilm-l6-v9', expected one of .*cde-minilm-l6-v1, .* upgrade"):
         ContextualEncoder.from_pretrained(tmp_path)
 
 

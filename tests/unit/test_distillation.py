@@ -1,11 +1,16 @@
 """The student equals the whole model, and the teacher's scores depend on the corpus, not on the pair."""
 
 import numpy as np
+import pytest
 import torch
 
 from benchmarks.distillation.corpora import Corpus, Hidden, draw_lesson, taken, teach
+from benchmarks.distillation.directions import TOPICS, Context, Law, Seen, see, target, train
 from benchmarks.distillation.student import TOKEN_LENGTH, Student
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.knowledge import Knowledge
 from cde_retriever.model.evidence import Evidence
+from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts, WordReader
 from tests.tiny import documents, plain_encoder
 
@@ -103,3 +108,39 @@ def test_taken_texts_keep_their_token_vectors():
     padded, mask = taken(hidden, np.array([2, 0])).padded(np.array([1, 0]))
     assert padded[:, :, 0].tolist() == [[0, 1, 0], [3, 4, 5]]
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_what_is_learned_means_the_same_in_a_short_vector():
+    """A student's scores are those of the product's one vector with its numbers, but for one scale a query."""
+    seen_corpus, rows = corpus("one", 20), np.arange(4, 12)
+    law = Law()
+    with torch.no_grad():
+        law.levelling.fill_(0.2)
+        law.worth.copy_(torch.tensor(0.5).log())
+    context = Context.of(seen_corpus, rows)
+    scores = law(see(seen_corpus, context, own=True)).detach().numpy()
+    settings = HeadSettings(
+        directions=8, levelling=0.2, topics=TOPICS, topic_weight=0.5, sketch=0, skip_question_words=False
+    )
+    known = Knowledge(settings, context.vectors, CorpusWords.of("english", context.words))
+    numbers = np.full(20, -1)
+    numbers[rows] = np.arange(8)
+    made = known.join_documents(known.move(seen_corpus.vectors[0], numbers), seen_corpus.words[0].words)
+    ratio = known.join_queries(seen_corpus.vectors[1], seen_corpus.words[1].words) @ made.T / scores
+    np.testing.assert_allclose(ratio, np.repeat(np.median(ratio, axis=1)[:, None], 20, axis=1), rtol=1e-2)
+
+
+def test_a_power_is_learned_from_scores_that_have_it():
+    torch.manual_seed(0)
+    variances = torch.tensor([1.0, 0.1, 0.01, 0.001])
+    seen = Seen(torch.randn(30, 4), torch.randn(40, 4), variances, torch.zeros(30, 1), torch.zeros(40, 1))
+    scores = (seen.queries * (1 / variances) ** 0.25) @ seen.documents.T
+    law = train([(seen, (14 * scores).softmax(dim=1))], seed=0, steps=200)
+    assert float(law.levelling.detach()) == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_target_is_the_teachers_choice():
+    taught = target(corpus("one", 12))
+    assert taught.shape == (12, 12)
+    assert taught.argmax(dim=1).tolist() == list(range(12))
+    torch.testing.assert_close(taught.sum(dim=1), torch.ones(12))

@@ -1,0 +1,273 @@
+"""Learn from a teacher that knows a corpus how a short vector weighs its context's directions; judge on unseen corpora.
+
+    python -m benchmarks.distillation.directions --store ... --base all-MiniLM-L6-v2 --page docs/distillation-directions
+
+The student has `NUMBERS` numbers: plain vectors in the context's main directions, words in its topics
+(`cde_retriever.context.directions`, `cde_retriever.words.topics`). What is learned is three numbers: the power p by
+which a direction of less variance counts for more, what topics are worth, and the scale of scores. A lesson is a
+mixture of training corpora; the teacher's scores are dense vectors moved to neighbours and exact words under the whole
+mixture's statistics, the loss is the listwise KL divergence over all its documents. Contexts:
+
+- ``own``: documents of the mixture, a fifth to three fifths of it, 512 at most;
+- ``foreign``: those of another mixture;
+- ``mixed``: documents of all training corpora, the same for every lesson: a context that tells nothing of this one;
+- ``null``: none: the encoder's first numbers, no words.
+
+One student is trained and judged under each, with each seed; only the pages of `benchmarks.quality` judge the product.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.ablation.table import show
+from benchmarks.distillation.__main__ import UNSEEN, ndcg
+from benchmarks.distillation.corpora import Corpus, Rows, Store, Vectors, joined, teach
+from cde_retriever.context.directions import main_directions
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.knowledge import Knowledge
+from cde_retriever.files.replacing import write_atomically
+from cde_retriever.words.corpus_words import CorpusWords
+from cde_retriever.words.reading import TextCounts
+
+NUMBERS, TOPICS, MOST = 383, 127, 512
+TAUGHT_BY = HeadSettings(word_weight=0.26, gram_weight=0.26, rareness=1.5, sharing=0.5, skip_question_words=False)
+READS = HeadSettings(topics=TOPICS, sketch=0, topic_weight=1.0, rareness=1.5, sharing=0.5, skip_question_words=False)
+TEMPERATURE, RATE = 0.06, 0.03
+FIRST_LINE = (__doc__ or "").split("\n")[0]
+CONTEXTS = ("own", "mixed", "foreign", "null")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a student has of a corpus under one context.
+
+    Attributes:
+        queries: Plain vectors along the main directions, (q, r).
+        documents: The same of moved ones, (n, r).
+        variances: Of the directions, (r,).
+        asked: Topics of the queries, (q, t).
+        topics: Topics of the documents, (n, t).
+    """
+
+    queries: Tensor
+    documents: Tensor
+    variances: Tensor
+    asked: Tensor
+    topics: Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """Context documents: plain vectors, (J, d), their words, and which documents of its own corpus they are."""
+
+    vectors: Vectors
+    words: TextCounts
+    rows: Rows
+
+    @classmethod
+    def of(cls, corpus: Corpus, rows: Rows) -> "Context":
+        """Take documents of a corpus."""
+        return cls(corpus.vectors[0][rows], TextCounts(*(part.take(rows) for part in corpus.words[0])), rows)
+
+
+def see(corpus: Corpus, context: Context, *, own: bool) -> Seen:
+    """Return a corpus as a student sees it; `own` if the context's documents are its own."""
+    known = Knowledge(READS, context.vectors, CorpusWords.of("english", context.words))
+    plain, queries = corpus.vectors
+    numbers = np.full(len(corpus), -1)
+    if own:
+        numbers[context.rows] = np.arange(len(context.rows))
+    moved, width = known.move(plain, numbers), plain.shape[1]
+    topics, asked = (
+        known.join_documents(moved, corpus.words[0].words),
+        known.join_queries(queries, corpus.words[1].words),
+    )
+    found = min(TOPICS, len(context.rows))
+    variances, places = main_directions(context.vectors, NUMBERS - found)
+    parts = (
+        *(queries @ places, moved @ places, variances),
+        *(
+            side[:, width : width + found] / np.linalg.norm(side[:, :width], axis=1)[:, None]
+            for side in (asked, topics)
+        ),
+    )
+    return Seen(*(torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts))
+
+
+class Law(nn.Module):
+    """Three numbers: p, the logarithm of what topics are worth, and that of the scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levelling, self.worth = nn.Parameter(torch.zeros(())), nn.Parameter(torch.tensor(0.85).log())
+        self.scale = nn.Parameter(torch.tensor(14.0).log())
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return scores, (q, n)."""
+        weights = (seen.variances[0] / seen.variances) ** self.levelling
+        return (seen.queries * weights) @ seen.documents.T + self.worth.exp() * (seen.asked @ seen.topics.T)
+
+
+def divergence(law: Law, seen: Seen, target: Tensor) -> Tensor:
+    """Return the KL divergence from the teacher, mean over queries, in nats."""
+    scores = (law(seen) * law.scale.exp()).log_softmax(dim=1)
+    return nn.functional.kl_div(scores, target, reduction="batchmean")
+
+
+def train(lessons: Sequence[tuple[Seen, Tensor]], seed: int, steps: int) -> Law:
+    """Return what was learned from lessons in random order."""
+    law, rng = Law(), np.random.default_rng(seed)
+    optimizer = torch.optim.Adam(law.parameters(), lr=RATE)
+    for step in range(steps):
+        loss = divergence(law, *lessons[rng.integers(len(lessons))])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = RATE * (1 - (step + 1) / steps)
+    return law
+
+
+def mixture(corpora: Sequence[Corpus], rng: np.random.Generator, queries: int = 60) -> Corpus:
+    """Draw one to six corpora, half to all of each, and queries of all of them."""
+    chosen = [corpora[i] for i in rng.choice(len(corpora), int(rng.choice([1, 2, 3, 4, 6])), replace=False)]
+    parts = [rng.permutation(len(c))[: int(len(c) * rng.uniform(0.5, 1))] for c in chosen]
+    asked = [rng.permutation(len(c.relevant))[: queries // len(chosen)] for c in chosen]
+    sides = zip((parts, asked), (0, 1), strict=True)
+    vectors, words = zip(
+        *(
+            (
+                np.concatenate([c.vectors[side][r] for c, r in zip(chosen, rows, strict=True)]),
+                joined([c.words[side] for c in chosen], rows),
+            )
+            for rows, side in sides
+        ),
+        strict=True,
+    )
+    return Corpus("+".join(c.name for c in chosen), vectors, words, (), [])
+
+
+def sampled(corpus: Corpus, rng: np.random.Generator, share: float) -> Context:
+    """Draw a corpus's context documents."""
+    return Context.of(corpus, rng.permutation(len(corpus))[: min(MOST, int(share * len(corpus)))])
+
+
+def target(corpus: Corpus) -> Tensor:
+    """Return the teacher's distribution over documents, (q, n)."""
+    (documents, queries), (words, asked) = corpus.vectors, corpus.words
+    scores = teach(documents, words, queries, asked, settings=TAUGHT_BY)
+    return torch.from_numpy(scores / TEMPERATURE).softmax(dim=1)
+
+
+class Classroom:
+    """Lessons and unseen corpora, under every context."""
+
+    def __init__(self, store: Store, lessons: int) -> None:
+        names = [name for name in store.names() if name.startswith("p_")]
+        self.training = [store.open(name) for name in names if name not in UNSEEN]
+        self.unseen = [store.open(name) for name in UNSEEN]
+        rng = np.random.default_rng(0)
+        parts = [rng.permutation(len(c))[:12] for c in self.training]
+        words = joined([c.words[0] for c in self.training], parts)
+        vectors = np.concatenate([c.vectors[0][r] for c, r in zip(self.training, parts, strict=True)])
+        self.mixed = Context(vectors, words, np.arange(len(vectors)))
+        mixtures = [mixture(self.training, np.random.default_rng([7, i])) for i in range(lessons)]
+        self.targets = [target(corpus) for corpus in mixtures]
+        self.lessons, self.judged = self._under(mixtures), self._under(self.unseen)
+
+    def _under(self, corpora: Sequence[Corpus]) -> dict[str, list[Seen]]:
+        own = [sampled(c, rng := np.random.default_rng([8, i]), rng.uniform(0.2, 0.6)) for i, c in enumerate(corpora)]
+        nobody = Context.of(corpora[0], np.zeros(0, np.int64))
+        contexts = {
+            "own": own,
+            "mixed": [self.mixed] * len(corpora),
+            "foreign": [own[-1], *own[:-1]],
+            "null": [nobody] * len(corpora),
+        }
+        return {
+            name: [see(c, context, own=name == "own") for c, context in zip(corpora, contexts[name], strict=True)]
+            for name in CONTEXTS
+        }
+
+    def bounds(self) -> dict[str, float]:
+        """Return nDCG@10 of plain vectors and of the teacher on the unseen corpora."""
+        plain = [ndcg(c.vectors[1] @ c.vectors[0].T, c.relevant) for c in self.unseen]
+        taught = [ndcg(target(c).numpy(), c.relevant) for c in self.unseen]
+        return {"plain": float(np.mean(plain)), "teacher": float(np.mean(taught))}
+
+    def examine(self, trained_on: str, seed: int, steps: int, held_out: int) -> dict[str, Any]:
+        """Train a student under one context and return what it learned, and its nDCG@10 on unseen corpora."""
+        lessons = list(zip(self.lessons.get(trained_on, self.lessons["own"]), self.targets, strict=True))
+        law = train(lessons[held_out:], seed, steps)
+        with torch.no_grad():
+            left = [float(divergence(law, *lesson)) for lesson in lessons[:held_out]]
+            scores = {
+                context: [ndcg(law(seen).numpy(), c.relevant) for seen, c in zip(sets, self.unseen, strict=True)]
+                for context, sets in self.judged.items()
+            }
+        return {
+            "trained_on": trained_on,
+            "seed": seed,
+            "levelling": float(law.levelling.detach()),
+            "worth": float(law.worth.detach().exp()),
+            "divergence": float(np.mean(left)),
+            "scores": {context: float(np.mean(values)) for context, values in scores.items()},
+        }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the page's text."""
+    lines = [
+        "# Distillation of a short vector",
+        "",
+        "Written by `python -m benchmarks.distillation.directions`, which says what is learned and from whom.",
+        "",
+        f"nDCG@10 x 100, mean over {len(UNSEEN)} corpora that were not trained on ({', '.join(UNSEEN)}); {NUMBERS} "
+        f"numbers a vector. Plain vectors of 384 numbers {result['plain']:.2f}, the teacher {result['teacher']:.2f}. "
+        f"KL: from the teacher, nats, in {result['held_out']} of {result['lessons']} lessons, left out of training. "
+        "± is half the 95 % interval over seeds (Student's t).",
+        "",
+        "| trained under | seeds | p | topics' worth | KL | own context | mixed | foreign | null |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in ("nothing learned", *CONTEXTS):
+        runs = [run for run in result["runs"] if run["trained_on"] == name]
+        figures = [
+            show([run[key] for run in runs], digits)
+            for key, digits in (("levelling", 3), ("worth", 2), ("divergence", 3))
+        ]
+        figures += [show([run["scores"][context] for run in runs]) for context in CONTEXTS]
+        lines.append(f"| {name} | {len(runs)} | {' | '.join(figures)} |")
+    return "\n".join([*lines, ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train and judge a student under every context, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation.directions", description=FIRST_LINE)
+    parser.add_argument("--store", type=Path, required=True, help="folder of stored corpora, as `Store` says")
+    parser.add_argument("--base", required=True, help="name of the plain encoder whose vectors are stored")
+    parser.add_argument("--lessons", type=int, default=32)
+    parser.add_argument("--held-out", type=int, default=6, help="lessons that are not trained on")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--page", type=Path, required=True, help="write PAGE.json and PAGE.md")
+    options = parser.parse_args(arguments)
+    room = Classroom(Store(options.store, None, options.base, 0), options.lessons)
+    runs = [room.examine("nothing learned", 0, 0, options.held_out)]
+    runs += [room.examine(name, seed, options.steps, options.held_out) for name in CONTEXTS for seed in options.seeds]
+    result = {"lessons": options.lessons, "held_out": options.held_out, "runs": runs} | room.bounds()
+    write_atomically(options.page.with_suffix(".json"), (json.dumps(result, indent=1) + "\n").encode())
+    write_atomically(options.page.with_suffix(".md"), markdown(result).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

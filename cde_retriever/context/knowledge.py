@@ -133,6 +133,14 @@ class Knowledge:
         words = self._topics.embed(self._balanced(self._weigh(counts, self._words, self._prior), -1)) * self._factors
         return unit(np.pad(self._joined(self.turn_queries(plain), words), ((0, 0), (0, 1))))
 
+    def widths(self, plain_width: int) -> tuple[int, int]:
+        """Return how many numbers of the one vector are those of an encoder's, of `plain_width`, and of topics."""
+        settings = self.settings
+        if not settings.directions:
+            return plain_width, settings.topics
+        missing = self._topics.missing
+        return min(settings.directions + missing, plain_width), settings.topics - missing
+
     def turn_documents(self, moved: Vectors) -> Vectors:
         """Return documents' dense parts, (n, d), as the one vector has them: as they are, or in main directions."""
         return moved if self._directions is None else self._directions.of_documents(moved)
@@ -145,8 +153,8 @@ class Knowledge:
         """Put words beside dense parts; further directions stand in the places of missing topics."""
         if self._directions is None:
             return np.concatenate([turned, words], axis=1)
-        topics = self.settings.topics
-        joined = np.concatenate([turned, words[:, : topics - self._topics.missing], words[:, topics:]], axis=1)
+        kept, topics = self.widths(turned.shape[1])[1], self.settings.topics
+        joined = np.concatenate([turned, words[:, :kept], words[:, topics:]], axis=1)
         return np.pad(joined, ((0, 0), (0, self.settings.directions + words.shape[1] - joined.shape[1])))
 
     @cached_property

@@ -43,7 +43,8 @@ class CorpusHead:
         )
         self._numbers = {context.text_hashes[place]: number for number, place in enumerate(order)}
         self._reader = reader(words.language)
-        self._has_words, self._dimension = dimension > settings.kept_width(plain_width), dimension
+        self._plain_width, self._dimension = plain_width, dimension
+        self._has_words = dimension > settings.kept_width(plain_width)
 
     @property
     def spread(self) -> float:
@@ -53,11 +54,11 @@ class CorpusHead:
     @property
     def places(self) -> dict[str, slice]:
         """Which numbers of the one vector carry meaning, topics of words, and the other words."""
-        topics = self._plain_width + self._knowledge.settings.topics
+        meaning, topics = self._knowledge.widths(self._plain_width)
         return {
-            "meaning": slice(self._plain_width),
-            "topics": slice(self._plain_width, topics),
-            "other words": slice(topics, None),
+            "meaning": slice(meaning),
+            "topics": slice(meaning, meaning + topics),
+            "other words": slice(meaning + topics, None),
         }
 
     def documents(

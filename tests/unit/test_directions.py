@@ -108,6 +108,20 @@ def test_vectors_are_unit_and_as_wide_as_said(encoder, width):
             assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(vectors)), abs=1e-5)
 
 
+def test_it_is_known_which_numbers_carry_what(encoder):
+    few = head_encoder()
+    few.fit_context(TEXTS, context_size=4)  # four topics of six: two places more for meaning
+    for one, meaning in ((encoder, 10), (few, 12)):
+        places = one._active.head.places
+        assert places == {"meaning": slice(meaning), "topics": slice(meaning, 16), "other words": slice(16, None)}
+        documents_, queries = (
+            one.encode_documents(list(one.context.texts[:3])),
+            one.encode_queries([" "]),
+        )  # a query without words
+        assert np.abs(queries[:, places["topics"]]).max() == 0
+        assert np.abs(documents_[:, places["topics"]]).max() > 0
+
+
 def test_without_room_for_words_fewer_directions_rank_alone(encoder):
     short = encoder.fork(truncate_dim=8)
     short.set_context(encoder.context)

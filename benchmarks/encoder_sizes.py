@@ -29,19 +29,21 @@ LENGTH, ROUNDS = 256, 40
 COLUMNS = ("encoder", "parameters", "numbers", "query", "sets", "plain", "null", "one vector", "two parts", "least")
 
 
-def kept_texts(encoder: ContextualEncoder, data: RetrievalSet, file: Path, only_kept: bool) -> PlainTexts | None:
-    """Return a set with its plain vectors, made and kept if they are not there; None if that is not wanted."""
-    if not file.is_file():
-        if only_kept:
-            return None
-        encoder.set_context(encoder.null_context())
-        documents = encoder.encode_documents(data.documents, parts="dense", show_progress=True)
-        queries = encoder.encode_queries(data.queries, parts="dense")
+def kept_texts(
+    encoder: ContextualEncoder, documents: Sequence[str], queries: Sequence[str], file: Path | None
+) -> PlainTexts:
+    """Return texts with their plain vectors, read from a file, or made and kept there; None keeps them nowhere."""
+    if file is not None and file.is_file():
+        with np.load(file, allow_pickle=False) as stored:
+            return PlainTexts(list(documents), list(queries), stored["d"], stored["q"])
+    encoder.set_context(encoder.null_context())
+    made = encoder.encode_documents(documents, parts="dense", show_progress=True)
+    asked = encoder.encode_queries(queries, parts="dense")
+    if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as stream:
-            np.savez(stream, d=documents, q=queries)
-    with np.load(file, allow_pickle=False) as stored:
-        return PlainTexts(list(data.documents), list(data.queries), stored["d"], stored["q"])
+            np.savez(stream, d=made, q=asked)
+    return PlainTexts(list(documents), list(queries), made, asked)
 
 
 def figures(encoder: ContextualEncoder, data: RetrievalSet, texts: PlainTexts) -> list[float]:
@@ -96,11 +98,13 @@ def measure_all(folders: Sequence[Path], sets: Path, vectors: Path, only_kept: b
     for folder in find_retrieval_sets(sets):
         data = read_retrieval_set(folder)
         for name, encoder in encoders.items():
-            texts = kept_texts(encoder, data, vectors / name / f"{data.name}.npz", only_kept)
-            if texts is not None:
-                found[name][data.name] = figures(encoder, data, texts)
-                sys.stderr.write(f"{name} {data.name} {[round(figure, 2) for figure in found[name][data.name]]}\n")
-                ratios[name] = ratios.get(name) or query_times(encoder, texts)
+            file = vectors / name / f"{data.name}.npz"
+            if only_kept and not file.is_file():
+                continue
+            texts = kept_texts(encoder, data.documents, data.queries, file)
+            found[name][data.name] = figures(encoder, data, texts)
+            sys.stderr.write(f"{name} {data.name} {[round(figure, 2) for figure in found[name][data.name]]}\n")
+            ratios[name] = ratios.get(name) or query_times(encoder, texts)
     return [row_of(name, encoder, found[name], ratios[name]) for name, encoder in encoders.items()]
 
 

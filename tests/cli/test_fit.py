@@ -118,29 +118,30 @@ def test_a_finished_run_is_not_done_again(finished, config, pairs, capsys):
     assert {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*.safetensors")} == before
 
 
-@pytest.mark.parametrize(
-    ("module", "killed_at"), [(fitting, "save_batches"), (fitting, "train"), (preparation, "cluster_pairs")]
-)
-def test_a_killed_run_ends_with_the_same_weights(finished, config, pairs, tmp_path, monkeypatch, module, killed_at):
+def test_a_run_killed_three_times_ends_with_the_same_weights(finished, config, pairs, tmp_path):
     class Killed(BaseException):
         pass
 
-    calls = []
+    def dying(original, call):
+        calls = []
 
-    def die(*arguments, **options):
-        calls.append(1)
-        if len(calls) == (2 if killed_at == "train" else 1):
-            raise Killed
-        return original(*arguments, **options)
+        def work(*arguments, **options):
+            calls.append(1)
+            if len(calls) == call:
+                raise Killed
+            return original(*arguments, **options)
+
+        return work
 
     output = tmp_path / "my-cde"
-    original = getattr(module, killed_at)
-    monkeypatch.setattr(module, killed_at, die)
-    with pytest.raises(Killed):
-        main(["fit", str(pairs), "-o", str(output), "--config", str(config)])
-    monkeypatch.undo()
-    assert not (output / "config.json").exists()
-    assert main(["fit", str(pairs), "-o", str(output), "--config", str(config)]) == 0
+    command = ["fit", str(pairs), "-o", str(output), "--config", str(config)]
+    for module, name, call in ((preparation, "cluster_pairs", 1), (fitting, "save_batches", 1), (fitting, "train", 2)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, dying(getattr(module, name), call))
+            with pytest.raises(Killed):
+                main(command)
+        assert not (output / "config.json").exists()
+    assert main(command) == 0
     assert (output / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
 
 
@@ -245,22 +246,17 @@ def test_settings_that_contradict_a_cde_checkpoint_are_refused(finished, pairs, 
     assert not (tmp_path / "out").exists(), "settings that are refused bind nothing"
 
 
-@pytest.mark.parametrize(
-    ("wrong", "fault"),
-    [
-        ("held_out.least=500", "expected at least 500"),
-        ("clustering.cluster_size=0", "cluster_size is 0"),
-        ("phase.0.batch_size=300", "lower batch_size to at most"),
-        ("surrogate.model=nowhere/at-all", "nowhere/at-all"),
-    ],
-)
-def test_corrected_settings_go_on_where_wrong_ones_stopped(
-    finished, config, pairs, tmp_path, capsys, monkeypatch, wrong, fault
-):
+def test_corrected_settings_go_on_where_wrong_ones_stopped(finished, config, pairs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it waits for a Hub out of reach
     command = ["fit", str(pairs), "-o", str(tmp_path / "my-cde"), "--config", str(config)]
-    assert main([*command, "--set", wrong]) != 0
-    assert fault in capsys.readouterr().err
+    for wrong, fault in (
+        ("held_out.least=500", "expected at least 500"),
+        ("clustering.cluster_size=0", "cluster_size is 0"),
+        ("surrogate.model=nowhere/at-all", "nowhere/at-all"),
+        ("phase.0.batch_size=300", "lower batch_size to at most"),
+    ):
+        assert main([*command, "--set", wrong]) != 0
+        assert fault in capsys.readouterr().err
     assert main(command) == 0
     assert (tmp_path / "my-cde/model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
 

@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from tests.contract.langchain_corpus import QUERY as ASKED
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import corpus
 from tests.killing import forked, kills, was_killed
+from tests.readers import seen_meanwhile
 from tests.tiny import tiny_checkpoint
 
 HEAD = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
@@ -286,34 +285,16 @@ def test_readers_find_the_old_index_or_the_new_one(index, checkpoint, monkeypatc
     in_one_step = lambda cls, source, *_, **__: cls(checkpoint, context=read_context(source))  # noqa: E731
     monkeypatch.setattr(CDEEmbedding, "from_storage", classmethod(in_one_step))
     monkeypatch.setattr(LlamaIndex, "open", lambda _, folder: CDEVectorStoreIndex.from_storage(folder))
-    stop, failed, seen = threading.Event(), [], set()
 
-    def read() -> None:
-        while not stop.is_set():
-            try:
-                found = kind.contents(checkpoint, folder)
-                stamps = {stamp for _, stamp, _ in found.values()}
-                assert len(stamps) == 1
-                assert len(found) == 24
-                seen.update(stamps)
-            except BaseException as error:
-                failed.append(error)
-                return
+    def read() -> str:
+        found = kind.contents(checkpoint, folder)
+        (stamp,) = {stamp for _, stamp, _ in found.values()}
+        assert len(found) == 24
+        return stamp
 
-    threads = [threading.Thread(target=read) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    try:
-        done = run(folder, checkpoint)
-        end = time.monotonic() + 60
-        while done.new not in seen and not failed and time.monotonic() < end:
-            time.sleep(0.01)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failed == []
-    assert seen == {done.old, done.new}
+    done = []
+    seen = seen_meanwhile(read, lambda: done.append(run(folder, checkpoint)) or done[0].new)
+    assert seen == {done[0].old, done[0].new}
 
 
 def test_both_parts_of_hybrid_indexes_are_made_anew(tmp_path):

@@ -6,8 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import SETTINGS, corpus
 from tests.contract.test_refit import HEAD, die_at
 from tests.killing import forked, killed, kills, was_killed
+from tests.readers import seen_meanwhile
 from tests.tiny import tiny_checkpoint
 
 NAME = "handbook"
@@ -386,39 +385,20 @@ def test_a_collection_that_was_written_meanwhile_is_not_replaced(place, monkeypa
 
 @chroma_kinds
 def test_readers_find_the_old_collection_or_the_new_one(place):
-    stop, failed, seen = threading.Event(), [], set()
+    def read() -> str:
+        opened = place.open()
+        if place.framework == "li":
+            found = [n.node.metadata[STAMP] for n in opened.as_retriever(similarity_top_k=30).retrieve(QUERY)]
+        else:
+            found = [d.metadata[STAMP] for d in opened.similarity_search(QUERY, k=30)]
+        assert len(found) == 24
+        (stamp,) = set(found)
+        return stamp.partition("/")[0]
 
-    def read() -> None:
-        while not stop.is_set():
-            try:
-                opened = place.open()
-                if place.framework == "li":
-                    found = [n.node.metadata[STAMP] for n in opened.as_retriever(similarity_top_k=30).retrieve(QUERY)]
-                else:
-                    found = [d.metadata[STAMP] for d in opened.similarity_search(QUERY, k=30)]
-                assert len(found) == 24
-                assert len(set(found)) == 1
-                seen.update(stamp.partition("/")[0] for stamp in found)
-            except BaseException as error:
-                two_steps = place.framework == "li" and isinstance(error, ContextMismatchError)
-                if not two_steps:  # of LlamaIndex the test opens the embedding before the index
-                    failed.append(error)
-                    return
-
-    threads = [threading.Thread(target=read) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    try:
-        done = place.run()
-        end = time.monotonic() + 60
-        while done.new not in seen and not failed and time.monotonic() < end:
-            time.sleep(0.01)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failed == []
-    assert seen == {done.old, done.new}
+    done = []
+    two_steps = (ContextMismatchError,) if place.framework == "li" else ()  # it opens the embedding before the index
+    seen = seen_meanwhile(read, lambda: done.append(place.run()) or done[0].new, two_steps)
+    assert seen == {done[0].old, done[0].new}
 
 
 @pytest.mark.parametrize("place", ["li-chroma-one"], indirect=True)

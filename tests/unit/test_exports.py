@@ -20,7 +20,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.shared_weights import shared_encoder
 from cde_retriever.errors import CheckpointError, ConfigError, ContextMismatchError
-from tests.tiny import FAMILIES, documents, tiny_checkpoint
+from tests.tiny import FAMILIES, documents, tiny_backbone, tiny_checkpoint, tiny_tokenizer
 
 TOLERANCE = 1e-5
 TERMS = {
@@ -36,6 +36,12 @@ LAYOUTS = {
     "joint": {"context_attention": "joint"},
     "terms": {**TERMS, "share_backbone": True},
 }
+
+
+def checkpoint_of_two_layers(folder, family="bert", **config):
+    """Write a tiny checkpoint; a third layer would show nothing more, and half of an export's time goes by layers."""
+    backbone = tiny_backbone(family, tiny_tokenizer().get_vocab_size()) | {"num_hidden_layers": 2}
+    return tiny_checkpoint(folder, family, second_stage=backbone, **config)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,14 +60,27 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    return tiny_checkpoint(tmp_path / "tiny", **LAYOUTS["terms"])
+    return checkpoint_of_two_layers(tmp_path / "tiny", **LAYOUTS["terms"])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Return a function that copies an export of `checkpoint` to a folder; it is written once, which takes seconds."""
+    place = tmp_path_factory.mktemp("exported")
+
+    def copy(folder, dtype="float32"):
+        if not (place / dtype).is_dir():
+            export_onnx(checkpoint_of_two_layers(place / "tiny", **LAYOUTS["terms"]), place / dtype, dtype)
+        return shutil.copytree(place / dtype, folder)
+
+    return copy
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_vectors_are_those_of_pytorch(layout, family, runtime, tmp_path):
-    folder = tiny_checkpoint(tmp_path / "tiny", family, **LAYOUTS[layout])
+    folder = checkpoint_of_two_layers(tmp_path / "tiny", family, **LAYOUTS[layout])
     ours, theirs = load_both(folder, runtime)
     assert ours.identity == theirs.identity
     for size in (1, 3, 16):  # graphs were traced with another number of documents
@@ -88,7 +107,7 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_context_fitted_on_an_export_is_that_of_pytorch(layout, runtime, tmp_path):
-    folder = tiny_checkpoint(tmp_path / "tiny", **LAYOUTS[layout])
+    folder = checkpoint_of_two_layers(tmp_path / "tiny", **LAYOUTS[layout])
     ours, theirs = load_both(folder, runtime)
     mine, other = (encoder.fit_context(documents(40), seed=3) for encoder in (ours, theirs))
     assert mine.fingerprint == other.fingerprint
@@ -98,7 +117,7 @@ def test_a_context_fitted_on_an_export_is_that_of_pytorch(layout, runtime, tmp_p
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_eight_bits_are_near_and_smaller(runtime, tmp_path):
-    folder = tiny_checkpoint(tmp_path / "tiny", **LAYOUTS["cached"])
+    folder = checkpoint_of_two_layers(tmp_path / "tiny", **LAYOUTS["cached"])
     exact, small = (ContextualEncoder.from_pretrained(folder, backend=runtime, dtype=d) for d in ("float32", "int8"))
     for encoder in (exact, small):
         encoder.fit_context(documents(40))
@@ -120,19 +139,19 @@ def test_the_export_is_kept_until_the_checkpoint_changes(checkpoint, cache):
     written = file.stat().st_mtime_ns
     ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
     assert file.stat().st_mtime_ns == written
-    other = tiny_checkpoint(checkpoint, seed=1, **LAYOUTS["terms"])
+    other = checkpoint_of_two_layers(checkpoint, seed=1, **LAYOUTS["terms"])
     ContextualEncoder.from_pretrained(other, backend="onnx")
     assert len(list((cache / "onnx").iterdir())) == 2
 
 
 def test_a_context_of_another_model_is_refused(checkpoint, tmp_path):
-    other = ContextualEncoder.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=1, **LAYOUTS["terms"]))
+    other = ContextualEncoder.from_pretrained(checkpoint_of_two_layers(tmp_path / "other", seed=1, **LAYOUTS["terms"]))
     with pytest.raises(ContextMismatchError, match="sha256"):
         ContextualEncoder.from_pretrained(checkpoint, backend="onnx").set_context(other.fit_context(documents(5)))
 
 
 def test_what_cannot_be_exported_says_why(tmp_path, checkpoint):
-    moments = tiny_checkpoint(tmp_path / "moments", context_attention="late")
+    moments = checkpoint_of_two_layers(tmp_path / "moments", context_attention="late")
     with pytest.raises(ConfigError, match=r"context_moments, whose eigen-decomposition .* use backend='torch'"):
         ContextualEncoder.from_pretrained(moments, backend="onnx")
     with pytest.raises(ConfigError, match="dtype is 'bfloat16', ONNX exports are float32 or int8"):
@@ -180,8 +199,8 @@ def test_onnx_runtime_keeps_the_memory_of_queries_and_gives_back_that_of_documen
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_damaged_export_is_refused_by_name(checkpoint, runtime, tmp_path):
-    folder = export_onnx(checkpoint, tmp_path / "export")
+def test_a_damaged_export_is_refused_by_name(exported, runtime, tmp_path):
+    folder = exported(tmp_path / "export")
     files = [file.name for file in folder.iterdir() if file.name != EXPORT_NAME]
     assert len(files) >= 5
     for name in files:
@@ -210,10 +229,12 @@ def test_a_damaged_export_is_refused_by_name(checkpoint, runtime, tmp_path):
     ContextualEncoder.from_pretrained(folder, backend=runtime)
 
 
-def test_a_graph_that_is_opened_later_is_compared_then(checkpoint, tmp_path):
-    folder = export_onnx(checkpoint, tmp_path / "export")
+def test_a_graph_that_is_opened_later_is_compared_then(exported, tmp_path):
+    folder = exported(tmp_path / "export")
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu")
-    other = export_onnx(tiny_checkpoint(tmp_path / "other", seed=1, **LAYOUTS["terms"]), tmp_path / "other export")
+    other = export_onnx(
+        checkpoint_of_two_layers(tmp_path / "other", seed=1, **LAYOUTS["terms"]), tmp_path / "other export"
+    )
     for name in (PREPARE, NULL_STATE):
         shutil.copy(other / name, folder / name)
     with pytest.raises(CheckpointError, match=f"{PREPARE} is not what was exported"):
@@ -222,7 +243,8 @@ def test_a_graph_that_is_opened_later_is_compared_then(checkpoint, tmp_path):
         encoder.set_context(encoder.null_context())
 
 
-def test_a_damaged_export_of_the_cache_is_made_again(checkpoint, cache):
+def test_a_damaged_export_of_the_cache_is_made_again(checkpoint, exported, cache):
+    exported(cached_export(hash_checkpoint(checkpoint), "float32"))
     before = ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
     file = before.backend.folder / SECOND_STAGE
     file.write_bytes(file.read_bytes()[:-1])
@@ -239,17 +261,17 @@ def test_a_cache_that_cannot_be_written_names_the_ways_out(checkpoint, cache):
         ContextualEncoder.from_pretrained(checkpoint, backend="onnx")
 
 
-def test_graphs_tell_nothing_of_the_machine_that_made_them(checkpoint, tmp_path):
+def test_graphs_tell_nothing_of_the_machine_that_made_them(exported, tmp_path):
     for dtype in ("float32", "int8"):
-        for file in export_onnx(checkpoint, tmp_path / dtype, dtype).glob("*.onnx"):
+        for file in exported(tmp_path / dtype, dtype).glob("*.onnx"):
             content = file.read_bytes()
             assert b"stack_trace" not in content
             assert str(Path(cde_retriever.__file__).parent).encode() not in content
             assert b"site-packages" not in content
 
 
-def test_an_export_says_itself_what_runs_it(checkpoint, tmp_path, monkeypatch):
-    folder = export_onnx(checkpoint, tmp_path / "export")
+def test_an_export_says_itself_what_runs_it(exported, tmp_path, monkeypatch):
+    folder = exported(tmp_path / "export")
     assert type(ContextualEncoder.from_pretrained(folder).backend).__name__ == "OnnxBackend"
     assert (
         shared_encoder(ModelSpec(str(folder))).backend is shared_encoder(ModelSpec(str(folder), backend="onnx")).backend
@@ -273,8 +295,8 @@ def test_a_failed_export_leaves_nothing(checkpoint, cache, monkeypatch):
     assert list((cache / "onnx").iterdir()) == []
 
 
-def test_an_export_says_its_own_precision(checkpoint, tmp_path):
-    folder = export_onnx(checkpoint, tmp_path / "export", "int8")
+def test_an_export_says_its_own_precision(checkpoint, exported, tmp_path):
+    folder = exported(tmp_path / "export", "int8")
     with pytest.raises(ConfigError, match="holds something that is no export"):
         export_onnx(checkpoint, checkpoint)
     assert ContextualEncoder.from_pretrained(folder, backend="onnx").backend.export.dtype == "int8"
@@ -283,8 +305,8 @@ def test_an_export_says_its_own_precision(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("argument", ["", ", backend='openvino'"], ids=["as it says", "openvino"])
-def test_queries_need_neither_torch_nor_safetensors(checkpoint, argument, tmp_path):
-    folder = export_onnx(checkpoint, tmp_path / "export")
+def test_queries_need_neither_torch_nor_safetensors(checkpoint, exported, argument, tmp_path):
+    folder = exported(tmp_path / "export")
     encoder = ContextualEncoder.from_pretrained(checkpoint)
     encoder.fit_context(documents(30)).save(tmp_path)
     code = f"""
@@ -302,8 +324,8 @@ print(*encoder.encode_queries(["what turns the wheel?"])[0])
     np.testing.assert_allclose(vector, encoder.encode_queries(["what turns the wheel?"])[0], atol=TOLERANCE)
 
 
-def test_both_frameworks_serve_an_export_without_torch(checkpoint, tmp_path):
-    folder = export_onnx(checkpoint, tmp_path / "serving")
+def test_both_frameworks_serve_an_export_without_torch(checkpoint, exported, tmp_path):
+    folder = exported(tmp_path / "serving")
     encoder = ContextualEncoder.from_pretrained(checkpoint)
     encoder.fit_context(documents(30)).save(tmp_path)
     code = f"""
@@ -325,13 +347,14 @@ print(*CDEEmbeddings(model_name={str(folder)!r}, context={str(tmp_path)!r}).embe
 
 @pytest.mark.parametrize(("runtime", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_a_missing_runtime_says_how_to_install_it(checkpoint, monkeypatch, runtime, package):
-    export_onnx(checkpoint, cached_export(hash_checkpoint(checkpoint), "float32"))
+    ContextualEncoder.from_pretrained(checkpoint, backend="onnx")  # it is there, and still needs what runs it
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'pip install "cde-retriever\[{runtime}\]"'):
         ContextualEncoder.from_pretrained(checkpoint, backend=runtime)
 
 
-def test_an_export_serves_every_runtime(checkpoint, cache):
+def test_an_export_serves_every_runtime(checkpoint, exported, cache):
+    exported(cached_export(hash_checkpoint(checkpoint), "float32"))
     one, other = (ContextualEncoder.from_pretrained(checkpoint, backend=name) for name in RUNTIMES)
     assert len(list((cache / "onnx").iterdir())) == 1
     assert one.identity == other.identity

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.head_ranking import PlainTexts, fit_on_kept, rank_plain, rank_with_head
+from benchmarks.inner_products import TIMES, lengthened
 from benchmarks.languages import quality
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import unit
@@ -42,3 +43,11 @@ def test_own_context_is_above_plain_vectors(varied):
     plain = quality(rank_plain(texts))
     assert quality(rank_with_head(encoder, texts, own, "both")) > plain + 10
     assert quality(rank_with_head(encoder, texts, own, "one")) > plain + 10
+
+
+def test_lengthened_vectors_keep_their_cosines_and_know_their_length():
+    documents, queries, vectors, asked = corpus(np.random.default_rng(0))
+    made = lengthened(PlainTexts(documents, queries, vectors, asked))
+    np.testing.assert_allclose(np.linalg.norm(made.document_vectors, axis=1), 1, atol=1e-6)
+    scores = made.query_vectors @ made.document_vectors.T
+    np.testing.assert_allclose(LONGEST / 2 * scores, TIMES / 2 * (asked @ vectors.T), atol=1e-5)

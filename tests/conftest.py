@@ -21,6 +21,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def exports(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep exports where the tests of this process share them: to write one takes seconds."""
+    monkeypatch.setenv("CDE_CACHE", str(tmp_path_factory.getbasetemp() / "exports"))
+
+
+@pytest.fixture
 def encoder() -> ContextualEncoder:
     """A tiny encoder without a context."""
     return tiny_encoder()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_reading_options, add_revision, read_reading
+from cde_retriever.errors import ConfigError
 
 EXAMPLES = """\
   cde wrap BAAI/bge-small-en-v1.5 -o bge-cde           an encoder, with its own pooling, prompts and maximum length
@@ -26,12 +27,18 @@ def add_command(program: CommandLine) -> None:
 
 def _wrap(options: argparse.Namespace) -> None:
     from cde_retriever.backends.model_spec import ModelSpec
+    from cde_retriever.checkpoint.folder import CONFIG_NAME
+    from cde_retriever.checkpoint.kinds import MODULES_NAME, read_json
     from cde_retriever.encoder.encoder import ContextualEncoder
 
+    folder = Path(options.output).expanduser()
+    there = read_json(folder / CONFIG_NAME)
+    if (folder / MODULES_NAME).exists() or (there and "cde_format_version" not in there):
+        raise ConfigError(f"{folder} holds another model, which would be lost; choose another folder")
     encoder = ContextualEncoder.from_spec(
         ModelSpec(options.model, options.revision, device="cpu", reading=read_reading(options))
     )
-    folder = encoder.save_pretrained(Path(options.output).expanduser())
+    encoder.save_pretrained(folder)
     say(f"{folder} holds {encoder.identity.name}, {encoder.dimension} numbers a vector; CDEEmbedding({str(folder)!r})")
     said = {"output": str(folder), "sha256": encoder.identity.sha256, "dimension": encoder.dimension}
     write_result({**said, "max_length": encoder.config.max_length})

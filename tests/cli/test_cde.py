@@ -14,7 +14,7 @@ from cde_retriever import __version__
 from cde_retriever.cli.main import COMMANDS, main, program
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
-from tests.tiny import documents
+from tests.tiny import documents, small_checkpoint
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "bulk.md"
 
@@ -163,7 +163,8 @@ def test_the_page_s_way_into_faiss_finds_documents(command, checkpoint, capsys, 
     assert np.array_equal(names["index"].search(vectors, 1)[1][:, 0], np.arange(30))
 
 
-def test_export_writes_what_the_encoder_loads(checkpoint, tmp_path, capsys):
+def test_export_writes_what_the_encoder_loads(tmp_path, capsys):
+    checkpoint = small_checkpoint(tmp_path / "small")
     assert main(["export", str(checkpoint), "-o", str(tmp_path / "serving"), "--dtype", "int8"]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
@@ -178,10 +179,10 @@ def test_export_writes_what_the_encoder_loads(checkpoint, tmp_path, capsys):
 
 def test_an_export_embeds_a_corpus_as_torch_does(command, tmp_path, monkeypatch):
     monkeypatch.setenv("CDE_CACHE", str(tmp_path / "cache"))
-    found = []
+    found, model = [], str(small_checkpoint(tmp_path / "small"))
     for backend in ("torch", "onnx", "openvino"):
         output = tmp_path / backend
-        assert main([*command, "-o", str(output), "--backend", backend]) == 0
+        assert main([*command, "-o", str(output), "--backend", backend, "--model", model]) == 0
         table = pyarrow.parquet.read_table(next(output.glob("part-*.parquet")))
         found.append(np.array(table["vector"].to_pylist()))
     for other in found[1:]:

@@ -370,8 +370,7 @@ def test_settings_are_checked_and_stored(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_exports_give_the_same_parts(encoder, tmp_path, backend, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_exports_give_the_same_parts(encoder, tmp_path, backend, exports):
     folder = encoder.save_pretrained(tmp_path / "model")
     exported = ContextualEncoder.from_pretrained(folder, backend=backend)
     assert exported.fit_context(TEXTS, context_size=20).fingerprint == encoder.context.fingerprint

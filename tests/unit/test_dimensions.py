@@ -9,7 +9,7 @@ import pytest
 from cde_retriever import ContextualEncoder
 from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.errors import ConfigError
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, tiny_backbone, tiny_encoder, tiny_tokenizer
 
 TERMS = {"context_attention": "late", "context_moments": False, "term_statistics": True, "sketch_width": 64}
 
@@ -45,7 +45,8 @@ def test_an_encoder_gives_shorter_vectors(tmp_path, settings, backend, monkeypat
     monkeypatch.setenv("CDE_CACHE", str(tmp_path / "cache"))
     if backend == "onnx":
         pytest.importorskip("onnxruntime")
-    folder = tiny_encoder(**settings).save_pretrained(tmp_path / "model")
+    backbone = tiny_backbone("bert", tiny_tokenizer().get_vocab_size()) | {"num_hidden_layers": 1}
+    folder = tiny_encoder(second_stage=backbone, **settings).save_pretrained(tmp_path / "model")
     whole = ContextualEncoder.from_pretrained(folder, device="cpu", backend=backend)
     size = whole.dimension - 8
     short = ContextualEncoder.from_pretrained(folder, device="cpu", backend=backend, truncate_dim=size)

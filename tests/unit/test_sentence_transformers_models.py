@@ -1,6 +1,7 @@
 """Any encoder without its head gives the vectors that sentence-transformers gives."""
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -244,7 +245,7 @@ def test_the_head_knows_the_corpus(tmp_path):
 
 
 @pytest.mark.parametrize(("backend", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
-def test_exports_agree(tmp_path, backend, package):
+def test_exports_agree(tmp_path, backend, package, exports):
     pytest.importorskip(package)
     save_model(tmp_path, pooling="cls", layers=[Dense(32, 16)], prompts=PROMPTS)
     encoder = ContextualEncoder.from_pretrained(tmp_path / "model")
@@ -271,6 +272,18 @@ def test_the_command_writes_what_is_opened_in_memory(tmp_path, capsys):
     written = ContextualEncoder.from_pretrained(tmp_path / "out")
     assert written.config.prompts == {"query": "ask: ", "document": ""}
     assert written.identity == replace(opened.identity, name="model")
+    assert main(["wrap", str(tmp_path / "model"), "-o", str(tmp_path / "out")]) == 0  # over what it wrote itself
+
+
+@pytest.mark.parametrize("kept", ["modules.json", "config.json"])
+def test_the_command_writes_over_no_other_model(tmp_path, capsys, kept):
+    save_model(tmp_path)
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "model" / kept, tmp_path / "other")
+    before = (tmp_path / "other" / kept).read_bytes()
+    assert main(["wrap", str(tmp_path / "model"), "-o", str(tmp_path / "other")]) == 2
+    assert "holds another model, which would be lost; choose another folder" in capsys.readouterr().err
+    assert [(file.name, file.read_bytes()) for file in (tmp_path / "other").iterdir()] == [(kept, before)]
 
 
 def test_training_starts_from_the_encoder_as_it_is(tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -74,7 +75,9 @@ class CommandLine:
         except SystemExit as done:  # argparse has said what there is to say
             return int(done.code or 0)
         try:
-            options.run(options)
+            with warnings.catch_warnings():
+                warnings.showwarning = _say_warning
+                options.run(options)
         except KeyboardInterrupt:
             say("interrupted; run the same command again to continue where it stopped")
             return INTERRUPTED
@@ -92,8 +95,22 @@ class CommandLine:
     def _fail(self, error: Exception, options: argparse.Namespace, code: int) -> int:
         if options.debug:
             raise error
-        say(f"{self.name} {options.command}: {error}")
+        say(f"{self.name} {options.command}: {_in_words(error)}")
         return code
+
+
+def _in_words(error: Exception) -> str:
+    """Return an error's message; of one that the system raised about a file the file first, then what to do."""
+    if not isinstance(error, OSError) or error.strerror is None or error.filename is None:
+        return str(error)
+    denied = isinstance(error, PermissionError)
+    advice = "; choose another place, or change who may read and write there" if denied else ""
+    return f"{error.filename}: {error.strerror}{advice}"
+
+
+def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Say what a warning says, without the line of code that it comes from."""
+    say(f"warning: {message}")
 
 
 def output_folder(given: str) -> Path:

@@ -76,7 +76,7 @@ def _refit(options: argparse.Namespace) -> None:
     if options.plan:
         plan = plan_refit(index, collection=collection, model=model, trust_pickle=trusted)
         say(
-            f"{plan.documents} documents, about {plan.seconds / 60:.1f} minutes; of {plan.context_documents} context "
+            f"{plan.documents} documents, {_duration(plan.seconds)}; of {plan.context_documents} context "
             f"documents {plan.kept_documents} stay, and a vector's cosine with its new one is {plan.cosine:.3f} on "
             "average"
         )
@@ -87,8 +87,14 @@ def _refit(options: argparse.Namespace) -> None:
     if done.kept is None:
         say("the documents give the context that the index has; nothing was done")
     else:
+        kept = f", {done.kept_plain} of them by the plain vectors that the index keeps" if done.kept_plain else ""
         say(
-            f"{done.documents} documents are under context {done.new[:12]}, {done.kept_plain} of them without the "
-            "model, by the plain vectors that the index keeps; --undo brings the old index back, --confirm removes it"
+            f"{done.documents} documents are under context {done.new[:12]}{kept}; --undo brings the old index back, "
+            "--confirm removes it"
         )
     write_result(asdict(done))
+
+
+def _duration(seconds: float) -> str:
+    """Return a time to wait in words."""
+    return "less than a minute" if seconds < 60 else f"about {seconds / 60:.0f} min"

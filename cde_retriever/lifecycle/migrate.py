@@ -6,6 +6,7 @@ embedded, and if one of them has another vector than the index, all documents ar
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from cde_retriever.context.whole_numbers import true_or_false
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_retriever.encoder.shared_weights import shared_encoder
-from cde_retriever.errors import ConfigError
+from cde_retriever.errors import ConfigError, TruncationWarning
 from cde_retriever.files.leftovers import remove
 from cde_retriever.files.locking import LOCK, only_writer
 from cde_retriever.lifecycle.collection import Collection
@@ -153,5 +154,7 @@ def _lowest_cosine(encoder: ContextualEncoder, texts: Sequence[str], vectors: Ve
         return None
     by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     rows = [by_length[place] for place in np.unique(np.linspace(0, len(texts) - 1, COMPARED).astype(int))]
-    cosines = (unit(vectors[rows]) * _plain(encoder, [texts[row] for row in rows])).sum(axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)  # building tells of all texts
+        cosines = (unit(vectors[rows]) * _plain(encoder, [texts[row] for row in rows])).sum(axis=1)
     return float(cosines.min())

@@ -7,6 +7,7 @@ stays until it is confirmed that the new one is good.
 
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import numpy as np
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Drift
+from cde_retriever.context.sampling import hash_text
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ConfigError
+from cde_retriever.errors import ConfigError, TruncationWarning
 from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.shadow import Begun, Shadow
 from cde_retriever.lifecycle.stored_index import FolderKind, StoredIndex, Vectors, kind_of
@@ -93,14 +95,19 @@ def plan_refit(
     stored = kind_of(shadow.index, collection).open_folder(shadow.index, model, trust_pickle)
     old = stored.encoder.context
     encoder = stored.encoder.fork()
+    began = time.perf_counter()
     new = _fit(stored, encoder, False)
-    by_length = sorted(range(len(stored.texts)), key=lambda number: len(stored.texts[number]))
+    fitting, sampled = time.perf_counter() - began, set(new.text_hashes)
+    others = [number for number, text in enumerate(stored.texts) if hash_text(text) not in sampled]
+    by_length = sorted(others or range(len(stored.texts)), key=lambda number: len(stored.texts[number]))
     chosen = [by_length[i] for i in np.unique(np.linspace(0, len(by_length) - 1, MEASURED).astype(int))]
     texts = [stored.texts[number] for number in chosen]
-    encoder.encode_documents(texts[:2], parts=stored.parts)  # the first call prepares
-    began = time.perf_counter()
-    vectors = encoder.encode_documents(texts, parts=stored.parts)
-    seconds = (time.perf_counter() - began) * len(stored.texts) / len(texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)  # the refit tells of all texts
+        encoder.encode_documents(texts[:2], parts=stored.parts)  # the first call prepares
+        began = time.perf_counter()
+        vectors = encoder.encode_documents(texts, parts=stored.parts)
+    seconds = fitting + (time.perf_counter() - began) * len(others) / len(texts)  # fitting embedded the sample
     kept = len({*old.text_hashes} & {*new.text_hashes})
     cosine = float((vectors * stored.vectors_of(chosen)).sum(axis=1).mean())
     return RefitPlan(len(stored.texts), seconds, old.fingerprint, new.fingerprint, new.size, kept, cosine, stored.drift)

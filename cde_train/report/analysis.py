@@ -112,7 +112,7 @@ def word_distances(sets: Sequence[RetrievalSet]) -> NDArray[np.float64]:
     for row, found in zip(shares, counts, strict=True):
         row[[place[word] for word in found]] = list(found.values())
     shares /= np.maximum(np.linalg.norm(shares, axis=1, keepdims=True), 1e-12)
-    return np.clip(1 - shares @ shares.T, 0, 1)
+    return np.clip(1 - shares @ shares.T, 0, 1).round(9)  # of a corpus from itself none, not what rounding leaves
 
 
 def write_analysis_page(name: str, found: Analysis) -> Page:
@@ -134,7 +134,7 @@ def write_analysis_page(name: str, found: Analysis) -> Page:
     alt = "nDCG@10 under each context, a row, on each corpus, a column; own contexts on the diagonal, null below."
     page.plot(heat_map("Each context on each corpus", alt, found.names, rows, x="corpus", y="context"))
     series = {name: (list(found.sizes), found.by_size[:, column].tolist()) for column, name in enumerate(found.names)}
-    alt = f"nDCG@10 on each corpus under its own context of {found.sizes[0]} to {found.sizes[-1]} documents."
+    alt = f"nDCG@10 on each corpus under its own context of {found.sizes[0]} to {found.sizes[-1]} documents, or of all."
     page.plot(
         lines("Quality by size of the context", alt, series, x="documents in the context", y="nDCG@10 (0 to 100)")
     )

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tomllib
+import warnings
 
 import pytest
 
@@ -130,6 +131,18 @@ def test_a_failed_run_is_1_and_a_bug_is_shown_as_one(capsys, monkeypatch):
     monkeypatch.setattr("cde_train.run.config.load_run_config", fail(AttributeError("a bug")))
     with pytest.raises(AttributeError, match="a bug"):
         main(["validate", "small"])
+
+
+def test_warnings_and_the_systems_errors_are_sentences(capsys, monkeypatch):
+    def denied(*_, **__):
+        warnings.warn("texts were cut", UserWarning, stacklevel=2)
+        raise PermissionError(13, "Permission denied", "there")
+
+    monkeypatch.setattr("cde_train.run.config.load_run_config", denied)
+    assert main(["validate", "small"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "warning: texts were cut"
+    assert said[1].startswith("cde-train validate: there: Permission denied; choose another place, or change who may")
 
 
 @pytest.mark.parametrize(("command", "code"), [("validate small", 0), ("fit nowhere -o OUT", 2)])

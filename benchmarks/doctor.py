@@ -98,6 +98,7 @@ def row(data: RetrievalSet, found: Sequence[Setting], judged: Sequence[Setting])
         "recommended": advice.name,
         "best": best.name,
         "loss": best.mean - taken.mean,
+        "loss_error": 100 * float((best.quality - taken.quality).std() / np.sqrt(len(best.quality))),
         "all_found": {setting.name: setting.mean for setting in found},
         "all_judged": {setting.name: setting.mean for setting in judged},
     }
@@ -112,7 +113,7 @@ def write_page(file: Path) -> str:
         "",
         f"{stated['name']}, {stated['questions']} questions made of each set's documents, by `python -m "
         "benchmarks.doctor`; nDCG@10 x 100 of plain, BM25 + plain, two parts under own context. Loss: the best judged "
-        "setting less the recommended one.",
+        "setting less the recommended one, and its standard error over queries.",
         "",
         "| set | made questions | judged queries | order agrees | recommended | best judged | loss |",
         "|---|---|---|---|---|---|--:|",
@@ -120,7 +121,7 @@ def write_page(file: Path) -> str:
     for one in rows:
         made, judged = (" · ".join(f"{value:.1f}" for value in one[key].values()) for key in ("found", "judged"))
         cells = [one["set"], made, judged, "yes" if one["agrees"] else "no", one["recommended"], one["best"]]
-        lines.append(f"| {' | '.join(cells)} | {one['loss']:.1f} |")
+        lines.append(f"| {' | '.join(cells)} | {one['loss']:.1f} ± {one['loss_error']:.1f} |")
     agreeing, constant = (sum(one[key] for one in rows) for key in ("agrees", "constant_agrees"))
     lines += [
         "",

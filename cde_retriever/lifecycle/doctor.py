@@ -37,6 +37,8 @@ PLAIN, BM25, MIXTURE = "plain", "BM25", "BM25 + plain"
 SIZES = (16, 64, 128, 256, 512)
 WORD_SHARE = 0.3
 RESAMPLES = 2000
+LEAD = 3.0
+"""nDCG@10 x 100 by which made questions must put a setting above the usual one for it to be recommended."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +180,12 @@ def interval(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, fl
 
 
 def recommend(settings: Sequence[Setting], *, judged: bool) -> Setting:
-    """Return the setting to take: the best, and of contexts that differ by chance alone the largest.
+    """Return the setting to take.
 
-    A foreign context is never recommended. BM25 alone is on judged questions only: those made of a document's own
-    words flatter it (`docs/lifecycle.md`: 48 where people's give 21, on pages of financial filings).
+    On judged questions the best; of contexts that differ by chance alone the largest. On questions that were made of
+    documents the one that is best on most corpora, two parts under the largest own context, unless another is more than
+    `LEAD` above it: made questions do not tell which of them people are better served by (`docs/doctor.md`). A foreign
+    context is never recommended, BM25 alone on judged questions only: those made of a document's own words flatter it.
 
     Args:
         settings: Those of one encoder or several, measured on the same questions.
@@ -189,6 +193,11 @@ def recommend(settings: Sequence[Setting], *, judged: bool) -> Setting:
     """
     eligible = [one for one in settings if one.context != "foreign" and (judged or one.name != BM25)]
     best = max(eligible, key=lambda setting: setting.mean)
+    usual = [] if judged else [one for one in eligible if (one.parts, one.context) == ("both", "own")]
+    if usual:
+        first = max(usual, key=lambda setting: (setting.size, setting.mean))
+        if best.mean - first.mean <= LEAD:
+            return first
     alike = [
         other
         for other in settings

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cde_retriever.files.replacing import write_atomically
-from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, interval, recommend
+from cde_retriever.lifecycle.doctor import BM25, LEAD, MIXTURE, PLAIN, Setting, interval, recommend
 from cde_retriever.lifecycle.trial import JUDGED, Trial
 from cde_retriever.pages.page import Page
 from cde_retriever.pages.plots import Table, intervals
@@ -151,6 +151,7 @@ def _doubts(trial: Trial, kinds: Mapping[str, int]) -> Iterator[str]:
         yield f"Fewer than {FEW} questions decide nothing."
     if JUDGED not in kinds:
         yield (
-            "People word questions otherwise than documents do: differences below 1.0 decide nothing, and BM25 comes "
-            "out too high, so it is recommended on judged questions only."
+            "People word questions otherwise than documents do. So what is best on most corpora, two parts under the "
+            f"corpus's own context, is recommended unless another setting is more than {LEAD} above it here, and BM25 "
+            "alone, which comes out too high, on judged questions only: --queries."
         )

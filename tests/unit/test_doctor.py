@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import ir_measures
 import numpy as np
@@ -162,16 +163,27 @@ def settings(**means):
     ]
 
 
-def test_the_best_is_recommended_and_of_contexts_alike_the_largest():
-    def advised(judged=False, **means):
-        return recommend(settings(**means), judged=judged)
+def advised(judged, **means):
+    return recommend(settings(**means), judged=judged)
 
-    assert advised(plain=0.5, own16=0.6001, own512=0.6).size == 512
-    assert advised(plain=0.5, own16=0.7, own512=0.6).size == 16
-    assert advised(plain=0.7, own16=0.6, own512=0.6).name == PLAIN
-    assert advised(plain=0.5, foreign=0.9, own16=0.6).size == 16
-    assert advised(plain=0.5, bm25=0.9, own16=0.6).size == 16
-    assert advised(judged=True, plain=0.5, bm25=0.9, own16=0.6).name == BM25
+
+def test_of_judged_settings_the_best_is_recommended_and_of_contexts_alike_the_largest():
+    assert advised(True, plain=0.5, own16=0.6001, own512=0.6).size == 512
+    assert advised(True, plain=0.5, own16=0.62, own512=0.6).size == 16
+    assert advised(True, plain=0.61, own16=0.6, own512=0.6).name == PLAIN
+    assert advised(True, plain=0.5, foreign=0.9, own16=0.6).size == 16
+    assert advised(True, plain=0.5, bm25=0.9, own16=0.6).name == BM25
+
+
+def test_made_questions_recommend_the_usual_setting_unless_another_is_far_above_it():
+    assert advised(False, plain=0.62, own16=0.625, own512=0.6).size == 512
+    assert advised(False, plain=0.5, own16=0.64, own512=0.6).size == 16
+    assert advised(False, plain=0.64, own16=0.6, own512=0.6).name == PLAIN
+    assert advised(False, plain=0.5, foreign=0.9, own16=0.6).size == 16
+    assert advised(False, plain=0.5, bm25=0.9, own16=0.6).size == 16
+    assert advised(False, plain=0.5, foreign=0.6).name == PLAIN, "a corpus without contexts of its own"
+    other = [replace(one, model="other") for one in settings(plain=0.7, own16=0.8, own512=0.79)]
+    assert recommend([*settings(plain=0.5, own512=0.6), *other], judged=False).model == "other"
 
 
 def test_an_interval_holds_the_mean_and_narrows_with_questions():

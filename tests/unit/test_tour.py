@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.hardness import tour_length
+from cde_train.batching import tour as tours
 from cde_train.batching.tour import greedy_tour
 
 
@@ -49,3 +50,28 @@ def test_the_tour_visits_every_point_even_of_many_alike(limit):
     assert sorted(tour) == list(range(151))
     assert tour_length(points, tour) == pytest.approx(2 * np.sqrt(2) / 150, abs=1e-6)
     assert [len(greedy_tour(points[:k], exact_limit=limit)) for k in range(3)] == [0, 1, 2]
+
+
+def test_the_tour_starts_at_an_end_far_from_the_mean():
+    points = np.array([[9, 1], [10, 2], [10, 1], [7, 1], [9, 0]], np.float32)
+    assert greedy_tour(points)[0] == 3
+    assert greedy_tour(points[:0]).dtype == greedy_tour(points).dtype == np.int64
+
+
+def test_a_graph_is_walked_for_half_of_the_points_and_made_anew_where_that_ended(monkeypatch):
+    walks, starts = [], []
+
+    def recorded(name, walk):
+        def work(points):
+            walks.append((name, len(points)))
+            starts.append(points[0])
+            return walk(points)
+
+        return work
+
+    for name in ("_walk_all", "_walk_graph"):
+        monkeypatch.setattr(tours, name, recorded(name, getattr(tours, name)))
+    points = np.random.default_rng(2).normal(size=(100, 6)).astype(np.float32)
+    tour = greedy_tour(points, exact_limit=48)
+    assert walks == [("_walk_graph", 100), ("_walk_graph", 50), ("_walk_all", 25)]
+    np.testing.assert_array_equal(starts, points[tour[[0, 50, 75]]])

@@ -360,7 +360,9 @@ def test_an_export_serves_every_runtime(checkpoint, exported, cache):
     assert one.backend is not other.backend
 
 
-def test_backends_share_no_session(checkpoint):
+def test_backends_share_no_session(checkpoint, exported, cache):
+    for dtype in ("float32", "int8"):
+        exported(cached_export(hash_checkpoint(checkpoint), dtype), dtype)
     one, other = (shared_encoder(ModelSpec(str(checkpoint), backend="onnx")) for _ in range(2))
     assert one.backend is other.backend
     assert shared_encoder(ModelSpec(str(checkpoint))).backend is not one.backend

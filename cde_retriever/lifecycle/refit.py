@@ -224,6 +224,7 @@ def _fit(stored: StoredIndex, encoder: ContextualEncoder, show_progress: bool) -
     return encoder.fit_context(
         stored.texts,
         seed=seed,
+        context_size=max(old.size, encoder.config.context_size),  # one that was asked to be larger stays so
         selection="random" if unknown else old.selection,
         kinds=kinds,
         kind_field=old.kind_field,

@@ -1,6 +1,10 @@
 """`migrate` of collections of Chroma and Qdrant: another one beside the old, whose vectors are taken over."""
 
 import json
+import pickle
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore as QdrantNodes
 from qdrant_client.models import Distance, PointStruct, VectorParams
+from sentence_transformers import SentenceTransformer
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.langchain.stored_collection import document_of
@@ -32,9 +37,13 @@ from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collect
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import SETTINGS, corpus
 from tests.contract.test_migrate import StockEmbedding, StockEmbeddings, count_documents
+from tests.contract.test_refit import die_at
+from tests.killing import forked, kills, was_killed
 from tests.plain_models import save_model
 
 NAME, COUNT = "handbook", 30
+LONGEST = 500
+"""Seconds that a process may kill migrations, for each kill at ever later writes."""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +63,8 @@ class Stock:
         else:
             self.client = qdrant_client.QdrantClient(path=str(folder / "store"))
         self.collection = Collection(self.client, NAME)
+        if embedding is None:  # it is there
+            return
         if self.framework == "li":
             storage = StorageContext.from_defaults(vector_store=self.nodes(NAME))
             VectorStoreIndex.from_documents(
@@ -178,6 +189,58 @@ def test_a_stopped_run_leaves_nothing_and_goes_on(stock, monkeypatch):
 
 def _adapter(stock: Stock) -> str:
     return "llama_index" if stock.framework == "li" else "langchain"
+
+
+def kill_migrations(kind: str, checkpoint: Path, folder: Path) -> int:
+    """Kill migrations of a collection at ever later writes; return how many died. As `kill_refits` does."""
+    kept = folder / "before.pkl"
+
+    def build() -> None:
+        made = Stock(kind, checkpoint, SentenceTransformer(str(checkpoint), device="cpu"), folder)
+        kept.write_bytes(pickle.dumps(made.documents(NAME)))
+
+    def check() -> None:
+        made, before = Stock(kind, checkpoint, None, folder), pickle.loads(kept.read_bytes())
+        done = None if made.context.exists() else made.run()
+        name = collection_in(made.context, NAME)
+        assert done is None or done.collection == name
+        assert made.collection.opened().names() == {NAME, name}
+        assert made.documents(name) == made.documents(NAME) == before
+        made.collection.opened().delete(name)
+        shutil.rmtree(made.context)
+
+    assert not was_killed(forked(build))
+    died, writes = 0, 0
+    while True:
+        writes += max(1, 6 // kills(1))
+
+        def work(writes=writes) -> None:
+            made = Stock(kind, checkpoint, None, folder)
+            die_at(writes)
+            made.run()
+
+        if not was_killed(forked(work)):
+            break
+        died += 1
+        assert not was_killed(forked(check))
+    return died
+
+
+def test_killed_at_any_write_it_leaves_no_new_index_or_a_whole_one(model, tmp_path):
+    code = """
+import pathlib, sys
+from tests.contract.test_migrate_collections import KINDS, kill_migrations
+for kind in KINDS:
+    folder = pathlib.Path(sys.argv[2]) / kind
+    folder.mkdir()
+    print(kind, "killed", kill_migrations(kind, pathlib.Path(sys.argv[1]), folder), "times", flush=True)
+"""
+    command, limit = [sys.executable, "-c", code, str(model[0]), str(tmp_path)], LONGEST * kills(1)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [(line.split()[0], int(line.split()[2]) > 0) for line in done.stdout.splitlines()] == [
+        (kind, True) for kind in KINDS
+    ]
 
 
 @one_kind

@@ -143,7 +143,7 @@ def test_an_index_gets_the_context_of_its_documents_and_keeps_the_old_until_conf
 
 def test_a_stratified_context_stays_one(grown, checkpoint, tmp_path):
     kind, folder = grown[0], tmp_path / "index"
-    settings: dict[str, Any] = {"selection": "stratified", "kind_field": "shelf", "context_size": 8}
+    settings: dict[str, Any] = {"selection": "stratified", "kind_field": "shelf", "context_size": 17}
     shelf = lambda number: {"shelf": "a" if number % 6 else "b"}  # noqa: E731
     texts = [document.text for document in corpus(30)]
     if kind is LlamaIndex:
@@ -161,13 +161,13 @@ def test_a_stratified_context_stays_one(grown, checkpoint, tmp_path):
         cde.save_local(store, folder)
     done = run(folder, checkpoint)
     encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
-    drawn = encoder.fit_context(texts)
-    assert drawn.size < len(texts)
+    drawn = encoder.fit_context(texts, context_size=17)
+    assert drawn.size == 17 > encoder.config.context_size
     kinds = [shelf(number)["shelf"] for number in range(len(texts))]
-    expected = encoder.fit_context(texts, selection="stratified", kinds=kinds)
+    expected = encoder.fit_context(texts, context_size=17, selection="stratified", kinds=kinds)
     assert done.new == expected.fingerprint != drawn.fingerprint
     context = (read_context if kind is LlamaIndex else Context.load)(folder)
-    assert (context.selection, context.kind_field, context.size) == ("stratified", "shelf", drawn.size)
+    assert (context.selection, context.kind_field, context.size) == ("stratified", "shelf", 17)
     assert run(folder, checkpoint).kept == done.kept  # the new one too says how it was chosen
     confirm_refit(folder)
     assert run(folder, checkpoint).kept is None

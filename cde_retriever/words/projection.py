@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from cde_retriever.words.sparse import Sparse
 
+AT_ONCE = 2**17
+"""Distinct words whose signs are in memory at a time: a document of 50 MB may have millions."""
 _GAMMA, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
@@ -28,9 +30,11 @@ def signs_of(words: NDArray[np.int64], width: int) -> NDArray[np.float32]:
 def project(vectors: Sparse, width: int) -> NDArray[np.float32]:
     """Return projections of sparse vectors, (n, width)."""
     words, places = np.unique(vectors.indices, return_inverse=True)
-    signs = signs_of(words, width)
     output = np.zeros((vectors.rows, width), np.float32)
-    for number in range(vectors.rows):
-        part = slice(vectors.starts[number], vectors.starts[number + 1])
-        output[number] = vectors.values[part] @ signs[places[part]]
+    for first in range(0, len(words), AT_ONCE):
+        signs = signs_of(words[first : first + AT_ONCE], width)
+        for number in range(vectors.rows):
+            part = slice(vectors.starts[number], vectors.starts[number + 1])
+            here = (places[part] >= first) & (places[part] < first + AT_ONCE)
+            output[number] += vectors.values[part][here] @ signs[places[part][here] - first]
     return output / np.float32(np.sqrt(width))

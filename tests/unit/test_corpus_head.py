@@ -127,6 +127,20 @@ def test_a_projection_keeps_inner_products_up_to_noise():
     assert np.std(estimated) == pytest.approx(np.sqrt(10 * 20 / 4096), rel=0.4)
 
 
+def test_signs_of_many_words_are_made_some_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    vectors = Sparse.of_rows(
+        [{int(w): float(v) for w, v in zip(rng.integers(0, 90, 40), rng.random(40), strict=True)}, {}, {7: 2.0}]
+    )
+    expected = np.zeros((3, 70), np.float32)
+    for number in range(3):
+        places, values = vectors.row(number)
+        expected[number] = values @ signs_of(places, 70) / np.sqrt(70)
+    for at_once in (1, 7, 1000):
+        monkeypatch.setattr("cde_retriever.words.projection.AT_ONCE", at_once)
+        np.testing.assert_allclose(project(vectors, 70), expected, atol=1e-6)
+
+
 def test_signs_are_even_and_belong_to_the_word():
     signs = signs_of(np.arange(2000), 70)
     assert np.abs(signs).min() == 1

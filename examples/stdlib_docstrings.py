@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llama_index.core.schema import Document
-from tqdm.auto import tqdm
+
+from cde_retriever.progress import progress
 
 MIN_CHARACTERS = 30  # "See base class." and the like answer no question
 MAX_DOCUMENTS = 8_000  # a guard for libraries much larger than CPython's: two cores embed about 60 documents a second
@@ -47,7 +48,7 @@ def read_docstrings(root: Path | None = None, *, show_progress: bool = False) ->
     root = root or Path(sysconfig.get_path("stdlib"))
     found: dict[str, Document] = {}  # by docstring: an override that repeats its base's text would answer twice
     names: set[str] = set()
-    for path in tqdm(list(library_files(root)), desc="Reading docstrings", unit="file", disable=not show_progress):
+    for path in progress(list(library_files(root)), label="Reading docstrings", unit="file", show=show_progress):
         for name, text in docstrings(path, module_name(path, root)):
             if len(text) >= MIN_CHARACTERS and text not in found and name not in names:
                 found[text] = as_document(name, text)

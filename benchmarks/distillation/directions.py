@@ -13,7 +13,9 @@ mixture's statistics, the loss is the listwise KL divergence over all its docume
 - ``mixed``: documents of all training corpora, the same for every lesson: a context that tells nothing of this one;
 - ``null``: none: the encoder's first numbers, no words.
 
-One student is trained and judged under each, with each seed; only the pages of `benchmarks.quality` judge the product.
+One student is trained and judged under each, with each seed. "Its own corpus alone": a student for each unseen corpus,
+taught by that corpus and its real queries without their answers: the most that a recipe for one folder could gain. Only
+the pages of `benchmarks.quality` judge the product.
 """
 
 import argparse
@@ -43,6 +45,7 @@ TAUGHT_BY = HeadSettings(word_weight=0.26, gram_weight=0.26, rareness=1.5, shari
 READS = HeadSettings(topics=TOPICS, sketch=0, topic_weight=1.0, rareness=1.5, sharing=0.5, skip_question_words=False)
 TEMPERATURE, RATE = 0.06, 0.03
 FIRST_LINE = (__doc__ or "").split("\n")[0]
+ALONE = "its own corpus alone"
 CONTEXTS = ("own", "mixed", "foreign", "null")
 
 
@@ -197,6 +200,24 @@ class Classroom:
             for name in CONTEXTS
         }
 
+    def tutor(self, seed: int, steps: int) -> dict[str, Any]:
+        """Train a student for each unseen corpus on that corpus alone, and return the same as `examine`."""
+        lessons = [(seen, target(c)) for seen, c in zip(self.judged["own"], self.unseen, strict=True)]
+        laws = [train([lesson], seed, steps) for lesson in lessons]
+        with torch.no_grad():
+            found = [
+                (
+                    float(law.levelling),
+                    float(law.worth.exp()),
+                    float(divergence(law, *lesson)),
+                    ndcg(law(lesson[0]).numpy(), c.relevant),
+                )
+                for law, lesson, c in zip(laws, lessons, self.unseen, strict=True)
+            ]
+        levelling, worth, kl, score = np.mean(found, axis=0).tolist()
+        learned = {"levelling": levelling, "worth": worth, "divergence": kl, "scores": {"own": score}}
+        return {"trained_on": ALONE, "seed": seed} | learned
+
     def bounds(self) -> dict[str, float]:
         """Return nDCG@10 of plain vectors and of the teacher on the unseen corpora."""
         plain = [ndcg(c.vectors[1] @ c.vectors[0].T, c.relevant) for c in self.unseen]
@@ -238,13 +259,13 @@ def markdown(result: dict[str, Any]) -> str:
         "| trained under | seeds | p | topics' worth | KL | own context | mixed | foreign | null |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for name in ("nothing learned", *CONTEXTS):
+    for name in ("nothing learned", *CONTEXTS, ALONE):
         runs = [run for run in result["runs"] if run["trained_on"] == name]
         figures = [
             show([run[key] for run in runs], digits)
             for key, digits in (("levelling", 3), ("worth", 2), ("divergence", 3))
         ]
-        figures += [show([run["scores"][context] for run in runs]) for context in CONTEXTS]
+        figures += [show([run["scores"].get(context) for run in runs]) for context in CONTEXTS]
         lines.append(f"| {name} | {len(runs)} | {' | '.join(figures)} |")
     return "\n".join([*lines, ""])
 
@@ -263,6 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     room = Classroom(Store(options.store, None, options.base, 0), options.lessons)
     runs = [room.examine("nothing learned", 0, 0, options.held_out)]
     runs += [room.examine(name, seed, options.steps, options.held_out) for name in CONTEXTS for seed in options.seeds]
+    runs += [room.tutor(seed, options.steps) for seed in options.seeds]
     result = {"lessons": options.lessons, "held_out": options.held_out, "runs": runs} | room.bounds()
     write_atomically(options.page.with_suffix(".json"), (json.dumps(result, indent=1) + "\n").encode())
     write_atomically(options.page.with_suffix(".md"), markdown(result).encode())

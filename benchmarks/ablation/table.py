@@ -126,6 +126,10 @@ def write_tables(
     content = {"start": plain, "cluster_sizes": sweep, "runs": results}
     write_atomically(path.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
     text = "# Ablation\n\nWritten by `python -m benchmarks.ablation benchmarks/ablation/ablation.toml --table`.\n\n"
+    text += (
+        "Longer, and from weights that were never trained for retrieval: "
+        "[by pairs seen](ablation-curves.md). Verdict: [log](log.md).\n\n"
+    )
     text += markdown(results, plain)
     text += f"\n![Batch difficulty against nDCG@10]({path.name}-difficulty.svg)\n"
     text += f"\n![Cluster size against batch difficulty]({path.name}-clusters.svg)\n"

@@ -83,9 +83,10 @@ class Sparse(NamedTuple):
     @classmethod
     def joined(cls, parts: Sequence["Sparse"]) -> "Sparse":
         """Put the rows of several one below the other."""
-        starts = [np.zeros(1, np.int64)]
+        starts, values_before = [np.zeros(1, np.int64)], 0
         for part in parts:
-            starts.append(part.starts[1:] + starts[-1][-1])
+            starts.append(part.starts[1:] + values_before)
+            values_before += part.starts[-1]
         indices = [np.zeros(0, np.int64), *(part.indices for part in parts)]
         values = [np.zeros(0, np.float32), *(part.values for part in parts)]
         return cls(np.concatenate(starts), np.concatenate(indices), np.concatenate(values))

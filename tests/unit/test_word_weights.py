@@ -153,6 +153,7 @@ def test_rows_are_put_together_and_back():
     assert joined.indices.tolist() == [5, 3, 4]
     assert Sparse.of_csr(joined.csr()).values.tolist() == [1.0, 2.0, 1.0]
     assert Sparse.joined([]).rows == 0
+    assert Sparse.joined([rows(), parts[0], rows(), parts[1]]).starts.tolist() == [0, 1, 1, 3], "some hold no row"
     taken = joined.take(np.array([2, 1, 0, 2]))
     assert taken.starts.tolist() == [0, 2, 2, 3, 5]
     assert taken.indices.tolist() == [3, 4, 5, 3, 4]

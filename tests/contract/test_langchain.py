@@ -484,7 +484,9 @@ def test_reload_with_an_unfitted_embedding_raises_in_plain_langchain(kind, make,
 def test_reload_with_another_model_or_prompts_raises_in_open(which, make, request, tmp_path):
     store = from_documents(InMemoryVectorStore, corpus(0), make(), context_dir=tmp_path)
     KINDS["in_memory"].persist(store, tmp_path)
-    with pytest.raises(ContextMismatchError, match=r"load that model( with prompts=.*)?, or fit a context with this one"):
+    with pytest.raises(
+        ContextMismatchError, match=r"load that model( with prompts=.*)?, or fit a context with this one"
+    ):
         cde.open(KINDS["in_memory"].opener(tmp_path), tmp_path, model_name=request.getfixturevalue(which))
 
 

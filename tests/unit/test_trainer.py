@@ -119,6 +119,23 @@ def test_a_log_file_gets_lines_of_steps_and_figures_and_no_bar(tmp_path, capsys)
     assert "loss=" in last
 
 
+def test_what_steps_and_measurements_log_and_what_a_run_keeps(tmp_path):
+    config = replace(CONFIG, eval_steps=2, save_steps=4)
+    result = train(tiny_encoder(), training_set(), config, tmp_path / "run", development=development())
+    steps = [row.keys() - {"epoch", "step"} for row in result.log if "loss" in row]
+    figures = {"accuracy", "context", "first_stage_gradient", "second_stage_gradient", "gate_mean", "gate_max"}
+    trainers = {"loss", "grad_norm", "learning_rate"}
+    parts = {f"seconds_{part}" for part in ("batch", "first_pass", "loss", "second_pass")}
+    assert steps[0] == figures | trainers | parts
+    assert steps[1] == steps[3] == steps[0] | {"seconds_rest"}
+    assert steps[2] == steps[4] == steps[1] | {"seconds_measuring"}
+    measured = [row for row in result.log if "eval_ndcg@10" in row]
+    assert [row["step"] for row in measured] == [2, 4, 6]
+    assert all(0 < row["eval_ndcg@10"] <= row["eval_recall@100"] == 1 for row in measured), "it has 20 documents"
+    kept = {path.name for path in (tmp_path / "run").iterdir()}
+    assert kept == {"checkpoint-4", "checkpoint-6", "dataset_embeddings", "settings.json"}
+
+
 @pytest.mark.parametrize("layout", ["cached", "joint"])
 def test_a_first_stage_can_be_trained(tmp_path, layout):
     encoder = tiny_encoder(context_attention=layout)

@@ -32,11 +32,16 @@ FOUND = (
 
 
 def prepare(part: str, folder: Path) -> None:
-    """Copy code and tests into a folder and configure mutmut there for one part."""
+    """Copy code and tests into a folder, to be changed there, and choose the tests."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("cde_retriever", "cde_train", "examples", "benchmarks", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    choose_tests(part, folder)
+
+
+def choose_tests(part: str, folder: Path) -> None:
+    """Configure mutmut for one part."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     settings = {
         "source_paths": ["cde_retriever", "cde_train"],
@@ -53,8 +58,9 @@ def prepare(part: str, folder: Path) -> None:
     (folder / "pyproject.toml").write_text(tomli_w.dumps(project))
 
 
-def renew_tests(folder: Path) -> None:
-    """Copy the tests as they are now over those of a part's last run."""
+def renew_tests(part: str, folder: Path) -> None:
+    """Copy the tests as they are now over those of a part's last run, and choose them as is said now."""
+    choose_tests(part, folder)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
 
 
@@ -87,7 +93,7 @@ def main() -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     if not options.show:
         chosen = survivors(results(folder)) if options.again else [f"*[{options.digits}]"]
-        renew_tests(folder) if options.again else prepare(options.part, folder)
+        renew_tests(options.part, folder) if options.again else prepare(options.part, folder)
         run = [*tool, "run", "--max-children", str(options.processes), *chosen]
         with (folder / "output.txt").open("w") as output:
             subprocess.run(run, cwd=folder, env=environment, stdout=output, stderr=output, check=False)

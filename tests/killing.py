@@ -3,12 +3,15 @@
 A suite run kills a few times; ``CDE_KILLS=40`` kills each writer so often.
 """
 
+import itertools
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -67,3 +70,33 @@ def killed(work: Callable[[Begin], object], after: float) -> bool:
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
     return was_killed(child)
+
+
+def die_at(write: int) -> None:
+    """Kill this process when it opens a file to write, renames or removes something for the so-manieth time."""
+    left = [write]
+
+    def hook(event: str, arguments: Any) -> None:
+        flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
+        if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or flags & (os.O_WRONLY | os.O_RDWR):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def killed_at_writes(work: Callable[[Begin], object], step: int) -> Iterator[int]:
+    """Let children do some work, each killed some writes later than the one before, until one comes to its end.
+
+    Args:
+        work: What a child does; it calls its argument when writes begin to count.
+        step: How many writes later.
+
+    Yields:
+        How many were killed, after each.
+    """
+    for count in itertools.count(1):
+        if not was_killed(forked(lambda write=count * step: work(lambda: die_at(write)))):  # type: ignore[misc]
+            return
+        yield count

@@ -19,6 +19,13 @@ WORDS = [
     a + b for a in ("ba", "ko", "mi", "lu", "ze", "ra", "ti", "no") for b in ("ron", "lak", "sim", "dor", "vex", "tul")
 ]
 FAMILIES = ("bert", "nomic_bert", "modernbert")
+HEADED: dict[str, Any] = {
+    "context_attention": "late",
+    "context_moments": False,
+    "share_backbone": True,
+    "corpus_head": {},
+}
+"""Settings of a model with a corpus head."""
 
 
 def documents(count: int, seed: int = 0, words: int = 12) -> list[str]:
@@ -97,6 +104,11 @@ def tiny_encoder(
             second.context_projection.weight.normal_(std=0.5)
             second.context_projection.bias.normal_()
     return ContextualEncoder.from_model(model, tokenizer)
+
+
+def headed_encoder(**head: Any) -> ContextualEncoder:
+    """Build an encoder with a corpus head, given some of the head's settings."""
+    return tiny_encoder(**{**HEADED, "corpus_head": head})
 
 
 def tiny_checkpoint(folder: Path, family: str = "bert", **config: Any) -> Path:

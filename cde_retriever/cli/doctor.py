@@ -54,7 +54,6 @@ def add_command(program: CommandLine) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-
     from cde_retriever.encoder.encoder import ContextualEncoder
     from cde_retriever.lifecycle.doctor import examine, merge, plain_embedding
     from cde_retriever.lifecycle.kept_vectors import KeptVectors

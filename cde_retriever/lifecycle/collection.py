@@ -159,7 +159,7 @@ class ChromaClient:
     def vectors(self, name: str, ids: Sequence[str]) -> Vectors:
         """Return dense vectors of records, (n, d)."""
         collection, rows = self._client.get_collection(name), dict[str, Any]()
-        for some in _slices(ids):
+        for some in slices(ids):
             found = collection.get(ids=some, include=["embeddings"])
             rows |= zip(found["ids"], found["embeddings"], strict=True)
         return np.array([rows[one] for one in ids], np.float32)
@@ -206,7 +206,7 @@ class QdrantClient:
         """Return dense vectors of records, (n, d)."""
         points = {
             str(point.id): point.vector
-            for some in _slices(ids)
+            for some in slices(ids)
             for point in self._client.retrieve(name, some, with_vectors=True)
         }
         return np.array([_dense(points[one]) for one in ids], np.float32)
@@ -236,7 +236,7 @@ class QdrantClient:
         self._client.delete_collection(name)
 
 
-def _slices(ids: Sequence[str]) -> Iterator[list[str]]:
+def slices(ids: Sequence[str]) -> Iterator[list[str]]:
     """Yield ids, `AT_ONCE` at a time."""
     for start in range(0, len(ids), AT_ONCE):
         yield list(ids[start : start + AT_ONCE])

@@ -35,6 +35,7 @@ def project(vectors: Sparse, width: int) -> NDArray[np.float32]:
         signs = signs_of(words[first : first + AT_ONCE], width)
         for number in range(vectors.rows):
             part = slice(vectors.starts[number], vectors.starts[number + 1])
-            here = (places[part] >= first) & (places[part] < first + AT_ONCE)
-            output[number] += vectors.values[part][here] @ signs[places[part][here] - first]
+            near = places[part] - first
+            here = (near >= 0) & (near < len(signs))
+            output[number] += vectors.values[part][here] @ signs[near[here]]
     return output / np.float32(np.sqrt(width))

@@ -41,8 +41,9 @@ def write_step_timings(page: Page, phase: PhaseConfig, log: LOG, batches_an_epoc
 def write_run_timings(page: Page, seconds: Mapping[str, float]) -> None:
     """Write how long each step of a run took."""
     if seconds:
-        rows = [(name, value) for name, value in seconds.items()]
-        page.table(Table(("step", "seconds"), rows), "Time of each step, in the start that finished it")
+        page.table(
+            Table(("step", "seconds"), list(seconds.items())), "Time of each step, in the start that finished it"
+        )
 
 
 def write_environments(page: Page, environments: Sequence[Mapping[str, str]]) -> None:

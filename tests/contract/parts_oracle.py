@@ -15,7 +15,7 @@ import numpy as np
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.search.hybrid import inner_products
-from tests.tiny import tiny_backbone, tiny_encoder, tiny_tokenizer
+from tests.tiny import HEADED, tiny_backbone, tiny_encoder, tiny_tokenizer
 
 SEQUENCES, STEPS = int(os.environ.get("CDE_SEQUENCES", "12")), int(os.environ.get("CDE_STEPS", "16"))
 FIRST = int(os.environ.get("CDE_SEED", "0"))
@@ -27,8 +27,7 @@ QUERIES = ("baron kolak misim", "zevex ludor 12", "ratul")
 def headed_checkpoint(folder: Path) -> Path:
     """Write a checkpoint of one layer with a corpus head, and return its folder."""
     backbone = tiny_backbone("bert", tiny_tokenizer().get_vocab_size()) | {"num_hidden_layers": 1}
-    settings = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
-    return tiny_encoder(**settings, second_stage=backbone).save_pretrained(folder)
+    return tiny_encoder(**HEADED, second_stage=backbone).save_pretrained(folder)
 
 
 class PartsOracle:

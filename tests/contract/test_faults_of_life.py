@@ -22,8 +22,8 @@ from cde_retriever.llama_index import CDEEmbedding, CDERoutedIndex, CDEVectorSto
 from cde_retriever.search.hybrid import inner_products
 from cde_retriever.words.reading import LONGEST_WORD, WordReader
 from tests.contract.langchain_corpus import FAISS, load_faiss
-from tests.tiny import documents, tiny_encoder
-from tests.unit.test_drift import HEAD, topic
+from tests.tiny import HEADED, documents, tiny_encoder
+from tests.unit.test_drift import topic
 
 MIXED = [
     "The pump fills the tank.",
@@ -43,7 +43,7 @@ MIXED = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_encoder(**HEAD).save_pretrained(tmp_path_factory.mktemp("model") / "head")
+    return tiny_encoder(**HEADED).save_pretrained(tmp_path_factory.mktemp("model") / "head")
 
 
 CORPORA = {

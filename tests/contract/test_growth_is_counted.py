@@ -15,7 +15,7 @@ from cde_retriever.adapters.growth import FILE_NAME
 from cde_retriever.errors import ContextFormatError, ContextMismatchError
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.langchain_corpus import FAISS, load_faiss
-from tests.tiny import tiny_encoder
+from tests.tiny import headed_encoder, tiny_encoder
 from tests.unit.test_drift import topic
 
 OWN, FOREIGN = topic(1, 60, "ka"), topic(2, 30, "mo")
@@ -24,7 +24,7 @@ MORE = topic(1, 90, "ka")[60:]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    encoder = headed_encoder()
     return encoder.save_pretrained(tmp_path_factory.mktemp("model") / "head")
 
 

@@ -13,7 +13,7 @@ from cde_retriever.adapters.langchain.store_parts import parts_of
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.langchain_corpus import FAISS
 from tests.contract.llama_index_corpus import corpus, stored_vector
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder
 
 SEQUENCES = 8
 QUERY = "baron kolak 3 zevex"
@@ -21,7 +21,7 @@ QUERY = "baron kolak 3 zevex"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    encoder = headed_encoder()
     return encoder.save_pretrained(tmp_path_factory.mktemp("model") / "head")
 
 

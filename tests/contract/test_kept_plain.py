@@ -31,13 +31,12 @@ from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collect
 from tests.contract.langchain_corpus import FAISS, load_faiss
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import SETTINGS, chroma, corpus
-from tests.contract.test_refit import HEAD
-from tests.tiny import tiny_checkpoint
+from tests.tiny import HEADED, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "head", **HEAD)
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "head", **HEADED)
 
 
 class LlamaIndex:
@@ -170,7 +169,7 @@ def test_a_damaged_file_or_one_of_another_model_is_refused(kind, head, tmp_path)
         file.write_bytes(damaged)
         with pytest.raises(ContextFormatError, match="delete it"):
             kind.contents(head, tmp_path / "index")
-    other = tiny_checkpoint(tmp_path / "other", **(HEAD | {"seed": 1}))
+    other = tiny_checkpoint(tmp_path / "other", **(HEADED | {"seed": 1}))
     kept = PlainDocuments()
     kept.add(["a"], np.ones((1, 32), np.float32))
     kept.save(tmp_path / "index", ["a"], ContextualEncoder.from_pretrained(other).identity)

@@ -5,7 +5,6 @@ import pickle
 import shutil
 import uuid
 import warnings
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatc
 from cde_retriever.search.hybrid import search, sparse_vectors
 from cde_retriever.search.index_file import FILE_NAME
 from tests.contract.langchain_corpus import FAISS, corpus, load_faiss, texts_of
-from tests.tiny import tiny_encoder
+from tests.tiny import headed_encoder
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -38,8 +37,7 @@ SUM = models.FormulaQuery(
 @pytest.fixture(scope="module")
 def headed(tmp_path_factory):
     """Folder of a tiny checkpoint with a corpus head."""
-    settings: dict[str, Any] = {"context_attention": "late", "context_moments": False, "share_backbone": True}
-    return tiny_encoder(**settings, corpus_head={}).save_pretrained(tmp_path_factory.mktemp("headed") / "model")
+    return headed_encoder().save_pretrained(tmp_path_factory.mktemp("headed") / "model")
 
 
 def named(seed, count=12):

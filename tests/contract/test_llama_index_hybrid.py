@@ -16,7 +16,7 @@ from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatc
 from cde_retriever.llama_index import CDEEmbedding, CDERetriever, CDEVectorStoreIndex, sparse_functions
 from cde_retriever.search.hybrid import inner_products, score
 from tests.contract.llama_index_corpus import chroma, corpus
-from tests.tiny import tiny_encoder
+from tests.tiny import headed_encoder
 
 QUERY = "baron kolak 3"
 MODES = ("hybrid", "dense", "sparse")
@@ -24,7 +24,7 @@ MODES = ("hybrid", "dense", "sparse")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    encoder = headed_encoder()
     return encoder.save_pretrained(tmp_path_factory.mktemp("model") / "head")
 
 

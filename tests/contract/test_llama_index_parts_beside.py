@@ -20,7 +20,7 @@ from cde_retriever.llama_index import CDEEmbedding, CDERetriever, CDEVectorStore
 from cde_retriever.search.hybrid import inner_products, score
 from cde_retriever.search.index_file import FILE_NAME
 from tests.contract.llama_index_corpus import chroma, corpus
-from tests.tiny import tiny_encoder
+from tests.tiny import headed_encoder
 
 QUERY = "baron kolak 3"
 MODES = ("hybrid", "dense", "sparse")
@@ -28,7 +28,7 @@ MODES = ("hybrid", "dense", "sparse")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    encoder = headed_encoder()
     return encoder.save_pretrained(tmp_path_factory.mktemp("model") / "head")
 
 

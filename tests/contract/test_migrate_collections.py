@@ -37,8 +37,7 @@ from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collect
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import SETTINGS, corpus
 from tests.contract.test_migrate import StockEmbedding, StockEmbeddings, count_documents
-from tests.contract.test_refit import die_at
-from tests.killing import forked, kills, was_killed
+from tests.killing import forked, killed_at_writes, kills, was_killed
 from tests.plain_models import save_model
 
 NAME, COUNT = "handbook", 30
@@ -210,18 +209,14 @@ def kill_migrations(kind: str, checkpoint: Path, folder: Path) -> int:
         shutil.rmtree(made.context)
 
     assert not was_killed(forked(build))
-    died, writes = 0, 0
-    while True:
-        writes += max(1, 6 // kills(1))
 
-        def work(writes=writes) -> None:
-            made = Stock(kind, checkpoint, None, folder)
-            die_at(writes)
-            made.run()
+    def work(begin: Any) -> None:
+        made = Stock(kind, checkpoint, None, folder)
+        begin()
+        made.run()
 
-        if not was_killed(forked(work)):
-            break
-        died += 1
+    died = 0
+    for died in killed_at_writes(work, step=max(1, 6 // kills(1))):  # noqa: B007
         assert not was_killed(forked(check))
     return died
 

@@ -2,10 +2,7 @@
 
 import itertools
 import json
-import os
 import shutil
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +29,9 @@ from tests.contract.langchain_corpus import FAISS, load_faiss
 from tests.contract.langchain_corpus import QUERY as ASKED
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import corpus
-from tests.killing import forked, kills, was_killed
+from tests.killing import killed_at_writes, kills
 from tests.readers import seen_meanwhile
-from tests.tiny import tiny_checkpoint
-
-HEAD = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
+from tests.tiny import HEADED, tiny_checkpoint
 
 
 class LlamaIndex:
@@ -183,35 +178,17 @@ def test_undo_brings_the_old_index_back(index, checkpoint):
     assert not undo_refit(folder)
 
 
-def die_at(write: int) -> None:
-    """Kill this process when it opens a file to write, renames or removes something for the so-manieth time."""
-    left = [write]
-
-    def hook(event: str, arguments: Any) -> None:
-        flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
-        if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or flags & (os.O_WRONLY | os.O_RDWR):
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-
-
 def test_killed_at_any_write_it_goes_on_to_the_same_index(index, checkpoint, tmp_path):
     kind, folder = index
     before = kind.contents(checkpoint, folder)
-    old, writes, seen = next(iter(before.values()))[1], 0, set()
-    step = max(1, 60 // kills(3))
-    while True:
-        writes += step
+    old, died = next(iter(before.values()))[1], 0
 
-        def work(writes=writes):
-            die_at(writes)
-            run(folder, checkpoint)
+    def work(begin):
+        begin()
+        run(folder, checkpoint)
 
-        died = was_killed(forked(work))
+    def check():
         found = kind.contents(checkpoint, folder)
-        seen.add(next(iter(found.values()))[1])
         if next(iter(found.values()))[1] == old:
             assert found == before
         done = run(folder, checkpoint)
@@ -219,9 +196,11 @@ def test_killed_at_any_write_it_goes_on_to_the_same_index(index, checkpoint, tmp
         assert undo_refit(folder)
         assert kind.contents(checkpoint, folder) == before
         assert [path.name for path in folder.parent.iterdir()] == ["index"]
-        if not died:
-            break
-    assert writes > 2 * step  # it was killed more than once before it came to its end
+
+    for died in killed_at_writes(work, step=max(1, 60 // kills(3))):  # noqa: B007
+        check()
+    check()
+    assert died > 1  # it was killed more than once before it came to its end
 
 
 def test_parts_that_are_there_are_not_embedded_again_and_damaged_ones_are(index, checkpoint, monkeypatch):
@@ -298,7 +277,7 @@ def test_readers_find_the_old_index_or_the_new_one(index, checkpoint, monkeypatc
 
 
 def test_both_parts_of_hybrid_indexes_are_made_anew(tmp_path):
-    checkpoint = tiny_checkpoint(tmp_path / "head", **HEAD)
+    checkpoint = tiny_checkpoint(tmp_path / "head", **HEADED)
     for kind, folder in ((LlamaIndex, tmp_path / "li"), (LangChain, tmp_path / "lc")):
         kind.build(checkpoint, folder, **({"hybrid": True} if kind is LangChain else {}))
         before = kind.contents(checkpoint, folder)

@@ -36,10 +36,9 @@ from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collect
 from tests.contract.langchain_corpus import QUERY
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import SETTINGS, corpus
-from tests.contract.test_refit import HEAD, die_at
-from tests.killing import forked, killed, kills, was_killed
+from tests.killing import forked, killed, killed_at_writes, kills, was_killed
 from tests.readers import seen_meanwhile
-from tests.tiny import tiny_checkpoint
+from tests.tiny import HEADED, tiny_checkpoint
 
 NAME = "handbook"
 LONGEST = 500
@@ -49,7 +48,7 @@ COSINE = {"hnsw:space": "cosine"}
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "head", **HEAD)
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "head", **HEADED)
 
 
 class Place:
@@ -266,18 +265,14 @@ def kill_refits(kind: str, checkpoint: Path, folder: Path) -> int:
         assert_same(made.contents(), before)
 
     assert not was_killed(forked(build))
-    died, writes = 0, 0
-    while True:
-        writes += max(1, 60 // kills(1))
 
-        def work(writes=writes) -> None:
-            made = place()
-            die_at(writes)
-            made.run()
+    def work(begin: Any) -> None:
+        made = place()
+        begin()
+        made.run()
 
-        if not was_killed(forked(work)):
-            break
-        died += 1
+    died = 0
+    for died in killed_at_writes(work, step=max(1, 60 // kills(1))):  # noqa: B007
         assert not was_killed(forked(check))
     assert died
     for number in range(kills(0)):

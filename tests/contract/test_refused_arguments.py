@@ -13,8 +13,7 @@ from cde_retriever.cli.main import main
 from cde_retriever.errors import OutputError
 from cde_retriever.lifecycle.migrate import migrate
 from cde_retriever.llama_index import CDEEmbedding, CDERoutedIndex, CDEVectorStoreIndex
-from tests.tiny import documents, tiny_encoder
-from tests.unit.test_drift import HEAD
+from tests.tiny import HEADED, documents, tiny_encoder
 
 TEXTS = documents(6)
 NODES = [Document(text=text) for text in TEXTS]
@@ -22,7 +21,7 @@ NODES = [Document(text=text) for text in TEXTS]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_encoder(**HEAD).save_pretrained(tmp_path_factory.mktemp("model") / "head")
+    return tiny_encoder(**HEADED).save_pretrained(tmp_path_factory.mktemp("model") / "head")
 
 
 @pytest.fixture(scope="module")

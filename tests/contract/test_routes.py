@@ -23,15 +23,15 @@ from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.encoder.routes import NEAREST, Routes, sort
 from cde_retriever.errors import ConfigError, ContextError, ContextMismatchError, OutputError
 from cde_retriever.llama_index import CDEEmbedding, CDERoutedIndex, CDEVectorStoreIndex
-from tests.tiny import documents, tiny_encoder
-from tests.unit.test_drift import HEAD, topic
+from tests.tiny import HEADED, documents, tiny_encoder
+from tests.unit.test_drift import topic
 
 KINDS = {"ka": topic(1, 20, "ka"), "mo": topic(2, 20, "mo"), "ze": topic(3, 20, "ze")}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_encoder(**HEAD).save_pretrained(tmp_path_factory.mktemp("model") / "head")
+    return tiny_encoder(**HEADED).save_pretrained(tmp_path_factory.mktemp("model") / "head")
 
 
 def corpus():
@@ -51,7 +51,7 @@ def index(model):
 
 
 def test_a_context_is_as_near_as_its_nearest_documents():
-    encoder = tiny_encoder(**HEAD)
+    encoder = tiny_encoder(**HEADED)
     contexts = {name: encoder.fork().fit_context(texts, context_size=12) for name, texts in KINDS.items()}
     routes = Routes(contexts)
     encoder.set_context(encoder.null_context())
@@ -66,7 +66,7 @@ def test_a_context_is_as_near_as_its_nearest_documents():
 
 
 def test_contexts_that_cannot_be_compared_are_refused():
-    encoder, other = tiny_encoder(**HEAD), tiny_encoder(seed=1, **HEAD)
+    encoder, other = tiny_encoder(**HEADED), tiny_encoder(seed=1, **HEADED)
     own = encoder.fit_context(KINDS["ka"])
     with pytest.raises(ContextError, match="2 contexts are of no one model"):
         Routes({"a": own, "b": other.fit_context(KINDS["mo"])})

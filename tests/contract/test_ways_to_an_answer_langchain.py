@@ -36,7 +36,7 @@ from cde_retriever.errors import ContextMismatchError
 from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, stamp
 from cde_retriever.lifecycle.refit import refit
 from tests.contract.langchain_corpus import FAISS, QUERY, corpus, fitted_on, load_faiss, texts_of
-from tests.tiny import tiny_encoder
+from tests.tiny import headed_encoder
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -88,9 +88,7 @@ class Case:
         """Return an embedding of a model with a corpus head."""
         folder = self.folder / "headed"
         if not folder.exists():
-            tiny_encoder(
-                context_attention="late", context_moments=False, share_backbone=True, corpus_head={}
-            ).save_pretrained(folder)
+            headed_encoder().save_pretrained(folder)
         return fitted_on(folder, seed)
 
     def hybrid(self, seed: int = 0) -> Any:

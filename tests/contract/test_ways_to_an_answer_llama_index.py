@@ -61,7 +61,7 @@ from cde_retriever.llama_index import (
 )
 from cde_retriever.search.index_file import FILE_NAME
 from tests.contract.llama_index_corpus import QUERY, chroma, corpus, text_nodes
-from tests.tiny import tiny_encoder
+from tests.tiny import headed_encoder
 
 ROOT = Path(__file__).parent.parent.parent
 SECURITY = ROOT / "docs" / "security.md"
@@ -121,7 +121,7 @@ def with_copied_vectors(case: Case) -> Path:
 
 def in_parts(case: Case, storage: StorageContext | None = None) -> CDEVectorStoreIndex:
     """Return an index in two parts and make the other embedding one of its model."""
-    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    encoder = headed_encoder()
     model = encoder.save_pretrained(case.folder / "head")
     case.own, case.other = fitted_on(model, 0), fitted_on(model, 1).dense_part()
     if storage is not None:

@@ -10,7 +10,7 @@ from cde_train.cli import main
 from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.evaluation.ranking import evaluate
 from cde_train.report.analysis import analyse, word_distances, write_analysis_page
-from tests.tiny import documents, tiny_checkpoint
+from tests.tiny import HEADED, documents, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,7 @@ def places(tmp_path_factory):
             lines = [json.dumps({"_id": str(i), "title": "", "text": text}) for i, text in enumerate(rows)]
             (place / f"{file}.jsonl").write_text("\n".join(lines))
         (place / "qrels.tsv").write_text("".join(f"{i} 0 {i} 1\n" for i in range(20)))
-    head = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
-    return tiny_checkpoint(folder / "tiny", context_size=32, **head), folder / "sets"
+    return tiny_checkpoint(folder / "tiny", context_size=32, **HEADED), folder / "sets"
 
 
 def test_each_cell_is_that_context_on_that_corpus(places):

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from cde_retriever.encoder.encoder import ContextualEncoder
-from tests.tiny import documents, tiny_checkpoint
+from tests.tiny import HEADED, documents, tiny_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
-HEADED = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
 
 
 def serving(*arguments, **environment):

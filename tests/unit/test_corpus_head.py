@@ -18,16 +18,14 @@ from cde_retriever.words.reading import WordReader
 from cde_retriever.words.sparse import WIDTH, Sparse, added
 from cde_retriever.words.statistics import GRAM_PRIOR
 from cde_retriever.words.topics import Topics, canonical
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder, tiny_encoder
 
 HEAD = {"topics": 6, "sketch": 9}
 TEXTS = documents(30, seed=1)
 
 
 def head_encoder(**settings):
-    return tiny_encoder(
-        context_attention="late", context_moments=False, share_backbone=True, corpus_head={**HEAD, **settings}
-    )
+    return headed_encoder(**{**HEAD, **settings})
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from cde_retriever.context.neighbours import unit
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import WordReader
 from cde_retriever.words.weights import weigh_documents
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder
 
 TEXTS = documents(30, seed=1)
 HEAD = {"topics": 6, "sketch": 9, "directions": 10, "levelling": 0.1}
@@ -22,9 +22,7 @@ def some_vectors(count, width=12):
 
 
 def head_encoder(**settings):
-    return tiny_encoder(
-        context_attention="late", context_moments=False, share_backbone=True, corpus_head={**HEAD, **settings}
-    )
+    return headed_encoder(**{**HEAD, **settings})
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from cde_retriever.lifecycle.trial import Question, Trial, automatic_trial, judg
 from cde_retriever.search.bm25 import score_bm25
 from cde_retriever.search.hybrid import score
 from cde_retriever.search.mixture import mixed
-from tests.tiny import WORDS, tiny_encoder
+from tests.tiny import WORDS, headed_encoder, tiny_encoder
 
 
 @pytest.fixture(scope="module")
 def headed():
-    return tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    return headed_encoder()
 
 
 def pages(count):

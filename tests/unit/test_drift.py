@@ -12,10 +12,8 @@ from cde_retriever.context.drift import FEWEST, LOSS_OF_FOREIGN, Added, Drift, R
 from cde_retriever.errors import ContextError
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import reader
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import HEADED, documents, tiny_encoder
 from tests.unit.test_quality import write_sets
-
-HEAD = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
 
 
 def reference(texts, vectors):
@@ -38,7 +36,7 @@ def test_places_are_among_the_context_documents_each_beside_the_others():
 
 
 def test_context_documents_and_empty_ones_are_counted_but_not_judged():
-    encoder = tiny_encoder(**HEAD)
+    encoder = tiny_encoder(**HEADED)
     context = encoder.fit_context(documents(40), context_size=16)
     added = context.reference().judge([*context.texts, "", "the", "baron"])
     assert (added.documents, added.judged, added.compared) == (19, 1, 0)
@@ -94,7 +92,7 @@ def topic(seed, count, first):
 
 
 def test_thirty_percent_of_another_subject_are_noticed_and_more_of_the_same_are_not():
-    encoder = tiny_encoder(**HEAD)
+    encoder = tiny_encoder(**HEADED)
     own = topic(1, 400, "ka")
     context = encoder.fit_context(own[::2], context_size=128)
     found = encoder.drift_reference()
@@ -113,7 +111,7 @@ def test_thirty_percent_of_another_subject_are_noticed_and_more_of_the_same_are_
 @pytest.mark.parametrize("parts", ["dense", "one"])
 def test_a_document_of_the_context_has_the_place_that_it_has_among_the_others(parts):
     """Of a context of 16, one left out and added again: its dense part is moved as it would be in the index."""
-    encoder = tiny_encoder(**HEAD)
+    encoder = tiny_encoder(**HEADED)
     encoder.fit_context(documents(60, words=30), context_size=16)
     texts = documents(30, seed=3, words=30)
     found = encoder.drift_reference()
@@ -126,7 +124,7 @@ def test_a_document_of_the_context_has_the_place_that_it_has_among_the_others(pa
 
 
 def test_there_must_be_something_to_compare_with():
-    encoder = tiny_encoder(**HEAD)
+    encoder = tiny_encoder(**HEADED)
     with pytest.raises(ContextError, match="is of no corpus, so drift from it cannot be told"):
         encoder.null_context().drift(["a"])
     with pytest.raises(ContextError, match="keeps no words, as its model has no corpus head"):
@@ -135,14 +133,14 @@ def test_there_must_be_something_to_compare_with():
 
 @pytest.mark.parametrize(("texts", "message"), [("abc", "received one str"), (["a", 1], "document 1 is int")])
 def test_only_texts_drift(texts, message):
-    context = tiny_encoder(**HEAD).fit_context(documents(9))
+    context = tiny_encoder(**HEADED).fit_context(documents(9))
     with pytest.raises(TypeError, match=message):
         context.drift(texts)
 
 
 def test_the_benchmark_measures_losses_and_detections(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "JOINING", (10, 1000))
-    folder = tiny_encoder(**HEAD).save_pretrained(tmp_path / "model")
+    folder = tiny_encoder(**HEADED).save_pretrained(tmp_path / "model")
     sets, output = write_sets(tmp_path / "sets"), tmp_path / "drift.json"
     shared = ["--cache", str(tmp_path / "cache"), "--dtype", "float32", "--output", str(output)]
     benchmark.main([str(folder), str(sets), "--sizes", "8", "--draws", "2", "--losses", "a", "b", *shared])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks import growth
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder
 from tests.unit.test_quality import write_sets
 
 
 def test_a_set_grows_and_keeps_its_questions(tmp_path):
-    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    encoder = headed_encoder()
     folder = encoder.save_pretrained(tmp_path / "model")
     sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "growth.json"
     shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32"]

@@ -6,7 +6,7 @@ import pytest
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.search.hybrid import inner_products, score, search, sparse_vectors
 from cde_retriever.words.sparse import WIDTH, Sparse
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder
 
 QUERIES = Parts(np.array([[1, 0], [0, 1]], np.float32), Sparse.of_rows([{7: 0.5, WIDTH - 1: 1.0}, {}]).csr())
 DOCUMENTS = Parts(
@@ -43,7 +43,7 @@ def test_parts_that_do_not_belong_together_are_refused():
 
 
 def test_an_exact_word_is_found_where_vectors_do_not_tell():
-    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    encoder = headed_encoder()
     texts = [*documents(40), "mitul zedor rare17"]
     encoder.fit_context(texts, context_size=16)
     made = encoder.encode_documents(texts, parts="both")

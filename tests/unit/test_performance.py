@@ -22,7 +22,7 @@ from benchmarks.performance.texts import short_documents, texts_of_length, token
 from benchmarks.performance.timing import fit_exponent, interleave, medians, per_text, ratio
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.search.hybrid import inner_products, score
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder, tiny_encoder
 
 NAMES = list(performance.MODULES)
 LINE = {"sizes": [8, 16], "seconds": [0.1, 0.4], "exponent": 2.0}
@@ -180,7 +180,7 @@ def test_every_document_is_timed_once():
 
 
 def test_each_way_to_ask_an_index_gives_its_own_exact_order():
-    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    encoder = headed_encoder()
     texts, queries = documents(20), documents(3, seed=1)
     encoder.fit_context(texts)
     both = encoder.encode_documents(texts, parts="both")

@@ -13,7 +13,7 @@ from benchmarks.recipes.card import card
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.search.hybrid import score
 from cde_train.data.retrieval_sets import read_retrieval_set
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import HEADED, documents, headed_encoder, tiny_encoder
 
 
 def write_sets(folder):
@@ -92,7 +92,7 @@ def test_sizes_and_distances_are_measured_and_drawn(tmp_path):
 
 
 def test_a_checkpoint_with_a_corpus_head_is_measured_in_two_parts_too(tmp_path):
-    encoder = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    encoder = headed_encoder()
     folder = encoder.save_pretrained(tmp_path / "model")
     sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "quality.json"
     shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32", "--device", "cpu"]
@@ -133,8 +133,7 @@ def test_growth_adds_what_was_not_measured_before(tmp_path, monkeypatch):
 
 
 def test_kept_vectors_rank_as_encoded_ones_do(tmp_path):
-    settings = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
-    encoder = tiny_encoder(**settings, prompts={"query": "w1 w2 ", "document": ""})
+    encoder = tiny_encoder(**HEADED, prompts={"query": "w1 w2 ", "document": ""})
     data = read_retrieval_set(write_sets(tmp_path / "sets") / "b")
     documents, queries = (
         encoder.encode_first_stage(texts, role=role)
@@ -152,8 +151,7 @@ def test_kept_vectors_rank_as_encoded_ones_do(tmp_path):
 
 
 def test_smaller_vectors_are_those_of_an_encoder_that_makes_them(tmp_path):
-    settings = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
-    folder = tiny_encoder(**settings).save_pretrained(tmp_path / "model")
+    folder = tiny_encoder(**HEADED).save_pretrained(tmp_path / "model")
     sets, output = write_sets(tmp_path / "sets"), tmp_path / "sizes.json"
     data = read_retrieval_set(sets / "a")
     whole = ContextualEncoder.from_pretrained(folder, device="cpu")

@@ -3,13 +3,12 @@
 import json
 
 from benchmarks import routing
-from tests.tiny import tiny_encoder
-from tests.unit.test_drift import HEAD
+from tests.tiny import HEADED, tiny_encoder
 from tests.unit.test_quality import write_sets
 
 
 def test_sets_are_searched_alone_together_and_routed(tmp_path):
-    folder, sets = tiny_encoder(**HEAD).save_pretrained(tmp_path / "model"), write_sets(tmp_path / "sets")
+    folder, sets = tiny_encoder(**HEADED).save_pretrained(tmp_path / "model"), write_sets(tmp_path / "sets")
     output = tmp_path / "routing.json"
     shared = ["--cache", str(tmp_path / "cache"), "--dtype", "float32", "--output", str(output)]
     routing.main([str(folder), str(sets), "--only", "a", "b", "--cost", "2", *shared])

@@ -4,16 +4,15 @@ import pytest
 
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder
 
-SETTINGS = {"context_attention": "late", "context_moments": False, "share_backbone": True, "corpus_head": {}}
 TEXTS = documents(40)
 
 
 @pytest.fixture
 def encoder(tmp_path, monkeypatch) -> ContextualEncoder:
     """Return an encoder whose backend counts the texts that it runs, in `encoder.ran`."""
-    made = ContextualEncoder.from_pretrained(tiny_encoder(**SETTINGS).save_pretrained(tmp_path / "model"))
+    made = ContextualEncoder.from_pretrained(headed_encoder().save_pretrained(tmp_path / "model"))
     backend, made.ran = made.backend, 0
 
     def counting(input_ids, mask, state, run=backend.embed):

@@ -18,7 +18,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.context.selection import SELECTIONS, choose, cluster_centres, far_apart, sample_kinds
 from cde_retriever.errors import ConfigError, ContextError, ContextMismatchError
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder, tiny_encoder
 from tests.unit.test_quality import write_sets
 
 
@@ -121,7 +121,7 @@ def test_a_context_without_vectors_cannot_be_chosen_by_them():
 
 
 def test_the_benchmark_compares_at_equal_size(tmp_path, monkeypatch):
-    head = tiny_encoder(context_attention="late", context_moments=False, share_backbone=True, corpus_head={})
+    head = headed_encoder()
     folder, sets, output = head.save_pretrained(tmp_path / "model"), write_sets(tmp_path / "sets"), tmp_path / "s.json"
     monkeypatch.setattr(benchmark, "MERGED", ("a", "b"))
     shared = ["--cache", str(tmp_path / "cache"), "--dtype", "float32", "--output", str(output)]

@@ -18,7 +18,7 @@ from cde_retriever.adapters.stamps import DENSE, STAMP
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.context.selection import kinds_of
-from cde_retriever.lifecycle.collection import AT_ONCE, Collection, Vectors
+from cde_retriever.lifecycle.collection import Collection, Vectors, slices
 from cde_retriever.search.index_file import index_file
 
 
@@ -78,8 +78,8 @@ def nodes_in(collection: Collection, name: str) -> list[BaseNode]:
     """Return all nodes of a collection, in the order of the store."""
     ids = [record.id for record in collection.opened().records(name)]
     store, found = store_over(collection, name), dict[str, BaseNode]()
-    for start in range(0, len(ids), AT_ONCE):
-        found |= {node.node_id: node for node in store.get_nodes(ids[start : start + AT_ONCE])}
+    for some in slices(ids):
+        found |= {node.node_id: node for node in store.get_nodes(some)}
     return [found[one] for one in ids]
 
 

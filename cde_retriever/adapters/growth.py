@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cde_retriever.adapters.contextual_embedding import ContextualEmbedding
-from cde_retriever.context.drift import Added, Drift, Reference
+from cde_retriever.context.drift import Added, Drift, Joined, Reference
 from cde_retriever.errors import ContextFormatError
 from cde_retriever.files.forking import ThreadLock
 from cde_retriever.files.records import RecordFormat
@@ -61,8 +61,13 @@ class Growth:
     @property
     def drift(self) -> Drift:
         """How many documents joined, and how unlike the context they are; nothing of a model without a corpus head."""
+        return Drift.of_all([self.joined])
+
+    @property
+    def joined(self) -> Joined:
+        """What joined, and what it is compared with."""
         context = self._embedding.context
-        return Drift.of(self._added, context.documents_seen, context.size)
+        return Joined(self._added, context.documents_seen, 0 if context.words is None else context.size)
 
     @cached_property
     def _reference(self) -> Reference | None:

@@ -3,14 +3,10 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_model_options, add_pickle_option, read_model_options
 from cde_retriever.cli.store_options import add_store_options, read_store_options
-
-if TYPE_CHECKING:  # help needs no NumPy
-    from cde_retriever.context.drift import Drift
 
 EXAMPLES = """\
   cde refit index --plan       how many documents, how long, and what would change
@@ -45,19 +41,6 @@ def add_command(program: CommandLine) -> None:
     add_model_options(refit)
 
 
-def describe_drift(drift: "Drift") -> str:
-    """Return what joined an index, in a sentence."""
-    counted = f"the context was drawn from {drift.documents_seen} documents, {drift.added} joined since"
-    if not drift.detected and not drift.enough:
-        return f"{counted}: too few to tell whether they are unlike these"
-    if not drift.detected:
-        return f"{counted}, and nothing shows that they are unlike these"
-    return (
-        f"{counted}, some {100 * drift.foreign:.0f} % of them unlike these ({drift.evidence:.1f} standard deviations); "
-        f"without a refit nDCG@10 x 100 is expected to be {100 * drift.expected_loss:.1f} lower than with one"
-    )
-
-
 def _refit(options: argparse.Namespace) -> None:
     from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
 
@@ -80,7 +63,7 @@ def _refit(options: argparse.Namespace) -> None:
             f"documents {plan.kept_documents} stay, and a vector's cosine with its new one is {plan.cosine:.3f} on "
             "average"
         )
-        say(describe_drift(plan.drift))
+        say(str(plan.drift))
         write_result({"index": str(index), **asdict(plan)})
         return
     done = refit(index, collection=collection, model=model, trust_pickle=trusted, show_progress=True)

@@ -10,8 +10,9 @@ Kept are counts and sums of places. How well it tells, and what drift costs, was
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,11 @@ class Drift:
         evidence: Standard deviations between what was added and what more of the same corpus would be.
         detected: Whether this is more than chance.
         enough: Whether 30 % foreign documents among what was added would be noticed in 95 of 100 cases. Else what is
-            not detected means little: too few joined, or the context has too few documents (never enough below 56).
+            not detected means little: too few joined, or the context has too few documents.
+        judged: How many of the added documents were compared: not context documents, empty ones, nor any of a model
+            without a corpus head.
+        needed: From how many compared documents on `enough` is true; None if never: a context of too few documents, or
+            a model without a corpus head.
     """
 
     documents_seen: int
@@ -80,6 +85,8 @@ class Drift:
     evidence: float
     detected: bool
     enough: bool = False
+    judged: int = 0
+    needed: int | None = None
 
     @classmethod
     def of(cls, added: Added, documents_seen: int, size: int) -> "Drift":
@@ -88,22 +95,109 @@ class Drift:
         Args:
             added: What was added.
             documents_seen: Documents that the context was drawn from.
-            size: Documents of the context, J.
+            size: Documents of the context, J; 0 if there is nothing to compare with.
         """
-        places = [(added.words, added.judged), (added.vectors, added.compared)]
-        lacks = [(0.5 - total / n) / _deviation(n, size) for total, n in places if n]
-        shares = [1 - 2 * total / n for total, n in places if n]
+        return cls.of_all([Joined(added, documents_seen, size)])
+
+    @classmethod
+    def of_all(cls, joined: Sequence["Joined"]) -> "Drift":
+        """Return what follows from documents that were added under several contexts, taken together."""
+        added, seen = sum((one.added for one in joined), Added()), sum(one.documents_seen for one in joined)
+        places = [
+            (added.words, [(one.added.judged, one.size) for one in joined if one.added.judged]),
+            (added.vectors, [(one.added.compared, one.size) for one in joined if one.added.compared]),
+        ]
+        means = [total / sum(n for n, _ in counts) if counts else 0.5 for total, counts in places]
+        lacks = [(0.5 - mean) / _deviation(counts) for mean, (_, counts) in zip(means, places, strict=True) if counts]
         evidence = max(lacks, default=0.0)
         detected = added.judged >= FEWEST and evidence > THRESHOLD
-        enough = bool(added.judged) and (THRESHOLD + SURE) * _deviation(added.judged, size) <= NOTICED / 2
-        foreign = max(0.0, *shares) if detected else 0.0
-        of_index = added.documents / max(1, documents_seen + added.documents)
-        loss = LOSS_OF_FOREIGN * foreign * of_index
-        return cls(documents_seen, added.documents, loss, foreign, evidence, detected, enough)
+        needed = _needed(joined)
+        enough = needed is not None and added.judged >= needed
+        foreign = max(0.0, *(1 - 2 * mean for mean in means)) if detected else 0.0
+        loss = LOSS_OF_FOREIGN * foreign * added.documents / max(1, seen + added.documents)
+        return cls(seen, added.documents, loss, foreign, evidence, detected, enough, added.judged, needed)
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        counted = f"the context was drawn from {self.documents_seen} documents, {self.added} joined since"
+        if self.judged < self.added:
+            counted += f", {self.judged} of which can be compared"
+        if self.detected:
+            return (
+                f"{counted}, some {100 * self.foreign:.0f} % of them unlike these ({self.evidence:.1f} standard "
+                f"deviations); without a refit nDCG@10 x 100 is expected to be {100 * self.expected_loss:.1f} lower "
+                "than with one"
+            )
+        if self.enough:
+            return f"{counted}, and nothing shows that they are unlike these"
+        if self.needed is None:
+            return (
+                f"{counted}; whether they are unlike these cannot be told, as the context has too few documents or its "
+                "model no corpus head"
+            )
+        return f"{counted}: too few to tell whether they are unlike these, which takes {self.needed}"
 
 
-def _deviation(count: int, size: int) -> float:
-    return math.sqrt((count + size + 1) / (12 * count * size))
+class Joined(NamedTuple):
+    """What joined documents under one context.
+
+    Attributes:
+        added: What was added.
+        documents_seen: Documents that the context was drawn from.
+        size: Documents of the context, J; 0 if there is nothing to compare with.
+    """
+
+    added: Added
+    documents_seen: int
+    size: int
+
+
+class KindDrifts(dict[str, Drift]):
+    """The drift of each kind of document in an index of several contexts, by its name.
+
+    Args:
+        joined: What joined each kind.
+    """
+
+    def __init__(self, joined: Mapping[str, Joined]) -> None:
+        super().__init__({name: Drift.of_all([one]) for name, one in joined.items()})
+        self._joined = dict(joined)
+
+    @property
+    def whole(self) -> Drift:
+        """The drift of all kinds taken together: one test, where each kind by itself is one more chance of an alarm."""
+        return Drift.of_all(list(self._joined.values()))
+
+    def __str__(self) -> str:
+        """Say it in a sentence for the whole and one for each kind."""
+        return "\n".join([f"all: {self.whole}", *(f"{name}: {drift}" for name, drift in self.items())])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what a copy is made from."""
+        return type(self), (self._joined,)
+
+
+def _deviation(counts: Sequence[tuple[int, int]]) -> float:
+    """Return the deviation of the mean place of so many documents beside contexts of J, (n, J) each."""
+    total = sum(n for n, _ in counts)
+    return math.sqrt(sum((n / total) ** 2 * (n + size + 1) / (12 * n * size) for n, size in counts))
+
+
+def _needed(joined: Sequence[Joined]) -> int | None:
+    """Return how many documents are `Drift.enough`, in the proportions of those that joined; None if none are.
+
+    Of n documents, a share p of them beside a context of J, the mean place has the variance
+    Σ p² / (12 J) + Σ p (J + 1) / (12 J) / n.
+    """
+    weights = [one.added.judged for one in joined]
+    if not any(weights):
+        weights = [one.documents_seen for one in joined]
+    kinds = [(weight / sum(weights), one.size) for weight, one in zip(weights, joined, strict=True) if weight]
+    if not kinds or not all(size for _, size in kinds):
+        return None
+    room = (NOTICED / 2 / (THRESHOLD + SURE)) ** 2 - sum(share**2 / (12 * size) for share, size in kinds)
+    of_one = sum(share * (size + 1) / (12 * size) for share, size in kinds)
+    return math.ceil(of_one / room) if room > 0 else None
 
 
 class Reference:

@@ -170,6 +170,7 @@ def test_persisted_it_is_the_same_and_goes_on(index, model, tmp_path):
     np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-5)
     opened.insert(Document(text="kabab kacac new", metadata={"kind": "ka"}, id_="new"))
     assert {name: drift.added for name, drift in opened.drift.items()} == {"ka": 1, "mo": 0, "ze": 0}
+    assert (opened.drift.whole.documents_seen, opened.drift.whole.added) == (60, 1)
     assert opened.as_retriever(similarity_top_k=1).retrieve("kabab kacac new")[0].node.ref_doc_id == "new"
     opened.delete_ref_doc("new")
     assert "new" not in {n.node.ref_doc_id for n in opened.as_retriever(similarity_top_k=99).retrieve("new")}
@@ -278,6 +279,21 @@ def test_stores_of_several_contexts_are_saved_and_opened_as_one(stores, model, t
         cde.save_routed(stores, tmp_path)
     with pytest.raises(FileNotFoundError, match="no index of several contexts at"):
         cde.open_routed(load, tmp_path, model_name=model)
+
+
+def test_drift_is_told_of_each_store_and_of_all(model, tmp_path):
+    made = [LangChainDocument(text, metadata={"kind": kind}) for kind, texts in KINDS.items() for text in texts]
+    stores = cde.from_documents_by_kind(InMemoryVectorStore, made, "kind", cde.CDEEmbeddings(model_name=model))
+    foreign = [LangChainDocument(text, metadata={"kind": "mo"}) for text in topic(4, 30, "pu")]
+    stores["mo"].add_documents(foreign)
+    stores["ka"].add_texts(topic(5, 10, "ka"))
+    opened = cde.open_routed(load, cde.save_routed(stores, tmp_path / "routed"), model_name=model)
+    for drifts in (cde.drift(stores), cde.drift(opened)):
+        assert {name: (one.added, one.detected) for name, one in drifts.items()} == {
+            "ka": (10, False), "mo": (30, True), "ze": (0, False),
+        }  # fmt: skip
+        assert (drifts.whole.documents_seen, drifts.whole.added, drifts.whole.detected) == (60, 40, True)
+        assert drifts["mo"] == cde.drift(stores["mo"])
 
 
 def test_stores_that_write_by_themselves_are_opened_as_one(stores, model, tmp_path):

@@ -1,14 +1,14 @@
 """Whether documents that join are like a context's own."""
 
 import json
+import pickle
 import random
 
 import numpy as np
 import pytest
 
 from benchmarks import drift as benchmark
-from cde_retriever.cli.refit import describe_drift
-from cde_retriever.context.drift import FEWEST, LOSS_OF_FOREIGN, Added, Drift, Reference
+from cde_retriever.context.drift import FEWEST, LOSS_OF_FOREIGN, Added, Drift, Joined, KindDrifts, Reference
 from cde_retriever.errors import ContextError
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import reader
@@ -63,7 +63,7 @@ def test_few_documents_and_none_tell_nothing():
     assert Drift.of(few, 10, 50).evidence > 5
     assert not Drift.of(few, 10, 50).detected
     assert Drift.of(few + Added(1, 1), 10, 50).detected
-    assert Drift.of(Added(), 10, 50) == Drift(10, 0, 0.0, 0.0, 0.0, False)
+    assert Drift.of(Added(), 10, 50) == Drift(10, 0, 0.0, 0.0, 0.0, False, needed=None)
 
 
 @pytest.mark.parametrize(("size", "fewest"), [(512, 63), (256, 72), (128, 101), (64, 449)])
@@ -75,13 +75,44 @@ def test_enough_is_what_shows_thirty_percent_of_foreign_documents(size, fewest):
 
 
 def test_too_few_to_tell_is_said():
-    few, many = (describe_drift(Drift.of(Added(n, n, n / 2), 300, 512)) for n in (62, 63))
-    assert (
-        few
-        == "the context was drawn from 300 documents, 62 joined since: too few to tell whether they are unlike these"
-    )
+    few, many = (str(Drift.of(Added(n, n, n / 2), 300, 512)) for n in (62, 63))
+    counted = "the context was drawn from 300 documents, 62 joined since"
+    assert few == f"{counted}: too few to tell whether they are unlike these, which takes 63"
     assert many.endswith("and nothing shows that they are unlike these")
-    assert "100 % of them unlike these" in describe_drift(Drift.of(Added(20, 20), 300, 512)), "what is seen is said"
+    assert "100 % of them unlike these" in str(Drift.of(Added(20, 20), 300, 512)), "what is seen is said"
+    assert f"{counted}, 40 of which can be compared: too few" in str(Drift.of(Added(62, 40, 20.0), 300, 512))
+    for size in (0, 55):
+        never = Drift.of(Added(62, 62 if size else 0, 31.0 if size else 0.0), 300, size)
+        assert never.needed is None
+        assert "cannot be told, as the context has too few documents or its model no corpus head" in str(never)
+
+
+def test_several_contexts_are_one_test_together():
+    """Two kinds, none of which tells by itself: their lacks add up, and their variances by the squares of shares."""
+    kinds = {"a": Joined(Added(40, 40, 16.0), 500, 512), "b": Joined(Added(60, 60, 25.0), 300, 128)}
+    drifts = KindDrifts(kinds)
+    assert drifts == {name: Drift.of(*one) for name, one in kinds.items()}
+    assert [drift.detected for drift in drifts.values()] == [False, False]
+    variance = 0.4**2 * 553 / (12 * 40 * 512) + 0.6**2 * 189 / (12 * 60 * 128)
+    whole = drifts.whole
+    assert whole.evidence == pytest.approx(0.09 / variance**0.5)
+    assert (whole.detected, whole.documents_seen, whole.added) == (True, 800, 100)
+    assert whole.foreign == pytest.approx(0.18)
+    assert whole.expected_loss == pytest.approx(LOSS_OF_FOREIGN * 0.18 * 100 / 900)
+    assert pickle.loads(pickle.dumps(drifts)).whole == whole
+    assert str(drifts).splitlines() == [f"all: {whole}", f"a: {drifts['a']}", f"b: {drifts['b']}"]
+
+
+def test_what_several_contexts_need_together_is_what_is_enough():
+    """In the proportions of what joined; of one context it is that context's own number, of ten equal ones less."""
+    for sizes, share in (((512, 128), 0.4), ((128, 60), 0.5)):
+        joined = lambda n, sizes=sizes, share=share: [  # noqa: E731
+            Joined(Added(m, m, m / 2), 100, size) for m, size in zip((n * share, n * (1 - share)), sizes, strict=True)
+        ]
+        needed = Drift.of_all(joined(1000)).needed
+        found = [Drift.of_all(joined(n)).enough for n in (needed - 1, needed)]
+        assert found == [False, True]
+    assert Drift.of_all([Joined(Added(), 100, 512)] * 10).needed < Drift.of(Added(), 100, 512).needed == 63
 
 
 def topic(seed, count, first):

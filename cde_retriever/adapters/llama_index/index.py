@@ -39,7 +39,7 @@ from cde_retriever.adapters.llama_index.two_parts import embedding_for, folder_o
 from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain, save_plain
 from cde_retriever.context.context import context_file, known_documents
-from cde_retriever.context.drift import Drift
+from cde_retriever.context.drift import Drift, Joined
 from cde_retriever.context.whole_numbers import true_or_false
 from cde_retriever.files.replacing import read_unchanged
 
@@ -111,8 +111,13 @@ class CDEVectorStoreIndex(JoiningNodes):
         Raises:
             ContextNotFittedError: if the index has no context yet.
         """
+        return Drift.of_all([self.joined])
+
+    @property
+    def joined(self) -> Joined:
+        """What joined since the context was fitted; raises as `drift` does."""
         _ = self.embedding.context
-        return self._growth.drift
+        return self._growth.joined
 
     @classmethod
     def from_documents(

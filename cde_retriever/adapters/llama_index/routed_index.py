@@ -26,7 +26,7 @@ from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.adapters.llama_index.splitting import transformations_for
 from cde_retriever.adapters.llama_index.storage import PathLike, embedded_text
 from cde_retriever.adapters.routes_folder import read_routes, write_routes
-from cde_retriever.context.drift import Drift
+from cde_retriever.context.drift import KindDrifts
 from cde_retriever.context.selection import kind_of, kinds_of
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.one_pass import one_pass
@@ -145,9 +145,9 @@ class CDERoutedIndex:
             index.delete_ref_doc(ref_doc_id, delete_from_docstore=delete_from_docstore)
 
     @property
-    def drift(self) -> dict[str, Drift]:
+    def drift(self) -> KindDrifts:
         """How many documents joined each kind since it was built, and how unlike its context they are."""
-        return {name: index.drift for name, index in self.indexes.items()}
+        return KindDrifts({name: index.joined for name, index in self.indexes.items()})
 
     def as_retriever(self, *, contexts: int = CONTEXTS, similarity_top_k: int = 2, **kwargs: Any) -> BaseRetriever:
         """Return a retriever that asks the kinds whose contexts are nearest to a query.

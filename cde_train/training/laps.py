@@ -19,7 +19,7 @@ SECONDS = "seconds_"
 
 
 class Laps:
-    """Seconds by part, of the steps since they were last taken.
+    """Seconds by part, of one step after another.
 
     Args:
         device: Where steps are computed; a GPU's work is waited for at the end of each part.
@@ -39,7 +39,7 @@ class Laps:
             self._seconds[part] = self._seconds.get(part, 0.0) + now - self._began
         self._began = now
 
-    def take(self, steps: float) -> dict[str, float]:
-        """Return mean seconds a step, given how many there were, named as they are logged; and begin anew."""
+    def take(self) -> dict[str, float]:
+        """Return the seconds since they were last taken, named as they are logged; and begin anew."""
         taken, self._seconds = self._seconds, {}
-        return {f"{SECONDS}{part.replace(' ', '_')}": seconds / steps for part, seconds in taken.items()}
+        return {f"{SECONDS}{part.replace(' ', '_')}": seconds for part, seconds in taken.items()}

@@ -81,7 +81,7 @@ def train(
     """
     start = {}
     if config.interpolation != 1:
-        start = {name: tensor.detach().clone() for name, tensor in encoder.open_model().state_dict().items()}
+        start = {name: tensor.clone() for name, tensor in encoder.open_model().state_dict().items()}
     output.mkdir(parents=True, exist_ok=True)
     identity = encoder.identity.sha256
     claim(output, config, data.batches, identity)
@@ -90,14 +90,13 @@ def train(
     trainer = TwoStageTrainer(encoder, data, config, output, development, identity)
     saved = newest_whole_state(output)
     trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
-    with torch.no_grad():
-        for name, weight in encoder.open_model().state_dict().items():
-            if name in start:
-                weight.lerp_(start[name].to(weight), 1 - config.interpolation)
+    trained = encoder.open_model().state_dict()
+    for name, weight in start.items():
+        trained[name].lerp_(weight.to(trained[name]), 1 - config.interpolation)
     encoder.open_model().requires_grad_(False).eval()
     state = trainer.state
-    best = state.best_global_step if trainer.measured else None
-    return TrainResult(state.global_step, best, state.best_metric if best else None, list(state.log_history))
+    best = (state.best_global_step, state.best_metric) if trainer.measured else (None, None)
+    return TrainResult(state.global_step, *best, list(state.log_history))
 
 
 class TwoStageTrainer(HuggingFaceTrainer):
@@ -118,14 +117,14 @@ class TwoStageTrainer(HuggingFaceTrainer):
         self.config = config
         self.development = development
         self.measured = development is not None and config.eval_steps > 0
-        self._sums: dict[str, float] = {}
+        self._figures: dict[str, float] = {}  # of the step just taken
         prepare_parameters(self.two_stage, config)
-        steps = len(data.batches) if config.steps == 0 else min(config.steps, len(data.batches))
+        steps = len(data.batches[: config.steps or None])
         super().__init__(
             model=nn.ModuleList([self.two_stage]),  # the `Trainer` would write into the model's own frozen `config`
             args=_arguments(config, output, steps, self.measured),
             train_dataset=[{"step": step} for step in range(steps)],
-            eval_dataset=[] if self.measured else None,  # `evaluate` has its own
+            eval_dataset=[],  # `evaluate` has its own
             callbacks=[EarlyStoppingCallback(config.patience)] if config.patience and self.measured else None,
         )
         self.laps = Laps(self.args.device)
@@ -133,7 +132,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
         self.add_callback(TrainingProgress)
         if config.gradient_checkpointing:
             for stage in (self.two_stage.first_stage, self.two_stage.second_stage):
-                stage.backbone.activation_checkpointing_enable({"use_reentrant": False})
+                stage.backbone.activation_checkpointing_enable()
         self.tokenizer = encoder.text_tokenizer(config.train_length)
         self.builder = BatchBuilder(
             data,
@@ -156,10 +155,9 @@ class TwoStageTrainer(HuggingFaceTrainer):
             return data.dataset_embeddings
         documents = data.context_candidates(self.config, self.args.max_steps)
         folder, surrogate = output / "dataset_embeddings", FirstStage(self.encoder)
-        with self.args.main_process_first(desc="embedding context documents"):
+        with self.args.main_process_first(), self.accelerator.autocast():
             if self.args.process_index == 0:
-                with self.accelerator.autocast():
-                    embed_texts(documents, surrogate, folder, identity=self.identity)
+                embed_texts(documents, surrogate, folder, identity=self.identity)
         return TextVectors.open(folder)
 
     # The step
@@ -180,12 +178,12 @@ class TwoStageTrainer(HuggingFaceTrainer):
             raise FloatingPointError(
                 f"the loss of step {inputs['step']} is {result.loss.item()}; lower the learning rate, or use fp32"
             )
-        self._count(
-            accuracy=result.accuracy,
-            context=float(batch.context_documents),
-            first_stage_gradient=gradient_norm(self.two_stage.first_stage),
-            second_stage_gradient=gradient_norm(self.two_stage.second_stage),
-        )
+        self._figures = {
+            "accuracy": result.accuracy.item(),
+            "context": float(batch.context_documents),
+            "first_stage_gradient": gradient_norm(self.two_stage.first_stage),
+            "second_stage_gradient": gradient_norm(self.two_stage.second_stage),
+        }
         return result.loss
 
     def _pad(self, ids: Any) -> tuple[Tensor, Tensor]:
@@ -216,16 +214,10 @@ class TwoStageTrainer(HuggingFaceTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _count(self, **values: Any) -> None:
-        for name, value in {**values, "steps": 1.0}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; beside a loss, also the accuracy, the mean context size, times and the gate."""
-        if "loss" in logs and self._sums:
-            steps = self._sums.pop("steps")
-            logs |= {name: value / steps for name, value in self._sums.items()} | self.laps.take(steps)
-            self._sums = {}
+        """Log; beside the loss of a step also its accuracy, context size, gradients, times and the gate."""
+        if "loss" in logs:
+            logs |= self._figures | self.laps.take()
             gate = getattr(self.two_stage.second_stage, "gate", None)
             if isinstance(gate, Tensor):
                 logs |= {"gate_mean": gate.mean().item(), "gate_max": gate.max().item()}
@@ -236,7 +228,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Write the model as a checkpoint of ours."""
         if self.args.should_save:
-            write_model(Path(output_dir or str(self.args.output_dir)), self.encoder, self.config)
+            write_model(Path(str(output_dir)), self.encoder, self.config)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -258,31 +250,24 @@ def gradient_norm(stage: nn.Module) -> float:
 
 
 def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) -> TrainingArguments:
-    """Return the settings in the words of the `Trainer`; a short run measures and saves at its end."""
-    evaluating, saving = min(config.eval_steps, steps), min(config.save_steps, steps)
+    """Return the settings in the words of the `Trainer`, which also measures and saves at the end of a run."""
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(output / "tensorboard")  # read when the logger starts
     return TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
-        lr_scheduler_type="linear",
         warmup_steps=config.warmup_steps,
         max_grad_norm=config.max_grad_norm,
         use_cpu=default_device() == "cpu",
         bf16=config.precision == "bf16",
         eval_strategy="steps" if measured else "no",
-        eval_steps=evaluating if measured else None,
-        save_strategy="steps",
-        save_steps=saving // evaluating * evaluating if measured else saving,
+        eval_steps=config.eval_steps,
+        save_steps=config.save_steps,
         save_total_limit=3,
         load_best_model_at_end=measured,
-        metric_for_best_model=METRIC if measured else None,
-        greater_is_better=True if measured else None,
+        metric_for_best_model=METRIC,
         restore_callback_states_from_checkpoint=True,
         logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to=list(config.report_to) or "none",
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
+        report_to=list(config.report_to),
         seed=config.seed,
     )
 

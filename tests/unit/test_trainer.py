@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.direct_step import direct_step
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ConfigError
+from cde_retriever.errors import ConfigError, TruncationWarning
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.errors import ArtifactError, TrainingDataError
@@ -32,6 +32,8 @@ from cde_train.training.config import TrainConfig
 from cde_train.training.gradient_caching import Chunking
 from cde_train.training.saved_state import COMPLETE_NAME, claim, newest_whole_state
 from cde_train.training.trainer import train
+from cde_train.vectors.surrogate import FirstStage, embed_texts
+from cde_train.vectors.text_vectors import TextVectors
 from tests.tiny import documents, tiny_encoder
 
 CONFIG = TrainConfig(
@@ -64,6 +66,7 @@ def training_set(negatives: int = 0, steps: int = 6) -> TrainingSet:
 
 def development() -> RetrievalSet:
     texts = documents(20, seed=9)
+    texts[0] += " baron" * 70  # more than the model reads, of which nobody is warned at every measurement
     ids = tuple(str(i) for i in range(20))
     return RetrievalSet("dev", ids, tuple(texts), ids, tuple(text[:15] for text in texts), {i: {i: 1} for i in ids})
 
@@ -119,9 +122,42 @@ def test_a_log_file_gets_lines_of_steps_and_figures_and_no_bar(tmp_path, capsys)
     assert "loss=" in last
 
 
-def test_what_steps_and_measurements_log_and_what_a_run_keeps(tmp_path):
-    config = replace(CONFIG, eval_steps=2, save_steps=4)
+class Counted:
+    """What a bar was told."""
+
+    def __init__(self, **settings):
+        self.told = [settings]
+
+    def set_postfix_str(self, shown, *, refresh):
+        assert not refresh, "the next update does"
+        self.told.append(shown)
+
+    def update(self, count):
+        self.told.append(count)
+
+    def close(self):
+        self.told.append("closed")
+
+
+def test_the_bar_begins_where_a_run_goes_on_and_shows_its_last_figures(tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(trainer, "counter", lambda **settings: bars.append(Counted(**settings)) or bars[-1])
+    config = replace(CONFIG, steps=4, eval_steps=4, save_steps=4)
     result = train(tiny_encoder(), training_set(), config, tmp_path / "run", development=development())
+    steps = [f"loss={row['loss']:.4g}, accuracy={row['accuracy']:.4g}" for row in result.log if "loss" in row]
+    settings = {"total": 4, "label": "Training", "unit": "step"}
+    expected = [settings | {"initial": 0}, *(told for shown in steps for told in (1, shown))]
+    assert bars[0].told == [*expected, f"eval_ndcg@10={result.best_ndcg_at_10:.4g}", "closed"]
+    train(tiny_encoder(), training_set(), config, tmp_path / "run", development=development())
+    assert bars[1].told == [settings | {"initial": 4}, "closed"]
+
+
+def test_what_steps_and_measurements_log_and_what_a_run_keeps(tmp_path):
+    config = replace(CONFIG, steps=0, epochs=1, eval_steps=2, save_steps=4, seed=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TruncationWarning)
+        result = train(tiny_encoder(), training_set(steps=5), config, tmp_path / "run", development=development())
+    assert torch.initial_seed() == 7
     steps = [row.keys() - {"epoch", "step"} for row in result.log if "loss" in row]
     figures = {"accuracy", "context", "first_stage_gradient", "second_stage_gradient", "gate_mean", "gate_max"}
     trainers = {"loss", "grad_norm", "learning_rate"}
@@ -130,10 +166,53 @@ def test_what_steps_and_measurements_log_and_what_a_run_keeps(tmp_path):
     assert steps[1] == steps[3] == steps[0] | {"seconds_rest"}
     assert steps[2] == steps[4] == steps[1] | {"seconds_measuring"}
     measured = [row for row in result.log if "eval_ndcg@10" in row]
-    assert [row["step"] for row in measured] == [2, 4, 6]
+    assert [row["step"] for row in measured] == [2, 4, 5], "also the last one"
     assert all(0 < row["eval_ndcg@10"] <= row["eval_recall@100"] == 1 for row in measured), "it has 20 documents"
     kept = {path.name for path in (tmp_path / "run").iterdir()}
-    assert kept == {"checkpoint-4", "checkpoint-6", "dataset_embeddings", "settings.json"}
+    assert kept == {"checkpoint-4", "checkpoint-5", "dataset_embeddings", "settings.json"}
+    builder = BatchBuilder(training_set(steps=5), config, tiny_encoder().text_tokenizer())
+    stepped = [row for row in result.log if "loss" in row]
+    assert [row["context"] for row in stepped] == [builder.build(step).context_documents for step in range(5)]
+    for row in stepped:
+        assert (row["first_stage_gradient"], row["second_stage_gradient"]) == (0, pytest.approx(row["grad_norm"]))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    encoder = tiny_encoder()
+    encoder.open_model().second_stage.gate.data.fill_(torch.nan)
+    config = replace(CONFIG, null_rate=0.0)
+    with pytest.raises(FloatingPointError, match=r"^the loss of step 0 is nan; lower the learning rate, or use fp32$"):
+        train(encoder, training_set(), config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "kept"),
+    [
+        ({}, {}, True),
+        ({}, {"train_first_stage": True}, False),
+        ({"normalize_first_stage": False}, {}, False),
+        ({"context_attention": "late", "context_moments": False, "term_statistics": True}, {}, False),
+    ],
+)
+def test_a_first_stage_embeds_its_context_once_where_it_is_read_and_stays(tmp_path, settings, change, kept):
+    config = replace(CONFIG, steps=1, **change)
+    train(tiny_encoder(**settings), training_set(), config, tmp_path / "run")
+    assert (tmp_path / "run" / "dataset_embeddings").exists() == kept
+
+
+def test_vectors_of_the_context_that_are_given_are_taken(tmp_path):
+    """They are of another encoder: what is trained on them is what a run whose first stage that one was learns."""
+    data, other = training_set(), tiny_encoder(seed=1)
+    folder = tmp_path / "given"
+    embed_texts([pair.document for pair in data.pairs], FirstStage(other), folder, identity="other")
+    given = replace(data, dataset_embeddings=TextVectors.open(folder))
+    mixed, encoder = tiny_encoder(), tiny_encoder()
+    mixed.open_model().first_stage.load_state_dict(other.open_model().first_stage.state_dict())
+    config = replace(CONFIG, steps=2, null_rate=0.0, warmup_steps=0)
+    train(mixed, data, config, tmp_path / "mixed")
+    train(encoder, given, config, tmp_path / "run")
+    assert not (tmp_path / "run" / "dataset_embeddings").exists()
+    assert torch.equal(encoder.open_model().second_stage.gate, mixed.open_model().second_stage.gate)
 
 
 @pytest.mark.parametrize("layout", ["cached", "joint"])
@@ -301,37 +380,59 @@ def test_best_weights_win(tmp_path):
     assert result.best_step == 1 + measured.index(max(measured))
     kept = encoder.fork()
     kept.fit_context(development().documents)
-    vectors = kept.encode_queries(development().queries), kept.encode_documents(development().documents)
+    with pytest.warns(TruncationWarning):
+        vectors = kept.encode_queries(development().queries), kept.encode_documents(development().documents)
     assert evaluate(development(), *vectors).means()["ndcg_at_10"] == pytest.approx(result.best_ndcg_at_10, abs=1e-6)
+    unmeasured = train(tiny_encoder(), training_set(), config, tmp_path / "run")
+    assert (unmeasured.steps, unmeasured.best_step, unmeasured.best_ndcg_at_10) == (6, None, None)
+
+
+def measurements(monkeypatch, tenths):
+    """Let the next measurements find these nDCG@10, in tenths."""
+    means = iter([{"ndcg_at_10": value / 10, "recall_at_100": 1.0} for value in tenths])
+    monkeypatch.setattr(trainer, "measure", lambda *_: SimpleNamespace(means=lambda: next(means)))
+
+
+def saved_steps(run):
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in run.glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(
-    ("patience", "measured", "last", "best"),
+    ("patience", "measured", "last", "best", "kept"),
     [
-        (0, (5, 6, 6, 5, 4, 5), 6, 2),
-        (1, (5, 6, 6, 5, 7, 5), 3, 2),  # as good is not better
-        (2, (5, 6, 6, 5, 7, 5), 4, 2),
-        (3, (5, 6, 6, 5, 7, 5), 6, 5),
-        (2, (5, 4, 6, 4, 5, 9), 5, 3),  # a better one starts the count anew
+        (0, (5, 6, 6, 5, 4, 5), 6, 2, [2, 5, 6]),
+        (1, (5, 6, 6, 5, 7, 5), 3, 2, [1, 2, 3]),  # as good is not better
+        (2, (5, 6, 6, 5, 7, 5), 4, 2, [2, 3, 4]),
+        (3, (5, 6, 6, 5, 7, 5), 6, 5, [4, 5, 6]),
+        (2, (5, 4, 6, 4, 5, 9), 5, 3, [3, 4, 5]),  # a better one starts the count anew
     ],
 )
 def test_patience_ends_the_run_after_so_many_measurements_without_a_better_one(
-    tmp_path, monkeypatch, patience, measured, last, best
+    tmp_path, monkeypatch, patience, measured, last, best, kept
 ):
-    means = iter([{"ndcg_at_10": tenths / 10, "recall_at_100": 1.0} for tenths in measured])
-    monkeypatch.setattr(trainer, "measure", lambda *_: SimpleNamespace(means=lambda: next(means)))
+    measurements(monkeypatch, measured)
     config = replace(CONFIG, eval_steps=1, save_steps=1, patience=patience)
     result = train(tiny_encoder(), training_set(), config, tmp_path / "run", development=development())
     assert (result.steps, result.best_step) == (last, best)
+    assert saved_steps(tmp_path / "run") == kept, "the best and the newest, three in all"
+
+
+def test_a_resumed_run_has_the_patience_that_was_left(tmp_path, monkeypatch):
+    config = replace(CONFIG, eval_steps=1, save_steps=1, patience=2)
+    for measured in ((5, 4, 3), (3, 2, 1)):
+        measurements(monkeypatch, measured)
+        result = train(tiny_encoder(), training_set(), config, tmp_path / "run", development=development())
+        assert (result.steps, saved_steps(tmp_path / "run")) == (3, [1, 2, 3])
+        shutil.rmtree(tmp_path / "run" / "checkpoint-3")
 
 
 def test_interpolation_stops_on_the_way(tmp_path):
-    start, whole, half = tiny_encoder(), tiny_encoder(), tiny_encoder()
+    start, whole, quarter = tiny_encoder(), tiny_encoder(), tiny_encoder()
     train(whole, training_set(), CONFIG, tmp_path / "whole")
-    train(half, training_set(), replace(CONFIG, interpolation=0.5), tmp_path / "half")
-    middle = {name: (tensor + weights(whole)[name]) / 2 for name, tensor in weights(start).items()}
-    for name, tensor in weights(half).items():
-        torch.testing.assert_close(tensor, middle[name], rtol=1e-5, atol=1e-6)
+    train(quarter, training_set(), replace(CONFIG, interpolation=0.25), tmp_path / "quarter")
+    on_the_way = {name: 0.75 * tensor + 0.25 * weights(whole)[name] for name, tensor in weights(start).items()}
+    for name, tensor in weights(quarter).items():
+        torch.testing.assert_close(tensor, on_the_way[name], rtol=1e-5, atol=1e-6)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
@@ -380,11 +481,12 @@ def test_only_the_first_process_marks_and_removes(tmp_path, monkeypatch, process
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
-    train(tiny_encoder(), training_set(), CONFIG, tmp_path / "run")
+    config = replace(CONFIG, steps=1)
+    train(tiny_encoder(), training_set(), config, tmp_path / "run")
     with pytest.raises(ArtifactError, match=r"other learning_rate \(learning_rate there is 0\.001, here 0\.002\)"):
-        train(tiny_encoder(), training_set(), replace(CONFIG, learning_rate=2e-3), tmp_path / "run")
+        train(tiny_encoder(), training_set(), replace(config, learning_rate=2e-3), tmp_path / "run")
     with pytest.raises(ArtifactError, match="other start"):
-        train(tiny_encoder(seed=1), training_set(), CONFIG, tmp_path / "run")
+        train(tiny_encoder(seed=1), training_set(), config, tmp_path / "run")
 
 
 def start(folder: Path, *prefix: str) -> subprocess.Popen:
@@ -476,7 +578,7 @@ def test_settings_that_contradict_themselves_are_refused(settings, message):
 
 
 def test_settings_of_a_run_are_written(tmp_path):
-    train(tiny_encoder(), training_set(), CONFIG, tmp_path / "run")
+    train(tiny_encoder(), training_set(), replace(CONFIG, steps=1), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["temperature"] == CONFIG.temperature
 
 

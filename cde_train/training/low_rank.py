@@ -209,9 +209,9 @@ def _name_of(base: str | os.PathLike[str] | None, source: Path, folder: Path) ->
     if base is None or source.resolve() == DEFAULT_CHECKPOINT.resolve():
         return None
     path = Path(base).expanduser()
-    if not path.is_dir() or path.is_absolute():
-        return str(base) if not path.is_dir() else str(path)
-    return _relative(path, folder)
+    if not path.is_dir():
+        return str(base)
+    return str(path) if path.is_absolute() else _relative(path, folder)
 
 
 def _relative(path: Path, folder: Path) -> str:

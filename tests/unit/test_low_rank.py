@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cde_retriever import CheckpointError, ContextualEncoder
+from cde_retriever import CheckpointError, ConfigError, ContextualEncoder
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.checkpoint.folder import hash_checkpoint
+from cde_retriever.checkpoint.low_rank import LowRankSettings, refuse_misfits
 from cde_retriever.encoder.shared_weights import shared_encoder
+from cde_train.training import low_rank
 from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
 from cde_train.training.low_rank import (
     add_low_rank,
@@ -24,7 +27,7 @@ from cde_train.training.low_rank import (
     merge_low_rank,
     write_low_rank,
 )
-from tests.tiny import FAMILIES, documents, tiny_encoder
+from tests.tiny import FAMILIES, documents, tiny_backbone, tiny_encoder, tiny_tokenizer
 
 RANK, ALPHA = 2, 6.0
 TEXTS = documents(7, seed=5, words=30)
@@ -134,10 +137,10 @@ def test_a_relative_base_moves_with_the_folder(tmp_path, monkeypatch):
     np.testing.assert_array_equal(vectors(ContextualEncoder.from_pretrained("b/out/updates", device="cpu")), expected)
     (tmp_path / "elsewhere").mkdir()
     shutil.copy("b/out/updates/low_rank.safetensors", "elsewhere")
-    (tmp_path / "elsewhere" / "config.json").write_bytes(
-        config_seen_from(Path("elsewhere"), Path("b/out/updates/config.json"))
-    )
-    assert json.loads(Path("elsewhere/config.json").read_text())["low_rank"]["base"]["name"] == "../b/base"
+    seen = config_seen_from(Path("elsewhere"), Path("b/out/updates/config.json"))
+    written = Path("b/out/updates/config.json").read_text()
+    assert seen.decode() == written.replace('"../../base"', '"../b/base"') != written
+    Path("elsewhere/config.json").write_bytes(seen)
     np.testing.assert_array_equal(vectors(ContextualEncoder.from_pretrained("elsewhere", device="cpu")), expected)
 
 
@@ -179,7 +182,8 @@ def test_merging_makes_a_plain_model(tmp_path, base, folder):
     merge_low_rank(encoder.open_model())
     read = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "whole"), device="cpu")
     np.testing.assert_allclose(vectors(read), expected, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="no low-rank updates"):
+    message = "the model has no low-rank updates; call add_low_rank before training, or save_pretrained"
+    with pytest.raises(ValueError, match=f"^{message}$"):
         write_low_rank(tmp_path / "updates", encoder, base)
 
 
@@ -190,7 +194,9 @@ def test_states_are_taken_up_again(base):
     load_low_rank_state(other.open_model(), state)
     np.testing.assert_array_equal(vectors(other), vectors(encoder))
     state["second_stage.gaet"] = state.pop("second_stage.gate")
-    with pytest.raises(CheckpointError, match=r"missing second_stage\.gate; unexpected second_stage\.gaet"):
+    with pytest.raises(
+        CheckpointError, match=r"in the saved state .* second_stage\.gate; unexpected second_stage\.gaet"
+    ):
         load_low_rank_state(other.open_model(), state)
 
 
@@ -199,17 +205,84 @@ def test_updates_are_kept_and_others_refused(base):
     expected = vectors(encoder)
     add_low_rank(encoder.open_model(), RANK, ALPHA)
     np.testing.assert_array_equal(vectors(encoder), expected)
-    with pytest.raises(ValueError, match=r"rank 2 and alpha 6\.0, received rank 4 and alpha 8"):
-        add_low_rank(encoder.open_model(), 4, 8)
+    said = "the model has updates of rank 2 and alpha 6.0, received rank {}; merge_low_rank(model) first"
+    for rank, alpha in ((4, 6.0), (2, 8)):
+        with pytest.raises(ValueError, match=f"^{re.escape(said.format(f'{rank} and alpha {alpha}'))}$"):
+            add_low_rank(encoder.open_model(), rank, alpha)
 
 
 def test_another_base_is_refused_in_writing(tmp_path, base):
     other = tiny_encoder(seed=3, share_word_embeddings=True).save_pretrained(tmp_path / "other")
     with pytest.raises(
-        CheckpointError, match=r"is not the checkpoint that the updates were trained on: its \S+ is another"
+        CheckpointError,
+        match=r"other is not the checkpoint that the updates were trained on: its \S+ is another; give the one that "
+        r"training started from$",
     ):
         write_low_rank(tmp_path / "updates", trained(base), other)
     assert not (tmp_path / "updates").exists()
+
+
+def test_a_base_that_lacks_a_layer_is_refused_in_writing(tmp_path, base):
+    encoder, backbone = trained(base), tiny_backbone("bert", len(tiny_tokenizer().get_vocab()))
+    short = tiny_encoder(second_stage=backbone | {"num_hidden_layers": 2}, share_word_embeddings=True)
+    weights = ContextualEncoder.from_pretrained(base, device="cpu").open_model().state_dict()
+    shorter = {name: weights[name][: len(tensor)] for name, tensor in short.open_model().state_dict().items()}
+    short.open_model().load_state_dict(shorter)
+    with pytest.raises(CheckpointError, match=r"its second_stage\.backbone\.encoder\.layer\.2\.\S+ is missing; give"):
+        write_low_rank(tmp_path / "updates", encoder, short.save_pretrained(tmp_path / "short"))
+
+
+def test_the_bundled_checkpoint_has_no_name(tmp_path, base, monkeypatch):
+    monkeypatch.setattr(low_rank, "DEFAULT_CHECKPOINT", base)
+    folder = write_low_rank(tmp_path / "updates", trained(base), base)
+    assert json.loads((folder / "config.json").read_text())["low_rank"]["base"]["name"] is None
+
+
+def test_misfits_are_named_ten_of_them_and_how_many_more():
+    shapes = {f"w{number:02}": (1, 2) for number in range(12)}
+    missing = "; ".join(f"missing w{number:02}" for number in range(10))
+    for count, more in ((10, ""), (12, " and 2 more")):
+        expected = dict(list(shapes.items())[:count])
+        with pytest.raises(CheckpointError) as error:
+            refuse_misfits({}, expected, source="there")
+        assert str(error.value) == f"the weights in there do not fit its configuration: {missing}{more}"
+    found = {"w00": torch.zeros(2, 1), "v": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r": unexpected v; w00 is \(2, 1\), expected \(1, 2\)$"):
+        refuse_misfits(found, {"w00": (1, 2)}, source="there")
+    refuse_misfits({"w00": torch.zeros(1, 2)}, {"w00": (1, 2)}, source="there")
+
+
+BASE = {"name": None, "revision": None, "sha256": "0"}
+
+
+def test_settings_of_updates_are_read_up_to_their_limits():
+    read = LowRankSettings.from_dict({"base": BASE, "rank": 1, "alpha": 0.5})
+    assert (read.base, read.rank, read.alpha) == (BASE, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": {"sha256": "0"}},
+        {"base": BASE | {"sha256": None}},
+        {"base": BASE | {"name": 5}},
+        {"base": BASE | {"revision": 5}},
+        {"rank": 0},
+        {"rank": 2.0},
+        {"alpha": 0},
+        {"alpha": float("inf")},
+        {"alpha": "8"},
+        {"width": 3},
+    ],
+)
+def test_settings_of_updates_that_cannot_be_are_refused_with_what_is_expected(change):
+    values = {"base": BASE, "rank": 1, "alpha": 8.0} | change
+    with pytest.raises(ConfigError) as error:
+        LowRankSettings.from_dict(values)
+    assert str(error.value) == (
+        f"low_rank in the configuration is {values!r}, expected base (name, revision, sha256), a whole rank above 0, "
+        "and alpha above 0"
+    )
 
 
 def test_another_base_is_refused_in_reading(base, folder):

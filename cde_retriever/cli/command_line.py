@@ -125,17 +125,6 @@ def output_folder(given: str) -> Path:
     return folder
 
 
-def at_least(option: str, value: int, least: int = 1) -> int:
-    """Return the number that a user gives to an option.
-
-    Raises:
-        ConfigError: if it is too small.
-    """
-    if value < least:
-        raise ConfigError(f"{option} is {value}, expected at least {least}")
-    return value
-
-
 def say(message: str) -> None:
     """Write a line to stderr."""
     sys.stderr.write(message + "\n")

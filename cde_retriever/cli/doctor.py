@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cde_retriever.cli.column_options import add_column_options, read_columns
-from cde_retriever.cli.command_line import CommandLine, at_least, output_folder, say, write_result
+from cde_retriever.cli.command_line import CommandLine, output_folder, say, write_result
+from cde_retriever.context.whole_numbers import whole_number
 
 if TYPE_CHECKING:  # help needs no extra
     from cde_retriever.corpus.rows import Document
@@ -60,7 +61,7 @@ def _doctor(options: argparse.Namespace) -> None:
     from cde_retriever.lifecycle.report import write_report
 
     for name in ("documents", "questions"):
-        at_least(f"--{name}", getattr(options, name))
+        whole_number(f"--{name}", getattr(options, name), 1)
     folder = output_folder(options.output)
     models = options.model or [None]
     first = ContextualEncoder.from_pretrained(models[0])

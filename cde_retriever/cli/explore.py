@@ -5,8 +5,9 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cde_retriever.cli.command_line import CommandLine, at_least, output_folder, say, write_result
+from cde_retriever.cli.command_line import CommandLine, output_folder, say, write_result
 from cde_retriever.cli.model_options import add_model_options, read_model_options
+from cde_retriever.context.whole_numbers import whole_number
 
 if TYPE_CHECKING:  # help needs no extra
     from cde_retriever.serving.exploration import Exploration
@@ -57,7 +58,7 @@ def add_command(program: CommandLine) -> None:
 def _explore(options: argparse.Namespace) -> None:
     from cde_retriever.errors import ConfigError
 
-    at_least("--documents", options.documents)
+    whole_number("--documents", options.documents, 1)
     if any(not query.strip() for query in options.query or ()):
         raise ConfigError("--query is empty; give words to search for, or leave it out to serve a page")
     index = Path(options.index).expanduser().resolve()

@@ -4,8 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from cde_retriever.cli.command_line import CommandLine, at_least, output_folder, say, write_result
+from cde_retriever.cli.command_line import CommandLine, output_folder, say, write_result
 from cde_retriever.cli.model_options import add_model_options, read_model_options
+from cde_retriever.context.whole_numbers import whole_number
 
 SUMMARY = "Serve vectors over HTTP in OpenAI's format, under one or several contexts."
 EXAMPLES = """\
@@ -64,8 +65,8 @@ def _serve(options: argparse.Namespace) -> None:
             "several, with commas between them, or say --open"
         )
     store = None if options.store is None else output_folder(options.store)
-    at_least("--most-contexts", options.most_contexts)
-    at_least("--most-bytes", options.most_bytes)
+    whole_number("--most-contexts", options.most_contexts, 1)
+    whole_number("--most-bytes", options.most_bytes, 1)
     contexts = [read_context(Path(path).expanduser()) for path in options.contexts]
     spec = read_model_options(options).for_stored(contexts[0].model.name if contexts else None)
     encoder = ContextualEncoder.from_spec(spec)

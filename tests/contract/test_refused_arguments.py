@@ -114,8 +114,8 @@ def test_a_routed_index_is_asked_by_a_number_and_written_to_a_folder(folder, tmp
     [
         (["serve", "{file}"], "{file} holds no context; name a .safetensors file of one, or the folder of an index"),
         (["serve", "--null", "--store", "{file}"], "{file} is a file; give a folder to write into"),
-        (["serve", "--null", "--most-contexts", "0"], "--most-contexts is 0, expected at least 1"),
-        (["serve", "--null", "--most-bytes", "-1"], "--most-bytes is -1, expected at least 1"),
+        (["serve", "--null", "--most-contexts", "0"], "--most-contexts must be at least 1, received 0"),
+        (["serve", "--null", "--most-bytes", "-1"], "--most-bytes must be at least 1, received -1"),
         (["explore", "index", "-o", "{file}"], "{file} is a file; give a folder to write into"),
         (["explore", "index", "--query", " "], "--query is empty; give words to search for, or leave it out"),
         (["doctor", "corpus", "-o", "{file}"], "{file} is a file; give a folder to write into"),

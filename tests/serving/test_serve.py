@@ -267,7 +267,7 @@ def test_a_store_is_served_again_and_a_rate_holds(headed_folder, encoders, tmp_p
         (["--null", "--rate", "often"], "rate is 'often', expected a number of requests and a time"),
         (["nowhere"], "no context at nowhere"),
         (["--null", "--port", "70000"], "port is 70000, expected 0 to 65535"),
-        (["--null", "--most-contexts", "0"], "--most-contexts is 0, expected at least 1"),
+        (["--null", "--most-contexts", "0"], "--most-contexts must be at least 1, received 0"),
     ],
 )
 def test_wrong_use_is_2_and_one_sentence(capsys, monkeypatch, headed_folder, tmp_path, arguments, said):

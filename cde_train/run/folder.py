@@ -72,17 +72,16 @@ class RunFolder:
         with self.one_at_a_time():
             names, content = [str(path) for path in data], hash_text("".join(map(hash_files, data)))
             self.settings = _used(config, content)
-            steps, environments = {}, []
+            steps, environments, theirs = {}, [], None
             if self.manifest.exists():
                 values = self._read()
                 steps, theirs = values["steps"], _used(self._stored_config(), values["data"])
                 self._refuse_changes(steps, theirs, f"{', '.join(values['from'])} then, {', '.join(names)} now")
                 environments = values.get("environments", [])
-                if theirs == self.settings and (not environment or environments[-1:] == [environment]):
-                    return
-            if environment and environments[-1:] != [environment]:
-                environments = [*environments, dict(environment)]
-            self._start(config, {"from": names, "data": content, "steps": steps, "environments": environments})
+            new = [dict(environment)] if environment and environments[-1:] != [environment] else []
+            if new or theirs != self.settings:
+                values = {"from": names, "data": content, "steps": steps, "environments": environments + new}
+                self._start(config, values)
 
     def _start(self, config: RunConfig, values: dict[str, Any]) -> None:
         known = (WORK_NAME, CONFIG_NAME, f".{CONFIG_NAME}.")  # the last from a process killed while writing it

@@ -115,8 +115,7 @@ def distinct_rows(texts: Sequence[str]) -> list[int]:
 
 def neighbours_of(encoder: ContextualEncoder, vectors: Vectors) -> Neighbours:
     """Return what moves the dense parts of documents under a context of these plain vectors, (J, d)."""
-    head = HeadSettings.from_dict(encoder.config.corpus_head or {})
-    return Neighbours(vectors, sharpness=head.sharpness, amount=head.amount, typical_spread=head.typical_spread)
+    return Neighbours(vectors, HeadSettings.from_dict(encoder.config.corpus_head or {}))
 
 
 def losses(bench: Bench, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:

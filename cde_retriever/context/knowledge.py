@@ -70,9 +70,7 @@ class Knowledge:
         self._counts = words.counts
         self._words, self._grams = WordStatistics.of(words.counts), words.grams
         self._prior = load_prior(settings.prior)
-        self._neighbours = Neighbours(
-            vectors, sharpness=settings.sharpness, amount=settings.amount, typical_spread=settings.typical_spread
-        )
+        self._neighbours = Neighbours(vectors, settings)
         worth = settings.prior_documents
         self._lengths = self._words.length(self._prior, worth), self._grams.length(GRAM_PRIOR, worth)
 

@@ -17,6 +17,8 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.context.head_settings import HeadSettings
+
 Vectors = NDArray[np.float32]
 
 TYPICAL_PAIRS_FROM = 16
@@ -30,18 +32,16 @@ class Neighbours:
 
     Args:
         vectors: Unit vectors of the context documents, (J, d); none for the null context.
-        sharpness: s.
-        amount: a.
-        typical_spread: Standard deviation of cosines of distinct documents where the context is too small to show it.
+        head: Holds s, a, and the spread where the context is too small to show it.
     """
 
-    def __init__(self, vectors: Vectors, *, sharpness: float, amount: float, typical_spread: float) -> None:
+    def __init__(self, vectors: Vectors, head: HeadSettings) -> None:
         self._vectors = vectors
-        self._amount = amount
+        self._amount = head.amount
         self._half_mean = vectors.mean(axis=0) / 2 if len(vectors) else np.zeros(vectors.shape[1], np.float32)
         self._keys = unit(vectors - self._half_mean)
-        self.spread = spread_of(vectors, typical_spread)
-        self._scale = sharpness / spread_of(self._keys, typical_spread)
+        self.spread = spread_of(vectors, head.typical_spread)
+        self._scale = head.sharpness / spread_of(self._keys, head.typical_spread)
 
     def move(self, plain: Vectors, own: NDArray[np.int64], chunks_of: Sequence[Hashable] | None = None) -> Vectors:
         """Return z' of documents, (n, d).

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Reference
@@ -120,7 +119,7 @@ class ModelWithContext(LoadedModel):
             )
 
         def embed(texts: Sequence[str]) -> Vectors:
-            vectors = self._context_vectors(texts, self.tokenize(texts).ids, batch_size, show_progress)
+            vectors = self._vectors_of(texts, self.tokenize(texts).ids, batch_size, show_progress)
             if vectors is None:
                 raise ConfigError(
                     f"selection is {selection!r}, which compares vectors, and a context of {self.config.name} has "
@@ -141,9 +140,7 @@ class ModelWithContext(LoadedModel):
         context, head = self.context, self.head_settings
         if head is None:
             return context.reference()
-        neighbours = Neighbours(
-            context.vectors, sharpness=head.sharpness, amount=head.amount, typical_spread=head.typical_spread
-        )
+        neighbours = Neighbours(context.vectors, head)
         return context.reference(neighbours.move(context.vectors, np.arange(context.size)))
 
     def list_context(self, documents: Sequence[str], *, store_texts: bool = True) -> Context:
@@ -159,21 +156,24 @@ class ModelWithContext(LoadedModel):
         """
         texts = tuple(documents)
         self._refuse_size(len(texts))
-        chosen = Chosen(Sample(texts, len(texts), 0), None)
-        return self._set_context_of(chosen, None, store_texts, DEFAULT_BATCH, False)
+        return self._set_context_of(Chosen(Sample(texts, len(texts), 0), None), None, store_texts, DEFAULT_BATCH, False)
 
     def _set_context_of(
         self, chosen: Chosen, language: str | None, store_texts: bool, batch_size: int, show_progress: bool
     ) -> Context:
         sample, vectors = chosen
         ids = self.tokenize(sample.texts).ids  # nobody is warned: a context document is meant to be cut
+        frequencies = None
+        if self.config.term_statistics:
+            counts = count_documents(ids, self.vocabulary_size)
+            frequencies = np.stack([np.flatnonzero(counts), counts[counts > 0]], axis=1)
         context = make_context(
             sample,
-            self._context_vectors(sample.texts, ids, batch_size, show_progress) if vectors is None else vectors,
+            self._vectors_of(sample.texts, ids, batch_size, show_progress) if vectors is None else vectors,
             self.identity,
             store_texts=store_texts,
             needs=self._exact_size,
-            frequencies=self._count_terms(ids) if self.config.term_statistics else None,
+            frequencies=frequencies,
             words=self.count_words(sample.texts, language),
         )
         self.set_context(context)
@@ -210,9 +210,7 @@ class ModelWithContext(LoadedModel):
         if not 1 <= documents <= most:
             raise ContextError(f"{self.config.name} reads 1 to {most} context documents, received {documents}")
 
-    def _context_vectors(
-        self, texts: Sequence[str], ids: list[Ids], batch_size: int, show_progress: bool
-    ) -> Vectors | None:
+    def _vectors_of(self, texts: Sequence[str], ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors | None:
         """Return what a context keeps of its documents' vectors; None for nothing."""
         if self.head_settings is not None:
             kept = self._kept_plain("document")
@@ -220,12 +218,6 @@ class ModelWithContext(LoadedModel):
                 return kept.of(texts)
             return self._plain(ids, "document", batch_size, show_progress)
         return self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None
-
-    def _count_terms(self, ids: Sequence[Ids]) -> NDArray[np.int64]:
-        """Return token ids and in how many of the documents each occurs, (k, 2)."""
-        counts = count_documents(ids, self.vocabulary_size)
-        found = np.flatnonzero(counts)
-        return np.stack([found, counts[found]], axis=1)
 
     def keep_plain(self, kept: PlainDocuments | None = None) -> None:
         """Keep plain vectors of documents from now on, and take those that are kept instead of running the model.
@@ -257,15 +249,7 @@ class ModelWithContext(LoadedModel):
         return self._sampled and self._sampled.copy()
 
     def count_words(self, texts: Sequence[str], language: str | None) -> CorpusWords | None:
-        """Return what a context keeps of its documents' words; None for a model without a corpus head.
-
-        Args:
-            texts: The context documents.
-            language: As for `fit_context`.
-
-        Raises:
-            ConfigError: as `fit_context` does of a language.
-        """
+        """Return what a context keeps of its documents' words, as `fit_context` reads them; None without a head."""
         words = self._word_reader(language)
         return None if words is None else CorpusWords.of(words.language, words.read(texts, "document"))
 
@@ -300,8 +284,7 @@ class ModelWithContext(LoadedModel):
                 f"{self.config.name} has no null context; fit it a context of any texts, for example the "
                 "random_strings.txt of its repository"
             )
-        reads = self.backend.reads_dataset_embeddings or self.head_settings is not None
-        width = self.config.first_stage_width if reads else 0
+        width = self.config.first_stage_width if self.head_settings or self.backend.reads_dataset_embeddings else 0
         words = None if self.head_settings is None else CorpusWords.none(self.head_settings.language)
         return Context(vectors=np.zeros((0, width), np.float32), model=self.identity, words=words)
 

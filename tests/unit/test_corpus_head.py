@@ -28,6 +28,9 @@ def head_encoder(**settings):
     return headed_encoder(**{**HEAD, **settings})
 
 
+SETTINGS = HeadSettings(sharpness=3.0, amount=0.5, typical_spread=0.1)
+
+
 @pytest.fixture(scope="module")
 def encoder():
     encoder = head_encoder()
@@ -41,7 +44,7 @@ def encoder():
 def test_attention_by_hand():
     context = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
     plain = np.array([[0.8, 0.6]], np.float32)
-    head = Neighbours(context, sharpness=3.0, amount=0.5, typical_spread=0.1)
+    head = Neighbours(context, SETTINGS)
     half = context.mean(axis=0) / 2
     keys = (context - half) / np.linalg.norm(context - half, axis=1, keepdims=True)
     query = (plain[0] - half) / np.linalg.norm(plain[0] - half)
@@ -54,9 +57,9 @@ def test_attention_by_hand():
 
 def test_a_document_of_the_context_does_not_attend_to_itself():
     context = unit(np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32))
-    head = Neighbours(context, sharpness=3.0, amount=0.5, typical_spread=0.1)
+    head = Neighbours(context, SETTINGS)
     moved = head.move(context[:1], np.array([0]))
-    others = Neighbours(context, sharpness=3.0, amount=0.5, typical_spread=0.1)
+    others = Neighbours(context, SETTINGS)
     others._vectors = context.copy()
     others._vectors[0] = 9  # what it does not attend to makes no difference
     assert others.move(context[:1], np.array([0])) == pytest.approx(moved)
@@ -66,7 +69,7 @@ def test_a_document_of_the_context_does_not_attend_to_itself():
 def test_chunks_attend_to_the_other_chunks_of_their_document_by_hand(monkeypatch):
     rng = np.random.default_rng(1)
     context, plain = (unit(rng.normal(size=(count, 4)).astype(np.float32)) for count in (5, 6))
-    head, nothing = Neighbours(context, sharpness=3.0, amount=0.5, typical_spread=0.1), np.full(6, -1)
+    head, nothing = Neighbours(context, SETTINGS), np.full(6, -1)
     alone = head.move(plain, nothing)
     half = context.mean(axis=0) / 2
     keys = unit(plain - half)
@@ -101,7 +104,7 @@ def test_chunks_of_a_document_are_told_to_the_encoder(encoder):
 def test_one_document_or_none_moves_nothing():
     plain = unit(np.ones((2, 3), np.float32))
     for count in (0, 1):
-        head = Neighbours(np.eye(3, dtype=np.float32)[:count], sharpness=3.0, amount=0.5, typical_spread=0.1)
+        head = Neighbours(np.eye(3, dtype=np.float32)[:count], SETTINGS)
         assert head.move(plain, np.array([-1, -1])).tolist() == plain.tolist()
         assert head.spread == 0.1
 

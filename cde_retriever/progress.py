@@ -40,6 +40,12 @@ def counter(*, total: int | None, initial: int = 0, label: str, unit: str, show:
     return _display(label, unit, show, total=total, initial=initial)
 
 
+def close_all() -> None:
+    """Close whatever is shown, so that what is said next has a line of its own."""
+    for shown in (*_Bar._instances, *_Lines._instances):
+        shown.close()
+
+
 def _display(label: str, unit: str, show: bool, **items: Any) -> "plain_tqdm[Any]":
     if show and _is_interactive():
         return _Bar(desc=label, unit=unit, **items)

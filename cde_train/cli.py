@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cde_retriever.cli.command_line import CommandLine, Run, output_folder, say, write_result
+from cde_retriever.cli.command_line import CommandLine, Run, say, write_result
+from cde_retriever.cli.output import output_file, output_folder
 from cde_train.errors import ArtifactError
 from cde_train.evaluation.commands import EXAMPLES as EVALUATE
 from cde_train.evaluation.commands import add_commands as add_evaluate
@@ -86,6 +87,7 @@ def _add_fit(made: CommandLine) -> None:
         "Train on your data: from pairs or documents to a checkpoint.",
         _fit,
         ("OUT", "folder to write the result to; continues a started run"),
+        continues=True,
     )
     fit.add_argument(
         "--base",
@@ -96,7 +98,8 @@ def _add_fit(made: CommandLine) -> None:
 
 def _add_steps(made: CommandLine) -> None:
     output = ("VECTORS", "folder to write the vectors to")
-    embed = _add_step(made, "embed", "Embed every text once with the surrogate, resumably.", _embed, output)
+    summary = "Embed every text once with the surrogate, resumably."
+    embed = _add_step(made, "embed", summary, _embed, output, continues=True)
     embed.add_argument(
         "--surrogate",
         metavar="MODEL",
@@ -126,9 +129,11 @@ def _add_steps(made: CommandLine) -> None:
         step.add_argument("--vectors", required=True, metavar="VECTORS", help="folder that cde-train embed wrote")
 
 
-def _add_step(made: CommandLine, name: str, summary: str, run: Run, output: tuple[str, str]) -> argparse.ArgumentParser:
+def _add_step(
+    made: CommandLine, name: str, summary: str, run: Run, output: tuple[str, str], *, continues: bool = False
+) -> argparse.ArgumentParser:
     """Add a command that reads data and settings and writes one output, given what that is called and is."""
-    step = made.add(name, summary, run, EXAMPLES[name])
+    step = made.add(name, summary, run, EXAMPLES[name], continues=continues)
     step.add_argument(
         "data",
         metavar="DATA",
@@ -178,7 +183,7 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _embed(options: argparse.Namespace) -> None:
-    config = _configuration(options, surrogate__model=options.surrogate)
+    config, output = _configuration(options, surrogate__model=options.surrogate), output_folder(options.output)
     from cde_train.data.pairs import texts_of
     from cde_train.data.readers import read_pairs
     from cde_train.run.base import resolve
@@ -191,12 +196,12 @@ def _embed(options: argparse.Namespace) -> None:
     vectors = embed_texts(
         texts,
         surrogate,
-        options.output,
+        output,
         identity=identity,
         prompt=settings.prompt,
         batch_size=settings.batch_size,
     )
-    write_result({"vectors": options.output, "texts": len(vectors), "width": vectors.width, "surrogate": identity})
+    write_result({"vectors": str(output), "texts": len(vectors), "width": vectors.width, "surrogate": identity})
 
 
 def _pairs_and_vectors(options: argparse.Namespace) -> "tuple[list[TrainingPair], TextVectors]":
@@ -207,15 +212,15 @@ def _pairs_and_vectors(options: argparse.Namespace) -> "tuple[list[TrainingPair]
 
 
 def _cluster(options: argparse.Namespace) -> None:
-    config = _configuration(options)
+    config, output = _configuration(options), output_file(options.output)
     from cde_train.batching.clustering import cluster_pairs
     from cde_train.batching.pair_vectors import views
 
     pairs, vectors = _pairs_and_vectors(options)
     clustering = cluster_pairs(*views(pairs, vectors), [pair.domain for pair in pairs], config.clustering)
-    clustering.save(options.output)
+    clustering.save(output)
     sizes = clustering.sizes
-    write_result({"clusters": options.output, "pairs": len(pairs), "count": len(sizes), "largest": int(sizes.max())})
+    write_result({"clusters": str(output), "pairs": len(pairs), "count": len(sizes), "largest": int(sizes.max())})
 
 
 def _pack(options: argparse.Namespace) -> None:
@@ -226,6 +231,7 @@ def _pack(options: argparse.Namespace) -> None:
         phase__0__steps=None if options.epochs is None else 0,
         packing__order=options.order,
     )
+    output = output_file(options.output)
     from dataclasses import asdict
 
     from cde_train.batching.clustering import Clustering
@@ -235,15 +241,15 @@ def _pack(options: argparse.Namespace) -> None:
     clustering = Clustering.load(options.clusters)
     packing = packer(pairs, vectors, clustering, config.packing_of(phase))
     batches = packing.run(steps=phase.steps, epochs=phase.epochs)
-    save_batches(options.output, batches)
+    save_batches(output, batches)
     report = {
         name if name != "batches" else "batches_an_epoch": value for name, value in asdict(packing.report).items()
     }
-    write_result({"batches": options.output, "rows": len(batches), "batch_size": batches.shape[1], **report})
+    write_result({"batches": str(output), "rows": len(batches), "batch_size": batches.shape[1], **report})
 
 
 def _filter(options: argparse.Namespace) -> None:
-    config = _configuration(options)
+    config, output = _configuration(options), output_file(options.output)
     from dataclasses import asdict
 
     from cde_retriever.files.replacing import write_atomically
@@ -253,8 +259,8 @@ def _filter(options: argparse.Namespace) -> None:
     pairs, vectors = _pairs_and_vectors(options)
     batches = load_batches(options.batches, pairs=len(pairs))
     report = report_batches(pairs, batches, config.filtering, queries=vectors, documents=vectors)
-    write_atomically(Path(options.output), report.to_json().encode())
-    write_result({"report": options.output, "margin": report.margin, **asdict(report.total)})
+    write_atomically(output, report.to_json().encode())
+    write_result({"report": str(output), "margin": report.margin, **asdict(report.total)})
 
 
 def _validate(options: argparse.Namespace) -> None:

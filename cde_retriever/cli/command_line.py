@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from cde_retriever.errors import CDEError, ConfigError
@@ -48,7 +47,9 @@ class CommandLine:
         )
         self._commands: Any = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(self, name: str, summary: str, run: Run, examples: str) -> argparse.ArgumentParser:
+    def add(
+        self, name: str, summary: str, run: Run, examples: str, *, continues: bool = False
+    ) -> argparse.ArgumentParser:
         """Add a command and return its parser, to which its options are added.
 
         Args:
@@ -56,6 +57,8 @@ class CommandLine:
             summary: What it does, in one sentence.
             run: Runs it with the options.
             examples: Lines of a shell, shown below the options.
+            continues: Whether the same command goes on where an interrupted one stopped; a command for which options
+                decide sets `options.continues`.
         """
         command: argparse.ArgumentParser = self._commands.add_parser(
             name,
@@ -65,7 +68,7 @@ class CommandLine:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("--debug", action="store_true", help="show a traceback when the command fails")
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, continues=continues)
         return command
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +82,9 @@ class CommandLine:
                 warnings.showwarning = _say_warning
                 options.run(options)
         except KeyboardInterrupt:
-            say("interrupted; run the same command again to continue where it stopped")
+            _close_bars()
+            again = "continues where it stopped" if options.continues else "starts from the beginning"
+            say(f"interrupted; run the same command again: it {again}")
             return INTERRUPTED
         except (ConfigError, FileNotFoundError) as error:
             return self._fail(error, options, WRONG_USE)
@@ -95,8 +100,15 @@ class CommandLine:
     def _fail(self, error: Exception, options: argparse.Namespace, code: int) -> int:
         if options.debug:
             raise error
+        _close_bars()
         say(f"{self.name} {options.command}: {_in_words(error)}")
         return code
+
+
+def _close_bars() -> None:
+    from cde_retriever.progress import close_all  # help and most commands show no bar, and start sooner
+
+    close_all()
 
 
 def _in_words(error: Exception) -> str:
@@ -111,18 +123,6 @@ def _in_words(error: Exception) -> str:
 def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Say what a warning says, without the line of code that it comes from."""
     say(f"warning: {message}")
-
-
-def output_folder(given: str) -> Path:
-    """Return the folder that a user names to write into.
-
-    Raises:
-        ConfigError: if a file is there.
-    """
-    folder = Path(given).expanduser()
-    if folder.is_file():
-        raise ConfigError(f"{folder} is a file; give a folder to write into")
-    return folder
 
 
 def say(message: str) -> None:

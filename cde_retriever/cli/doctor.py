@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cde_retriever.cli.column_options import add_column_options, read_columns
-from cde_retriever.cli.command_line import CommandLine, output_folder, say, write_result
+from cde_retriever.cli.command_line import CommandLine, say, write_result
+from cde_retriever.cli.output import output_folder
 from cde_retriever.context.whole_numbers import whole_number
 
 if TYPE_CHECKING:  # help needs no extra
@@ -22,7 +23,7 @@ EXAMPLES = """\
 
 def add_command(program: CommandLine) -> None:
     """Add the command to a program."""
-    doctor = program.add("doctor", SUMMARY, _doctor, EXAMPLES)
+    doctor = program.add("doctor", SUMMARY, _doctor, EXAMPLES, continues=True)
     doctor.add_argument("corpus", metavar="CORPUS", help="file or folder to examine, as for `cde embed`")
     doctor.add_argument(
         "-o",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from cde_retriever.cli.column_options import add_column_options, read_columns
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_model_options, read_model_options
+from cde_retriever.cli.output import output_folder
 
 if TYPE_CHECKING:  # help needs no extra
     from cde_retriever.bulk.summary import BulkSummary
@@ -19,7 +20,7 @@ EXAMPLES = """\
 
 def add_command(program: CommandLine) -> None:
     """Add the command to a program."""
-    embed = program.add("embed", SUMMARY, _embed, EXAMPLES)
+    embed = program.add("embed", SUMMARY, _embed, EXAMPLES, continues=True)
     embed.add_argument(
         "corpus",
         metavar="CORPUS",
@@ -76,6 +77,7 @@ def _embed(options: argparse.Namespace) -> None:
     from cde_retriever.bulk.shards import keep_few_kernels
     from cde_retriever.context.context import Context
 
+    output = output_folder(options.output)
     keep_few_kernels()
     settings = BulkSettings(
         model=read_model_options(options),
@@ -89,7 +91,7 @@ def _embed(options: argparse.Namespace) -> None:
         workers=options.workers,
     )
     context = None if options.context is None else Context.load(options.context)
-    _report(embed_corpus(options.corpus, options.output, settings, context=context, show_progress=True))
+    _report(embed_corpus(options.corpus, output, settings, context=context, show_progress=True))
 
 
 def _report(done: "BulkSummary") -> None:

@@ -5,8 +5,9 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cde_retriever.cli.command_line import CommandLine, output_folder, say, write_result
+from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_model_options, read_model_options
+from cde_retriever.cli.output import output_folder
 from cde_retriever.context.whole_numbers import whole_number
 
 if TYPE_CHECKING:  # help needs no extra
@@ -23,7 +24,11 @@ EXAMPLES = """\
 def add_command(program: CommandLine) -> None:
     """Add the command to a program."""
     explore = program.add(
-        "explore", "See results under own context, null context, BM25, both and plain, and why.", _explore, EXAMPLES
+        "explore",
+        "See results under own context, null context, BM25, both and plain, and why.",
+        _explore,
+        EXAMPLES,
+        continues=True,
     )
     explore.add_argument("index", metavar="INDEX", help="folder of a LlamaIndex index or a LangChain FAISS index")
     explore.add_argument(
@@ -62,7 +67,8 @@ def _explore(options: argparse.Namespace) -> None:
     if any(not query.strip() for query in options.query or ()):
         raise ConfigError("--query is empty; give words to search for, or leave it out to serve a page")
     index = Path(options.index).expanduser().resolve()
-    output = output_folder(options.output or str(index.with_name(f"{index.name}.explore")))
+    beside = str(index.with_name(f"{index.name}.explore"))
+    output = output_folder(beside if options.output is None else options.output)
     exploration, note = _open(options, index, output)
     from cde_retriever.serving.explored_page import write_page
 

@@ -1,11 +1,11 @@
 """Define `cde export`: write a model as ONNX graphs."""
 
 import argparse
-from pathlib import Path
 
 from cde_retriever.backends.export_folder import PRECISIONS
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_reading_options, add_revision, read_reading
+from cde_retriever.cli.output import output_folder
 
 EXAMPLES = """\
   cde export -o serving --dtype int8                   export the bundled model with 8-bit weights
@@ -28,8 +28,9 @@ def _export(options: argparse.Namespace) -> None:
     from cde_retriever.backends.export import export_onnx
     from cde_retriever.checkpoint.folder import find_checkpoint
 
+    output = output_folder(options.output)
     source, _ = find_checkpoint(options.model, options.revision)
-    folder = export_onnx(source, Path(options.output).expanduser(), options.dtype, reading=read_reading(options))
+    folder = export_onnx(source, output, options.dtype, reading=read_reading(options))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     say(f'{folder} holds the model in {options.dtype}, {size / 1e6:.0f} MB; load it with backend="onnx"')
     write_result({"output": str(folder), "dtype": options.dtype, "bytes": size})

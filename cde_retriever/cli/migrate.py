@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_model_options, add_pickle_option, read_model_options
+from cde_retriever.cli.output import output_folder
 from cde_retriever.cli.store_options import add_store_options, read_store_options
 from cde_retriever.errors import ConfigError
 
@@ -19,7 +20,11 @@ EXAMPLES = """\
 def add_command(program: CommandLine) -> None:
     """Add the command to a program."""
     migrate = program.add(
-        "migrate", "Make an index that knows its corpus of one that another embedding built.", _migrate, EXAMPLES
+        "migrate",
+        "Make an index that knows its corpus of one that another embedding built.",
+        _migrate,
+        EXAMPLES,
+        continues=True,
     )
     migrate.add_argument(
         "old",
@@ -53,7 +58,7 @@ def _migrate(options: argparse.Namespace) -> None:
         raise ConfigError("give either OLD, the folder of an index, or --chroma or --qdrant STORE --collection NAME")
     done = migrate(
         collection or Path(options.old).expanduser(),
-        Path(options.output).expanduser(),
+        output_folder(options.output),
         model=read_model_options(options),
         parts=options.parts,
         keep_plain=options.keep_plain,

@@ -19,7 +19,11 @@ EXAMPLES = """\
 def add_command(program: CommandLine) -> None:
     """Add the command to a program."""
     refit = program.add(
-        "refit", "Embed an index again under a context of the documents that it holds now.", _refit, EXAMPLES
+        "refit",
+        "Embed an index again under a context of the documents that it holds now.",
+        _refit,
+        EXAMPLES,
+        continues=True,
     )
     refit.add_argument(
         "index",
@@ -44,6 +48,7 @@ def add_command(program: CommandLine) -> None:
 def _refit(options: argparse.Namespace) -> None:
     from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
 
+    options.continues = not options.plan
     index, collection = Path(options.index).expanduser(), read_store_options(options)
     if options.confirm:
         found = confirm_refit(index, collection=collection)

@@ -4,8 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from cde_retriever.cli.command_line import CommandLine, output_folder, say, write_result
+from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_model_options, read_model_options
+from cde_retriever.cli.output import output_folder
 from cde_retriever.context.whole_numbers import whole_number
 
 SUMMARY = "Serve vectors over HTTP in OpenAI's format, under one or several contexts."

@@ -1,10 +1,10 @@
 """Define `cde wrap`: write any encoder as a checkpoint."""
 
 import argparse
-from pathlib import Path
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_reading_options, add_revision, read_reading
+from cde_retriever.cli.output import output_folder
 from cde_retriever.errors import ConfigError
 
 EXAMPLES = """\
@@ -31,7 +31,7 @@ def _wrap(options: argparse.Namespace) -> None:
     from cde_retriever.checkpoint.kinds import MODULES_NAME, read_json
     from cde_retriever.encoder.encoder import ContextualEncoder
 
-    folder = Path(options.output).expanduser()
+    folder = output_folder(options.output)
     there = read_json(folder / CONFIG_NAME)
     if (folder / MODULES_NAME).exists() or (there and "cde_format_version" not in there):
         raise ConfigError(f"{folder} holds another model, which would be lost; choose another folder")

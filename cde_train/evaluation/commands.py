@@ -1,10 +1,10 @@
 """Define `cde-train evaluate`."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
+from cde_retriever.cli.output import output_file, output_folder
 from cde_retriever.errors import ConfigError
 
 EXAMPLES = {
@@ -55,10 +55,12 @@ def checkpoint_and_sets(options: argparse.Namespace) -> tuple[str | None, str]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    options.continues = bool(options.output or options.mteb)
     if options.mteb is not None:
         _evaluate_mteb(options)
         return
     checkpoint, where = checkpoint_and_sets(options)
+    output = output_file(options.output) if options.output is not None else None
     from dataclasses import asdict
     from functools import partial
 
@@ -75,7 +77,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     models = {"checkpoint": encoder, "start": start, "against": against}
     asked: dict[str, Any] = {role: model and model.identity.sha256 for role, model in models.items()}
     asked |= {"dtype": options.dtype or "float32", "sets": {data.name: hash_retrieval_set(data) for data in sets}}
-    kept = KeptResults(options.output, asked, say)
+    kept = KeptResults(output, asked, say)
     comparison = compare(encoder, sets, start=start, against=against, kept=kept, show_progress=True)
     kept.write(comparison.to_dict())
     for row in comparison.rows():
@@ -85,6 +87,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluate_mteb(options: argparse.Namespace) -> None:
+    output = output_folder(options.output) if options.output is not None else None
     from cde_retriever.encoder.encoder import ContextualEncoder
     from cde_retriever.mteb import evaluate, tasks_named
 
@@ -92,5 +95,5 @@ def _evaluate_mteb(options: argparse.Namespace) -> None:
         raise ConfigError("--mteb evaluates one checkpoint on tasks of MTEB; leave out SETS, --start and --against")
     tasks = tasks_named(options.mteb)
     encoder = ContextualEncoder.from_pretrained(options.checkpoint, dtype=options.dtype, device=options.device)
-    for row in evaluate(encoder, tasks, seed=options.seed, results=options.output and Path(options.output)):
+    for row in evaluate(encoder, tasks, seed=options.seed, results=output):
         write_result(row)

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from cde_retriever.cli.command_line import CommandLine, output_folder, write_result
+from cde_retriever.cli.command_line import CommandLine, write_result
+from cde_retriever.cli.output import output_folder
 
 EXAMPLES = {
     "report": """\
@@ -35,7 +36,7 @@ def _report(options: argparse.Namespace) -> None:
     from cde_train.report.run_page import write_run_page
 
     run = Path(options.folder).expanduser()
-    output = output_folder(options.output) if options.output else run / "work" / "pages"
+    output = output_folder(str(run / "work" / "pages") if options.output is None else options.output)
     write_result({"page": str(write_run_page(run).save(output / "report.html", tables=True))})
 
 

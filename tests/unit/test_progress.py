@@ -9,7 +9,7 @@ import threading
 import pytest
 import tqdm.std
 
-from cde_retriever.progress import counter, progress
+from cde_retriever.progress import close_all, counter, progress
 
 
 @pytest.fixture
@@ -51,6 +51,19 @@ def test_what_was_done_before_counts_but_is_not_in_the_rate(clock, capsys):
     line = capsys.readouterr().err
     assert "100/100" in line
     assert "2.00 doc/s" in line
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_what_is_said_after_all_are_closed_has_a_line_of_its_own(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream())
+    shown = counter(total=4, label="Training", unit="step")
+    shown.update(2)
+    close_all()
+    sys.stderr.write("interrupted\n")
+    shown.update()
+    shown.close()
+    assert sys.stderr.getvalue().endswith("\ninterrupted\n")
+    assert "2/4" in sys.stderr.getvalue()
 
 
 def test_nothing_is_written_when_nothing_is_asked_for(clock, capsys):

@@ -1,15 +1,18 @@
 """Build sdist and wheel, and try the wheel in fresh environments: bare and with each extra, newest and oldest versions.
 
-    python .ci/packages.py                        this Python in full, the others as servers without PyTorch
-    python .ci/packages.py --python 3.13          that Python in full, with PyTorch as the registry has it
+    python .ci/packages.py                        this Python in full; the others bare, with all extras, and serving
+    python .ci/packages.py --python 3.13          that Python in full
     python .ci/packages.py --extras train --resolutions lowest-direct
 
 "lowest-direct" installs the oldest version that pyproject.toml allows of whatever it names. PyTorch alone is the
 Makefile's there too, because its older builds for Linux take several GB each; --torch "" resolves it like the rest.
+Other Pythons are tried where this machine has them, on the newest versions, with all extras in one environment: one of
+its own for each extra, with PyTorch, would take a quarter of an hour a Python.
 """
 
 import argparse
 import functools
+import json
 import os
 import re
 import shutil
@@ -18,6 +21,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -41,17 +45,30 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         wheel = build(work / "dist")
-        torch = fetched(options.torch, work / "torch") if options.torch and options.python == HERE else []
+        installed = functools.partial(install_extras, wheel, torch=options.torch)
         failed = []
         for resolution in options.resolutions:
             for extra in options.extras if resolution != "pip" else ("bare",):
-                install = functools.partial(install_extra, wheel, extra, resolution, torch)
-                failed += tried(f"{options.python} {extra} {resolution}", options.python, install, extra, work)
-        for python in PYTHONS:
-            if python != options.python and (work / "export").exists() and interpreter(python):
-                failed += tried(f"{python} serving", python, functools.partial(install_server, wheel), "serving", work)
+                install = functools.partial(installed, [extra], resolution, version=options.python)
+                failed += tried(f"{extra} {resolution}", options.python, install, [extra], work / "shared")
+        for python in filter(interpreter, PYTHONS):
+            if python != options.python:
+                failed += try_other(python, options, wheel, work)
     print(f"packages: failed: {', '.join(failed)}" if failed else "packages: every environment passed")
     return bool(failed)
+
+
+def try_other(python: str, options: argparse.Namespace, wheel: Path, work: Path) -> list[str]:
+    """Try another Python: as a server with the export of the first, bare, and with all extras in one environment."""
+    failed = []
+    if (work / "shared" / "export").exists():
+        failed += tried("serving", python, functools.partial(install_server, wheel), ["serving"], work / "shared")
+    if "highest" in options.resolutions:
+        for name, bare in (("bare", True), ("all extras", False)):
+            if extras := [extra for extra in options.extras if (extra == "bare") is bare]:
+                install = functools.partial(install_extras, wheel, extras, "highest", options.torch, python)
+                failed += tried(name, python, install, extras, work / python)
+    return failed
 
 
 def build(dist: Path) -> Path:
@@ -72,22 +89,26 @@ def build(dist: Path) -> Path:
     return wheel
 
 
-def fetched(torch: str, folder: Path) -> list[str]:
-    """Fetch PyTorch by pip, which may know a small build, and return uv's arguments that take this file."""
-    run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, torch)
-    [wheel] = folder.glob("*.whl")
-    (folder / "torch.txt").write_text(f"torch=={wheel.name.split('-')[1]}\n")
-    return ["--find-links", str(folder), "--overrides", str(folder / "torch.txt")]
+@functools.cache
+def torch_found(torch: str, version: str) -> list[str]:
+    """Return PyTorch as a requirement with an address: pip may know a small build for a Python that uv does not."""
+    if not torch:
+        return []
+    wanted = ("--only-binary=:all:", "--python-version", version, "--no-deps", "--ignore-installed", "--target", "none")
+    report = run(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--report", "-", *wanted, torch)
+    [package] = json.loads(report[report.index("{") : report.rindex("}") + 1])["install"]
+    return [f"torch @ {package['download_info']['url']}"]
 
 
-def install_extra(wheel: Path, extra: str, resolution: str, torch: list[str], python: Path) -> None:
-    """Install the wheel with an extra."""
-    target = f"{wheel}[{extra}]" if extra != "bare" else str(wheel)
+def install_extras(wheel: Path, extras: Sequence[str], resolution: str, torch: str, version: str, python: Path) -> None:
+    """Install the wheel with extras."""
+    target = f"{wheel}[{','.join(extras)}]" if extras != ["bare"] else str(wheel)
+    packages = [target, *torch_found(torch, version)]
     if resolution == "pip":
         run(uv(), "pip", "install", "--quiet", "--python", python, "pip")
-        run(python, "-m", "pip", "install", "--quiet", *torch[:2], target)
+        run(python, "-m", "pip", "install", "--quiet", *packages)
     else:
-        run(uv(), "pip", "install", "--quiet", "--python", python, "--resolution", resolution, *torch, target)
+        run(uv(), "pip", "install", "--quiet", "--python", python, "--resolution", resolution, *packages)
     run(uv(), "pip", "check", "--quiet", "--python", python)
 
 
@@ -99,20 +120,23 @@ def install_server(wheel: Path, python: Path) -> None:
     run(uv(), "pip", "install", "--quiet", "--python", python, *names)
 
 
-def tried(name: str, version: str, install: functools.partial[None], program: str, work: Path) -> list[str]:
-    """Make an environment, install, and run a program of `try_package.py`; return the name of what failed."""
-    start, place = time.perf_counter(), work / "environment"
+def tried(
+    what: str, version: str, install: functools.partial[None], programs: Sequence[str], shared: Path
+) -> list[str]:
+    """Make an environment, install, and run programs of `try_package.py`; return the name of what failed."""
+    name, start, place = f"{version} {what}", time.perf_counter(), shared.parent / "environment"
+    shared.mkdir(exist_ok=True)
     try:
         run(uv(), "venv", "--quiet", "--python", interpreter(version) or version, place)
         try:
-            install(place / "bin" / "python")
+            install(python=place / "bin" / "python")
         except subprocess.CalledProcessError:  # a registry may fail once
-            install(place / "bin" / "python")
+            install(python=place / "bin" / "python")
         installed = time.perf_counter()
-        run(place / "bin" / "python", ROOT / ".ci" / "try_package.py", program, work)
-        print(
-            f"{name}: installed in {installed - start:.0f} s, ran {time.perf_counter() - installed:.0f} s", flush=True
-        )
+        for program in programs:
+            run(place / "bin" / "python", ROOT / ".ci" / "try_package.py", program, shared)
+        ran = time.perf_counter() - installed
+        print(f"{name}: installed in {installed - start:.0f} s, ran {ran:.0f} s", flush=True)
         return []
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         print(f"{name}: FAILED, {error}\n{str(error.stdout)[-3000:]}", flush=True)

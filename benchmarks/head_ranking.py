@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.making import make_context
+from cde_retriever.context.sampling import Choice
 from cde_retriever.context.selection import choose
 from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -81,7 +82,8 @@ def fit_on_kept(
     def kept(chosen: Sequence[str]) -> Vectors:
         return texts.document_vectors[[rows[text] for text in chosen]]
 
-    sample = choose(texts.documents, size or encoder.config.context_size, seed, selection, kinds, kept).sample
+    choice = Choice(seed, size or encoder.config.context_size, selection)
+    sample = choose(texts.documents, choice, kinds, kept).sample
     words = encoder.count_words(sample.texts, language)
     return make_context(sample, kept(sample.texts), encoder.identity, words=words)
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.drift import Drift, Reference
-from cde_retriever.context.sampling import checked_documents, hash_text
+from cde_retriever.context.sampling import Choice, checked_documents, hash_text
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 from cde_retriever.files.replacing import write_atomically
@@ -31,8 +31,6 @@ WITH_WORDS = RecordFormat(2, ContextFormatError, "restore it, or fit again")
 """Of a context that keeps words, which older versions of this package cannot use."""
 FILE_NAME = "context.safetensors"
 METADATA_KEY = "cde_context"
-RANDOM = "random"
-"""The selection of contexts that do not say theirs."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +64,23 @@ class Context:
         model: The model that made them.
         text_hashes: sha256 of each sampled text.
         texts: The sampled texts, or None if only their hashes are kept.
-        seed: Seed of the sample, None where nothing was drawn.
+        choice: How its documents were chosen.
         documents_seen: How many documents the sample was drawn from, empty ones and duplicates included.
         oversampled_to: Size to which a model that needs exactly that many repeats the documents, else None.
         frequencies: Token ids and in how many of the documents each occurs, (k, 2) int64, read-only, ids ascending; no
             rows for a model without term statistics.
         words: The documents' words, for a model with a corpus head; None for others.
-        selection: How the documents were chosen (`cde_retriever.context.selection`).
-        kind_field: Metadata field that said the documents' kinds to it, where one did.
     """
 
     vectors: NDArray[np.float32]
     model: ModelIdentity
     text_hashes: tuple[str, ...] = ()
     texts: tuple[str, ...] | None = ()
-    seed: int | None = None
+    choice: Choice = field(default_factory=Choice)
     documents_seen: int = 0
     oversampled_to: int | None = None
     frequencies: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     words: CorpusWords | None = None
-    selection: str = RANDOM
-    kind_field: str | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check that the parts belong together."""
@@ -116,6 +110,21 @@ class Context:
     def size(self) -> int:
         """Number of context documents, J."""
         return len(self.text_hashes)
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the sample, None where nothing was drawn."""
+        return self.choice.seed
+
+    @property
+    def selection(self) -> str:
+        """How the documents were chosen (`cde_retriever.context.selection`)."""
+        return self.choice.selection
+
+    @property
+    def kind_field(self) -> str | None:
+        """Metadata field that said the documents' kinds, where one did."""
+        return self.choice.kind_field
 
     def reference(self, moved: NDArray[np.float32] | None = None) -> Reference:
         """Return what new documents are compared with.
@@ -180,9 +189,10 @@ class Context:
             "vectors_sha256": self._digest(),
             "model": asdict(self.model),
             "method": self._method(),
+            "asked_size": self.choice.size,
             **{name: getattr(self, name) for name in _HEADER_FIELDS},
         }
-        if self.selection != RANDOM:
+        if self.selection != Choice.selection:
             header |= {"selection": self.selection, "kind_field": self.kind_field}
         arrays: dict[str, NDArray[Any]] = {"vectors": self.vectors}
         if len(self.frequencies):
@@ -221,7 +231,8 @@ class Context:
                 values[name] = None if values[name] is None else tuple(values[name])
             if "frequencies" in arrays:
                 values["frequencies"] = arrays["frequencies"]
-            values |= {"selection": header.get("selection", RANDOM), "kind_field": header.get("kind_field")}
+            chosen = header.get("asked_size"), header.get("selection", Choice.selection), header.get("kind_field")
+            values["choice"] = Choice(values.pop("seed"), *chosen)
             if kept is WITH_WORDS:
                 values["words"] = CorpusWords.of_arrays(header["language"], arrays)
             try:

@@ -29,13 +29,11 @@ def make_context(
         model=model,
         text_hashes=sample.hashes or tuple(map(hash_text, sample.texts)),
         texts=sample.texts if store_texts and sample.hashes is None else None,
-        seed=sample.seed,
+        choice=sample.choice,
         documents_seen=sample.documents_seen,
         oversampled_to=needs if needs is not None and needs > len(sample.texts) else None,
         frequencies=np.zeros((0, 2), np.int64) if frequencies is None else frequencies,
         words=words,
-        selection=sample.selection,
-        kind_field=sample.kind_field,
     )
 
 

@@ -15,24 +15,37 @@ Entry = tuple[int, str, str]
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How the documents of a context are chosen: what a refit does likewise.
+
+    Attributes:
+        seed: Seed of whatever is drawn; None where nothing was.
+        size: Most documents; None if it is not known, as of contexts that earlier versions made.
+        selection: The way (`cde_retriever.context.selection`).
+        kind_field: Metadata field that says documents' kinds to it, where one does.
+    """
+
+    seed: int | None = None
+    size: int | None = None
+    selection: str = "random"
+    kind_field: str | None = None
+
+
+@dataclass(frozen=True)
 class Sample:
     """Documents drawn from a corpus, and how many were seen.
 
     Attributes:
         texts: The documents; of those longer than `LONGEST` characters the beginning.
         documents_seen: How many were seen.
-        seed: Seed of the draw.
+        choice: How they were chosen.
         hashes: sha256 of each whole document, if not all `texts` are whole; else None.
-        selection: How they were chosen (`cde_retriever.context.selection`).
-        kind_field: Metadata field that said their kinds, where one did.
     """
 
     texts: tuple[str, ...]
     documents_seen: int
-    seed: int
+    choice: Choice
     hashes: tuple[str, ...] | None = None
-    selection: str = "random"
-    kind_field: str | None = None
 
     def take(self, rows: Sequence[int]) -> "Sample":
         """Return the sample of some of the documents."""
@@ -63,7 +76,7 @@ def sample_documents(documents: Iterable[str], size: int, seed: int) -> Sample:
     smallest, seen = Smallest(size, seed), 0
     for seen, text in enumerate(checked_documents(documents), start=1):
         smallest.offer(text, seen - 1)
-    return make_sample(smallest.entries(), seen, seed)
+    return make_sample(smallest.entries(), seen, Choice(seed, size))
 
 
 def checked_documents(documents: Iterable[str]) -> Iterator[str]:
@@ -105,7 +118,7 @@ class Smallest:
         return sorted(self._heap, reverse=True)
 
 
-def make_sample(drawn: Sequence[Entry], seen: int, seed: int) -> Sample:
+def make_sample(drawn: Sequence[Entry], seen: int, choice: Choice) -> Sample:
     """Make a sample of entries that `Smallest` returned.
 
     Raises:
@@ -117,7 +130,7 @@ def make_sample(drawn: Sequence[Entry], seen: int, seed: int) -> Sample:
     hashes = None
     if any(sha256 for _, _, sha256 in drawn):
         hashes = tuple(sha256 or hash_text(text) for _, text, sha256 in drawn)
-    return Sample(texts, seen, seed, hashes)
+    return Sample(texts, seen, choice, hashes)
 
 
 def hash_text(text: str) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.neighbours import unit
-from cde_retriever.context.sampling import Sample, Smallest, checked_documents, make_sample, sample_documents
+from cde_retriever.context.sampling import Choice, Sample, Smallest, checked_documents, make_sample, sample_documents
 from cde_retriever.context.whole_numbers import valid_seed, whole_number
 from cde_retriever.errors import ConfigError
 
@@ -43,9 +43,7 @@ class Chosen(NamedTuple):
 
 def choose(
     documents: Iterable[str],
-    size: int,
-    seed: int,
-    selection: str,
+    choice: Choice,
     kinds: Iterable[str] | None,
     embed: Callable[[Sequence[str]], Vectors],
 ) -> Chosen:
@@ -53,9 +51,7 @@ def choose(
 
     Args:
         documents: The corpus.
-        size: J, most documents to choose.
-        seed: Seed of whatever is drawn.
-        selection: One of `SELECTIONS`.
+        choice: How; its `selection` is one of `SELECTIONS`.
         kinds: For each document its kind, which ``"stratified"`` needs and no other takes.
         embed: Returns vectors of texts, (n, d); asked once at most.
 
@@ -63,17 +59,19 @@ def choose(
         ConfigError: for another selection, kinds that are missing or of no use, or more kinds than J.
         Errors of `sample_documents`.
     """
-    check_selection(selection, kinds is not None)
+    check_selection(choice.selection, kinds is not None)
+    size, seed = whole_number("context_size", choice.size, 1), valid_seed(choice.seed)
+    choice = replace(choice, size=size, seed=seed)
     if kinds is not None:
-        return Chosen(replace(sample_kinds(documents, kinds, size, seed), selection=selection), None)
-    if selection == "random":
-        return Chosen(sample_documents(documents, size, seed), None)
-    candidates = sample_documents(documents, CANDIDATES * whole_number("context_size", size, 1), seed)
+        return Chosen(replace(sample_kinds(documents, kinds, size, seed), choice=choice), None)
+    if choice.selection == "random":
+        return Chosen(replace(sample_documents(documents, size, seed), choice=choice), None)
+    candidates = sample_documents(documents, CANDIDATES * size, seed)
     vectors = embed(candidates.texts)
     rows = np.arange(len(vectors))
     if len(vectors) > size:
-        rows = (cluster_centres if selection == "kmeans" else far_apart)(unit(vectors), size)
-    return Chosen(replace(candidates.take(rows.tolist()), selection=selection), vectors[rows])
+        rows = (cluster_centres if choice.selection == "kmeans" else far_apart)(unit(vectors), size)
+    return Chosen(replace(candidates.take(rows.tolist()), choice=choice), vectors[rows])
 
 
 def kind_of(metadata: Mapping[str, Any], field: str) -> str:
@@ -134,10 +132,10 @@ def sample_kinds(documents: Iterable[str], kinds: Iterable[str], size: int, seed
         everything.offer(text, seen - 1)
     if set(counts) == {UNKNOWN}:
         raise ConfigError(f"none of the {seen} documents has the field that kinds are taken from; check its name")
-    room = _shares(counts, size)
+    room, choice = _shares(counts, size), Choice(seed, size, "stratified")
     drawn = {entry for kind, smallest in of_kind.items() for entry in smallest.entries()[: room[kind]]}
     more = [entry for entry in everything.entries() if entry not in drawn]  # kinds of few distinct texts leave room
-    return make_sample(sorted([*drawn, *more[: size - len(drawn)]], reverse=True), seen, seed)
+    return make_sample(sorted([*drawn, *more[: size - len(drawn)]], reverse=True), seen, choice)
 
 
 def _with_kinds(documents: Iterable[str], kinds: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """Fit, set and keep the context of a model: `ModelWithContext`."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Reference
 from cde_retriever.context.making import listed_context, make_context
 from cde_retriever.context.neighbours import Neighbours
-from cde_retriever.context.sampling import Sample
+from cde_retriever.context.sampling import Choice, Sample
 from cde_retriever.context.selection import Chosen, choose
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.active_context import ActiveContext, activate, refuse_foreign_context
@@ -127,8 +126,7 @@ class ModelWithContext(LoadedModel):
                 )
             return vectors
 
-        chosen = choose(documents, size, seed, selection, kinds, embed)
-        return chosen._replace(sample=replace(chosen.sample, kind_field=kind_field))
+        return choose(documents, Choice(seed, size, selection, kind_field), kinds, embed)
 
     def drift_reference(self) -> Reference:
         """Return what documents that this encoder embeds are compared with, by their dense parts; see `Context.drift`.
@@ -156,7 +154,8 @@ class ModelWithContext(LoadedModel):
         """
         texts = tuple(documents)
         self._refuse_size(len(texts))
-        return self._set_context_of(Chosen(Sample(texts, len(texts), 0), None), None, store_texts, DEFAULT_BATCH, False)
+        chosen = Chosen(Sample(texts, len(texts), Choice(seed=0)), None)
+        return self._set_context_of(chosen, None, store_texts, DEFAULT_BATCH, False)
 
     def _set_context_of(
         self, chosen: Chosen, language: str | None, store_texts: bool, batch_size: int, show_progress: bool

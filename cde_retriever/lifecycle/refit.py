@@ -218,16 +218,16 @@ def _fit(stored: StoredIndex, encoder: ContextualEncoder, show_progress: bool) -
         raise ConfigError("the index holds no documents; add some, or build a new one")
     old = stored.encoder.context
     language = None if old.words is None else old.words.language
-    seed = 0 if old.seed is None else old.seed
     kinds = None if old.kind_field is None else stored.kinds(old.kind_field)
     unknown = old.selection == "stratified" and kinds is None  # by whom, the index does not say
     return encoder.fit_context(
         stored.texts,
-        seed=seed,
-        context_size=max(old.size, encoder.config.context_size),  # one that was asked to be larger stays so
+        seed=old.seed or 0,
+        context_size=old.choice.size or max(old.size, encoder.config.context_size),
         selection="random" if unknown else old.selection,
         kinds=kinds,
         kind_field=old.kind_field,
+        store_texts=old.texts is not None,
         language=language,
         show_progress=show_progress,
     )

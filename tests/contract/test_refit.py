@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,39 @@ def test_a_stratified_context_stays_one(grown, checkpoint, tmp_path):
     assert run(folder, checkpoint).kept == done.kept  # the new one too says how it was chosen
     confirm_refit(folder)
     assert run(folder, checkpoint).kept is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("settings", "known", "stored"),
+    [
+        ({"context_size": 5, "seed": 9}, True, True),
+        ({"context_size": 5, "seed": 9, "selection": "kmeans"}, True, False),
+        ({"context_size": 5}, False, True),
+        ({"context_size": 17}, False, True),
+    ],
+    ids=["size and seed", "selection, texts not kept", "of an earlier version", "a larger one of an earlier version"],
+)
+def test_a_new_context_is_chosen_as_the_old_one_was(kind, settings, known, stored, checkpoint, tmp_path):
+    folder = tmp_path / "index"
+    encoder = ContextualEncoder.from_pretrained(checkpoint, device="cpu")
+    texts = [document.text for document in corpus(30)]
+    context = encoder.fit_context(texts[:20], **settings, store_texts=stored)
+    context = replace(context, choice=context.choice if known else replace(context.choice, size=None))
+    if kind is LlamaIndex:
+        nodes = [TextNode(text=text) for text in texts]
+        CDEVectorStoreIndex(nodes, embed_model=CDEEmbedding(checkpoint, context=context)).persist(folder)
+    else:
+        embedding = CDEEmbeddings(model_name=checkpoint, context=context)
+        cde.save_local(cde.from_documents(FAISS, [Document(text) for text in texts], embedding), folder)
+    done = run(folder, checkpoint)
+    own = encoder.config.context_size
+    asked = settings if known else {"context_size": max(own, settings["context_size"])}
+    expected = encoder.fit_context(texts, **asked)
+    new = (read_context if kind is LlamaIndex else Context.load)(folder)
+    assert done.new == new.fingerprint == expected.fingerprint
+    assert (new.choice, new.size) == (expected.choice, asked["context_size"])
+    assert (new.texts is not None) == stored
 
 
 def test_undo_brings_the_old_index_back(index, checkpoint):

@@ -15,7 +15,7 @@ from cde_retriever.context.context import (
     hash_text,
 )
 from cde_retriever.context.making import listed_context, make_context
-from cde_retriever.context.sampling import Sample, sample_documents
+from cde_retriever.context.sampling import Choice, Sample, sample_documents
 from cde_retriever.errors import ConfigError, ContextError, ContextFormatError, ContextMismatchError
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.sparse import Sparse
@@ -34,7 +34,7 @@ def words_of(rows: int = 3) -> CorpusWords:
 
 
 def full_context(**changes) -> Context:
-    sample = Sample(TEXTS, 30, 4)
+    sample = Sample(TEXTS, 30, Choice(4))
     parts = {"needs": 8, "store_texts": True, "frequencies": FREQUENCIES, "words": words_of()} | changes
     return make_context(sample, VECTORS, MODEL, **parts)
 
@@ -57,7 +57,7 @@ def test_documents_are_repeated_only_for_a_model_that_needs_more(needs, oversamp
 
 
 def test_a_model_that_reads_neither_vectors_nor_counts_has_arrays_without_numbers() -> None:
-    one = make_context(Sample(TEXTS, 3, 0), None, MODEL, store_texts=False, needs=None)
+    one = make_context(Sample(TEXTS, 3, Choice(0)), None, MODEL, store_texts=False, needs=None)
     assert (one.vectors.shape, one.frequencies.shape, one.words) == ((3, 0), (0, 2), None)
 
 
@@ -106,7 +106,7 @@ def test_a_file_holds_every_part(with_words) -> None:
 
 @pytest.mark.parametrize(("seed", "rows", "method"), [(4, 3, "sample"), (None, 3, "vectors"), (None, 0, "null")])
 def test_a_file_says_how_its_context_came_about(seed, rows, method) -> None:
-    one = Context(VECTORS[:rows], MODEL, tuple(map(hash_text, TEXTS[:rows])), None, seed=seed)
+    one = Context(VECTORS[:rows], MODEL, tuple(map(hash_text, TEXTS[:rows])), None, Choice(seed))
     assert f'\\"method\\": \\"{method}\\"'.encode() in one.to_bytes()
 
 
@@ -175,7 +175,7 @@ def test_sizes_are_called_by_their_name_in_messages() -> None:
 def test_a_text_of_the_greatest_length_is_still_whole(monkeypatch) -> None:
     monkeypatch.setattr(sampling, "LONGEST", 3)
     assert sample_documents(["abc"], 1, 0).hashes is None
-    assert sample_documents(["abcd"], 1, 0) == Sample(("abc",), 1, 0, (hash_text("abcd"),))
+    assert sample_documents(["abcd"], 1, 0) == Sample(("abc",), 1, Choice(0, 1), (hash_text("abcd"),))
 
 
 def test_identity_is_of_every_part_that_changes_vectors() -> None:

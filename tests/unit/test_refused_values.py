@@ -57,7 +57,7 @@ def test_a_seed_of_none_is_refused_and_numpy_counts():
         sample_documents(["a"], 4, None)
     assert whole_number("n", np.int32(3), 1) == 3
     for seed in (-5, np.int64(7), 2**63 - 1):
-        assert sample_documents(documents(40), 8, seed).seed == int(seed)
+        assert sample_documents(documents(40), 8, seed).choice.seed == int(seed)
     assert sample_documents(documents(40), 8, np.int64(7)) == sample_documents(documents(40), 8, 7)
 
 

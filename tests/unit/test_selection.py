@@ -15,7 +15,7 @@ from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.context.context import Context
-from cde_retriever.context.sampling import sample_documents
+from cde_retriever.context.sampling import Choice, sample_documents
 from cde_retriever.context.selection import SELECTIONS, choose, cluster_centres, far_apart, sample_kinds
 from cde_retriever.errors import ConfigError, ContextError, ContextMismatchError
 from tests.tiny import documents, headed_encoder, tiny_encoder
@@ -53,15 +53,15 @@ def test_vectors_are_asked_of_four_times_as_many_documents_once():
         return np.eye(len(texts), dtype=np.float32)
 
     for selection in ("kmeans", "k-center"):
-        sample, vectors = choose(iter(corpus), 10, 3, selection, None, embed)
+        sample, vectors = choose(iter(corpus), Choice(3, 10, selection), None, embed)
         assert asked.pop() == sample_documents(corpus, 40, 3).texts
-        assert (len(set(sample.texts)), sample.selection, sample.documents_seen, sample.seed) == (10, selection, 300, 3)
+        assert (len(set(sample.texts)), sample.documents_seen, sample.choice) == (10, 300, Choice(3, 10, selection))
         assert vectors.argmax(axis=1).tolist() == [
             sample_documents(corpus, 40, 3).texts.index(text) for text in sample.texts
         ]
-    assert choose(corpus, 10, 3, "random", None, embed).sample == sample_documents(corpus, 10, 3)
+    assert choose(corpus, Choice(3, 10), None, embed).sample == sample_documents(corpus, 10, 3)
     assert asked == []
-    assert len(choose(corpus[:6], 10, 3, "kmeans", None, embed).sample.texts) == 6
+    assert len(choose(corpus[:6], Choice(3, 10, "kmeans"), None, embed).sample.texts) == 6
 
 
 def test_kinds_give_their_share_and_one_at_least():
@@ -87,7 +87,7 @@ def test_kinds_of_few_distinct_texts_leave_their_room_to_others():
 def test_useless_kinds_and_unknown_selections_are_refused():
     def refused(match, selection, kinds, corpus=("a", "b", "c"), error=ConfigError):
         with pytest.raises(error, match=match):
-            choose(corpus, 2, 0, selection, kinds, lambda _: pytest.fail("embedded"))
+            choose(corpus, Choice(0, 2, selection), kinds, lambda _: pytest.fail("embedded"))
 
     refused("selection is 'best', expected one of 'random', ", "best", None)
     refused("'stratified' needs to know each document's kind", "stratified", None)
@@ -107,10 +107,10 @@ def test_the_context_says_how_it_was_chosen_and_only_the_texts_make_its_fingerpr
     assert context.fingerprint == again.fingerprint
     assert (context.selection, context.size, context.seed) == (selection, 6, 2)
     stored = Context.load(context.save(tmp_path))
-    assert stored.selection == selection
+    assert stored.choice == context.choice == Choice(2, 6, selection)
     np.testing.assert_array_equal(stored.vectors, context.vectors)
     np.testing.assert_allclose(context.vectors, tiny_encoder().list_context(context.texts).vectors, atol=1e-5)
-    assert dataclasses.replace(context, selection="random").fingerprint == context.fingerprint
+    assert dataclasses.replace(context, choice=Choice()).fingerprint == context.fingerprint
     assert (b"selection" in context.to_bytes()) == (selection != "random"), "random contexts are stored as ever"
 
 

@@ -30,12 +30,16 @@ class OneContext:
     Args:
         encoder: An encoder of its own (`ContextualEncoder.fork`), without a context.
         owner: Name of the class that holds it, for messages.
+
+    Attributes:
+        expected: Fingerprint of the only context that it takes; None if the first may be any.
     """
 
     def __init__(self, encoder: ContextualEncoder, owner: str) -> None:
         self.encoder = encoder
         self.owner = owner
         self._lock = ThreadLock()
+        self.expected: str | None = None
         self._known: tuple[Context, str] | None = None
 
     @classmethod
@@ -101,10 +105,11 @@ class OneContext:
             TypeError: if an item is not a string; names its index.
         """
         with self._lock:
-            if self.is_set:
+            if self.is_set or self.expected is not None:
+                texts = texts if self.is_set else list(texts)  # read once to compare, once to fit
                 sample = self.encoder.choose_documents(texts, **chosen).sample
                 self._require(self._fingerprint_for(sample, language))
-            else:
+            if not self.is_set:
                 self.encoder.fit_context(texts, language=language, show_progress=show_progress, **chosen)
             return self.context
 
@@ -115,9 +120,8 @@ class OneContext:
             ContextMismatchError: if there is another context already, or another model made this one.
         """
         with self._lock:
-            if self.is_set:
-                self._require(context.fingerprint)
-            else:
+            self._require(context.fingerprint)
+            if not self.is_set:
                 self.encoder.set_context(context)
 
     def set_null(self) -> None:
@@ -134,9 +138,10 @@ class OneContext:
         return make_context(sample, None, self.encoder.identity, words=words).fingerprint
 
     def _require(self, fingerprint: str) -> None:
-        if fingerprint != self.fingerprint:
+        own = self.fingerprint if self.is_set else self.expected
+        if own is not None and fingerprint != own:
             raise ContextMismatchError(
-                f"this {self.owner} has context {self.fingerprint[:12]} for life and was given {fingerprint[:12]}: an "
+                f"this {self.owner} has context {own[:12]} for life and was given {fingerprint[:12]}: an "
                 f"index or store may depend on the first; make a new {self.owner} for the other corpus, and a new "
                 "index or store for its vectors"
             )

@@ -225,7 +225,7 @@ def test_copies_have_the_same_context(fitted, embed) -> None:
     assert twin.on_missing_context == "fit"
 
 
-def test_to_dict_names_the_context_and_from_dict_never_fits_another(fitted, embed) -> None:
+def test_to_dict_names_the_context_and_from_dict_never_fits_another(checkpoint, fitted, embed) -> None:
     assert fitted.to_dict() == fitted.to_dict()
     assert fitted.to_dict()["context_fingerprint"] == fitted.context_fingerprint
     assert embed.to_dict()["context_fingerprint"] != embed.to_dict()["context_fingerprint"]
@@ -233,6 +233,18 @@ def test_to_dict_names_the_context_and_from_dict_never_fits_another(fitted, embe
     assert not again.is_fitted
     with pytest.raises(ContextNotFittedError, match="on_missing_context is 'error'"):
         again.get_text_embedding_batch(documents(30))
+    other = CDEEmbedding(checkpoint)
+    other.fit(documents(9, seed=9))
+    for take in (
+        lambda: again.fit(documents(9, seed=9)),
+        lambda: again.load_context(other.context),
+        again.use_null_context,
+    ):
+        with pytest.raises(ContextMismatchError, match=f"has context {fitted.context_fingerprint[:12]} for life"):
+            take()
+        assert not again.is_fitted
+    again.fit(iter(documents(30)))
+    assert again.get_query_embedding(QUERY) == fitted.get_query_embedding(QUERY)
     assert CDEEmbedding.from_dict(embed.to_dict()).on_missing_context == "fit"
 
 

@@ -19,6 +19,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.errors import ConfigError
 
 DEFAULT_MODEL = "cde-retriever/default"
+UNFITTED = "unfitted-"
 MODEL_FIELDS = frozenset(("model_name", "parts", *MODEL_SETTINGS))
 """Fields that decide what the vectors are, and so stay as they were when the object was made."""
 
@@ -66,17 +67,19 @@ class EmbeddingSettings(ContextualEmbedding, BaseEmbedding):
 
         Without a context the value is never the same twice: whatever was cached before is not taken for ours.
         """
-        key = self._own.fingerprint if self._own.is_set else f"unfitted-{uuid.uuid4()}"
+        key = self._own.fingerprint if self._own.is_set else f"{UNFITTED}{uuid.uuid4()}"
         return {**super().to_dict(**kwargs), "context_fingerprint": key}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """Return an object with these settings; if it had a context, that has to be loaded, and none is fitted."""
+        """Return an object with these settings; if it had a context, that has to be loaded, and no other is taken."""
         settings = {**data, **kwargs}
-        fingerprint = settings.pop("context_fingerprint", "unfitted-")
-        if not fingerprint.startswith("unfitted-"):
-            settings["on_missing_context"] = "error"
-        return super().from_dict(settings)
+        fingerprint = settings.pop("context_fingerprint", UNFITTED)
+        if fingerprint.startswith(UNFITTED):
+            return super().from_dict(settings)
+        made = super().from_dict(settings | {"on_missing_context": "error"})
+        made._own.expected = fingerprint
+        return made
 
     def to_payload(self) -> dict[str, Any]:
         """Return what events tell about the embedding."""

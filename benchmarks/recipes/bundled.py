@@ -26,11 +26,12 @@ from cde_retriever.checkpoint.folder import (
 )
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.checkpoint.wrapping import wrap
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.files.replacing import write_atomically
 
 OWNER = "cde-minilm-l6-v1"
 SHORT = "cde-minilm-l6-short"
-SHORT_HEAD = {"directions": 256, "levelling": 0.11, "topics": 127, "topic_weight": 0.63, "sketch": 0}
+SHORT_SIZE = 384
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def main() -> int:
     if others or made.tokenizer.to_str() != read_tokenizer(BUNDLED / OWNER / TOKENIZER_NAME).to_str():
         raise ValueError(f"{source} is not the network of {OWNER}: {others[:3] or 'another tokenizer'}")
     config = made.model.config.to_dict() | {FILES_OF_KEY: OWNER}
-    short = config | {"name": SHORT, "corpus_head": config["corpus_head"] | SHORT_HEAD}
+    short = config | {"name": SHORT, "corpus_head": HeadSettings.short(SHORT_SIZE).to_dict()}
     for folder, settings in ((DEFAULT_CHECKPOINT, config), (BUNDLED / SHORT, short)):
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         write_atomically(folder / CONFIG_NAME, text.encode())

@@ -80,6 +80,6 @@ class ModelSpec:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `of` that give this spec, the name left out; embeddings of adapters take them too."""
         run = {name: getattr(self, name) for name in ("revision", "device", "dtype", "backend", "truncate_dim")}
-        read = {name: getattr(self.reading, name) for name in ("pooling", "max_length", "variant", "long_texts")}
-        prompts = self.reading.prompts
+        said = ("pooling", "max_length", "variant", "long_texts", "vector_size")
+        read, prompts = {name: getattr(self.reading, name) for name in said}, self.reading.prompts
         return {**run, **read, "prompts": None if prompts is None else dict(prompts)}

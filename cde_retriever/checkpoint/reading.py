@@ -19,6 +19,8 @@ READER_VERSION = 1
 """Grows with every change after which the same files give other vectors."""
 NOT_READ = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".md", ".gguf", ".png", ".py", ".pt")
 FOLDERS_NOT_READ = ("onnx", "openvino", "coreml", "checkpoint")
+LEAST_SIZE = 6
+"""Fewest numbers of a short one vector: four directions, a topic and a length."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,13 @@ class Reading:
         variant: Which of the networks that may have been released to compute (`cde_retriever.checkpoint.released`).
         head: Whether the model knows its corpus; without, vectors are the encoder's own under every context.
         long_texts: What becomes of texts longer than `max_length`: ``"cut"`` or ``"windows"``.
+        vector_size: Numbers of the one vector, at most the encoder's own (`HeadSettings.short`); None for those and
+            384 more.
 
     Raises:
-        ConfigError: for an unknown pooling, role or way with long texts, or a length below 3.
-        TypeError: for a length that is no whole number.
+        ConfigError: for an unknown pooling, role or way with long texts, a length below 3, or a size below
+            `LEAST_SIZE` or without a head.
+        TypeError: for a length or size that is no whole number.
     """
 
     pooling: str | None = None
@@ -44,6 +49,7 @@ class Reading:
     variant: str | None = None
     head: bool = True
     long_texts: str | None = None
+    vector_size: int | None = None
 
     def __post_init__(self) -> None:
         """Validate what does not depend on the encoder."""
@@ -53,13 +59,26 @@ class Reading:
             raise ConfigError(f"long_texts is {self.long_texts!r}, expected 'cut' or 'windows'")
         if self.max_length is not None:
             object.__setattr__(self, "max_length", whole_number("max_length", self.max_length, 3))
+        if self.vector_size is not None:
+            object.__setattr__(self, "vector_size", whole_number("vector_size", self.vector_size, LEAST_SIZE))
+            if not self.head:
+                raise ConfigError(f"vector_size is {self.vector_size}, which needs the head; leave one of them out")
         if self.prompts is not None and not set(self.prompts) <= set(ROLES):
             raise ConfigError(f"prompts has the keys {sorted(self.prompts)}, expected some of {sorted(ROLES)}")
+
+    @property
+    def head_settings(self) -> HeadSettings:
+        """The numbers of the head, if there is one."""
+        return HeadSettings() if self.vector_size is None else HeadSettings.short(self.vector_size)
 
     def says(self) -> dict[str, Any]:
         """Return what was said, as JSON takes it."""
         said = {"pooling": self.pooling, "max_length": self.max_length, "head": self.head}
-        for name in ("variant", "long_texts"):  # later ones, left out where nothing is said, so that identities stay
+        for name in (
+            "variant",
+            "long_texts",
+            "vector_size",
+        ):  # later ones, left out where nothing is said, so that identities stay
             if getattr(self, name) is not None:
                 said[name] = getattr(self, name)
         return {**said, "prompts": None if self.prompts is None else dict(self.prompts)}
@@ -118,7 +137,7 @@ def identify_source(folder: Path, reading: Reading) -> str:
     files = {str(path.relative_to(folder)): hash_file(path) for path in files_that_matter(folder)}
     stated = {"reader": READER_VERSION, "reading": reading.says(), "files": files}
     if reading.head:  # its numbers are this package's, and may differ in another version
-        stated["head"] = HeadSettings().to_dict()
+        stated["head"] = reading.head_settings.to_dict()
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,8 +10,7 @@ from cde_retriever.checkpoint.lengths import keep_lengths
 from cde_retriever.checkpoint.plain_encoder import PlainEncoder
 from cde_retriever.checkpoint.reading import Reading, identify_source
 from cde_retriever.checkpoint.sentence_transformers import read_plain_encoder
-from cde_retriever.context.head_settings import HeadSettings
-from cde_retriever.errors import CheckpointError
+from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import CUT, ModelConfig
 from cde_retriever.model.two_stage import TwoStageModel
 
@@ -57,6 +56,11 @@ def _put_head(
         keep_lengths(plain)
     config = _configure(plain, name, reading, query_encoder)
     model = TwoStageModel(config, plain.backbone)  # type: ignore[arg-type]
+    if reading.vector_size is not None and reading.vector_size > model.dimension:
+        raise ConfigError(
+            f"vector_size is {reading.vector_size}, but vectors of {folder} have {model.dimension} numbers; give "
+            "at most so many, or leave it out"
+        )
     try:
         model.second_stage.projection.load_state_dict(plain.weights)
     except RuntimeError as error:
@@ -71,7 +75,7 @@ def _configure(plain: PlainEncoder, name: str, reading: Reading, query_encoder: 
         second_stage=plain.settings,
         context_attention="late",
         context_moments=not reading.head,  # untrained, they change nothing
-        corpus_head=HeadSettings().to_dict() if reading.head else None,
+        corpus_head=reading.head_settings.to_dict() if reading.head else None,
         context_projection=False,
         share_backbone=True,
         pooling=plain.pooling,

@@ -1,6 +1,7 @@
 """Define `cde wrap`: write any encoder as a checkpoint."""
 
 import argparse
+from dataclasses import replace
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_reading_options, add_revision, read_reading
@@ -9,6 +10,8 @@ from cde_retriever.errors import ConfigError
 
 EXAMPLES = """\
   cde wrap BAAI/bge-small-en-v1.5 -o bge-cde           an encoder, with its own pooling, prompts and maximum length
+  cde wrap BAAI/bge-small-en-v1.5 -o bge-short --vector-size 384
+                                                       one vector of as many numbers as the encoder has
   cde wrap jxm/cde-small-v2 -o v2 --variant trained    convert the authors' own weights"""
 
 
@@ -22,6 +25,12 @@ def add_command(program: CommandLine) -> None:
     )
     add_revision(wrap)
     wrap.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to write the checkpoint to")
+    wrap.add_argument(
+        "--vector-size",
+        type=int,
+        metavar="N",
+        help="numbers of the one vector, at most those of the encoder (default: those, and 384 more)",
+    )
     add_reading_options(wrap)
 
 
@@ -31,13 +40,12 @@ def _wrap(options: argparse.Namespace) -> None:
     from cde_retriever.checkpoint.kinds import MODULES_NAME, read_json
     from cde_retriever.encoder.encoder import ContextualEncoder
 
+    reading = replace(read_reading(options), vector_size=options.vector_size)
     folder = output_folder(options.output)
     there = read_json(folder / CONFIG_NAME)
     if (folder / MODULES_NAME).exists() or (there and "cde_format_version" not in there):
         raise ConfigError(f"{folder} holds another model, which would be lost; choose another folder")
-    encoder = ContextualEncoder.from_spec(
-        ModelSpec(options.model, options.revision, device="cpu", reading=read_reading(options))
-    )
+    encoder = ContextualEncoder.from_spec(ModelSpec(options.model, options.revision, device="cpu", reading=reading))
     encoder.save_pretrained(folder)
     say(f"{folder} holds {encoder.identity.name}, {encoder.dimension} numbers a vector; CDEEmbedding({str(folder)!r})")
     said = {"output": str(folder), "sha256": encoder.identity.sha256, "dimension": encoder.dimension}

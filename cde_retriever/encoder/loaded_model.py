@@ -81,6 +81,7 @@ class LoadedModel:
         prompts: Mapping[str, str] | None = None,
         variant: str | None = None,
         long_texts: str | None = None,
+        vector_size: int | None = None,
     ) -> Self:
         """Load a model; `from_spec` does the same with all arguments in one value.
 
@@ -104,6 +105,8 @@ class LoadedModel:
             variant: Which network of the authors' own weights to compute (docs/released.md).
             long_texts: What becomes of texts longer than `max_length`: ``"cut"`` off, the default, or read whole as
                 overlapping ``"windows"`` whose vectors are joined; the latter of models with a corpus head.
+            vector_size: Numbers of an encoder's one vector, for stores in which size costs: at most those of its own
+                vectors; None for 384 more.
 
         Raises:
             CheckpointError: if it cannot be found, is incomplete or damaged, or nothing that is understood.
@@ -124,6 +127,7 @@ class LoadedModel:
                 prompts=prompts,
                 variant=variant,
                 long_texts=long_texts,
+                vector_size=vector_size,
             )
         )
 

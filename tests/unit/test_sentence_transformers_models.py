@@ -275,6 +275,39 @@ def test_the_command_writes_what_is_opened_in_memory(tmp_path, capsys):
     assert main(["wrap", str(tmp_path / "model"), "-o", str(tmp_path / "out")]) == 0  # over what it wrote itself
 
 
+def test_a_vector_of_fewer_numbers_reads_its_context_and_is_written_as_it_is_opened(tmp_path, capsys):
+    save_model(tmp_path)
+    assert main(["wrap", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--vector-size", "24"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    opened, whole = (ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=size) for size in (24, None))
+    assert said["dimension"] == opened.dimension == 24
+    assert opened.head_settings == HeadSettings(
+        directions=16, topics=7, sketch=0, levelling=0.11, topic_weight=0.63
+    )  # and a length
+    written = ContextualEncoder.from_pretrained(tmp_path / "out")
+    assert written.identity == replace(opened.identity, name="model")
+    assert len({opened.identity.sha256, whole.identity.sha256}) == 2
+    texts = documents(20)
+    written.set_context(opened.fit_context(texts))
+    own = written.encode_documents(texts)
+    np.testing.assert_allclose(opened.encode_documents(texts), own, atol=1e-5)
+    opened.set_context(opened.null_context())
+    assert own.shape == (20, 24)
+    assert np.abs(opened.encode_documents(texts) - own).max() > 0.1
+
+
+def test_a_size_that_no_short_vector_has_is_refused(tmp_path):
+    save_model(tmp_path)
+    with pytest.raises(ConfigError, match=r"vector_size is 33, but vectors of .* have 32 numbers; give at most"):
+        ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=33)
+    with pytest.raises(ConfigError, match="vector_size must be at least 6, received 5"):
+        ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=5)
+    with pytest.raises(ConfigError, match="vector_size is 8, which needs the head"):
+        Reading(vector_size=8, head=False)
+    with pytest.raises(ConfigError, match=r"config\.json says vector_size; leave that out"):
+        ContextualEncoder.from_pretrained("cde-minilm-l6-short", vector_size=8)
+
+
 @pytest.mark.parametrize("kept", ["modules.json", "config.json"])
 def test_the_command_writes_over_no_other_model(tmp_path, capsys, kept):
     save_model(tmp_path)

@@ -49,6 +49,7 @@ ROOMS = {
         "batching",
         "evaluation",
         "training",
+        "distillation",
         "run",
         "report",
         "cli",

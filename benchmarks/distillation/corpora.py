@@ -17,6 +17,8 @@ from cde_retriever.context.knowledge import Knowledge
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts
 from cde_retriever.words.sparse import Sparse
+from cde_train.distillation.teacher import Texts
+from cde_train.distillation.teacher import teach as as_one_who_knows
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -68,6 +70,16 @@ class Corpus:
         """Return how many documents there are."""
         return len(self.vectors[0])
 
+    @property
+    def documents(self) -> Texts:
+        """The documents."""
+        return Texts(self.vectors[0], self.words[0])
+
+    @property
+    def queries(self) -> Texts:
+        """The queries."""
+        return Texts(self.vectors[1], self.words[1])
+
 
 class Store:
     """Opens corpora stored on this machine.
@@ -96,6 +108,16 @@ class Store:
         if self.hidden is None:
             return sorted(self._sets)
         return sorted(path.stem for path in self.hidden.glob("*.npz") if path.stem != "tmp")
+
+    def documents(self, name: str) -> list[str]:
+        """Return the documents' texts."""
+        return list(self._sets[name]["docs"])
+
+    def queries(self, name: str) -> list[str]:
+        """Return the texts of the queries that `open` returns, without token vectors."""
+        data = self._sets[name]
+        known = set(data["ids"])
+        return [t for q, t in zip(data["qids"], data["queries"], strict=True) if known & data["rel"].get(q, {}).keys()]
 
     def open(self, name: str) -> Corpus:
         """Return one corpus, without queries that nothing answers."""
@@ -207,9 +229,7 @@ def teach(
     Where `isolated`, what words are worth without a context is taken off, so that beside the plain cosine only that is
     left which the context changes, and nothing can be learned without looking at it.
     """
-    knowledge = Knowledge(settings, documents, CorpusWords.of("english", words))
-    scores: Vectors = queries @ knowledge.move(documents, np.arange(len(documents))).T
-    scores += knowledge.query_words(asked).dot(knowledge.document_words(words))
+    scores, _ = as_one_who_knows(Texts(documents, words), Texts(queries, asked), settings)
     if isolated:
         nobody = Knowledge(settings, documents[:0], CorpusWords.none("english"))
         scores -= nobody.query_words(asked).dot(nobody.document_words(words))

@@ -2,11 +2,9 @@
 
     python -m benchmarks.distillation.directions --store ... --base all-MiniLM-L6-v2 --page docs/distillation-directions
 
-The student has `NUMBERS` numbers: plain vectors in the context's main directions, words in its topics
-(`cde_retriever.context.directions`, `cde_retriever.words.topics`). What is learned is three numbers: the power p by
-which a direction of less variance counts for more, what topics are worth, and the scale of scores. A lesson is a
-mixture of training corpora; the teacher's scores are dense vectors moved to neighbours and exact words under the whole
-mixture's statistics, the loss is the listwise KL divergence over all its documents. Contexts:
+The student has `NUMBERS` numbers, plain vectors in the context's main directions and words in its topics,
+and what is learned is as in `cde_train.distillation`. A lesson is a mixture of training corpora; the teacher's scores
+are dense vectors moved to neighbours and exact words under the whole mixture's statistics. Contexts:
 
 - ``own``: documents of the mixture, a fifth to three fifths of it, 512 at most;
 - ``foreign``: those of another mixture;
@@ -22,121 +20,31 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.ablation.table import show
 from benchmarks.distillation.__main__ import UNSEEN, ndcg
-from benchmarks.distillation.corpora import Corpus, Rows, Store, Vectors, joined, teach
-from cde_retriever.context.directions import main_directions
+from benchmarks.distillation.corpora import Corpus, Store, joined, teach
 from cde_retriever.context.head_settings import HeadSettings
-from cde_retriever.context.knowledge import Knowledge
 from cde_retriever.files.replacing import write_atomically
-from cde_retriever.words.corpus_words import CorpusWords
-from cde_retriever.words.reading import TextCounts
+from cde_train.distillation.config import DistillationConfig
+from cde_train.distillation.student import Context, Law, Seen, divergence, see, train
+from cde_train.distillation.teacher import Texts
 
-NUMBERS, TOPICS, MOST = 383, 127, 512
+MOST = 512
 TAUGHT_BY = HeadSettings(word_weight=0.26, gram_weight=0.26, rareness=1.5, sharing=0.5, skip_question_words=False)
-READS = HeadSettings(topics=TOPICS, sketch=0, topic_weight=1.0, rareness=1.5, sharing=0.5, skip_question_words=False)
-TEMPERATURE, RATE = 0.06, 0.03
+UNTAUGHT = replace(HeadSettings.short(384), levelling=0.0, topic_weight=0.85)
+NUMBERS = UNTAUGHT.directions + UNTAUGHT.topics
+TEMPERATURE = 0.06
 FIRST_LINE = (__doc__ or "").split("\n")[0]
 ALONE = "its own corpus alone"
 CONTEXTS = ("own", "mixed", "foreign", "null")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a student has of a corpus under one context.
-
-    Attributes:
-        queries: Plain vectors along the main directions, (q, r).
-        documents: The same of moved ones, (n, r).
-        variances: Of the directions, (r,).
-        asked: Topics of the queries, (q, t).
-        topics: Topics of the documents, (n, t).
-    """
-
-    queries: Tensor
-    documents: Tensor
-    variances: Tensor
-    asked: Tensor
-    topics: Tensor
-
-
-@dataclass(frozen=True)
-class Context:
-    """Context documents: plain vectors, (J, d), their words, and which documents of its own corpus they are."""
-
-    vectors: Vectors
-    words: TextCounts
-    rows: Rows
-
-    @classmethod
-    def of(cls, corpus: Corpus, rows: Rows) -> "Context":
-        """Take documents of a corpus."""
-        return cls(corpus.vectors[0][rows], TextCounts(*(part.take(rows) for part in corpus.words[0])), rows)
-
-
-def see(corpus: Corpus, context: Context, *, own: bool) -> Seen:
-    """Return a corpus as a student sees it; `own` if the context's documents are its own."""
-    known = Knowledge(READS, context.vectors, CorpusWords.of("english", context.words))
-    plain, queries = corpus.vectors
-    numbers = np.full(len(corpus), -1)
-    if own:
-        numbers[context.rows] = np.arange(len(context.rows))
-    moved, width = known.move(plain, numbers), plain.shape[1]
-    topics, asked = (
-        known.join_documents(moved, corpus.words[0].words),
-        known.join_queries(queries, corpus.words[1].words),
-    )
-    found = min(TOPICS, len(context.rows))
-    variances, places = main_directions(context.vectors, NUMBERS - found)
-    parts = (
-        *(queries @ places, moved @ places, variances),
-        *(
-            side[:, width : width + found] / np.linalg.norm(side[:, :width], axis=1)[:, None]
-            for side in (asked, topics)
-        ),
-    )
-    return Seen(*(torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts))
-
-
-class Law(nn.Module):
-    """Three numbers: p, the logarithm of what topics are worth, and that of the scale."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.levelling, self.worth = nn.Parameter(torch.zeros(())), nn.Parameter(torch.tensor(0.85).log())
-        self.scale = nn.Parameter(torch.tensor(14.0).log())
-
-    def forward(self, seen: Seen) -> Tensor:
-        """Return scores, (q, n)."""
-        weights = (seen.variances[0] / seen.variances) ** self.levelling
-        return (seen.queries * weights) @ seen.documents.T + self.worth.exp() * (seen.asked @ seen.topics.T)
-
-
-def divergence(law: Law, seen: Seen, target: Tensor) -> Tensor:
-    """Return the KL divergence from the teacher, mean over queries, in nats."""
-    scores = (law(seen) * law.scale.exp()).log_softmax(dim=1)
-    return nn.functional.kl_div(scores, target, reduction="batchmean")
-
-
-def train(lessons: Sequence[tuple[Seen, Tensor]], seed: int, steps: int) -> Law:
-    """Return what was learned from lessons in random order."""
-    law, rng = Law(), np.random.default_rng(seed)
-    optimizer = torch.optim.Adam(law.parameters(), lr=RATE)
-    for step in range(steps):
-        loss = divergence(law, *lessons[rng.integers(len(lessons))])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.param_groups[0]["lr"] = RATE * (1 - (step + 1) / steps)
-    return law
 
 
 def mixture(corpora: Sequence[Corpus], rng: np.random.Generator, queries: int = 60) -> Corpus:
@@ -160,7 +68,7 @@ def mixture(corpora: Sequence[Corpus], rng: np.random.Generator, queries: int = 
 
 def sampled(corpus: Corpus, rng: np.random.Generator, share: float) -> Context:
     """Draw a corpus's context documents."""
-    return Context.of(corpus, rng.permutation(len(corpus))[: min(MOST, int(share * len(corpus)))])
+    return Context.of(corpus.documents, rng.permutation(len(corpus))[: min(MOST, int(share * len(corpus)))])
 
 
 def target(corpus: Corpus) -> Tensor:
@@ -181,29 +89,29 @@ class Classroom:
         parts = [rng.permutation(len(c))[:12] for c in self.training]
         words = joined([c.words[0] for c in self.training], parts)
         vectors = np.concatenate([c.vectors[0][r] for c, r in zip(self.training, parts, strict=True)])
-        self.mixed = Context(vectors, words, np.arange(len(vectors)))
+        self.mixed = Context(Texts(vectors, words), None)
         mixtures = [mixture(self.training, np.random.default_rng([7, i])) for i in range(lessons)]
         self.targets = [target(corpus) for corpus in mixtures]
         self.lessons, self.judged = self._under(mixtures), self._under(self.unseen)
 
     def _under(self, corpora: Sequence[Corpus]) -> dict[str, list[Seen]]:
         own = [sampled(c, rng := np.random.default_rng([8, i]), rng.uniform(0.2, 0.6)) for i, c in enumerate(corpora)]
-        nobody = Context.of(corpora[0], np.zeros(0, np.int64))
+        nobody = Context.of(corpora[0].documents, np.zeros(0, np.int64))
         contexts = {
             "own": own,
             "mixed": [self.mixed] * len(corpora),
-            "foreign": [own[-1], *own[:-1]],
+            "foreign": [replace(context, rows=None) for context in (own[-1], *own[:-1])],
             "null": [nobody] * len(corpora),
         }
         return {
-            name: [see(c, context, own=name == "own") for c, context in zip(corpora, contexts[name], strict=True)]
+            name: [see(c.documents, c.queries, used, UNTAUGHT) for c, used in zip(corpora, contexts[name], strict=True)]
             for name in CONTEXTS
         }
 
     def tutor(self, seed: int, steps: int) -> dict[str, Any]:
         """Train a student for each unseen corpus on that corpus alone, and return the same as `examine`."""
         lessons = [(seen, target(c)) for seen, c in zip(self.judged["own"], self.unseen, strict=True)]
-        laws = [train([lesson], seed, steps) for lesson in lessons]
+        laws = [train([lesson], Law(UNTAUGHT), DistillationConfig(seed=seed, steps=steps)) for lesson in lessons]
         with torch.no_grad():
             found = [
                 (
@@ -227,7 +135,7 @@ class Classroom:
     def examine(self, trained_on: str, seed: int, steps: int, held_out: int) -> dict[str, Any]:
         """Train a student under one context and return what it learned, and its nDCG@10 on unseen corpora."""
         lessons = list(zip(self.lessons.get(trained_on, self.lessons["own"]), self.targets, strict=True))
-        law = train(lessons[held_out:], seed, steps)
+        law = train(lessons[held_out:], Law(UNTAUGHT), DistillationConfig(seed=seed, steps=steps))
         with torch.no_grad():
             left = [float(divergence(law, *lesson)) for lesson in lessons[:held_out]]
             scores = {

@@ -110,7 +110,7 @@ def compare(
         missing = {mode: source for mode, source in contexts.items() if mode not in known}
         rankings = plain_modes | _in_contexts(encoder, data, missing, show_progress) | others
         for mode in modes:
-            result = known.get(mode) or _result(data, mode, measure(data, rankings[mode]()))
+            result = known.get(mode) or result_of(data, mode, measure(data, rankings[mode]()))
             results.append(result)
             if kept and mode not in known:
                 kept.add(result)
@@ -155,7 +155,8 @@ def _in_contexts(
     return {mode: ranked(mode) for mode in contexts}
 
 
-def _result(data: RetrievalSet, mode: str, quality: Quality) -> Result:
+def result_of(data: RetrievalSet, mode: str, quality: Quality) -> Result:
+    """Return what was measured of a mode on a set."""
     seed = SEED if mode in DRAWN else None
     per_query = tuple(quality.ndcg_at_10.tolist())
     return Result(

@@ -5,7 +5,7 @@ Nothing is claimed beyond the figures of the comparison, and the same input give
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class ModelCard:
         data: Source, pairs, domains, skipped counts, filter report: label to value.
         compute: Seconds, device, steps: label to value.
         settings: The resolved configuration, as TOML.
+        rivals: Whom the verdicts are about.
         sample: What to know of the sample that figures were measured on; empty for the full corpus.
     """
 
@@ -42,6 +43,7 @@ class ModelCard:
     compute: Mapping[str, Any] = field(default_factory=dict)
     settings: str = ""
     sample: str = ""
+    rivals: tuple[str, ...] = RIVALS
 
     def markdown(self) -> str:
         """Return the README."""
@@ -54,7 +56,7 @@ class ModelCard:
             f"from cde_retriever.langchain import CDEEmbeddings  # LangChain\n\n"
             f'embedding = CDEEmbedding("path/to/{self.name}")\n'
             f'embeddings = CDEEmbeddings(model_name="path/to/{self.name}")\n{fence}',
-            "## Held-out report\n\n" + "\n".join(f"- {line}" for line in verdicts(self.comparison)),
+            "## Held-out report\n\n" + "\n".join(f"- {line}" for line in verdicts(self.comparison, self.rivals)),
             f"100 times each measure. {self.sample or 'Measured on the full corpus.'} "
             + ", ".join(f"{name}: {count} queries" for name, count in queries.items())
             + ". Intervals: 95 %, over queries, not over training seeds.",
@@ -79,11 +81,11 @@ class ModelCard:
         return "\n".join([*lines, "---"])
 
 
-def verdicts(comparison: Comparison) -> list[str]:
+def verdicts(comparison: Comparison, rivals: Sequence[str] = RIVALS) -> list[str]:
     """Return a sentence a rival: better, worse, or no difference that this many queries can show."""
     found = {d.rival: d for d in comparison.differences()}
     lines = []
-    for rival in RIVALS:
+    for rival in rivals:
         label = LABELS[rival].removeprefix("+ ")
         if rival not in found:
             lines.append(f"Against {label}: not measured.")

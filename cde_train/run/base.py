@@ -21,6 +21,8 @@ def resolve(config: RunConfig) -> RunConfig:
     """
     folder, _ = find_checkpoint(config.model.start)
     there = read_model_config(folder)
+    if config.distillation.steps:
+        return _resolve_distillation(config, there)
     if there is None:
         return config
     if there.corpus_head is not None:
@@ -38,6 +40,28 @@ def resolve(config: RunConfig) -> RunConfig:
         raise ConfigError("; ".join(faults) + "; leave it out, or start from a plain encoder", faults)
     described = {name: getattr(there, name) for name in names} | {"prompts": dict(there.prompts)}
     return replace(config, model=ModelSection(**{**vars(config.model), **described}))
+
+
+def _resolve_distillation(config: RunConfig, there: ModelConfig | None) -> RunConfig:
+    """Return a run that learns the numbers of a short vector; a checkpoint must have one, and says how long texts are.
+
+    Raises:
+        ConfigError: if it has none, or is asked for another length or size.
+    """
+    if there is None:
+        return config
+    start, size = config.model.start, config.distillation.vector_size
+    if there.corpus_head is None or not there.corpus_head.get("directions"):
+        raise ConfigError(
+            f"{start} has no short vector, whose numbers are learned; start from its plain encoder, from "
+            "cde-minilm-l6-short, or from what cde wrap --vector-size wrote"
+        )
+    if size or config.model.max_length not in (there.max_length, ModelSection().max_length):
+        raise ConfigError(
+            f"distillation.vector_size is {size} and model.max_length {config.model.max_length}, but {start} is a "
+            "checkpoint, which says both itself; leave them out"
+        )
+    return replace(config, model=replace(config.model, max_length=there.max_length))
 
 
 def read_model_config(folder: Path) -> ModelConfig | None:

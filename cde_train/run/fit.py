@@ -17,7 +17,6 @@ training, and the others wait.
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
@@ -27,9 +26,9 @@ from pathlib import Path
 import torch
 
 from cde_retriever.backends.pytorch import as_dtype
-from cde_retriever.checkpoint.folder import CONFIG_NAME, find_checkpoint
+from cde_retriever.checkpoint.folder import find_checkpoint
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.files.replacing import replacing, write_atomically
+from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.false_negatives import report_batches
 from cde_train.batching.hard_negatives import mine
 from cde_train.batching.packing import load_batches, packer, save_batches
@@ -40,13 +39,15 @@ from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
 from cde_train.run.base import resolve
 from cde_train.run.config import to_toml
+from cde_train.run.delivery import deliver
+from cde_train.run.distil import distil
 from cde_train.run.environment import describe_environment
 from cde_train.run.folder import Report, RunFolder
 from cde_train.run.preparation import DEVELOPMENT, HELD_OUT, PAIRS, VECTORS, Preparation, Prepared
 from cde_train.run.sections import PhaseConfig, RunConfig
 from cde_train.training.batches import TrainingSet
 from cde_train.training.config import TrainConfig
-from cde_train.training.low_rank import config_seen_from, merge_low_rank, write_low_rank
+from cde_train.training.low_rank import merge_low_rank, write_low_rank
 from cde_train.training.processes import is_first_process, one_at_a_time
 from cde_train.training.start import is_cde_checkpoint, open_start
 from cde_train.training.term_prior import estimate_prior
@@ -77,7 +78,13 @@ def fit(data: str | os.PathLike[str], output: str | os.PathLike[str], config: Ru
         ArtifactError: if the folder belongs to another run, or a file of it is damaged.
         TrainingDataError: if the data cannot be trained on.
     """
-    return _Fit(Path(data), Path(output), resolve(config), say).run()
+    config = resolve(config)
+    run = distil if config.distillation.steps else _fit
+    return run(Path(data), Path(output), config, say)
+
+
+def _fit(data: Path, output: Path, config: RunConfig, say: Say) -> Report:
+    return _Fit(data, output, config, say).run()
 
 
 class _Fit:
@@ -93,7 +100,7 @@ class _Fit:
         self.folder.step("start", [START], self._write_start, uses=["model", "phase.0.seed"])
         model = self._train_phases() if self.config.phase else self._count()
         self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(model))
-        return self._deliver(model)
+        return deliver(self.folder, model, self.work / REPORT_FOLDER)
 
     def _write_start(self) -> Report:
         settings = self.config.model
@@ -271,25 +278,7 @@ class _Fit:
         texts = sum(int(report["steps"]) * texts_a_step(phase) for phase, report in reports)
         return texts * FORWARDS_A_TEXT // (10 * REPORT_PASSES)
 
-    def _deliver(self, model: Path) -> Report:
-        """Put the result into the output folder, ``config.json`` last: a checkpoint that is there is whole."""
-        with self.folder.one_at_a_time():
-            report = self.folder.done("report") or {}
-            if is_first_process():
-                for file in [*(self.work / REPORT_FOLDER).iterdir(), *model.iterdir()]:
-                    if file.name != CONFIG_NAME:
-                        _copy(file, self.output / file.name)
-                config = config_seen_from(self.output, model / CONFIG_NAME)
-                write_atomically(self.output / CONFIG_NAME, config)
-        return {"checkpoint": str(self.output), **report}
-
 
 def texts_a_step(phase: PhaseConfig) -> int:
     """Return how many texts a step trains on."""
     return phase.batch_size * (2 + phase.hard_negatives)
-
-
-def _copy(file: Path, target: Path) -> None:
-    """Copy a file so that a killed process leaves the old one or the new one."""
-    with file.open("rb") as source, replacing(target) as copy:
-        shutil.copyfileobj(source, copy)

@@ -16,6 +16,7 @@ from cde_train.batching.packing import PackingConfig
 from cde_train.batching.spherical_kmeans import ClusteringConfig
 from cde_train.data.holdout import HoldOutConfig
 from cde_train.data.pseudo_queries import PseudoQueryConfig
+from cde_train.distillation.config import DistillationConfig
 from cde_train.settings import Settings
 from cde_train.training.config import StartConfig, TrainConfig
 from cde_train.vectors.surrogate import SurrogateConfig
@@ -88,6 +89,7 @@ class RunConfig:
     negatives: MiningConfig = field(default_factory=MiningConfig)
     pseudo_queries: PseudoQueryConfig = field(default_factory=PseudoQueryConfig)
     held_out: HoldOutConfig = field(default_factory=HoldOutConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     phase: tuple[PhaseConfig, ...] = (PhaseConfig(),)
 
     def __post_init__(self) -> None:
@@ -119,10 +121,19 @@ def contradictions(sections: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong between sections."""
     model = sections["model"]
     phases = list(enumerate(sections["phase"]))
-    if not phases and not model.term_statistics:
+    steps = sections["distillation"].steps
+    if not phases and not model.term_statistics and not steps:
         yield (
-            "phase is empty, which leaves nothing to do; expected at least one [[phase]], or model.term_statistics, "
-            "whose prior is counted without training"
+            "phase is empty, which leaves nothing to do; expected at least one [[phase]], model.term_statistics, whose "
+            "prior is counted without training, or distillation.steps"
+        )
+    for name, other in (("phase", phases), ("model.term_statistics", model.term_statistics)):
+        if steps and other:
+            yield f"distillation.steps is {steps}, which does not go with {name}; leave one of them out"
+    if steps and sections["surrogate"].model:
+        yield (
+            f"surrogate.model is {sections['surrogate'].model!r}, but distillation.steps is {steps}, which learns from "
+            'vectors of the model itself; set surrogate.model to ""'
         )
     for i, phase in phases:
         yield from (f"phase.{i}.{fault}" for fault in phase.misfits(model))

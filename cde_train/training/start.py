@@ -37,8 +37,7 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
     """
     torch.manual_seed(seed)
     folder = Path(folder)
-    pooling = "mean" if kind_of(folder) == TRANSFORMERS else None
-    plain = read_plain_encoder(folder, Reading(pooling=pooling, max_length=start.max_length))
+    plain = read_plain_encoder(folder, replace(reading_of(folder), max_length=start.max_length))
     if plain.queries is not None:
         raise ConfigError(f"{folder} {TWO_ENCODERS}")
     if plain.keeps_lengths:
@@ -56,6 +55,11 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
         stage.projection.load_state_dict(plain.weights)
     model.second_stage.enter_like_words()
     return ContextualEncoder.from_model(model, plain.tokenizer)
+
+
+def reading_of(folder: Path) -> Reading:
+    """Return how training reads a model: an encoder of `transformers`, which does not say, is pooled by the mean."""
+    return Reading(pooling="mean" if kind_of(folder) == TRANSFORMERS else None)
 
 
 def _projection(layers: Sequence[Mapping[str, Any]], start: StartConfig) -> Sequence[Mapping[str, Any]]:

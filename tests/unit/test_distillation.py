@@ -1,17 +1,27 @@
 """The student equals the whole model, and the teacher's scores depend on the corpus, not on the pair."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.distillation.corpora import Corpus, Hidden, draw_lesson, taken, teach
-from benchmarks.distillation.directions import TOPICS, Context, Law, Seen, see, target, train
+from benchmarks.distillation.directions import target
 from benchmarks.distillation.student import TOKEN_LENGTH, Student
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Knowledge
 from cde_retriever.model.evidence import Evidence
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts, WordReader
+from cde_train.data.pairs import TrainingPair
+from cde_train.distillation import lessons
+from cde_train.distillation.config import DistillationConfig
+from cde_train.distillation.lessons import choose, learn, splits
+from cde_train.distillation.student import Context, Law, Seen, divergence, see, train
+from cde_train.distillation.teacher import Texts
+from cde_train.distillation.teacher import target as distribution
+from cde_train.distillation.teacher import teach as teach_all
 from tests.tiny import documents, plain_encoder
 
 LETTERS = ["alpha beta gamma", "alpha delta", "alpha epsilon", "beta zeta"]
@@ -110,18 +120,26 @@ def test_taken_texts_keep_their_token_vectors():
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
+def test_the_teachers_scores_are_sharper_where_cosines_are_closer_together():
+    known = corpus("one", 12)
+    documents, queries = (Texts(known.vectors[0], side) for side in known.words)
+    scores, spread = teach_all(documents, queries, HeadSettings())
+    cosines = (known.vectors[0] @ known.vectors[0].T)[np.triu_indices(12, 1)]
+    assert spread == pytest.approx((12 * cosines.std() + 16 * 0.12) / 28, rel=1e-5)  # few documents: nearer to typical
+    chances = np.exp(scores / (0.5 * spread))
+    chances /= chances.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(distribution(documents, queries, HeadSettings(), 0.5), chances, atol=1e-6)
+
+
 def test_what_is_learned_means_the_same_in_a_short_vector():
     """A student's scores are those of the product's one vector with its numbers, but for one scale a query."""
     seen_corpus, rows = corpus("one", 20), np.arange(4, 12)
-    law = Law()
-    with torch.no_grad():
-        law.levelling.fill_(0.2)
-        law.worth.copy_(torch.tensor(0.5).log())
-    context = Context.of(seen_corpus, rows)
-    scores = law(see(seen_corpus, context, own=True)).detach().numpy()
     settings = HeadSettings(
-        directions=8, levelling=0.2, topics=TOPICS, topic_weight=0.5, sketch=0, skip_question_words=False
+        directions=8, levelling=0.2, topics=127, topic_weight=0.5, sketch=0, skip_question_words=False
     )
+    given = Context.of(seen_corpus.documents, rows)
+    scores = Law(settings)(see(seen_corpus.documents, seen_corpus.queries, given, settings)).detach().numpy()
+    context = given.texts
     known = Knowledge(settings, context.vectors, CorpusWords.of("english", context.words))
     numbers = np.full(20, -1)
     numbers[rows] = np.arange(8)
@@ -135,8 +153,10 @@ def test_a_power_is_learned_from_scores_that_have_it():
     variances = torch.tensor([1.0, 0.1, 0.01, 0.001])
     seen = Seen(torch.randn(30, 4), torch.randn(40, 4), variances, torch.zeros(30, 1), torch.zeros(40, 1))
     scores = (seen.queries * (1 / variances) ** 0.25) @ seen.documents.T
-    law = train([(seen, (14 * scores).softmax(dim=1))], seed=0, steps=200)
+    head = HeadSettings(directions=4, topics=1, sketch=0)
+    law = train([(seen, (14 * scores).softmax(dim=1))], Law(head), DistillationConfig(steps=200))
     assert float(law.levelling.detach()) == pytest.approx(0.25, abs=0.03)
+    assert law.put_into(head).levelling == pytest.approx(0.25, abs=0.03)
 
 
 def test_the_target_is_the_teachers_choice():
@@ -144,3 +164,66 @@ def test_the_target_is_the_teachers_choice():
     assert taught.shape == (12, 12)
     assert taught.argmax(dim=1).tolist() == list(range(12))
     torch.testing.assert_close(taught.sum(dim=1), torch.ones(12))
+
+
+def test_the_loss_and_its_gradient_are_those_computed_by_hand():
+    """A query, twice, along two directions: the second has a quarter of the variance, and p = 0.5 twice the weight."""
+    parts = [[0.6, 0.8]] * 2, [[1.0, 0.0], [0.0, 1.0]], [1.0, 0.25], [[1.0]] * 2, [[0.2], [0.4]]
+    seen = Seen(*map(torch.tensor, parts))
+    law = Law(HeadSettings(levelling=0.5, topic_weight=0.5))
+    law.scale.data.fill_(np.log(2))
+    loss = divergence(law, seen, torch.tensor([[0.25, 0.75]] * 2))
+    scores = np.array([0.6 + 0.1, 2 * 0.8 + 0.2])
+    chances = np.exp(2 * scores) / np.exp(2 * scores).sum()
+    taught = np.array([0.25, 0.75])
+    assert float(loss.detach()) == pytest.approx((taught * np.log(taught / chances)).sum(), abs=1e-6)
+    loss.backward()
+    off = 2 * (chances - taught)
+    assert float(law.levelling.grad) == pytest.approx(off @ [0, 2 * 0.8 * np.log(4)], abs=1e-5)
+    assert float(law.worth.grad) == pytest.approx(off @ [0.1, 0.2], abs=1e-6)
+    assert float(law.scale.grad) == pytest.approx(off @ scores, abs=1e-6)
+
+
+def test_a_loss_that_is_not_finite_ends_training():
+    seen = Seen(*(torch.full((1, 1), float("nan")),) * 2, torch.ones(1), *(torch.zeros(1, 1),) * 2)
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0; lower distillation\.learning_rate"):
+        train([(seen, torch.ones(1, 1))], Law(HeadSettings.short(6)), DistillationConfig(steps=1))
+
+
+def answered(count: int) -> list[TrainingPair]:
+    return [TrainingPair(f"query {i}", f"{LETTERS[i % 4]} answer {i}", "words") for i in range(count)]
+
+
+def test_as_many_queries_are_drawn_as_said_and_the_documents_that_answer_them():
+    chosen = choose(answered(9), DistillationConfig(queries=5, documents=6))
+    assert len(set(chosen.queries)) == 5
+    assert len(set(chosen.documents)) == 6
+    assert [query.split()[-1] for query in chosen.queries] == [text.split()[-1] for text in chosen.documents][:5]
+    twice = [*answered(9), *(replace(pair, document=f"more of {pair.document}") for pair in answered(9))]
+    chosen = choose(twice, DistillationConfig(queries=3, documents=6))
+    asked = {query.split()[-1] for query in chosen.queries}
+    assert sorted(text.split()[-1] for text in chosen.documents) == sorted([*asked, *asked])
+
+
+def test_the_student_nearest_to_the_teacher_is_taken_of_every_split(monkeypatch):
+    head = HeadSettings.short(31)
+    assert [(one.directions, one.topics) for one in splits(head, 64)] == [(20, 10), (25, 5), (15, 15), (10, 20)]
+    assert [one.directions for one in splits(head, 12)] == [20, 12, 10]
+    chosen, config = choose(answered(24), DistillationConfig()), DistillationConfig(steps=5, batch_size=7)
+    vectors = np.random.default_rng(0).normal(size=(24, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    taught = []
+    monkeypatch.setattr(lessons, "train", lambda given, law, _: taught.append([len(t) for _, t in given]) or law)
+    found = learn(chosen, (vectors, vectors), head, 16, config)
+    assert taught == [[7, 7, 7, 3]] * 4
+    numbers = np.random.default_rng(config.seed).permutation(24)[:16]
+    read = [words(texts, side) for texts, side in ((chosen.documents, "document"), (chosen.queries, "query"))]
+    documents, queries = (Texts(vectors, counts) for counts in read)
+    goal = distribution(documents, queries, HeadSettings(), 0.5)
+    context = Context.of(documents, numbers)
+    far = {
+        one.directions: float(divergence(Law(one), see(documents, queries, context, one), goal).detach())
+        for one in splits(head, 64)
+    }
+    assert found.head.directions == min(far, key=far.get)
+    assert (found.before, found.after) == pytest.approx((far[20], min(far.values())), abs=1e-6)

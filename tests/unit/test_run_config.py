@@ -179,6 +179,36 @@ def test_objects_are_checked_like_files():
         load_run_config("untrained", ["model.dtype=int8"])
 
 
+@pytest.mark.parametrize(
+    ("preset", "setting", "fault"),
+    [
+        (
+            "default",
+            "distillation.steps=300",
+            r"distillation\.steps is 300, which does not go with phase; leave one of them out",
+        ),
+        ("distil", "model.term_statistics=true", r"which does not go with model\.term_statistics"),
+        (
+            "distil",
+            "surrogate.model=some/encoder",
+            r'learns from vectors of the model itself; set surrogate\.model to ""',
+        ),
+        ("distil", "distillation.vector_size=5", r"distillation\.vector_size is 5, expected at least 6, or 0"),
+    ],
+)
+def test_distillation_goes_with_no_other_training(preset, setting, fault):
+    with pytest.raises(ConfigError, match=fault):
+        load_run_config(preset, [setting])
+
+
+def test_distillation_starts_from_an_encoder_or_a_short_vector():
+    assert resolve(load_run_config("distil")).model.max_length == 256
+    with pytest.raises(ConfigError, match="cde-minilm-l6-v2 has no short vector, whose numbers are learned"):
+        resolve(load_run_config("distil", ["model.base=cde-minilm-l6-v2"]))
+    with pytest.raises(ConfigError, match="is a checkpoint, which says both itself; leave them out"):
+        resolve(load_run_config("distil", ["model.max_length=128"]))
+
+
 def test_phase_decides_the_batch_size_of_packing():
     config = load_run_config("small")
     assert config.packing_of(replace(config.phase[0], batch_size=64)).batch_size == 64
@@ -190,7 +220,7 @@ def test_phase_is_what_the_trainer_takes():
 
 def test_unknown_source_names_the_presets(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"nothing\.toml is neither a file nor one of the presets default, large"
+        FileNotFoundError, match=r"nothing\.toml is neither a file nor one of the presets default, distil, large"
     ):
         find_config("nothing.toml")
     (tmp_path / "broken.toml").write_text("[model")

@@ -1,0 +1,164 @@
+"""Run `cde-train fit --config distil`: learn the few numbers of a short vector on a user's documents.
+
+    start          the encoder as a checkpoint with a short vector, or the checkpoint that has one
+    data           as in `cde_train.run.fit`: pairs, made from documents if there are only these; a part held out
+    vectors        plain vectors of documents, in ``vectors``, and of queries, in ``query_vectors``; each text once
+    distillation   the numbers, by the rankings of a teacher that knows all words of the documents
+    report         what came of it on what was held out, beside the start, plain vectors, BM25, null and foreign context
+    result         what was learned if it is better than the start beyond chance, the start if not
+
+The same held-out queries decide and judge: there are two models to choose from, and the start is one of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.backends.pytorch import as_dtype
+from cde_retriever.checkpoint.folder import find_checkpoint
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.sampling import hash_text
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_train.data.pairs import TrainingPair
+from cde_train.data.retrieval_sets import read_retrieval_set
+from cde_train.distillation.judging import compare_learned
+from cde_train.distillation.lessons import choose, learn
+from cde_train.distillation.teacher import Vectors
+from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
+from cde_train.run.config import to_toml
+from cde_train.run.delivery import deliver
+from cde_train.run.environment import describe_environment
+from cde_train.run.folder import Report, RunFolder
+from cde_train.run.preparation import HELD_OUT, Preparation
+from cde_train.run.sections import RunConfig
+from cde_train.training.processes import one_at_a_time
+from cde_train.training.start import is_cde_checkpoint, reading_of
+from cde_train.vectors.surrogate import embed_texts
+
+START, MODEL, REPORT_FOLDER, QUERY_VECTORS = "start", "model", "report", "query_vectors"
+RIVALS = ("start", "plain", "null", "foreign", "bm25")
+FOREIGN_DOCUMENTS = 128
+FOREIGN = "Foreign context: the reference of the Python language."
+KEPT = (
+    "What was learned is not better than the start beyond chance, so this checkpoint is the start; the corpus context "
+    "below is that of what was learned, which is in work/model."
+)
+
+
+class QueryEncoder:
+    """The plain encoder of queries, as `embed_texts` calls one."""
+
+    def __init__(self, encoder: ContextualEncoder) -> None:
+        self.encoder = encoder.fork()
+        self.encoder.set_context(encoder.null_context())
+
+    def encode(self, sentences: list[str], /, **options: Any) -> Any:
+        """Return plain vectors, (n, d)."""
+        return self.encoder.encode_queries(sentences, parts="dense", batch_size=int(options.get("batch_size", 32)))
+
+
+def distil(data: Path, output: Path, config: RunConfig, say: Callable[[str], None]) -> Report:
+    """Learn, or go on, and return what came of it; arguments and errors are those of `cde_train.run.fit.fit`."""
+    return _Distillation(data, output, config, say).run()
+
+
+class _Distillation:
+    def __init__(self, data: Path, output: Path, config: RunConfig, say: Callable[[str], None]) -> None:
+        self.data, self.config, self.settings = data, config, config.distillation
+        self.folder = RunFolder(output, say, one_at_a_time())
+        self.work = self.folder.work
+        self.preparation = Preparation(self.folder, config, lambda: self._start)
+
+    def run(self) -> Report:
+        self.folder.claim(self.config, [self.data], describe_environment())
+        uses = ["model", "distillation.vector_size"]
+        self.folder.step("start", [START], self._write_start, uses=uses)
+        pairs = self.preparation.read("data", self.data, sets_aside=True)
+        uses = ["surrogate", "distillation"]
+        learning = self.folder.step("distillation", [MODEL], lambda: self._learn(pairs), uses=uses)
+        report = self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(learning))
+        model = MODEL if report["delivered"] == "what was learned" else START
+        return deliver(self.folder, self.work / model, self.work / REPORT_FOLDER)
+
+    def _write_start(self) -> Report:
+        model, folder = self.config.model, find_checkpoint(self.config.model.start)[0]
+        changes: dict[str, Any] = {"name": model.name or self.folder.output.resolve().name}
+        encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=reading_of(folder)))
+        if not is_cde_checkpoint(folder):
+            size = self.settings.vector_size or encoder.backend.dimension
+            said = replace(reading_of(folder), max_length=model.max_length, vector_size=size)
+            encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=said))
+            changes["context_size"] = model.context_size
+        self._save(encoder, START, **changes)
+        head = encoder.head_settings
+        assert head is not None
+        report = {"base": model.start, "numbers": encoder.dimension, "max_length": encoder.config.max_length}
+        return report | _numbers(head)
+
+    def _save(self, encoder: ContextualEncoder, place: str, **changes: Any) -> None:
+        """Write an encoder, changed, as a checkpoint of the work folder."""
+        opened = encoder.open_model()
+        opened.config = replace(opened.config, **changes)
+        encoder.save_pretrained(self.work / place, dtype=as_dtype(self.config.model.dtype))
+
+    @cached_property
+    def _start(self) -> ContextualEncoder:
+        return ContextualEncoder.from_pretrained(self.work / START)
+
+    def _plain(self, documents: Sequence[str], queries: Sequence[str]) -> tuple[Vectors, Vectors]:
+        """Return plain unit vectors of documents, (n, d), and queries, (q, d), each text embedded once in a run."""
+        asked = embed_texts(
+            queries,
+            QueryEncoder(self._start),
+            self.work / QUERY_VECTORS,
+            identity=self._start.identity.sha256,
+            batch_size=self.config.surrogate.batch_size,
+        )
+        return self.preparation.embed(documents).take(documents), asked.take(queries)
+
+    def _learn(self, pairs: Sequence[TrainingPair]) -> Report:
+        start, settings = self._start, self.settings
+        assert start.head_settings is not None
+        chosen = choose(pairs, settings)
+        vectors = self._plain(chosen.documents, chosen.queries)
+        learned = learn(chosen, vectors, start.head_settings, start.config.context_size, settings)
+        encoder = ContextualEncoder.from_pretrained(self.work / START, device="cpu")
+        self._save(encoder, MODEL, corpus_head=learned.head.to_dict())
+        texts = {"queries": len(chosen.queries), "documents": len(chosen.documents)}
+        return texts | {"divergence_before": learned.before, "divergence": learned.after} | _numbers(learned.head)
+
+    def _compare(self, learning: Report) -> Report:
+        """Measure what was learned beside the start and others on what was held out, and write the model card."""
+        held_out = read_retrieval_set(self.work / HELD_OUT)
+        learned = ContextualEncoder.from_pretrained(self.work / MODEL)
+        comparison = compare_learned(
+            learned, self._start, held_out, self._plain(held_out.documents, held_out.queries), foreign_documents()
+        )
+        better = any(d.rival == "start" and d.verdict == "beats" for d in comparison.differences())
+        card = ModelCard(
+            name=learned.config.name,
+            comparison=comparison,
+            base_model=self.config.model.start,
+            data={"source": str(self.data), **(self.folder.done("data") or {})},
+            compute={"start": self.folder.done("start"), "distillation": learning},
+            settings=to_toml(self.config),
+            sample=f"{'' if better else KEPT + ' '}Measured on the full corpus. {FOREIGN}",
+            rivals=RIVALS,
+        )
+        write_model_card(self.work / REPORT_FOLDER, card)
+        delivered = "what was learned" if better else "the start"
+        return {"delivered": delivered, "verdicts": verdicts(comparison, RIVALS)}
+
+
+def foreign_documents() -> list[str]:
+    """Return documents of a corpus that is nobody's own and lies on every machine, in paragraphs."""
+    parts = [part for text in topics.values() for part in text.split("\n\n") if len(part.split()) > 5]
+    return sorted(set(parts), key=hash_text)[:FOREIGN_DOCUMENTS]
+
+
+def _numbers(head: HeadSettings) -> Report:
+    return {name: getattr(head, name) for name in ("directions", "topics", "levelling", "topic_weight")}

@@ -27,7 +27,7 @@ from cde_retriever.context.neighbours import Neighbours, unit
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts
 from cde_retriever.words.sparse import Sparse, added
-from cde_retriever.words.statistics import GRAM_PRIOR, WordPrior, WordStatistics, load_prior
+from cde_retriever.words.statistics import GRAM_PRIOR, WordStatistics, load_prior
 from cde_retriever.words.topics import Topics
 from cde_retriever.words.weights import weigh_documents, weigh_queries
 
@@ -97,23 +97,20 @@ class Knowledge:
     def query_words(self, counts: TextCounts) -> Sparse:
         """Return the sparse part of queries, (n, 2**32), what words are worth beside a cosine included."""
         settings = self.settings
-        words = self._weigh(counts.words, self._words, self._prior)
-        grams = self._weigh(counts.grams, self._grams, GRAM_PRIOR)
+        words = self._weigh(counts.words, self._says(counts.words))
+        grams = self._weigh(
+            counts.grams, self._grams.information(counts.grams.indices, GRAM_PRIOR, settings.prior_documents)
+        )
         return added(
             words.scaled(words.values * (settings.word_weight * self.spread)),
             grams.scaled(grams.values * (settings.gram_weight * self.spread)),
         )
 
-    def _weigh(self, counts: Sparse, statistics: WordStatistics, prior: WordPrior) -> Sparse:
-        settings = self.settings
-        return weigh_queries(
-            counts,
-            statistics,
-            prior,
-            settings.prior_documents,
-            rareness=settings.rareness,
-            sharing=settings.sharing,
-        )
+    def _weigh(self, counts: Sparse, says: NDArray[np.float64]) -> Sparse:
+        return weigh_queries(counts, says, rareness=self.settings.rareness, sharing=self.settings.sharing)
+
+    def _says(self, words: Sparse) -> NDArray[np.float64]:
+        return self._words.information(words.indices, self._prior, self.settings.prior_documents)
 
     # One vector
 
@@ -128,8 +125,11 @@ class Knowledge:
 
     def join_queries(self, plain: Vectors, counts: Sparse) -> Vectors:
         """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
-        words = self._topics.embed(self._balanced(self._weigh(counts, self._words, self._prior), -1)) * self._factors
-        return unit(np.pad(self._joined(self.turn_queries(plain), words), ((0, 0), (0, 1))))
+        says = self._says(counts)
+        weights = self._weigh(counts, says)
+        words = self._topics.embed(weights.scaled(weights.values / _root(says))) * self._factors
+        joined = self._joined(self.turn_queries(plain), words)
+        return unit(np.concatenate([joined, np.zeros((len(joined), 1), np.float32)], axis=1))
 
     def widths(self, plain_width: int) -> tuple[int, int]:
         """Return how many numbers of the one vector are those of an encoder's, of `plain_width`, and of topics."""
@@ -162,14 +162,17 @@ class Knowledge:
         return Directions(self._vectors, count + self._topics.missing, self.settings.levelling) if count else None
 
     def _embed_documents(self, counts: Sparse) -> Vectors:
-        weights = self._balanced(weigh_documents(counts, self._lengths[0]), 1)
-        embedded: Vectors = self._topics.embed(weights) * self._factors
+        embedded: Vectors = self._topics.embed(self._telling(counts)) * self._factors
         return embedded
 
     @cached_property
     def _topics(self) -> Topics:
-        weights = self._balanced(weigh_documents(self._counts, self._lengths[0]), 1)
-        return Topics(weights, self.settings.topics, self.settings.sketch)
+        return Topics(self._telling(self._counts), self.settings.topics, self.settings.sketch)
+
+    def _telling(self, counts: Sparse) -> Sparse:
+        """Return documents' weights with the documents' half of what words say, for which see `_root`."""
+        weights = weigh_documents(counts, self._lengths[0])
+        return weights.scaled(weights.values * _root(self._says(weights)))
 
     @cached_property
     def _factors(self) -> Vectors:
@@ -186,8 +189,8 @@ class Knowledge:
             return TYPICAL_LENGTH
         return ROOM * float(np.sqrt(1 + (self._embed_documents(self._counts) ** 2).sum(axis=1).max()))
 
-    def _balanced(self, weights: Sparse, side: int) -> Sparse:
-        """Give half of what words say to the documents' side, so that a projection's noise is that of telling words."""
-        says = self._words.information(weights.indices, self._prior, self.settings.prior_documents)
-        root = np.sqrt(np.maximum(says, LEAST_INFORMATION))
-        return weights.scaled(weights.values * root if side > 0 else weights.values / root)
+
+def _root(says: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the documents' half of what words say, by which a projection's noise is that of telling words."""
+    root: NDArray[np.float64] = np.sqrt(np.maximum(says, LEAST_INFORMATION))
+    return root

@@ -13,6 +13,7 @@ Shapes: J context documents, n documents, d numbers a vector.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ Vectors = NDArray[np.float32]
 
 TYPICAL_PAIRS_FROM = 16
 """So many documents the typical spread counts as: a few documents say little about how similar documents are."""
+LEAST_LENGTH = np.float32(np.finfo(np.float32).tiny)
+"""Divided by where a length is 0."""
 ROWS_AT_ONCE = 1024
 """Chunks that attend at once, which bounds the memory of a long document's."""
 
@@ -85,8 +88,8 @@ def _chunks(chunks_of: Sequence[Hashable]) -> Iterator[NDArray[np.int64]]:
 
 def unit(vectors: Vectors) -> Vectors:
     """Return vectors, (n, d), at unit length; zero stays zero."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = vectors / np.maximum(length, np.finfo(np.float32).tiny)
+    length: Any = np.sqrt(np.add.reduce(vectors * vectors, axis=1, keepdims=True))  # faster than linalg.norm
+    scaled: Vectors = vectors / np.maximum(length, LEAST_LENGTH)
     return scaled
 
 

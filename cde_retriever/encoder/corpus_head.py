@@ -14,7 +14,7 @@ from cde_retriever.context.neighbours import unit
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ConfigError
 from cde_retriever.words.corpus_words import CorpusWords
-from cde_retriever.words.reading import TextCounts, reader
+from cde_retriever.words.reading import reader
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -65,13 +65,17 @@ class CorpusHead:
         self, plain: Vectors, texts: Sequence[str], parts: str, chunks_of: Sequence[Hashable] | None = None
     ) -> "Vectors | csr_array[Any] | Parts":
         """Return documents in one of the forms of `PARTS`, given their plain unit vectors, (n, d)."""
-        counts = self._reader.read(texts, "document")
         if parts == "sparse":
-            return self._knowledge.document_words(counts).csr()
+            return self._document_words(texts)
         moved = self._knowledge.move(plain, self._own(texts), chunks_of)
         if parts == "one":
-            return self._one(moved, counts, query=False)
-        return Parts(moved, self._knowledge.document_words(counts).csr()) if parts == "both" else moved
+            if not self._has_words:
+                return self._meaning(self._knowledge.turn_documents(moved))
+            return self._knowledge.join_documents(moved, self._reader.read_stems(texts, "document"))
+        return Parts(moved, self._document_words(texts)) if parts == "both" else moved
+
+    def _document_words(self, texts: Sequence[str]) -> "csr_array[Any]":
+        return self._knowledge.document_words(self._reader.read(texts, "document")).csr()
 
     def neighbours(self, plain: Vectors, texts: Sequence[str], count: int) -> list[list[tuple[str, float]]]:
         """Return what documents attend to most: sha256 and weight of so many context documents each, heaviest first."""
@@ -90,18 +94,17 @@ class CorpusHead:
         """Return queries in one of the forms of `PARTS`, given their plain unit vectors, (n, d)."""
         if parts == "dense":
             return plain
-        counts = self._reader.read(texts, "query", skip_question_words=self._knowledge.settings.skip_question_words)
+        known, skip = self._knowledge, self._knowledge.settings.skip_question_words
         if parts == "one":
-            return self._one(plain, counts, query=True)
-        sparse = self._knowledge.query_words(counts).csr()
+            if not self._has_words:
+                return self._meaning(known.turn_queries(plain))
+            return known.join_queries(plain, self._reader.read_stems(texts, "query", skip_question_words=skip))
+        sparse = known.query_words(self._reader.read(texts, "query", skip_question_words=skip)).csr()
         return Parts(plain, sparse) if parts == "both" else sparse
 
-    def _one(self, dense: Vectors, counts: TextCounts, *, query: bool) -> Vectors:
-        known = self._knowledge
-        if not self._has_words:
-            turn = known.turn_queries if query else known.turn_documents
-            return unit(turn(dense)[:, : self._dimension])
-        return (known.join_queries if query else known.join_documents)(dense, counts.words)
+    def _meaning(self, turned: Vectors) -> Vectors:
+        """Return vectors that have no room for words."""
+        return unit(turned[:, : self._dimension])
 
 
 def check_chunks(chunks_of: Sequence[Hashable], texts: int) -> None:

@@ -45,7 +45,7 @@ class SharedBatches(Generic[Item, Result]):
 
     def __call__(self, key: Hashable, items: list[Item]) -> list[Result]:
         """Return the results of one's items; raises what `run` raises for them, never what it raises for others'."""
-        request = _Request[Item, Result](key, items)
+        request: _Request[Item, Result] = _Request(key, items)
         try:
             with self._guard:
                 self._waiting.append(request)

@@ -10,27 +10,31 @@ from cde_retriever.words.sparse import Sparse
 
 AT_ONCE = 2**17
 """Distinct words whose signs are in memory at a time: a document of 50 MB may have millions."""
+_SIGNS = 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) - 1
+"""The eight signs of each value of a byte, (256, 8)."""
 _GAMMA, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def signs_of(words: NDArray[np.int64], width: int) -> NDArray[np.float32]:
     """Return a sign for each word and dimension, (n, width); splitmix64 of the word's number and the block of 64."""
-    blocks = np.arange(-(-width // 64), dtype=np.uint64)
-    state = (words.astype(np.uint64)[:, None] << np.uint64(16)) + blocks + np.uint64(1)
-    with np.errstate(over="ignore"):
-        mixed = state * _GAMMA
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
-        mixed ^= mixed >> np.uint64(31)
-    octets = mixed.astype("<u8").view(np.uint8).reshape(len(words), 8 * len(blocks))
-    bits = np.unpackbits(octets, axis=1)[:, :width]
-    return 2 * bits.astype(np.float32) - 1
+    blocks = np.arange(1, 1 - (-width // 64), dtype=np.uint64)
+    mixed = ((words.astype(np.uint64)[:, None] << np.uint64(16)) + blocks) * _GAMMA
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
+    mixed ^= mixed >> np.uint64(31)
+    octets = mixed.astype("<u8", copy=False).view(np.uint8)
+    return _SIGNS[octets].reshape(len(words), 64 * len(blocks))[:, :width]
 
 
 def project(vectors: Sparse, width: int) -> NDArray[np.float32]:
     """Return projections of sparse vectors, (n, width)."""
-    words, places = np.unique(vectors.indices, return_inverse=True)
     output = np.zeros((vectors.rows, width), np.float32)
+    if vectors.rows == 1:  # its words are distinct
+        for first in range(0, len(vectors.indices), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            output[0] += vectors.values[part] @ signs_of(vectors.indices[part], width)
+        return output / np.float32(np.sqrt(width))
+    words, places = np.unique(vectors.indices, return_inverse=True)
     for first in range(0, len(words), AT_ONCE):
         signs = signs_of(words[first : first + AT_ONCE], width)
         for number in range(vectors.rows):

@@ -14,7 +14,8 @@ import hashlib
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ from cde_retriever.words.sparse import Sparse
 from cde_retriever.words.stop_words import question_words, stop_words
 
 KNOWN_WORDS = 2**16
-"""Words whose numbers a reader remembers; then it starts anew, so memory does not grow with a corpus."""
+"""Words whose numbers a reader remembers, and as many whose grams'; then it starts anew, so memory does not grow with a
+corpus."""
 LONGEST_WORD = 10_000
 """Of what has no blanks, such as base64, so many characters count: each is a gram."""
 GRAM = 4
@@ -47,8 +49,8 @@ class WordReader:
         self._stem = _stemmer(language)
         self._stop = stop_words(language)
         self._skipped = self._stop | question_words(language)
-        self._known: dict[str, _Numbers] = {}
         self._lock = threading.Lock()
+        self._stems, self._grams = _Known(self._number), _Known(self._gram_numbers)
 
     def words(self, text: str) -> Iterator[str]:
         """Yield the words of a text, stemmed, in order."""
@@ -66,41 +68,39 @@ class WordReader:
         """
         words, grams = [], []
         for text in texts:
-            of_words: dict[int, int] = {}
-            of_grams: dict[int, int] = {}
-            found = split(text)
-            if skip_question_words:
-                found = [word for word in found if word not in self._skipped] or found
-            for place, word in enumerate(found):
-                known = self._known.get(word) or self._learn(word)
-                times = 2 if place < LEAD and role == "document" else 1
-                for number in known.stem:
-                    of_words[number] = of_words.get(number, 0) + times
-                for number in known.grams:
-                    of_grams[number] = of_grams.get(number, 0) + times
-            words.append(of_words)
-            grams.append(of_grams)
+            times = self._times(text, role, skip_question_words)
+            words.append(_sums(times, self._stems))
+            grams.append(_sums(times, self._grams))
         return TextCounts(Sparse.of_rows(words), Sparse.of_rows(grams))
+
+    def read_stems(self, texts: Iterable[str], role: str, *, skip_question_words: bool = False) -> Sparse:
+        """Return how often each stem stands in each text, (n, 2**32), as `read` does, and make no grams."""
+        return Sparse.of_rows([_sums(self._times(text, role, skip_question_words), self._stems) for text in texts])
 
     def numbers(self, text: str) -> set[int]:
         """Return the numbers of the stems in a text."""
-        found: set[int] = set()
-        for word in set(split(text)):
-            found.update((self._known.get(word) or self._learn(word)).stem)
-        return found
+        return {number for word in set(split(text)) for number in self._stems[word]}
 
-    def _learn(self, word: str) -> "_Numbers":
+    def _times(self, text: str, role: str, skip_question_words: bool) -> Counter[str]:
+        """Return how often each word counts, not stemmed."""
+        found = split(text)
+        if skip_question_words:
+            found = [word for word in found if word not in self._skipped] or found
+        times = Counter(found)
+        if role == "document":
+            times.update(found[:LEAD])
+        return times
+
+    def _number(self, word: str) -> tuple[int, ...]:
+        """Return the number of a word's stem; none of a stop word."""
+        if word in self._stop:
+            return ()
         with self._lock:  # Snowball's stemmers keep the word they are at
-            long, word = len(word) > LONGEST_WORD, word[:LONGEST_WORD]
-            if word in self._stop:
-                numbers = _Numbers((), ())
-            else:
-                numbers = _Numbers((hash_word(self._stem(word)),), tuple(hash_word(gram) for gram in grams_of(word)))
-            if len(self._known) >= KNOWN_WORDS:
-                self._known = {}
-            if not long:
-                self._known[word] = numbers
-        return numbers
+            return (hash_word(self._stem(word)),)
+
+    def _gram_numbers(self, word: str) -> tuple[int, ...]:
+        """Return the numbers of a word's grams; none of a stop word."""
+        return () if word in self._stop else tuple(map(hash_word, grams_of(word)))
 
 
 class TextCounts(NamedTuple):
@@ -110,11 +110,28 @@ class TextCounts(NamedTuple):
     grams: Sparse
 
 
-class _Numbers(NamedTuple):
-    """A word's number, if it is no stop word, and those of its grams."""
+class _Known(dict[str, tuple[int, ...]]):
+    """Remembers numbers of words; those of a word that is not there are found when they are asked for."""
 
-    stem: tuple[int, ...]
-    grams: tuple[int, ...]
+    def __init__(self, find: Callable[[str], tuple[int, ...]]) -> None:
+        self._find = find
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        numbers = self._find(word[:LONGEST_WORD])
+        if len(self) >= KNOWN_WORDS:
+            self.clear()
+        if len(word) <= LONGEST_WORD:
+            self[word] = numbers
+        return numbers
+
+
+def _sums(times: Mapping[str, int], known: _Known) -> dict[int, int]:
+    """Return how often each number counts, given how often each word does."""
+    sums: dict[int, int] = {}
+    for word, count in times.items():
+        for number in known[word]:
+            sums[number] = sums.get(number, 0) + count
+    return sums
 
 
 def grams_of(word: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Sparse vectors over 2³² places, as rows of numbers and values."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,11 +30,11 @@ class Sparse(NamedTuple):
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[int, float]]) -> "Sparse":
         """Take one mapping of place to value a vector."""
-        starts = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=starts[1:])
-        ordered = [sorted(row.items()) for row in rows]
-        indices = np.fromiter((place for row in ordered for place, _ in row), np.int64, starts[-1])
-        values = np.fromiter((value for row in ordered for _, value in row), np.float32, starts[-1])
+        starts = np.array([0, *accumulate(map(len, rows))], np.int64)
+        ordered = [sorted(row) for row in rows]
+        found = (map(row.__getitem__, places) for row, places in zip(rows, ordered, strict=True))
+        indices = np.fromiter(chain.from_iterable(ordered), np.int64, starts[-1])
+        values = np.fromiter(chain.from_iterable(found), np.float32, starts[-1])
         return cls(starts, indices, values)
 
     @property
@@ -44,7 +45,7 @@ class Sparse(NamedTuple):
     @property
     def row_numbers(self) -> NDArray[np.int64]:
         """The row of each value, (k,)."""
-        return np.repeat(np.arange(self.rows), np.diff(self.starts))
+        return np.repeat(np.arange(self.rows), self.starts[1:] - self.starts[:-1])
 
     def row(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return places and values of one vector."""

@@ -91,9 +91,9 @@ def look_up(
     """Return the values of the wanted among ascending keys, and a default for those that are not there."""
     output = np.full(len(wanted), default, np.float64)
     if len(keys):
-        places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        found = keys[places] == wanted
-        output[found] = values[places[found]]
+        places = keys.searchsorted(wanted)
+        found = keys.take(places, mode="clip") == wanted
+        np.copyto(output, values.take(places, mode="clip"), where=found)
     return output
 
 

@@ -54,11 +54,12 @@ class Topics:
         """Return topics and projected remainders of texts, (n, most + sketch); missing topics are 0."""
         found = np.zeros((weights.rows, self._basis.shape[1]), np.float32)
         if len(self._words):
-            places = np.minimum(np.searchsorted(self._words, weights.indices), len(self._words) - 1)
-            values = np.where(self._words[places] == weights.indices, weights.values, np.float32(0))
+            places = self._words.searchsorted(weights.indices)
+            known = self._words.take(places, mode="clip") == weights.indices
+            values = weights.values * known
             for number in range(weights.rows):
                 part = slice(weights.starts[number], weights.starts[number + 1])
-                found[number] = values[part] @ self._basis[places[part]]
+                found[number] = values[part] @ self._basis.take(places[part], axis=0, mode="clip")
         output = np.zeros((weights.rows, self._most + self._sketch), np.float32)
         output[:, : found.shape[1]] = found
         if self._sketch:

@@ -11,9 +11,9 @@ to 2 points worse.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cde_retriever.words.sparse import Sparse
-from cde_retriever.words.statistics import WordPrior, WordStatistics
 
 SATURATION = 1.2
 LENGTH_SHARE = 0.75
@@ -31,26 +31,16 @@ def weigh_documents(counts: Sparse, mean_length: float) -> Sparse:
     return counts.scaled(counts.values / (counts.values + room[counts.row_numbers]))
 
 
-def weigh_queries(
-    counts: Sparse,
-    statistics: WordStatistics,
-    prior: WordPrior,
-    worth: float,
-    *,
-    rareness: float = 1.0,
-    sharing: float = 1.0,
-) -> Sparse:
+def weigh_queries(counts: Sparse, says: NDArray[np.float64], *, rareness: float = 1.0, sharing: float = 1.0) -> Sparse:
     """Return query vectors of word counts, (n, 2**32); a word said twice counts once.
 
     Args:
         counts: How often each word stands in each query.
-        statistics: Of the corpus.
-        prior: For words the corpus was not seen to hold.
-        worth: How many documents the prior counts as.
+        says: What each of their words says, (k,) (`WordStatistics.information`).
         rareness: p, the power of what a word says.
         sharing: s, the power of their sum that each is divided by; with 1 the values of a query add up to 1.
     """
-    says = statistics.information(counts.indices, prior, worth) ** rareness
-    sums = np.bincount(counts.row_numbers, says, counts.rows)
+    powers, rows = says**rareness, counts.row_numbers
+    sums = np.bincount(rows, powers, counts.rows)
     parts = np.maximum(sums, np.finfo(np.float64).tiny) ** sharing
-    return counts.scaled(says / parts[counts.row_numbers])
+    return counts.scaled(powers / parts[rows])

@@ -140,6 +140,21 @@ def test_signs_of_many_words_are_made_some_at_a_time(monkeypatch):
     for at_once in (1, 7, 1000):
         monkeypatch.setattr("cde_retriever.words.projection.AT_ONCE", at_once)
         np.testing.assert_allclose(project(vectors, 70), expected, atol=1e-6)
+        alone = [project(vectors.take(np.array([number])), 70) for number in range(3)]
+        np.testing.assert_allclose(np.concatenate(alone), expected, atol=1e-6)
+
+
+def test_signs_are_bits_of_splitmix64():
+    """Steele, Lea & Flood 2014; the state is the word's number and that of the block of 64 signs."""
+    for word in (0, 7, WIDTH - 1):
+        bits = []
+        for block in range(2):
+            mixed = ((word << 16) + block + 1) * 0x9E3779B97F4A7C15 % 2**64
+            mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+            mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+            mixed ^= mixed >> 31
+            bits += [octet >> 7 - bit & 1 for octet in mixed.to_bytes(8, "little") for bit in range(8)]
+        assert signs_of(np.array([word]), 70)[0].tolist() == [2 * bit - 1 for bit in bits[:70]]
 
 
 def test_signs_are_even_and_belong_to_the_word():
@@ -257,7 +272,7 @@ def test_one_vector_scores_as_its_formula_says(encoder):
     known = Knowledge(HeadSettings(**{**HEAD, "topics": 32, "sketch": 0}), context.vectors, words)
     counts = WordReader("english").read(queries, "query").words
     moved, plain = wide.encode_documents(documents_, parts="dense"), wide.encode_queries(queries, parts="dense")
-    matches = known._weigh(counts, known._words, known._prior).dot(Sparse.of_csr(_words_of(known, documents_)))
+    matches = known._weigh(counts, known._says(counts)).dot(Sparse.of_csr(_words_of(known, documents_)))
     expected = plain @ moved.T + settings.topic_weight * known.spread * matches
     ratio = one / expected
     assert ratio == pytest.approx(np.repeat(ratio[:, :1], 12, axis=1), rel=2e-3)  # one scale a query

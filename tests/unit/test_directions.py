@@ -86,7 +86,8 @@ def test_one_vector_scores_by_directions_and_words():
     words = CorpusWords.of("english", WordReader("english").read(texts, "document"))
     settings = HeadSettings(topics=32, sketch=0)
     known = Knowledge(settings, context.vectors, words)
-    asked = known._weigh(WordReader("english").read(queries, "query").words, known._words, known._prior)
+    counts = WordReader("english").read(queries, "query").words
+    asked = known._weigh(counts, known._says(counts))
     matches = asked.dot(weigh_documents(WordReader("english").read(texts, "document").words, known._lengths[0]))
     kept = np.linalg.svd(context.vectors)[2][:28]
     moved, plain = wide.encode_documents(texts, parts="dense"), wide.encode_queries(queries, parts="dense")

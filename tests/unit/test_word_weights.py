@@ -124,12 +124,24 @@ def test_lists_of_words_are_there_for_snowballs_languages():
     assert all(len(question_words(language)) > 20 for language in [*CODES, "english"])
 
 
+def test_stems_alone_are_read_without_grams():
+    reader = WordReader("english")
+    texts = ["What is a dog? Dogs, cats", "", "dog " * 20 + "cat"]
+    for role, skip in (("query", True), ("query", False), ("document", False)):
+        stems = reader.read_stems(texts, role, skip_question_words=skip)
+        assert not reader._grams
+        both = WordReader("english").read(texts, role, skip_question_words=skip)
+        assert [part.tolist() for part in stems] == [part.tolist() for part in both.words]
+        assert dict(zip(*map(list, stems.row(2)), strict=True))[hash_word("dog")] == (20 if role == "query" else 36)
+
+
 def test_a_reader_forgets_words_but_not_their_numbers(monkeypatch):
     monkeypatch.setattr(reading, "KNOWN_WORDS", 3)
     reader = WordReader("english")
     text = " ".join(f"word{i}" for i in range(10))
     first, again = reader.read([text], "query").words, reader.read([text], "query").words
-    assert len(reader._known) <= 3
+    assert len(reader._stems) <= 3
+    assert len(reader._grams) <= 3
     assert first.indices.tolist() == again.indices.tolist()
     assert first.indices.tolist() == sorted(hash_words(f"word{i}" for i in range(10)).tolist())
 
@@ -190,20 +202,24 @@ def test_a_document_is_weighed_by_saturated_counts():
 
 def test_a_query_shares_out_one():
     statistics = WordStatistics.of(rows({3: 1.0}, {7: 1.0}, {7: 1.0}))
-    shares = weigh_queries(rows({3: 5.0, 7: 1.0}, {9: 1.0}, {}), statistics, PRIOR, 1)
+    counts = rows({3: 5.0, 7: 1.0}, {9: 1.0}, {})
+    shares = weigh_queries(counts, statistics.information(counts.indices, PRIOR, 1))
     says = [math.log(4 / 1.5), math.log(4 / 2.01)]
     assert shares.values == pytest.approx([says[0] / sum(says), says[1] / sum(says), 1.0])
 
 
 def test_powers_of_what_words_say():
     statistics = WordStatistics.of(rows({3: 1.0}, {7: 1.0}, {7: 1.0}))
-    values = weigh_queries(rows({3: 5.0, 7: 1.0}), statistics, PRIOR, 1, rareness=1.5, sharing=0.5).values
+    counts = rows({3: 5.0, 7: 1.0})
+    says = statistics.information(counts.indices, PRIOR, 1)
+    values = weigh_queries(counts, says, rareness=1.5, sharing=0.5).values
     powers = [math.log(4 / 1.5) ** 1.5, math.log(4 / 2.01) ** 1.5]
     assert values == pytest.approx([power / math.sqrt(sum(powers)) for power in powers])
 
 
 def test_the_share_of_a_document_that_says_all_is_below_one():
-    query = weigh_queries(counted(["lift of a swept wing"])[0], WordStatistics(), load_prior("english"), 16)
+    counts = counted(["lift of a swept wing"])[0]
+    query = weigh_queries(counts, WordStatistics().information(counts.indices, load_prior("english"), 16))
     document = weigh_documents(counted(["wing " * 50 + "swept " * 50 + "lift " * 50])[0], 150)
     assert 0.95 < float(query.dot(document)[0, 0]) < 1
 

@@ -5,16 +5,18 @@ import pickle
 import pytest
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
+from llama_index.core import Document as Source
 from llama_index.core import StorageContext, load_index_from_storage
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 
 from cde_retriever import langchain as cde
-from cde_retriever.adapters.growth import FILE_NAME
+from cde_retriever.adapters.growth import FILE_NAME, Growth
 from cde_retriever.errors import ContextFormatError, ContextMismatchError
-from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
+from cde_retriever.llama_index import CDEEmbedding, CDERoutedIndex, CDEVectorStoreIndex
 from tests.contract.langchain_corpus import FAISS, load_faiss
+from tests.killing import killed_at_writes, kills
 from tests.tiny import headed_encoder, tiny_encoder
 from tests.unit.test_drift import topic
 
@@ -152,3 +154,98 @@ def test_a_model_without_a_corpus_head_counts(tmp_path):
     index.insert_nodes(nodes(FOREIGN, "foreign"))
     assert counted(index.drift) == (60, 30, False)
     assert "cannot be told" in str(index.drift)
+
+
+# Kills
+
+
+class Persisted:
+    """A LlamaIndex index."""
+
+    def __init__(self, model, folder):
+        self.folder, self.model = folder, model
+        self.index = CDEVectorStoreIndex(nodes(OWN), embed_model=CDEEmbedding(model))
+
+    def grow(self, number):
+        self.index.insert_nodes(nodes(MORE, f"more{number}-"))
+
+    def save(self):
+        self.index.persist(self.folder)
+
+    def counts(self):
+        embedding = CDEEmbedding.from_storage(self.folder, self.model)
+        opened = CDEVectorStoreIndex.from_storage(self.folder, embedding)
+        return len(opened.index_struct.nodes_dict) - len(OWN), opened.drift.added
+
+
+class Saved(Persisted):
+    """A LangChain store."""
+
+    def __init__(self, model, folder):
+        self.folder, self.model = folder, model
+        embedding = cde.CDEEmbeddings(model_name=model)
+        self.store = cde.from_documents(InMemoryVectorStore, [Document(text) for text in OWN], embedding)
+
+    def grow(self, number):
+        self.store.add_texts([f"{text} {number}" for text in MORE])
+
+    def save(self):
+        cde.save_local(self.store, self.folder)
+
+    def counts(self):
+        load = lambda e: InMemoryVectorStore.load(str(self.folder / "store.json"), e)  # noqa: E731
+        opened = cde.open(load, self.folder, model_name=self.model)
+        return len(opened.store) - len(OWN), cde.drift(opened).added
+
+
+class Routed(Persisted):
+    """An index of several contexts."""
+
+    def __init__(self, model, folder):
+        self.folder, self.model = folder, model
+        sources = [Source(text=text, metadata={"kind": str(n % 2)}) for n, text in enumerate(OWN)]
+        self.index = CDERoutedIndex.from_documents(sources, kind_field="kind", embed_model=CDEEmbedding(model))
+
+    def grow(self, number):
+        own = [TextNode(text=text, id_=f"{number}-{n}", metadata={"kind": "1"}) for n, text in enumerate(MORE)]
+        self.index.insert_nodes(own)
+
+    def counts(self):
+        opened = CDERoutedIndex.from_storage(self.folder, self.model)
+        joined = sum(len(index.index_struct.nodes_dict) for index in opened.indexes.values()) - len(OWN)
+        return joined, opened.drift.whole.added
+
+
+class Beside(Persisted):
+    """A store that writes by itself, whose counts are in `context_dir`."""
+
+    def __init__(self, model, folder):
+        self.folder, self.model = folder, model
+        self.index = CDEVectorStoreIndex(nodes(OWN), **elsewhere(), embed_model=CDEEmbedding(model), context_dir=folder)
+        self.save = lambda: self.grow("at death ")  # it writes its counts as it grows
+
+    def counts(self):
+        embedding = CDEEmbedding(self.model, context=self.folder)
+        found = Growth.open(embedding, self.folder, keep=False).drift.added
+        return found, found
+
+
+@pytest.mark.parametrize("kind", [Persisted, Saved, Routed, Beside])
+def test_killed_at_any_write_counts_are_those_of_the_documents(kind, model, tmp_path):
+    made = kind(model, tmp_path / "index")
+    made.save()
+    made.grow(0)
+    old = made.counts()
+
+    def work(begin):
+        begin()
+        made.save()
+
+    died = 0
+    for died in killed_at_writes(work, step=max(1, 8 // kills(1))):  # noqa: B007
+        found = made.counts()
+        assert found[0] == found[1], "documents and counts are of one state"
+        assert found in (old, (old[0] + len(MORE), old[1] + len(MORE)))
+    assert made.counts() == (old[0] + len(MORE), old[1] + len(MORE)), "the last came to its end"
+    assert died or kind is Beside, "a small file is written in few writes"
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]

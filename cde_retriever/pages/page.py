@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Self
@@ -139,7 +139,10 @@ class Page:
 
 
 def _table(table: Table, caption: str) -> str:
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in table.headings)
+    head = "".join(
+        f'<th scope="col"{_kind(row[place] for row in table.rows)}>{escape(heading)}</th>'
+        for place, heading in enumerate(table.headings)
+    )
     rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows[:MOST_ROWS])
     more = len(table.rows) - MOST_ROWS
     rest = f"<p>{more} more rows are left out here.</p>" if more > 0 else ""
@@ -151,6 +154,11 @@ def _table(table: Table, caption: str) -> str:
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{rest}"
     )
+
+
+def _kind(values: Iterable[Value]) -> str:
+    """Return the attribute of a column's heading: of numbers it stands above them, on the right."""
+    return "" if any(isinstance(value, str) for value in values) else ' class="number"'
 
 
 def _cell(value: Value) -> str:

@@ -84,7 +84,8 @@ def lines(
         for place, (name, (xs, ys)) in enumerate(series.items())
     ]
     rows = [(name, a, b) for name, (xs, ys) in series.items() for a, b in zip(xs, ys, strict=True)]
-    return Plot(title, alt, traces, {"xaxis": axis(x), "yaxis": axis(y)}, Table(("series", x, y), rows))
+    layout = {"xaxis": axis(x, zeroline=False), "yaxis": axis(y)}
+    return Plot(title, alt, traces, layout, Table(("series", x, y), rows))
 
 
 def intervals(

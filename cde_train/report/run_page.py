@@ -33,12 +33,14 @@ NORMS = ("grad_norm", "first_stage_gradient", "second_stage_gradient")
 CURVES = (
     ("Loss", "loss", ("loss",)),
     ("Gradient norms", "norm before clipping", NORMS),
-    ("Quality on the development set", "nDCG@10", ("eval_ndcg@10",)),
+    ("Quality on the development set", "nDCG@10 (0 to 1)", ("eval_ndcg@10",)),
 )
 MOST_BATCHES = 200
 """Batches whose difficulty is computed, evenly over a phase."""
 MOST_CLUSTERS, SAMPLED = 100, 3
 """Clusters that are listed, the hardest, and pairs of each."""
+MOST_CHARACTERS = 300
+"""Characters of a text that are shown."""
 
 
 def write_run_page(run: Path) -> Page:
@@ -62,7 +64,7 @@ def write_run_page(run: Path) -> Page:
     rows = [
         (name, key.replace("_", " "), _said(value)) for name, report in reports.items() for key, value in report.items()
     ]
-    page.table(Table(("step", "", ""), rows), "What each step reports, dropped data included")
+    page.table(Table(("step", "what", "value"), rows), "What each step reports, dropped data included")
     write_run_timings(page, folder.seconds())
     for phase in config.phase:
         page.heading(f"Phase {phase.name}")
@@ -89,12 +91,14 @@ def _write_phase(page: Page, work: Path, phase: PhaseConfig, batches_an_epoch: i
         headings = ("domain", *(name.replace("_", " ") for name in left_out["total"]))
         page.table(Table(headings, rows), f"False negatives that the batches of {phase.name} leave out")
         examples = [
-            [one[key] for key in ("query", "positive", "positive_score", "dropped", "dropped_score")]
+            [
+                *(_beginning(one["query"]), _beginning(one["positive"]), one["positive_score"]),
+                *(_beginning(one["dropped"]), one["dropped_score"]),
+            ]
             for one in left_out["examples"]
         ]
-        page.table(
-            Table(("query", "its document", "cosine", "left out", "cosine"), examples), f"Examples of {phase.name}"
-        )
+        headings = ("query", "its document", "cosine", "left out", "cosine")
+        page.table(Table(headings, examples), f"Examples of what {phase.name} leaves out")
 
 
 def _log(states: Path) -> list[dict[str, Any]]:
@@ -159,7 +163,8 @@ def _write_clusters(page: Page, work: Path) -> None:
         )
         for k in hardest
     ]
-    page.text(f"{len(sizes)} clusters of {len(pairs)} pairs; those listed are the hardest.")
+    listed = f"; the {MOST_CLUSTERS} hardest are listed" if len(sizes) > MOST_CLUSTERS else ", the hardest first"
+    page.text(f"{len(pairs)} pairs in {len(sizes)} clusters{listed}.")
     page.table(Table(("cluster", "domain", "pairs", "difficulty", "its hardest queries"), rows), "Clusters")
 
 
@@ -172,4 +177,10 @@ def _sampled(pairs: list[TrainingPair], members: NDArray[np.bool_], difficulty: 
 def _said(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, dict):
+        value = [f"{name}: {count}" for name, count in value.items()] or ["none"]
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS].rsplit(maxsplit=1)[0] + " …"

@@ -33,17 +33,19 @@ def write_step_timings(page: Page, phase: PhaseConfig, log: LOG, batches_an_epoc
     )
     page.text(f"{phase.batch_size / step:.1f} pairs a second: a step of {phase.batch_size} takes {step:.2f} s{epoch}.")
     rows = [
-        (key.removeprefix(SECONDS).replace("_", " "), seconds, 100 * seconds / step) for key, seconds in means.items()
+        (key.removeprefix(SECONDS).replace("_", " "), round(seconds, 3), round(100 * seconds / step))
+        for key, seconds in means.items()
     ]
-    page.table(Table(("part", "seconds a step", "%"), rows), f"Where a step of {phase.name} spends its time")
+    page.table(
+        Table(("part", "seconds a step", "%"), rows),
+        f"Where a step of {phase.name} spends its time, measuring included",
+    )
 
 
 def write_run_timings(page: Page, seconds: Mapping[str, float]) -> None:
     """Write how long each step of a run took."""
     if seconds:
-        page.table(
-            Table(("step", "seconds"), list(seconds.items())), "Time of each step, in the start that finished it"
-        )
+        page.table(Table(("step", "seconds"), list(seconds.items())), "Time of each step")
 
 
 def write_environments(page: Page, environments: Sequence[Mapping[str, str]]) -> None:

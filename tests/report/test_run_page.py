@@ -92,9 +92,19 @@ def test_times_and_environment_are_the_runs_own(run, opened, tmp_path):
     assert page.get_by_text(said).is_visible()
     table = page.get_by_role("table", name="Where a step of training spends its time")
     assert [row.inner_text().split("\t") for row in table.locator("tbody tr").all()] == [
-        ["batch", "0.5", "12.50"],
+        ["batch", "0.5", "12"],
         ["first pass", "1", "25"],
-        ["second pass", "2.50", "62.50"],
+        ["second pass", "2.50", "62"],
     ]
     assert "data\t12.50" in page.get_by_role("table", name="Time of each step").inner_text()
     assert "torch\t2.1\t2.2" in page.get_by_role("table", name="What it ran on").inner_text()
+
+
+def test_a_long_text_is_shown_in_part_and_what_is_empty_is_said(run):
+    file = run / "work/phase-training/filter.json"
+    left_out = json.loads(file.read_text())
+    left_out["examples"][0]["dropped"] = "many words " * 1000
+    file.write_text(json.dumps(left_out))
+    shown = write_run_page(run).to_html()
+    assert f"<td>{27 * 'many words '}…</td>" in shown
+    assert "<td>skipped</td><td>none</td>" in shown

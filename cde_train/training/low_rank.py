@@ -159,7 +159,7 @@ def config_seen_from(folder: Path, config: Path) -> bytes:
     if name is None or Path(name).is_absolute() or not (config.parent / name).is_dir():
         return content
     base["name"] = _relative(config.parent / name, folder)
-    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def _adapted(model: TwoStageModel) -> Iterator[tuple[str, "LoraLayer"]]:

@@ -11,7 +11,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -279,8 +279,9 @@ class TrainingProgress(ProgressCallback):
         """Begin where a resumed run begins."""
         self.current_step = state.global_step
         if state.is_world_process_zero:
-            bar = counter(total=state.max_steps, initial=state.global_step, label="Training", unit="step")
-            self.training_bar = cast("Any", bar)
+            self.training_bar: Any = counter(
+                total=state.max_steps, initial=state.global_step, label="Training", unit="step"
+            )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Show loss, accuracy and measurements."""

@@ -368,6 +368,9 @@ def test_a_half_precision_base_is_read_in_full_and_stays_so(tmp_path):
     again = ContextualEncoder.from_pretrained(read.save_pretrained(tmp_path / "whole"), device="cpu")
     np.testing.assert_allclose(vectors(read), vectors(encoder), atol=1e-5, rtol=0)
     np.testing.assert_array_equal(vectors(again), vectors(read))
+    encoder.open_model().half()
+    stored = load_file(write_low_rank(tmp_path / "updates", encoder, base) / "low_rank.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
 
 
 def test_shared_weights_are_read_anew_when_the_updates_are_written_anew(folder, base):

@@ -60,7 +60,7 @@ def test_chunks_hold_the_longest_texts_first():
 @pytest.mark.parametrize("step", [cached_step, direct_step])
 def test_every_part_is_computed_under_autocast(step):
     """One context manager for each chunk of each stage, and one for the state; made anew, never entered twice."""
-    encoder, entered = tiny_encoder(), []
+    encoder, entered, laps = tiny_encoder(), [], []
     model = encoder.open_model().requires_grad_(True)
     ids = encoder.tokenize(documents(8, seed=1), "document").ids
     batch = TwoStageBatch(ids[:2], ids[2:4], ids[4:], torch.zeros(2, 2, dtype=torch.bool))
@@ -69,9 +69,10 @@ def test_every_part_is_computed_under_autocast(step):
         entered.append(torch.autocast("cpu", torch.bfloat16))
         return entered[-1]
 
-    result = step(model, batch, 0.05, Chunking(encoder.text_tokenizer().pad, 2, autocast))
+    result = step(model, batch, 0.05, Chunking(encoder.text_tokenizer().pad, 2, autocast, laps.append))
     # direct: once for all. cached: two chunks of the context, the state, two chunks of texts; again with a graph.
     assert len(entered) == (1 if step is direct_step else 2 + 1 + 2 + 2 + 2)
+    assert laps == ([] if step is direct_step else ["first pass", "loss", "second pass"])
     assert result.loss.dtype == torch.float32
     assert not result.loss.requires_grad
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
@@ -88,6 +89,24 @@ def test_accuracy_counts_queries_whose_positive_is_best_of_what_is_left_in(step)
         mask = torch.tensor([[False, masked], [False, False]])
         result = step(model, TwoStageBatch([ids[1], ids[1]], ids[:2], ids[2:], mask), 0.05, how)
         assert result.accuracy.item() == accuracy
+
+
+def test_a_model_that_reads_no_vectors_of_its_context_is_told_how_many_documents_it_has():
+    """Its first stage may be trained for all that: nothing reaches it."""
+    encoder = tiny_encoder(context_attention="late", context_moments=False, term_statistics=True)
+    model, pad = encoder.open_model().double().requires_grad_(True), encoder.text_tokenizer().pad
+    ids = encoder.tokenize(documents(8, seed=1), "document").ids
+    frequencies = torch.arange(encoder.vocabulary_size) % 3
+    batch = TwoStageBatch(ids[:3], ids[3:6], 5, torch.zeros(3, 3, dtype=torch.bool), None, frequencies)
+    (loss, found), (expected_loss, expected) = (
+        gradients(model, lambda: step(model, batch, 0.05, Chunking(pad, 2)))  # noqa: B023
+        for step in (cached_step, direct_step)
+    )
+    assert loss == pytest.approx(expected_loss, abs=1e-10)
+    assert found.keys() == expected.keys()
+    assert not any(name.startswith("first_stage.") for name in found)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-10, msg=name)
 
 
 def test_a_context_of_which_every_document_is_dropped_gives_the_first_stage_a_gradient_of_zero():

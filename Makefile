@@ -5,7 +5,8 @@
 # make packages build sdist and wheel, install the wheel with each extra on its oldest and newest dependencies, and use it
 # make bench    measure speed and memory against what people use today, write docs/performance.md; two hours or so,
 #               interrupted it goes on; BENCH_ARGS="--only queries startup", "--quick"
-# make mutants  change the code of one part in many small ways, count what its tests notice; PART=terms (benchmarks/mutants.toml)
+# make mutants  change the code of one part in many small ways, count what its tests notice; PART=terms (benchmarks/mutants.toml);
+#               within ten minutes on two free cores, of a sample where all would take longer
 #
 # All need Python 3.11 or newer and make, nothing else; the first run installs into .venv (PYTHON=... chooses).
 

@@ -5,8 +5,9 @@
     python -m benchmarks.mutants terms --again  # try only these again, with the tests as they are now
     python -m benchmarks.mutants terms --digits 37  # only those whose number ends with 3 or 7, a fifth
 
-Parts are in benchmarks/mutants.toml. A copy of the code is changed, below runs/mutants/PART, where output.txt says what
-mutmut said; a second run of the same part starts anew.
+Parts are in benchmarks/mutants.toml, each with the minutes that all of its mutants take on two free cores; of a part
+that takes more than ten a sample is tried. A copy of the code is changed, below runs/mutants/PART, where output.txt
+says what mutmut said; a second run of the same part starts anew.
 """
 
 import argparse
@@ -23,12 +24,27 @@ import tomli_w
 ROOT = Path(__file__).parent.parent
 PARTS = tomllib.loads((ROOT / "benchmarks" / "mutants.toml").read_text())
 TARGET = 0.85
+MINUTES = 10.0
+DIGITS = "3719502846"
+"""Last digits of mutants' numbers, those that a sample has first."""
 FOUND = (
     {0: "survived", 5: "untested", 33: "untested", 34: "skipped"}
     | dict.fromkeys((1, 3, -6, -9, -11), "killed")
     | dict.fromkeys((-24, 24, 36, 152, 255), "too slow")
 )
 """What mutmut writes of a mutant's tests: they passed, none runs the line, they failed or crashed, or ran too long."""
+
+
+def sample(part: str) -> str:
+    """Return the last digits of the numbers of mutants that ten minutes are enough for, all where they are."""
+    minutes = PARTS[part]["minutes"]
+    digits = DIGITS[: max(1, int(len(DIGITS) * MINUTES / max(minutes, MINUTES)))]
+    if digits != DIGITS:
+        print(
+            f"{part}: all mutants take about {minutes} minutes on two free cores, so this tries a sample, those whose "
+            f"number ends with {' or '.join(digits)}; --digits {DIGITS} tries all"
+        )
+    return digits
 
 
 def prepare(part: str, folder: Path) -> None:
@@ -85,14 +101,14 @@ def main() -> int:
     parser.add_argument("part", choices=sorted(PARTS))
     parser.add_argument("--show", action="store_true", help="print the surviving changes of the last run")
     parser.add_argument("--again", action="store_true", help="test only what survived the last run once more")
-    parser.add_argument("--digits", default="0123456789", help="last digits of the numbers of mutants to test")
+    parser.add_argument("--digits", help="last digits of the numbers of mutants to test (default: for ten minutes)")
     parser.add_argument("--processes", type=int, default=2, help="mutants tested at once (default: 2)")
     options = parser.parse_args()
     folder = ROOT / "runs" / "mutants" / options.part
     tool = [sys.executable, "-m", "mutmut"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     if not options.show:
-        chosen = survivors(results(folder)) if options.again else [f"*[{options.digits}]"]
+        chosen = survivors(results(folder)) if options.again else [f"*[{options.digits or sample(options.part)}]"]
         renew_tests(options.part, folder) if options.again else prepare(options.part, folder)
         run = [*tool, "run", "--max-children", str(options.processes), *chosen]
         with (folder / "output.txt").open("w") as output:

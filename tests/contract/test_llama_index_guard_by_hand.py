@@ -2,15 +2,24 @@
 
 import copy
 import pickle
+import re
 
+import numpy as np
 import pytest
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.simple import SimpleVectorStore
-from llama_index.core.vector_stores.types import VectorStoreQuery
+from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQuery, VectorStoreQueryResult
+from pydantic import PrivateAttr
 
-from cde_retriever import ContextMismatchError
+from cde_retriever import ConfigError, ContextMismatchError
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever
-from cde_retriever.adapters.llama_index.guarded_store import GuardedStore, check_stored, guard_store, is_empty
+from cde_retriever.adapters.llama_index.guarded_store import (
+    GuardedStore,
+    check_stored,
+    guard_store,
+    is_empty,
+    stored_stamps,
+)
 from cde_retriever.adapters.stamps import DIGEST, STAMP, StampedVector, digest_of
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import QUERY, chroma, corpus
@@ -27,9 +36,40 @@ def asked(vector=(1.0, 0.0), stamp=OWN):
     return VectorStoreQuery(query_embedding=StampedVector(vector, stamp), similarity_top_k=5)
 
 
-@pytest.fixture(params=["simple", "chroma"])
+class NodeStore(BasePydanticVectorStore):
+    """Keeps whole nodes, as most stores do, in memory."""
+
+    stores_text: bool = True
+    _nodes: dict[str, TextNode] = PrivateAttr(default_factory=dict)
+
+    @property
+    def client(self):
+        return self._nodes
+
+    def add(self, nodes, **_):
+        self._nodes |= {node.node_id: node for node in nodes}
+        return [node.node_id for node in nodes]
+
+    def delete(self, ref_doc_id, **_):
+        raise NotImplementedError
+
+    def delete_nodes(self, node_ids=None, **_):
+        for node_id in node_ids:
+            del self._nodes[node_id]
+
+    def query(self, query, **_):
+        def score(node):
+            return float(np.dot(node.embedding, query.query_embedding))
+
+        best = sorted(self._nodes.values(), key=score, reverse=True)[: query.similarity_top_k]
+        return VectorStoreQueryResult(
+            nodes=best, ids=[node.node_id for node in best], similarities=[score(node) for node in best]
+        )
+
+
+@pytest.fixture(params=[SimpleVectorStore, NodeStore, chroma])
 def store(request):
-    return SimpleVectorStore() if request.param == "simple" else chroma()
+    return request.param()
 
 
 def test_a_guarded_store_is_of_its_own_class_and_answers_its_own(store):
@@ -41,6 +81,7 @@ def test_a_guarded_store_is_of_its_own_class_and_answers_its_own(store):
     assert is_empty(store, 2)
     assert store.add([node("one"), node("two", vector=(0.0, 1.0))]) == ["one", "two"]
     assert not is_empty(store, 2)
+    assert stored_stamps(store, 2) == {OWN}
     assert store.query(asked()).ids == ["one", "two"]
     check_stored(store, OWN, 2)
 
@@ -194,6 +235,20 @@ async def test_a_retriever_embeds_the_text_whatever_vector_comes_with_it(index):
             retriever.retrieve(text_free)
         with pytest.raises(ContextMismatchError, match=r"is unknown; pass the text and it is embedded here$"):
             await retriever.aretrieve(text_free)
+
+
+def test_an_index_of_one_vector_a_node_is_asked_by_vectors_alone(index):
+    ids = [found.node_id for found in CDERetriever(index, similarity_top_k=3).retrieve(QUERY)]
+    assert [found.node_id for found in CDERetriever(index, "dense", similarity_top_k=3).retrieve(QUERY)] == ids
+    with pytest.raises(ConfigError, match=r"^mode is 'exact', expected one of 'hybrid', 'dense', 'sparse'$"):
+        CDERetriever(index, "exact")
+    for mode in ("hybrid", "sparse"):
+        message = (
+            f"mode is '{mode}', but the index holds one vector a node; build it anew with a model that has a corpus "
+            "head and parts='both' (docs/llama_index.md), or, if it has both, open it with its context_dir"
+        )
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+            CDERetriever(index, mode)
 
 
 def test_a_retriever_takes_our_embedding_alone(index):

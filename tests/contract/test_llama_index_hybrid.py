@@ -61,6 +61,7 @@ def check(index, nodes=None):
 def test_each_mode_ranks_as_the_encoder_does_and_hybrid_is_the_default(index):
     check(index)
     assert found(index) == found(index, "hybrid") != found(index, "dense")
+    assert found(index, vector_store_query_mode="default") == found(index, "dense")
     assert isinstance(index.as_retriever(), CDERetriever)
     assert index.embedding.dimension == 32
     answer = index.as_query_engine(llm=MockLLM(), similarity_top_k=3, mode="sparse").query(QUERY)

@@ -65,7 +65,7 @@ def make_page(values: Mapping[str, Any]) -> Page:
     asked = ", ".join(f"{count} {kind}" for kind, count in values["questions"].items())
     page = Page("What context is worth on this corpus").text(values["recommendation"], strong=True)
     page.code(values["code"]).plot(plot)
-    page.table(Table(("", "model", "nDCG@10 (0 to 100)", "over plain", "from", "to"), table), "All settings")
+    page.table(Table(("setting", "model", "nDCG@10 (0 to 100)", "over plain", "from", "to"), table), "All settings")
     return page.text(f"Questions: {asked}. Searched: {values['documents']} of {values['seen']} documents.").text(
         " ".join(values["doubts"])
     )
@@ -145,8 +145,10 @@ def _text(values: Mapping[str, Any], base: Setting) -> str:
 
 def _doubts(trial: Trial, kinds: Mapping[str, int]) -> Iterator[str]:
     """Yield what the figures do not tell."""
-    if len(trial.documents) < trial.seen:
-        yield "In all of them every figure is lower; what counts is the order. --documents takes more."
+    if len(trial.documents) < trial.seen and len(trial.documents) < (trial.most or 0):
+        yield "The others are empty or copies."
+    elif len(trial.documents) < trial.seen:
+        yield "Among all of them every figure would be lower; what counts is the order. --documents takes more."
     if len(trial.questions) < FEW:
         yield f"Fewer than {FEW} questions decide nothing."
     if JUDGED not in kinds:

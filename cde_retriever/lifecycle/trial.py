@@ -45,11 +45,13 @@ class Trial:
         documents: The documents that are searched.
         questions: What is asked.
         seen: How many documents the corpus has.
+        most: How many were to be searched at most; None if that was not said.
     """
 
     documents: tuple[str, ...]
     questions: tuple[Question, ...]
     seen: int
+    most: int | None = None
 
 
 def automatic_trial(corpus: Iterable[str], *, documents: int, questions: int, seed: int = 0) -> Trial:
@@ -84,7 +86,7 @@ def automatic_trial(corpus: Iterable[str], *, documents: int, questions: int, se
                 break
     if not asked:
         raise CorpusError(f"none of {len(texts)} documents gives a question; they may be too short: give --queries")
-    return Trial(tuple(texts), tuple(asked), sample.documents_seen)
+    return Trial(tuple(texts), tuple(asked), sample.documents_seen, documents)
 
 
 def judged_trial(
@@ -130,7 +132,7 @@ def judged_trial(
             asked.append(Question(question, found, JUDGED))
     if not asked:
         raise CorpusError(f"no answer of {len(chosen)} queries is in the corpus; do the ids match those of its rows?")
-    return Trial(tuple(kept), tuple(asked), sample.documents_seen)
+    return Trial(tuple(kept), tuple(asked), sample.documents_seen, documents)
 
 
 def ndcg(scores: Scores, questions: Sequence[Question]) -> NDArray[np.float64]:

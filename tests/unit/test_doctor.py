@@ -199,6 +199,11 @@ def test_a_report_says_what_to_do():
     assert report.values["recommendation"].startswith("Take b with m: +10.")
     assert "fit_context(documents, context_size=512)" in report.page
     assert "Questions: 200 lead. Searched: 5 of 50 documents." in report.page
+    assert "Among all of them every figure would be lower" in report.page
+    copies = make_report(replace(trial, most=6), settings(plain=0.5), None).page
+    assert "50 documents.\nThe others are empty or copies." in copies
+    full = automatic_trial([" ".join(WORDS)] * 3 + WORDS[:1], documents=2, questions=1)
+    assert (len(full.documents), full.seen, full.most) == (2, 4, 2)
     assert "decide nothing.\nPeople" not in report.page
     few = make_report(Trial(("a",), trial.questions[:29], 1), settings(plain=0.5), None)
     assert "Fewer than 30 questions decide nothing.\nPeople" in few.page

@@ -48,7 +48,14 @@ class CommandLine:
         self._commands: Any = self.parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(
-        self, name: str, summary: str, run: Run, examples: str, *, continues: bool = False
+        self,
+        name: str,
+        summary: str,
+        run: Run,
+        examples: str,
+        *,
+        continues: bool = False,
+        extra: str | None = None,
     ) -> argparse.ArgumentParser:
         """Add a command and return its parser, to which its options are added.
 
@@ -59,6 +66,7 @@ class CommandLine:
             examples: Lines of a shell, shown below the options.
             continues: Whether the same command goes on where an interrupted one stopped; a command for which options
                 decide sets `options.continues`.
+            extra: As for the program, if that differs.
         """
         command: argparse.ArgumentParser = self._commands.add_parser(
             name,
@@ -68,7 +76,7 @@ class CommandLine:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("--debug", action="store_true", help="show a traceback when the command fails")
-        command.set_defaults(run=run, continues=continues)
+        command.set_defaults(run=run, continues=continues, extra=extra or self.extra)
         return command
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
@@ -91,8 +99,7 @@ class CommandLine:
         except ImportError as error:
             if (error.name or "").startswith("cde_"):
                 raise
-            hint = f'; {self.name} needs: pip install "{self.extra}"' if self.extra else ""
-            return self._fail(ImportError(f"{error}{hint}"), options, FAILED)
+            return self._fail(_missing(error, options.extra), options, FAILED)
         except self.failures as error:
             return self._fail(error, options, FAILED)
         return 0
@@ -103,6 +110,14 @@ class CommandLine:
         _close_bars()
         say(f"{self.name} {options.command}: {_in_words(error)}")
         return code
+
+
+def _missing(error: ImportError, extra: str | None) -> ImportError:
+    """Return the error of a missing package with all that a command needs, in place of the package's own hint."""
+    if extra is None:
+        return error
+    missing = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    return ImportError(f'{missing}; this command needs: pip install "{extra}"')
 
 
 def _close_bars() -> None:

@@ -23,7 +23,7 @@ EXAMPLES = """\
 
 def add_command(program: CommandLine) -> None:
     """Add the command to a program."""
-    doctor = program.add("doctor", SUMMARY, _doctor, EXAMPLES, continues=True)
+    doctor = program.add("doctor", SUMMARY, _doctor, EXAMPLES, continues=True, extra="cde-retriever[doctor]")
     doctor.add_argument("corpus", metavar="CORPUS", help="file or folder to examine, as for `cde embed`")
     doctor.add_argument(
         "-o",

@@ -29,6 +29,7 @@ def add_command(program: CommandLine) -> None:
         _explore,
         EXAMPLES,
         continues=True,
+        extra="cde-retriever[explore]",
     )
     explore.add_argument("index", metavar="INDEX", help="folder of a LlamaIndex index or a LangChain FAISS index")
     explore.add_argument(

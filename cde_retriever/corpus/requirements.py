@@ -3,4 +3,4 @@
 
 def missing_package(missing: ModuleNotFoundError) -> ImportError:
     """Return the error for a package that is not installed."""
-    return ImportError(f'{missing}; install it with: pip install "cde-retriever[documents]"')
+    return ImportError(f'{missing}; install it with: pip install "cde-retriever[bulk]"')

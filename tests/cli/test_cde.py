@@ -146,6 +146,19 @@ def test_a_missing_package_is_named_with_how_to_install_it(package, arguments, m
     assert not (tmp_path / "out").exists()
 
 
+def test_what_a_command_needs_is_named_at_once(checkpoint, capsys, monkeypatch, tmp_path):
+    """Not the extra of the first package that is missing alone, after which another would be."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text("# Page\n\nOpen Settings.\n")
+    monkeypatch.setitem(sys.modules, "semantic_text_splitter", None)
+    options = [str(tmp_path / "docs"), "-o", str(tmp_path / "out"), "--model", str(checkpoint)]
+    for name, extra in (("doctor", "doctor"), ("embed", "bulk")):
+        assert main([name, *options]) == 1
+        said = capsys.readouterr().err.strip()
+        assert said.endswith(f'pip install "cde-retriever[{extra}]"')
+        assert said.count("pip install") == 1
+
+
 def test_the_page_s_way_into_faiss_finds_documents(command, checkpoint, capsys, monkeypatch, tmp_path):
     """The Python on the page, with its folder ``vectors`` and the checkpoint of this test."""
     faiss = pytest.importorskip("faiss", reason='Faiss is not installed: pip install "cde-retriever[train]"')

@@ -47,7 +47,7 @@ def test_help_and_version_need_no_extra():
         assert done.stdout.startswith(said)
     done = subprocess.run([sys.executable, "-c", code, "validate", "small"], capture_output=True, text=True)
     assert done.returncode == 1
-    assert 'cde-train needs: pip install "cde-retriever[train]"' in done.stderr
+    assert 'this command needs: pip install "cde-retriever[train]"' in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -8,6 +8,9 @@ times the set's own, or no more are left, which the table says. Its own question
 - ``own``: the context of the set alone, frozen, as an index has it that grew after its context was fitted;
 - ``refitted``: a context fitted on all documents;
 - ``null``: no context. Two parts each (hybrid), and one vector each (one).
+- ``routed``: the set under its own context, what joined under others, a query under the nearest three
+  (`cde_retriever.encoder.routes`): the documents of each set that joined under one of these (theirs), or all that
+  joined under one (together). Two parts.
 - plain vectors, BM25 and 0.3 BM25 + 0.7 plain, which is what a corpus grows with elsewhere.
 
 Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/growth.json and docs/growth.md; what the
@@ -17,8 +20,9 @@ file holds of the same model already is not measured again.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from benchmarks.head_ranking import PlainTexts, fit_on_kept, rank_plain, rank_wi
 from benchmarks.kept_bench import kept_parser, open_bench, write_measurements
 from benchmarks.mixtures import rank_mixture
 from benchmarks.quality import Bench
+from benchmarks.routing import Routed
 from cde_retriever.context.context import Context
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.search.bm25 import score_bm25
@@ -37,6 +42,8 @@ from cde_train.evaluation.ranking import Ranking, best, measure
 Row = dict[str, Any]
 
 SEED = 0
+ASKED = 3
+"""Contexts that a query is asked under, where documents have several."""
 ROWS = {
     "plain": "plain",
     "bm25": "BM25",
@@ -44,6 +51,8 @@ ROWS = {
     "hybrid own": "two parts, own context frozen",
     "hybrid refitted": "two parts, refitted",
     "hybrid null": "two parts, null context",
+    "routed theirs": "two parts, routed, a context a corpus",
+    "routed together": "two parts, routed, own context and one for all that joined",
     "one own": "one vector, own context frozen",
     "one refitted": "one vector, refitted",
     "one null": "one vector, null context",
@@ -69,27 +78,25 @@ class Growth:
         """Yield the measurements of one set, before it grows (factor 0) and after; none that are known."""
         data, _ = self.bench.data(folder)
         own = self._plain[folder]
-        contexts = {"own": fit_on_kept(self.bench.encoder, own), "null": self.bench.encoder.null_context()}
+        frozen = fit_on_kept(self.bench.encoder, own)
         order = self._others(folder)
         rows = [row for row in known if row["set"] == data.name]
-        for factor in sorted({0, *factors} - {row["factor"] for row in rows}):
-            texts, reached = self._grown(own, order, factor)
-            found = [row for row in rows if row["documents"] == len(texts.documents)][: len(ROWS)]
-            if not found:  # else all there is had joined before
-                refitted = contexts["own"] if factor == 0 else fit_on_kept(self.bench.encoder, texts)
-                found = self._measured(data, texts, {**contexts, "refitted": refitted}, len(own.documents))
-            new = [{**row, "set": data.name, "factor": factor, "reached": round(reached, 1)} for row in found]
-            rows += new
-            yield from new
-
-    def _measured(self, data: RetrievalSet, texts: PlainTexts, contexts: dict[str, Context], own: int) -> list[Row]:
-        """Return what each way to rank makes of a set that has grown; its own documents come first."""
-        names = (*data.document_ids, *(f"joined {n}" for n in range(len(texts.documents) - own)))
-        grown = replace(data, document_ids=names, documents=tuple(texts.documents))
-        return [
-            {"row": name, "documents": len(texts.documents), **summary(grown, ranking, own)}
-            for name, ranking in self._rankings(texts, contexts)
-        ]
+        for factor in sorted({0, *factors}):
+            there = {row["row"] for row in rows if row["factor"] == factor}
+            missing = [name for name in ROWS if name not in there]
+            if not missing:
+                continue
+            texts, came_from, reached = self._grown(own, order, factor)
+            names = (*data.document_ids, *(f"joined {n}" for n in range(len(came_from))))
+            grown = replace(data, document_ids=names, documents=tuple(texts.documents))
+            ways = self._ways(texts, came_from, frozen)
+            for name in missing:
+                same = (row for row in rows if (row["row"], row["documents"]) == (name, len(names)))
+                found = next(same, None)  # if all there is had joined before
+                if found is None:
+                    found = {"row": name, "documents": len(names), **summary(grown, ways[name](), len(own.documents))}
+                rows.append({**found, "set": data.name, "factor": factor, "reached": round(reached, 1)})
+                yield rows[-1]
 
     def _others(self, folder: Path) -> list[tuple[Path, int]]:
         own = set(self.bench.data(folder)[0].documents)
@@ -102,26 +109,50 @@ class Growth:
         ]
         return [places[number] for number in np.random.default_rng(SEED).permutation(len(places))]
 
-    def _grown(self, own: PlainTexts, order: Sequence[tuple[Path, int]], factor: float) -> tuple[PlainTexts, float]:
-        """Return the set with what joins it, and how many times its own text that is."""
+    def _grown(
+        self, own: PlainTexts, order: Sequence[tuple[Path, int]], factor: float
+    ) -> tuple[PlainTexts, list[str], float]:
+        """Return the set with what joins it, which sets that is of, and how many times its own text it is."""
         size = sum(map(len, own.documents))
         documents, vectors, joined = list(own.documents), [own.document_vectors], 0
+        came_from = []
         for folder, number in order:
             if joined >= factor * size:
                 break
+            came_from.append(folder.name)
             documents.append(self.bench.data(folder)[0].documents[number])
             vectors.append(self._plain[folder].document_vectors[number : number + 1])
             joined += len(documents[-1])
-        return own._replace(documents=documents, document_vectors=np.concatenate(vectors)), joined / size
+        grown = own._replace(documents=documents, document_vectors=np.concatenate(vectors))
+        return grown, came_from, joined / size
 
-    def _rankings(self, texts: PlainTexts, contexts: dict[str, Context]) -> Iterator[tuple[str, Ranking]]:
-        words = list(score_bm25(texts.documents, texts.queries))
-        yield "plain", rank_plain(texts)
-        yield "bm25", [best(scores) for scores in words]
-        yield "convex_30", rank_mixture("convex_30", words, texts.query_vectors, texts.document_vectors)
-        for name, context in contexts.items():
-            for label, parts in (("hybrid", "both"), ("one", "one")):
-                yield f"{label} {name}", rank_with_head(self.bench.encoder, texts, context, parts)
+    def _ways(self, texts: PlainTexts, came_from: Sequence[str], own: Context) -> dict[str, Callable[[], Ranking]]:
+        """Return what ranks the documents of a set that has grown, by the names of `ROWS`; its own come first."""
+        encoder = self.bench.encoder
+        words = cache(lambda: list(score_bm25(texts.documents, texts.queries)))
+        ways: dict[str, Callable[[], Ranking]] = {
+            "plain": lambda: rank_plain(texts),
+            "bm25": lambda: [best(scores) for scores in words()],
+            "convex_30": lambda: rank_mixture("convex_30", words(), texts.query_vectors, texts.document_vectors),
+        }
+        contexts: dict[str, Callable[[], Context]] = {
+            "own": lambda: own,
+            "refitted": cache(lambda: fit_on_kept(encoder, texts)),
+            "null": encoder.null_context,
+        }
+        for label, parts in (("hybrid", "both"), ("one", "one")):
+            for name, context in contexts.items():
+                ways[f"{label} {name}"] = partial(self._ranked, texts, context, parts)
+        kinds = ["own"] * (len(texts.documents) - len(came_from))
+        for name, joined in (("theirs", list(came_from)), ("together", ["joined"] * len(came_from))):
+            ways[f"routed {name}"] = partial(self._routed, texts, [*kinds, *joined])
+        return ways
+
+    def _ranked(self, texts: PlainTexts, context: Callable[[], Context], parts: str) -> Ranking:
+        return rank_with_head(self.bench.encoder, texts, context(), parts)
+
+    def _routed(self, texts: PlainTexts, kinds: Sequence[str]) -> Ranking:
+        return Routed(self.bench.encoder, texts, kinds).ranking(ASKED)
 
 
 def summary(data: RetrievalSet, ranking: Ranking, own: int) -> dict[str, float]:
@@ -142,23 +173,40 @@ def write_page(file: Path) -> Path:
 
 
 def page_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the lines of the page: means over sets, then each set."""
+    """Yield the lines of the page: means over sets, over those that were routed, then each set."""
     sets = sorted({row["set"] for row in rows})
+    routed = [name for name in sets if set(ROWS) <= _complete([row for row in rows if row["set"] == name])]
     yield "# Growth: a corpus's questions when other corpora join it"
     yield ""
     yield "nDCG@10 in percent, change against the set alone, share of the set's own documents among the ten best."
     yield f"Means over {len(sets)} sets. Made by `python -m benchmarks.growth`; how: its first lines."
-    for title, chosen in [("All sets", sets), *((name, [name]) for name in sets)]:
+    sections = [("All sets", sets), *((name, [name]) for name in sets)]
+    if routed and routed != sets:
+        sections.insert(1, (f"The {len(routed)} sets that were routed too", routed))
+    for title, chosen in sections:
         yield from _table(title, [row for row in rows if row["set"] in chosen])
 
 
+def _factors(rows: Sequence[Row]) -> list[float]:
+    """Return how many times their own text all sets were measured with."""
+    each = [{row["factor"] for row in rows if row["set"] == name} for name in {row["set"] for row in rows}]
+    return sorted(set.intersection(*each))
+
+
+def _complete(rows: Sequence[Row]) -> set[str]:
+    """Return the rows that all sets have at all sizes that they share."""
+    cells = [(name, factor) for name in {row["set"] for row in rows} for factor in _factors(rows)]
+    there = {(row["row"], row["set"], row["factor"]) for row in rows}
+    return {row for row in ROWS if all((row, *cell) in there for cell in cells)}
+
+
 def _table(title: str, rows: Sequence[Row]) -> Iterator[str]:
-    factors = sorted({row["factor"] for row in rows})
+    factors, complete = _factors(rows), _complete(rows)
     yield from ["", f"## {title}", ""]
     heads = [f"{factor:g} times ({_mean(rows, 'reached', factor=factor):.1f} reached)" for factor in factors[1:]]
     yield "| | alone | " + " | ".join(heads) + " |"
     yield "|---|" + "--:|" * len(factors)
-    for row, label in ROWS.items():
+    for row, label in ((row, label) for row, label in ROWS.items() if row in complete):
         alone = _mean(rows, "ndcg_at_10", row=row, factor=0)
         cells = [f"{100 * alone:.1f}"]
         for factor in factors[1:]:
@@ -183,20 +231,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _known(output: Path, model: str) -> list[Row]:
     """Return the measurements of a model that a file holds already."""
-    stated = json.loads(output.read_text()) if output.exists() else {"model": None}
+    stated: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"model": None}
     return list(stated["results"]) if stated["model"] == model else []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every set, writing after each, and write the page."""
+    """Measure every set, writing after each row, and write the page."""
     options = parse(arguments)
     bench, judged = open_bench(options)
     growth = Growth(bench, judged, [found for folder in options.foreign for found in find_retrieval_sets(folder)])
     results = _known(options.output, bench.encoder.identity.sha256)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for folder in judged:
-        results += growth.rows(folder, options.factors, results)
-        write_measurements(options.output, bench.encoder, results=results)
+        for row in growth.rows(folder, options.factors, list(results)):
+            results.append(row)
+            write_measurements(options.output, bench.encoder, results=results)
         print(folder.name, flush=True)
     print(write_page(options.output))
     return 0

@@ -55,12 +55,13 @@ def test_a_stopped_run_goes_on_and_measures_nothing_twice(tmp_path, monkeypatch)
 def test_the_page_holds_means_over_sets_that_have_them():
     """Two sets, one of them routed and grown 50 times; by hand: (40 + 60) / 2 alone, 48 grown."""
     rows = [
-        {"row": row, "set": name, "factor": factor, "reached": float(factor), "ndcg_at_10": value, "own_in_top_10": 1.0}
+        {"row": row, "set": name, "factor": factor, "reached": factor - (name == "b"), "ndcg_at_10": value, "own_in_top_10": 1.0}
         for name, factor, value in (("a", 0, 0.4), ("a", 5, 0.36), ("a", 50, 0.3), ("b", 0, 0.6), ("b", 5, 0.6))
         for row in growth.ROWS
         if name == "a" or not row.startswith("routed")
     ]
     first, *others = "\n".join(growth.page_lines(rows)).split("\n## ")[1:]
+    assert "5 times (4.5 reached)" in first, "a set counts once, however many rows it has"
     assert "| plain | 50.0 | 48.0 (-4.0 %, 100 %) |" in first
     assert "routed" not in first
     assert "50 times" not in first

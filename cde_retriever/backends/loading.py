@@ -1,7 +1,10 @@
 """From a name to a model that runs: a folder or a Hub id, on one of the backends."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,9 +107,9 @@ def _load_export(found: FoundModel, spec: ModelSpec) -> Loaded:
     """Load an export, or a checkpoint's, which is made and kept if it is not there yet."""
     if is_export(found.folder):
         refuse_sayings(found.folder, spec.reading)
-        backend = _run_export(found.backend, found.folder, spec.device)
+        backend, tokenizer = _run_export(found.backend, found.folder, spec.device)
     else:
-        backend = _run_kept_export(found, spec)
+        backend, tokenizer = _run_kept_export(found, spec)
     if spec.dtype not in (None, backend.precision):
         raise ConfigError(
             f"{found.folder} is an export in {backend.precision}, received dtype {spec.dtype!r}; leave dtype out, or "
@@ -115,16 +118,19 @@ def _load_export(found: FoundModel, spec: ModelSpec) -> Loaded:
     identity = identify(backend.config, backend.export.checkpoint, found.commit)
     queries = None
     if backend.config.query_encoder is not None:
-        of_queries = _run_export(found.backend, backend.folder / QUERIES, spec.device)
-        refuse_other_queries(backend.folder, backend.config.query_encoder, of_queries.export.checkpoint)
-        queries = of_queries, read_tokenizer(of_queries.folder / TOKENIZER_NAME)
-    return backend, read_tokenizer(backend.folder / TOKENIZER_NAME), identity, queries
+        queries = _run_export(found.backend, backend.folder / QUERIES, spec.device)
+        refuse_other_queries(backend.folder, backend.config.query_encoder, queries[0].export.checkpoint)
+    return backend, tokenizer, identity, queries
 
 
-def _run_kept_export(found: FoundModel, spec: ModelSpec) -> "ExportBackend":
+def _run_kept_export(found: FoundModel, spec: ModelSpec) -> "tuple[ExportBackend, Tokenizer]":
     """Run the export of a checkpoint that the cache keeps; make it if it is not there, or damaged."""
     dtype = spec.dtype or PRECISIONS[0]
-    folder = cached_export(identify_model(found.folder, spec.reading), dtype)
+    with ThreadPoolExecutor(1) as pool:
+        sha256 = pool.submit(identify_model, found.folder, spec.reading)  # takes as long as the import, so both at once
+        with suppress(ImportError):  # says what to install when it is opened
+            import_module(EXPORT_RUNTIMES[found.backend])
+        folder = cached_export(sha256.result(), dtype)
     if is_export(folder):
         try:
             return _run_export(found.backend, folder, spec.device)
@@ -143,7 +149,15 @@ def _run_kept_export(found: FoundModel, spec: ModelSpec) -> "ExportBackend":
     return _run_export(found.backend, folder, spec.device)
 
 
-def _run_export(runtime: str, folder: Path, device: str | None) -> "ExportBackend":
+def _run_export(runtime: str, folder: Path, device: str | None) -> "tuple[ExportBackend, Tokenizer]":
+    """Open an export and its tokenizer, both at once."""
+    with ThreadPoolExecutor(1) as pool:
+        tokenizer = pool.submit(read_tokenizer, folder / TOKENIZER_NAME)
+        backend = _open_export(runtime, folder, device)  # says more of a damaged tokenizer than reading it does
+        return backend, tokenizer.result()
+
+
+def _open_export(runtime: str, folder: Path, device: str | None) -> "ExportBackend":
     if runtime == "openvino":
         from cde_retriever.backends.openvino import OpenVinoBackend
 

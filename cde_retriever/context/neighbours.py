@@ -13,6 +13,7 @@ Shapes: J context documents, n documents, d numbers a vector.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,16 @@ class Neighbours:
         self._vectors = vectors
         self._amount = head.amount
         self._half_mean = vectors.mean(axis=0) / 2 if len(vectors) else np.zeros(vectors.shape[1], np.float32)
-        self._keys = unit(vectors - self._half_mean)
         self.spread = spread_of(vectors, head.typical_spread)
-        self._scale = head.sharpness / spread_of(self._keys, head.typical_spread)
+        self._head = head
+
+    @cached_property
+    def _keys(self) -> Vectors:  # queries need none, so a start does not wait for them
+        return unit(self._vectors - self._half_mean)
+
+    @cached_property
+    def _scale(self) -> float:
+        return self._head.sharpness / spread_of(self._keys, self._head.typical_spread)
 
     def move(self, plain: Vectors, own: NDArray[np.int64], chunks_of: Sequence[Hashable] | None = None) -> Vectors:
         """Return z' of documents, (n, d).
@@ -98,6 +106,6 @@ def spread_of(vectors: Vectors, typical: float) -> float:
     count = len(vectors)
     if count < 2:
         return typical
-    cosines = (vectors @ vectors.T)[np.triu_indices(count, 1)]
+    cosines = (vectors @ vectors.T)[~np.tri(count, dtype=bool)]
     found = float(cosines.std(dtype=np.float64))
     return (count * found + TYPICAL_PAIRS_FROM * typical) / (count + TYPICAL_PAIRS_FROM)

@@ -16,7 +16,6 @@ from cde_retriever.encoder.tokens import TextTokenizer
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.forking import ThreadLock
 from cde_retriever.model.config import WINDOWS, ModelConfig
-from cde_retriever.progress import counter
 
 Vectors = NDArray[np.float32]
 Ids = list[int]
@@ -139,7 +138,9 @@ class TextRunner:
 
 
 def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:
-    # Not counter(show=False): making even that takes time where a query counts.
+    # Not counter(show=False): making even that takes time where a query counts, and importing tqdm where a start does.
+    from cde_retriever.progress import counter
+
     with counter(total=texts, label="Embedding", unit="text") as bar:
         for rows in batches:
             yield rows

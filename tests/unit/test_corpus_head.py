@@ -60,6 +60,7 @@ def test_a_document_of_the_context_does_not_attend_to_itself():
     head = Neighbours(context, SETTINGS)
     moved = head.move(context[:1], np.array([0]))
     others = Neighbours(context, SETTINGS)
+    assert others._scale > 0  # keys and scale are those of the context as it was
     others._vectors = context.copy()
     others._vectors[0] = 9  # what it does not attend to makes no difference
     assert others.move(context[:1], np.array([0])) == pytest.approx(moved)

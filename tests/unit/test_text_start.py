@@ -165,6 +165,7 @@ def test_a_long_text_is_read_as_far_as_needed(kinds, kind, monkeypatch):
 
     text = "baron kolak misim " * 500_000
     listening = TextTokenizer(kinds[kind], prompts={"document": ""}, max_length=LENGTH, pad_token_id=0)
+    assert listening._safe_end is not None  # found before the tokenizer is another
     listening.tokenizer = Listening()
     found = listening.tokenize([text, " " * 3_000 + text], "document")
     assert max(read) < 20_000

@@ -203,7 +203,8 @@ def _complete(rows: Sequence[Row]) -> set[str]:
 def _table(title: str, rows: Sequence[Row]) -> Iterator[str]:
     factors, complete = _factors(rows), _complete(rows)
     yield from ["", f"## {title}", ""]
-    heads = [f"{factor:g} times ({_mean(rows, 'reached', row='plain', factor=factor):.1f} reached)" for factor in factors[1:]]
+    reached = {factor: _mean(rows, "reached", row="plain", factor=factor) for factor in factors[1:]}
+    heads = [f"{factor:g} times ({times:.1f} reached)" for factor, times in reached.items()]
     yield "| | alone | " + " | ".join(heads) + " |"
     yield "|---|" + "--:|" * len(factors)
     for row, label in ((row, label) for row, label in ROWS.items() if row in complete):

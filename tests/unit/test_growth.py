@@ -54,8 +54,9 @@ def test_a_stopped_run_goes_on_and_measures_nothing_twice(tmp_path, monkeypatch)
 
 def test_the_page_holds_means_over_sets_that_have_them():
     """Two sets, one of them routed and grown 50 times; by hand: (40 + 60) / 2 alone, 48 grown."""
+    whole = {"own_in_top_10": 1.0}
     rows = [
-        {"row": row, "set": name, "factor": factor, "reached": factor - (name == "b"), "ndcg_at_10": value, "own_in_top_10": 1.0}
+        {"row": row, "set": name, "factor": factor, "reached": factor - (name == "b"), "ndcg_at_10": value} | whole
         for name, factor, value in (("a", 0, 0.4), ("a", 5, 0.36), ("a", 50, 0.3), ("b", 0, 0.6), ("b", 5, 0.6))
         for row in growth.ROWS
         if name == "a" or not row.startswith("routed")

@@ -204,6 +204,20 @@ def test_a_first_stage_embeds_its_context_once_where_it_is_read_and_stays(tmp_pa
         assert (len(vectors), vectors.manifest.identity) == (kept, before)
 
 
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_step_counts_the_tokens_of_its_context_for_a_model_that_reads_them(tmp_path, monkeypatch, counts):
+    encoder = tiny_encoder(context_attention="late", context_moments=not counts, term_statistics=counts)
+    config, vocabulary = replace(CONFIG, steps=1, null_rate=0.0), encoder.vocabulary_size if counts else 0
+    builder = BatchBuilder(training_set(), config, encoder.text_tokenizer(), None, False, vocabulary)
+    expected, seen, step = builder.build(0).frequencies, [], trainer.cached_step
+    monkeypatch.setattr(
+        trainer, "cached_step", lambda model, batch, *how: seen.append(batch) or step(model, batch, *how)
+    )
+    train(encoder, training_set(), config, tmp_path / "run")
+    assert seen[0].frequencies is expected is None or torch.equal(seen[0].frequencies, expected)
+    assert (expected is not None) == counts
+
+
 def test_vectors_of_the_context_that_are_given_are_taken(tmp_path):
     """They are of another encoder: what is trained on them is what a run whose first stage that one was learns."""
     data, other = training_set(), tiny_encoder(seed=1)

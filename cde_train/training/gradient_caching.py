@@ -169,7 +169,7 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
     for r, ids, mask in how.chunks(texts):
         vectors = _embed(second, ids, mask, leaves, how)
         if vectors.requires_grad:
-            vectors.backward(gradient[r].to(vectors.dtype))  # type: ignore[no-untyped-call]
+            vectors.backward(gradient[r])  # type: ignore[no-untyped-call]
 
     # 5. The state's graph, then the first stage again. Every process now adds up what all of them found at C.
     reached = [(t, leaf.grad) for t, leaf in zip(state, leaves, strict=True) if leaf.grad is not None]
@@ -180,7 +180,7 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
         at_context = torch.zeros_like(embeddings) if embeddings.grad is None else embeddings.grad
         at_context = sum_over_processes(at_context)
         for r, vectors in _first_stage_share(model, context, how):
-            vectors.backward(at_context[r].to(vectors.dtype))  # type: ignore[no-untyped-call]
+            vectors.backward(at_context[r])  # type: ignore[no-untyped-call]
     add_over_processes(before)
     how.lap("second pass")
     return StepResult(result.loss.detach(), result.accuracy)
@@ -212,7 +212,7 @@ def _negatives_only(mask: Tensor) -> Tensor:
 
 def _inverse(order: Sequence[int]) -> Tensor:
     """Return the permutation that undoes an order."""
-    return torch.argsort(torch.tensor(order, dtype=torch.long))
+    return torch.argsort(torch.tensor(order))
 
 
 def _dataset_embeddings(model: TwoStageModel, context: Ids | Tensor | int, how: Chunking) -> Tensor | None:

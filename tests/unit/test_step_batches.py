@@ -78,6 +78,20 @@ def test_every_part_is_computed_under_autocast(step):
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
 
 
+def test_weights_in_half_precision_give_a_loss_in_full_and_gradients_like_theirs():
+    model, batch, pad = model_and_batch()
+    exact, gradient = gradients(model, lambda: direct_step(model, batch, 0.05, Chunking(pad, 3)))
+    model.bfloat16()
+    result = cached_step(model, batch, 0.05, Chunking(pad, 3))
+    assert result.loss.dtype == torch.float32
+    assert result.loss.item() == pytest.approx(exact, abs=0.1)
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert found.keys() == gradient.keys()
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+    flat = [torch.cat([tensors[name].double().flatten() for name in gradient]) for tensors in (found, gradient)]
+    assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.95
+
+
 @pytest.mark.parametrize("step", [cached_step, direct_step])
 def test_accuracy_counts_queries_whose_positive_is_best_of_what_is_left_in(step):
     """Query 0 is document 1's text, query 1 its own: right are both once document 1 is left out for query 0."""

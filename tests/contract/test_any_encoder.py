@@ -46,6 +46,20 @@ def test_langchain(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [CDEEmbedding, CDEEmbeddings])
+def test_the_size_of_a_short_vector(tmp_path, kind):
+    save_model(tmp_path)
+    embedding = kind(model_name=str(tmp_path / "model"), vector_size=24, device="cpu")
+    embedding.fit(documents(20))
+    again = kind(model_name=str(tmp_path / "model"), vector_size=24, context=embedding.context, device="cpu")
+    query = "get_query_embedding" if kind is CDEEmbedding else "embed_query"
+    vector = np.array(getattr(embedding, query)("baron kolak"))
+    assert vector.shape == (24,)
+    np.testing.assert_allclose(getattr(again, query)("baron kolak"), vector, atol=1e-5)
+    with pytest.raises(ContextMismatchError, match="was made by model"):
+        kind(model_name=str(tmp_path / "model"), context=embedding.context, device="cpu")
+
+
+@pytest.mark.parametrize("kind", [CDEEmbedding, CDEEmbeddings])
 def test_the_language_of_the_corpus(tmp_path, kind):
     save_model(tmp_path)
     embedding = kind(model_name=str(tmp_path / "model"), language="german", device="cpu")

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.distillation.corpora import Corpus, Hidden, draw_lesson, taken, teach
 from benchmarks.distillation.directions import target
+from benchmarks.distillation.folders import draw
 from benchmarks.distillation.student import TOKEN_LENGTH, Student
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Knowledge
@@ -227,3 +228,28 @@ def test_the_student_nearest_to_the_teacher_is_taken_of_every_split(monkeypatch)
     }
     assert found.head.directions == min(far, key=far.get)
     assert (found.before, found.after) == pytest.approx((far[20], min(far.values())), abs=1e-6)
+
+
+class Stored:
+    """A store of one corpus; query i asks for document i."""
+
+    def open(self, name: str) -> Corpus:
+        return corpus(name, 12)
+
+    def documents(self, name: str) -> list[str]:
+        return [f"{name} {i}" for i in range(12)]
+
+    def queries(self, _name: str) -> list[str]:
+        return [f"query {i}" for i in range(12)]
+
+
+def test_a_folder_holds_answers_of_its_queries_and_other_documents():
+    folder = draw(Stored(), "one", 8)
+    assert 6 <= len(folder.data.documents) == len(folder.documents) <= 8
+    assert len(folder.data.queries) == len(folder.queries) >= 6
+    texts = dict(zip(folder.data.document_ids, folder.data.documents, strict=True))
+    for key, query in zip(folder.data.query_ids, folder.data.queries, strict=True):
+        (answer,) = folder.data.relevant[key]
+        assert texts[answer].split()[-1] == query.split()[-1]
+    numbers = [int(text.split()[-1]) for text in folder.data.documents]
+    np.testing.assert_array_equal(folder.documents, corpus("one", 12).vectors[0][numbers])

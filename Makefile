@@ -2,7 +2,8 @@
 # make test     run the tests
 # make check    lint, types, architecture
 # make docs     write the documentation site to site/, a warning is an error
-# make packages build sdist and wheel, install the wheel with each extra on its oldest and newest dependencies, and use it
+# make packages build sdist and wheel, install the wheel with each extra on its oldest and newest dependencies, and use it;
+#               on the other Pythons of this machine bare, and with all extras at once
 # make bench    measure speed and memory against what people use today, write docs/performance.md; two hours or so,
 #               interrupted it goes on; BENCH_ARGS="--only queries startup", "--quick"
 # make mutants  change the code of one part in many small ways, count what its tests notice; PART=terms (benchmarks/mutants.toml);

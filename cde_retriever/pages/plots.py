@@ -201,11 +201,12 @@ def heat_map(
         "texttemplate": "%{z:.1f}",
         "colorscale": LIGHT_TO_DARK,
     }
-    layout = {
+    layout: dict[str, Any] = {
         "xaxis": axis(x, type="category", automargin=True),
         "yaxis": axis(y, type="category", autorange="reversed", automargin=True),
         "height": 180 + 34 * len(rows),
     }
+    layout["yaxis"]["title"]["standoff"] = 16  # or names lie on it
     return Plot(title, alt, [trace], layout, Table(("", *columns), [(name, *values) for name, values in rows]))
 
 

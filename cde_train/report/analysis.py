@@ -125,25 +125,36 @@ def write_analysis_page(name: str, found: Analysis) -> Page:
     own, null = np.diag(found.by_context), found.by_context[-1]
     gain = own - null
     page = Page(f"{name} under many contexts")
-    page.text(
-        f"Own context against null: {gain.mean():+.1f} nDCG@10 on average of {len(found.names)} corpora, from "
-        f"{gain.min():+.1f} to {gain.max():+.1f}.",
-        strong=True,
-    )
+    spread = f"average of {len(gain)} corpora, from {gain.min():+.1f} to {gain.max():+.1f}"
+    where = spread if len(gain) > 1 else found.names[0]
+    page.text(f"Own context against null: {gain.mean():+.1f} nDCG@10 on {where}.", strong=True)
     rows = [(label, row.tolist()) for label, row in zip([*found.names, NULL], found.by_context, strict=True)]
     alt = "nDCG@10 under each context, a row, on each corpus, a column; own contexts on the diagonal, null below."
     page.plot(heat_map("Each context on each corpus", alt, found.names, rows, x="corpus", y="context"))
     series = {name: (list(found.sizes), found.by_size[:, column].tolist()) for column, name in enumerate(found.names)}
     alt = f"nDCG@10 on each corpus under its own context of {found.sizes[0]} to {found.sizes[-1]} documents, or of all."
     page.plot(
-        lines("Quality by size of the context", alt, series, x="documents in the context", y="nDCG@10 (0 to 100)")
+        lines(
+            "Quality by size of the context", alt, series, x="documents in the context, at most", y="nDCG@10 (0 to 100)"
+        )
     )
+    if len(found.names) > 1:
+        page.plot(_by_distance(found))
+    page.plot(_by_difficulty(found))
+    summary = [
+        (name, *figures) for name, *figures in zip(found.names, null.tolist(), own.tolist(), gain.tolist(), strict=True)
+    ]
+    return page.table(Table(("corpus", "null", "own", "gain"), summary), "nDCG@10 (0 to 100)")
+
+
+def _by_distance(found: Analysis) -> Plot:
+    """Plot the gain of each context on each corpus over null by how far their words are apart."""
     both = [(i, j) for i in range(len(found.names)) for j in range(len(found.names))]
     dots = {
         kind: [
             (
                 float(found.distances[i, j]),
-                float(found.by_context[i, j] - null[j]),
+                float(found.by_context[i, j] - found.by_context[-1, j]),
                 f"{found.names[i]} on {found.names[j]}",
             )
             for i, j in both
@@ -152,12 +163,7 @@ def write_analysis_page(name: str, found: Analysis) -> Page:
         for kind in ("foreign", "own")
     }
     alt = "Gain over the null context by how far the words of context and corpus are apart, a point for each pair."
-    page.plot(points("Gain by distance of words", alt, dots, x="distance of word statistics", y="gain over null"))
-    page.plot(_by_difficulty(found))
-    summary = [
-        (name, *figures) for name, *figures in zip(found.names, null.tolist(), own.tolist(), gain.tolist(), strict=True)
-    ]
-    return page.table(Table(("corpus", "null", "own", "gain"), summary), "nDCG@10 (0 to 100)")
+    return points("Gain by distance of words", alt, dots, x="distance of word statistics", y="gain over null")
 
 
 def _by_difficulty(found: Analysis) -> Plot:

@@ -28,7 +28,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     documents, source = real_documents(options.eval_folder, max(options.context_size, options.batch_size))
     encoders = {name: load_encoder(options.checkpoint, name) for name in BACKENDS}
     for encoder in encoders.values():
-        encoder.fit_context(documents, context_size=options.context_size)
+        encoder.set_context(encoder.fit_context(documents, context_size=options.context_size))  # or it keeps vectors
     batch = documents[: options.batch_size]
     query = queries_of(encoders["torch"], documents, 1)
     peak = peak_flops()

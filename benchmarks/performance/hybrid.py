@@ -29,7 +29,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     texts, source = real_documents(options.eval_folder, max(options.documents, options.context_size))
     documents = texts[: options.documents]
     encoder = load_encoder(options.checkpoint)
-    encoder.fit_context(texts[: options.context_size], context_size=options.context_size)
+    # Set anew, or documents of the context would not run through the model again.
+    encoder.set_context(encoder.fit_context(texts[: options.context_size], context_size=options.context_size))
     parts = split(documents, options.repetitions)
     made: dict[str, list[Any]] = {"both": [], "one": []}
     subjects = {form: part_by_part(keeping(encoder, form, options.batch_size, made[form]), parts) for form in made}

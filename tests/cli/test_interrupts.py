@@ -33,15 +33,14 @@ STEPS = (
 COMMANDS = [
     (cde, "embed rows.jsonl -o OUT --model model --device cpu", CONTINUES),
     (cde, "doctor rows.jsonl -o OUT --model model", CONTINUES),
-    (cde, "export model -o OUT", AFRESH),
     (cde, "wrap plain -o OUT --pooling mean", AFRESH),
     (cde_train, "fit few.jsonl -o OUT --config run.toml", CONTINUES),
     (cde_train, STEPS[0].replace("-o vectors", "-o OUT"), CONTINUES),
     (cde_train, STEPS[1].replace("clusters.safetensors", "OUT"), AFRESH),
     (cde_train, STEPS[2].replace("batches.npy", "OUT"), AFRESH),
     (cde_train, "filter pairs.jsonl -o OUT --vectors vectors --batches batches.npy --config run.toml", AFRESH),
-    (cde_train, "evaluate model sets -o OUT", CONTINUES),
-    (cde_train, "evaluate model sets", AFRESH),
+    (cde_train, "evaluate model sets/first -o OUT", CONTINUES),
+    (cde_train, "evaluate model sets/first", AFRESH),
     (cde_train, "analyse model sets -o OUT", AFRESH),
     (cde_train, f"report {RUN} -o OUT", AFRESH),
 ]

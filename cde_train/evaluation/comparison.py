@@ -3,7 +3,7 @@
 | mode | what ranks |
 | --- | --- |
 | ``bm25`` | BM25 |
-| ``plain`` | the backbone without context: the checkpoint's first stage on both sides |
+| ``plain`` | the backbone without context: the checkpoint's first stage on both sides, under their prompts |
 | ``centring`` … ``all_but_the_top`` | plain vectors, adapted to the corpus's (`cde_train.evaluation.baselines`) |
 | ``null``, ``foreign``, ``corpus`` | the checkpoint under null context, another corpus's, the corpus's own |
 | ``start`` | the model training started from, under corpus context |
@@ -122,10 +122,8 @@ def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progre
 
     @cache
     def vectors() -> tuple[Vectors, Vectors]:
-        queries, documents = (
-            encoder.encode_first_stage(texts, show_progress=show_progress) for texts in (data.queries, data.documents)
-        )
-        return queries, documents
+        queries = encoder.encode_first_stage(data.queries, role="query", show_progress=show_progress)
+        return queries, encoder.encode_first_stage(data.documents, show_progress=show_progress)
 
     def plain(mode: str) -> Rank:
         return lambda: rank_plain(mode, *vectors())

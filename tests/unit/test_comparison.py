@@ -38,7 +38,8 @@ def test_figures_equal_direct_computation(encoder, sets):
     found = compare(encoder, sets[:2], start=start, against=start)
     data = sets[0]
     embed = encoder.encode_first_stage
-    assert found.value("a", "plain") == evaluate(data, embed(data.queries), embed(data.documents)).means()["ndcg_at_10"]
+    plain = evaluate(data, embed(data.queries, role="query"), embed(data.documents))
+    assert found.value("a", "plain") == plain.means()["ndcg_at_10"]
     cases = [(encoder, sets[1].documents, "foreign", 0), (encoder, data.documents, "corpus", 0)]
     for model, source, mode, seed in [*cases, (start, data.documents, "start", 0)]:
         model.fit_context(source, seed=seed)
@@ -47,6 +48,16 @@ def test_figures_equal_direct_computation(encoder, sets):
         assert row.ndcg_per_query == tuple(quality.ndcg_at_10)
         assert row.recall_at_100 == quality.means()["recall_at_100"]
     assert found.modes == ["bm25", *PLAIN_MODES, "null", "foreign", "corpus", "start", "against"]
+
+
+def test_plain_vectors_of_queries_have_the_prompt_of_queries(sets):
+    said = tiny_encoder(prompts={"query": sets[0].documents[9] + " ", "document": ""})
+    unsaid = tiny_encoder(prompts={"query": "", "document": ""})
+    data = sets[0]
+    vectors = unsaid.encode_first_stage([said.config.prompts["query"] + query for query in data.queries])
+    expected = evaluate(data, vectors, unsaid.encode_first_stage(data.documents)).means()["ndcg_at_10"]
+    assert compare(said, sets[:1]).value("a", "plain") == expected
+    assert compare(unsaid, sets[:1]).value("a", "plain") != expected
 
 
 def test_the_encoder_keeps_its_context_and_a_lone_set_has_no_foreign_one(encoder, sets):

@@ -151,6 +151,7 @@ def test_what_a_command_needs_is_named_at_once(checkpoint, capsys, monkeypatch, 
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "page.md").write_text("# Page\n\nOpen Settings.\n")
     monkeypatch.setitem(sys.modules, "semantic_text_splitter", None)
+    monkeypatch.delitem(sys.modules, "cde_retriever.corpus.passage_size", raising=False)  # another test may have it
     options = [str(tmp_path / "docs"), "-o", str(tmp_path / "out"), "--model", str(checkpoint)]
     for name, extra in (("doctor", "doctor"), ("embed", "bulk")):
         assert main([name, *options]) == 1

@@ -48,6 +48,11 @@ def server(tmp_path_factory):
         process.wait()
 
 
+def client_of(port: int) -> chromadb.ClientAPI:
+    """Return a client of the server; Chroma writes the address into settings, so they are the client's own."""
+    return chromadb.HttpClient("127.0.0.1", port, settings=SETTINGS.model_copy())
+
+
 def _answers(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -64,7 +69,7 @@ class Served(Place):
         super().__init__(kind, *place)
 
     def connect(self) -> None:
-        self.client = chromadb.HttpClient("127.0.0.1", self.port, settings=SETTINGS)
+        self.client = client_of(self.port)
         self.collection = Collection(self.client, NAME)
 
     def read(self) -> str:
@@ -107,7 +112,7 @@ def test_collections_of_a_server_are_built_refitted_and_restored(kind, server, t
 
 
 def test_a_collection_of_a_server_is_migrated(server, tmp_path):
-    client = chromadb.HttpClient("127.0.0.1", server, settings=SETTINGS)
+    client = client_of(server)
     texts = [f"Pump {n} fills tank {n + 1}." for n in range(9)]
     ids = [f"d{n}" for n in range(9)]
     client.create_collection("bare", embedding_function=None).add(

@@ -118,14 +118,12 @@ def test_growth_adds_what_was_not_measured_before(tmp_path, monkeypatch):
     first = json.loads(output.read_text())["results"]
     shares = {(row["factor"], row["own_in_top_10"] == 1) for row in first if row["row"] == "plain"}
     assert shares == {(0, True), (1, False)}
-    measure, measured = growth.Growth._measured, []
+    measure, measured = growth.summary, []
     monkeypatch.setattr(
-        growth.Growth,
-        "_measured",
-        lambda self, data, texts, *rest: measured.append(len(texts.documents)) or measure(self, data, texts, *rest),
+        growth, "summary", lambda data, *rest: measured.append(len(data.documents)) or measure(data, *rest)
     )
     assert growth.main([*command, "1", "50", "100"]) == 0
-    assert measured == [60, 60, 60]  # all there is, so 100 times is 50 times
+    assert measured == [60] * 3 * len(growth.ROWS)  # all there is, so 100 times is 50 times
     found = json.loads(output.read_text())["results"]
     assert found[: len(first)] == first
     assert len(found) == 2 * len(first)

@@ -24,8 +24,9 @@ from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
+from cde_train.evaluation.comparison import result_of
 from cde_train.evaluation.ranking import Ranking, measure
-from cde_train.evaluation.results import Comparison, Difference, Result
+from cde_train.evaluation.results import Comparison, Difference
 from cde_train.evaluation.statistics import bootstrap
 
 SHORTER = 384
@@ -53,18 +54,20 @@ def compare_kept(encoder: ContextualEncoder, found: Sequence[tuple[RetrievalSet,
         rankings: dict[str, Ranking] = {"plain": rank_plain(texts)}
         rankings |= {mode: rank_with_head(encoder, texts, context, "one") for mode, context in used.items()}
         for mode, ranking in rankings.items():
-            quality = measure(data, ranking)
-            sizes, per_query = (len(data.documents), len(data.queries)), tuple(quality.ndcg_at_10.tolist())
-            results.append(Result(data.name, mode, 0, *sizes, **quality.means(), ndcg_per_query=per_query))
+            results.append(result_of(data, mode, measure(data, ranking)))
     return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))
+
+
+def by_set(comparison: Comparison, rival: str) -> list[float]:
+    """Return own context minus a rival on each set."""
+    return [
+        (comparison.value(name, "corpus") or 0.0) - (comparison.value(name, rival) or 0.0) for name in comparison.sets
+    ]
 
 
 def over_sets(comparison: Comparison, rival: str) -> tuple[float, float]:
     """Return the ends of the 95 % interval of own context minus a rival, as if other sets had been drawn."""
-    found = [
-        (comparison.value(name, "corpus") or 0.0) - (comparison.value(name, rival) or 0.0) for name in comparison.sets
-    ]
-    return bootstrap([np.array(found)])[1:]
+    return bootstrap([np.array(by_set(comparison, rival))])[1:]
 
 
 def markdown(found: Sequence[tuple[str, int, Comparison]]) -> str:
@@ -90,8 +93,8 @@ def markdown(found: Sequence[tuple[str, int, Comparison]]) -> str:
         lines.append(f"| {name} | {size} | {' | '.join(cells)} |")
     lines += ["", "Own context minus plain, set by set:", "", f"| | {' | '.join(sets)} |", "|---|" + "--:|" * len(sets)]
     for name, size, comparison in found:
-        row = [100 * ((comparison.value(s, "corpus") or 0) - (comparison.value(s, "plain") or 0)) for s in sets]
-        lines.append(f"| {name}, {size} | " + " | ".join(f"{value:+.1f}" for value in row) + " |")
+        row = " | ".join(f"{100 * value:+.1f}" for value in by_set(comparison, "plain"))
+        lines.append(f"| {name}, {size} | {row} |")
     return "\n".join([*lines, ""])
 
 

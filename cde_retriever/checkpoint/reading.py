@@ -74,11 +74,8 @@ class Reading:
     def says(self) -> dict[str, Any]:
         """Return what was said, as JSON takes it."""
         said = {"pooling": self.pooling, "max_length": self.max_length, "head": self.head}
-        for name in (
-            "variant",
-            "long_texts",
-            "vector_size",
-        ):  # later ones, left out where nothing is said, so that identities stay
+        # Later ones are left out where nothing is said, so that identities stay.
+        for name in ("variant", "long_texts", "vector_size"):
             if getattr(self, name) is not None:
                 said[name] = getattr(self, name)
         return {**said, "prompts": None if self.prompts is None else dict(self.prompts)}

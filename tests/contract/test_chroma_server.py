@@ -9,14 +9,12 @@ from pathlib import Path
 import chromadb
 import pytest
 
-from cde_retriever.adapters.stamps import STAMP
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.cli.main import main
 from cde_retriever.errors import ContextMismatchError
 from cde_retriever.lifecycle.collection import Collection, collection_in
 from cde_retriever.lifecycle.migrate import migrate
 from cde_retriever.lifecycle.refit import confirm_refit
-from tests.contract.langchain_corpus import QUERY
 from tests.contract.llama_index_corpus import SETTINGS
 from tests.contract.test_refit_collections import NAME, Place, assert_refitted, assert_same
 from tests.readers import seen_meanwhile
@@ -72,16 +70,10 @@ class Served(Place):
         self.client = client_of(self.port)
         self.collection = Collection(self.client, NAME)
 
-    def read(self) -> str:
-        """Return the stamp of all documents, as a reader finds it who opens the collection with a client of its own."""
-        opened = Served(f"{self.framework}-chroma-{self.form}", self.port, self.checkpoint, self.folder).open()
-        if self.framework == "li":
-            found = [n.node.metadata[STAMP] for n in opened.as_retriever(similarity_top_k=30).retrieve(QUERY)]
-        else:
-            found = [d.metadata[STAMP] for d in opened.similarity_search(QUERY, k=30)]
-        assert len(found) == 23
-        (stamp,) = set(found)
-        return stamp.partition("/")[0]
+    def read(self, documents: int) -> str:
+        """Return what a reader finds who opens the collection with a client of its own."""
+        reader = Served(f"{self.framework}-chroma-{self.form}", self.port, self.checkpoint, self.folder)
+        return Place.read(reader, documents)
 
 
 @pytest.mark.parametrize("kind", ["li-chroma-one", "lc-chroma-beside"])
@@ -97,8 +89,8 @@ def test_collections_of_a_server_are_built_refitted_and_restored(kind, server, t
     before, done = place.contents(), []
     assert (len(before), first in before) == (23, False)
     two_steps = (ContextMismatchError,) if place.framework == "li" else ()  # it opens the embedding before the index
-    assert place.read() == next(iter(before.values()))[1].partition("/")[0]
-    seen = seen_meanwhile(place.read, lambda: done.append(place.run()) or done[0].new, two_steps)
+    assert place.read(23) == next(iter(before.values()))[1].partition("/")[0]
+    seen = seen_meanwhile(lambda: place.read(23), lambda: done.append(place.run()) or done[0].new, two_steps)
     assert seen <= {done[0].old, done[0].new}
     assert_refitted(place, before, done[0].new)
     assert place.undo()

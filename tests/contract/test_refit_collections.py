@@ -117,6 +117,17 @@ class Place:
             store.client.close()
             self.connect()
 
+    def read(self, documents: int) -> str:
+        """Return the context that stamps all documents, as a query finds them that asks for more than there are."""
+        opened = self.open()
+        if self.framework == "li":
+            found = [n.node.metadata[STAMP] for n in opened.as_retriever(similarity_top_k=30).retrieve(QUERY)]
+        else:
+            found = [d.metadata[STAMP] for d in opened.similarity_search(QUERY, k=30)]
+        assert len(found) == documents
+        (stamp,) = set(found)
+        return stamp.partition("/")[0]
+
     def open(self) -> Any:
         """Open what is in force, as a reader of another process does."""
         if self.framework == "li":
@@ -381,14 +392,7 @@ def test_a_collection_that_was_written_meanwhile_is_not_replaced(place, monkeypa
 @chroma_kinds
 def test_readers_find_the_old_collection_or_the_new_one(place):
     def read() -> str:
-        opened = place.open()
-        if place.framework == "li":
-            found = [n.node.metadata[STAMP] for n in opened.as_retriever(similarity_top_k=30).retrieve(QUERY)]
-        else:
-            found = [d.metadata[STAMP] for d in opened.similarity_search(QUERY, k=30)]
-        assert len(found) == 24
-        (stamp,) = set(found)
-        return stamp.partition("/")[0]
+        return place.read(24)
 
     done = []
     two_steps = (ContextMismatchError,) if place.framework == "li" else ()  # it opens the embedding before the index

@@ -78,6 +78,8 @@ ROWS = (
     Row("concurrent", "onnx_int8_mixed", "concurrent callers, ONNX int8, 8 to 24 tokens", ALONE, CALLERS),
     Row("training", "frozen", "training step, `cached`", "plain bi-encoder step, gradient caching", STEP),
     Row("training", "trained", "training step, `cached`, first stage trained too", "the same"),
+    Row("training", "frozen_bf16", "training step, `cached`, bf16", "plain bi-encoder step, bf16", STEP),
+    Row("training", "trained_bf16", "training step, `cached`, bf16, first stage trained too", "the same"),
     Row("memory", "stream", "peak memory, many short documents as a stream", "few documents", PEAK),
     Row("startup", "torch", f"{START}, PyTorch", LOADING, STARTUP),
     Row("startup", "onnx", f"{START}, ONNX fp32", LOADING, STARTUP),

@@ -6,14 +6,15 @@ stage the context's vectors are there before the step, as in training; with a tr
 our chunk. Both: forward and backward over tokenised texts, without optimiser and without dropout.
 
 A query is a pair's query, gone on with its document's words to one length, and a document is cut at another, so all
-texts of a kind are equally long and nobody pads. Under a frozen first stage the word embeddings, which both stages
-share, are frozen too; they are on the other side as well.
+texts of a kind are equally long and nobody pads. Both sides also in bfloat16, by autocast. Under a frozen first stage
+the word embeddings, which both stages share, are frozen too; they are on the other side as well.
 """
 
 import argparse
 import random
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.readers import read_pairs
 from cde_train.training.config import TrainConfig
+from cde_train.training.cpu_attention import faster_attention
 from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
 from cde_train.training.parameters import prepare_parameters
 
@@ -39,7 +41,7 @@ READS = (
     "training_repetitions",
 )
 TEMPERATURE = 0.02
-PLAIN = "plain"
+PLAIN_OF = {"frozen": "plain", "trained": "plain", "frozen_bf16": "plain_bf16", "trained_bf16": "plain_bf16"}
 
 Ids = list[list[int]]
 
@@ -49,17 +51,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     start = load_encoder(options.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         write_plain_backbone(start, Path(folder))
-        models = {name: untrained_layout(Path(folder), start, "cached") for name in ("frozen", "trained")}
+        models = {name: untrained_layout(Path(folder), start, "cached") for name in PLAIN_OF}
         reference = sentence_transformer(Path(folder), start)
     queries, documents, context = draw(models["frozen"], options)
     subjects = {
-        name: our_step(encoder, queries, documents, context, options.training_chunk, trained=name == "trained")
+        name: our_step(encoder, queries, documents, context, options.training_chunk, name)
         for name, encoder in models.items()
     }
-    subjects[PLAIN] = plain_step(reference, queries, documents, options.training_chunk)
+    plain = plain_step(reference, queries, documents, options.training_chunk)
+    subjects |= {"plain": plain, "plain_bf16": torch.autocast("cpu", dtype=torch.bfloat16)(plain)}
     timings = interleave(subjects, options.training_repetitions, "Training steps")
     return {
-        "ratios": {name: ratio(timings, name, PLAIN) for name in models},
+        "ratios": {name: ratio(timings, name, plain_one) for name, plain_one in PLAIN_OF.items()},
         "seconds_a_step": medians(timings),
         "seconds": timings,
         "about": {
@@ -114,9 +117,10 @@ def real_pairs(file: Path) -> list[TrainingPair]:
 
 
 def our_step(
-    encoder: ContextualEncoder, queries: Ids, documents: Ids, context: Ids, chunk: int, *, trained: bool
+    encoder: ContextualEncoder, queries: Ids, documents: Ids, context: Ids, chunk: int, name: str
 ) -> Callable[[], object]:
-    """Return our step."""
+    """Return our step; its name says which stages are trained, and in what."""
+    trained, low = name.startswith("trained"), name.endswith("bf16")
     prepare_parameters(encoder.open_model(), TrainConfig(train_first_stage=trained))
     tokenizer = encoder.text_tokenizer(encoder.config.max_length)
 
@@ -130,9 +134,12 @@ def our_step(
             known = torch.cat([encoder.open_model().first_stage(*pad([ids])) for ids in context])
     batch = TwoStageBatch(queries, documents, known, torch.zeros(len(queries), len(queries), dtype=torch.bool))
 
+    how = Chunking(pad, chunk, lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=low))
+
     def step() -> None:
         encoder.open_model().zero_grad(set_to_none=True)
-        cached_step(encoder.open_model(), batch, TEMPERATURE, Chunking(pad, chunk))
+        with faster_attention(encoder.open_model()) if low else nullcontext():
+            cached_step(encoder.open_model(), batch, TEMPERATURE, how)
 
     return step
 

@@ -9,6 +9,7 @@ A saved state counts once it is whole (`saved_state`); a killed run continues fr
 
 import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from cde_train.evaluation.comparison import rank_in_context
 from cde_train.evaluation.ranking import measure
 from cde_train.training.batches import BatchBuilder, TrainingSet
 from cde_train.training.config import TrainConfig
+from cde_train.training.cpu_attention import faster_attention
 from cde_train.training.gradient_caching import Chunking, cached_step
 from cde_train.training.laps import Laps
 from cde_train.training.parameters import parameter_groups, prepare_parameters
@@ -89,7 +91,8 @@ def train(
         estimate_prior(encoder, data.documents_by_domain)
     trainer = TwoStageTrainer(encoder, data, config, output, development, identity)
     saved = newest_whole_state(output)
-    trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
+    with faster_attention(encoder.open_model()) if trainer.args.bf16 else nullcontext():
+        trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
     trained = encoder.open_model().state_dict()
     for name, weight in start.items():
         trained[name].lerp_(weight.to(trained[name]), 1 - config.interpolation)

@@ -65,9 +65,10 @@ def test_gradients_are_those_of_finite_differences(monkeypatch):
     assert torch.autograd.gradcheck(lambda *tensors: attend(monkeypatch, tensors, True), given, atol=1e-7)
 
 
-def test_low_precision_is_as_near_as_one_softmax_in_it(monkeypatch):
-    exact, gradient = tensors(3, 5)
-    low, _ = tensors(3, 5, torch.bfloat16)
+@pytest.mark.parametrize("length", [5, 300], ids=["few keys", "many keys"])
+def test_low_precision_is_as_near_as_one_softmax_in_it(monkeypatch, length):
+    exact, gradient = tensors(3, length)
+    low, _ = tensors(3, length, torch.bfloat16)
     found = {}
     for name, given, shared in (("exact", exact, False), ("shared", low, True), ("copied", low, False)):
         output = attend(monkeypatch, given, shared)

@@ -319,12 +319,16 @@ def adamw_by_hand(parameter, gradient, moments, rate, decay):
 def test_precision_is_that_of_the_products_and_weights_stay_fp32(tmp_path, precision, expected, train_first_stage):
     """Seen at a layer of both stages, in steps, in measuring, and where a frozen first stage embeds its context."""
     encoder, seen = tiny_encoder(), {"first_stage": Counter(), "second_stage": Counter()}
+    first, attention = encoder.open_model().first_stage.backbone.config, set()
     for stage, dtypes in seen.items():
         layer = getattr(encoder.open_model(), stage).backbone.encoder.layer[1].intermediate.dense
         layer.register_forward_hook(lambda _, __, output, dtypes=dtypes: dtypes.update([output.dtype]))
+        layer.register_forward_hook(lambda *_: attention.add(first._attn_implementation))
     config = replace(CONFIG, precision=precision, train_first_stage=train_first_stage, eval_steps=2, steps=2)
     train(encoder, training_set(), config, tmp_path / "run", development=development())
     assert [set(dtypes) for dtypes in seen.values()] == [{expected}, {expected}]
+    assert ("cde_bfloat16" in attention) == (precision == "bf16")
+    assert first._attn_implementation == "sdpa"
     assert {tensor.dtype for tensor in weights(encoder).values() if tensor.is_floating_point()} == {torch.float32}
 
 

@@ -27,6 +27,7 @@ EFFECTS = (
     ("both - random over everything", ("both", "corpus"), ("mixed", "null")),
     ("both, own context - null", ("both", "corpus"), ("both", "null")),
     ("both, own context - foreign", ("both", "corpus"), ("both", "foreign")),
+    ("both, joint - cached", ("both_joint", "corpus"), ("both", "corpus")),
 )
 """Title, and cell and context of what is compared."""
 Side = tuple[str, str]
@@ -66,7 +67,12 @@ def markdown(results: list[dict[str, Any]], name: str) -> str:
         runs = [r for r in results if r["cell"] == cell]
         speed = np.median([pairs_trained(r, results) / r["training_cpu_seconds"] for r in runs])
         lines.append(f"| {CELLS[cell]} | {np.mean([r['batch_difficulty'] for r in runs]):.3f} | {speed:.0f} |")
-    return "\n".join([*lines, "", f"![nDCG@10 by pairs seen]({name}.svg)", ""])
+    lines += ["", f"![nDCG@10 by pairs seen]({name}.svg)", ""]
+    lines += [
+        "Which corpus's context helps which corpus, of a model that reads its context: [map](context-map.md).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def pairs_trained(result: dict[str, Any], results: list[dict[str, Any]]) -> int:

@@ -73,7 +73,7 @@ def _blocks(text: str) -> Iterator[tuple[int, str]]:
     """Yield headings with their level, and other blocks with level 0."""
     lines = text.splitlines()
     tokens = _MARKDOWN.parse("\n".join(lines))
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, following in zip(tokens, [*tokens, None][1:], strict=True):
         if token.level or token.nesting < 0 or token.map is None:
             continue
         if token.type == "heading_open" and following is not None:

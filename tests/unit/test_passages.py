@@ -122,6 +122,7 @@ def test_markdown_sections():
     ]
     assert markdown_sections("---\ntitle: Front\n---\nx\n\n## B\ny") == [(("Front",), ["x"]), (("Front", "B"), ["y"])]
     assert markdown_sections("a\n\n---\n\nb\n\n---\n") == [((), ["a", "b"])]
+    assert markdown_sections("") == markdown_sections("---\ntitle: Front\n---\n") == []
     assert markdown_sections("```\n# after a fence of one line\n```\n# Heading\ntext")[1] == (("Heading",), ["text"])
 
 

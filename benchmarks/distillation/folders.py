@@ -5,7 +5,7 @@
 A folder is some documents of a stored corpus (`FOLDERS`): answers of queries drawn at random, and others. The run sees
 documents alone. Pseudo-queries of held-out documents are what its own report judges by; real queries with their
 judgements it never saw, and their kept vectors serve. The next folder is the foreign context of the real ones. A run
-that is done is not done again.
+that is done is not done again, and the page keeps what it says of other encoders.
 """
 
 import argparse
@@ -123,32 +123,27 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
         "that did other things too.",
     ]
     for name, title in (("held_out", "Pseudo-queries of held-out documents"), ("real", "Real queries, never seen")):
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            "| encoder | folder | queries | directions, p, topics' worth | plain | start | learned | ",
-        ]
-        lines[-1] += " | ".join(f"minus {rival}" for rival in RIVALS) + " | delivered | seconds |"
-        lines.append("|---|---|" + "--:|" * 5 + "---|" * len(RIVALS) + "---|--:|")
-        lines += [_row(result, name) for result in found]
-        lines += ["", *(_summary(model, [r for r in found if r["encoder"] == model], name) for model in _models(found))]
+        lines += ["", f"## {title}"]
+        for model in dict.fromkeys(result["encoder"] for result in found):
+            lines += ["", *_table(model, [result for result in found if result["encoder"] == model], name)]
     return "\n".join([*lines, ""])
 
 
-def _summary(model: str, found: Sequence[dict[str, Any]], name: str) -> str:
-    """Return on how many folders what was learned is above the start, and the mean with its interval over folders."""
+def _table(model: str, found: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """Return one encoder's table, and on how many folders it is above the start, with the mean's interval over them."""
     differences = [_difference(result, name, "start") for result in found]
     mean, low, high = bootstrap([np.array([d["mean"] for d in differences])])
     above, beyond = sum(d["mean"] > 0 for d in differences), sum(d["low"] > 0 for d in differences)
-    return (
-        f"{model}: above the start on {above} of {len(found)} folders, beyond chance on {beyond}; mean "
-        f"{100 * mean:+.2f} ({100 * low:+.1f} to {100 * high:+.1f} over folders).  "
-    )
-
-
-def _models(found: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(result["encoder"] for result in found))
+    heads = [model, "queries", "directions, p, topics' worth", "plain", "start", "learned"]
+    heads += [*(f"minus {rival}" for rival in RIVALS), "delivered", "seconds"]
+    return [
+        f"| {' | '.join(heads)} |",
+        "|---|" + "--:|" * 5 + "---|" * len(RIVALS) + "---|--:|",
+        *(_row(result, name) for result in found),
+        "",
+        f"Above the start on {above} of {len(found)} folders, beyond chance on {beyond}; mean {100 * mean:+.2f} "
+        f"({100 * low:+.1f} to {100 * high:+.1f} over folders).",
+    ]
 
 
 def _difference(result: dict[str, Any], name: str, rival: str) -> dict[str, Any]:
@@ -157,7 +152,7 @@ def _difference(result: dict[str, Any], name: str, rival: str) -> dict[str, Any]
 
 def _row(result: dict[str, Any], name: str) -> str:
     part, learned = result[name], result["learned"]
-    cells = [result["encoder"], result["folder"], str(part["queries"])]
+    cells = [result["folder"], str(part["queries"])]
     cells.append(f"{learned['directions']}, {learned['levelling']:.2f}, {learned['topic_weight']:.2f}")
     cells += [f"{100 * part['means'][mode]['ndcg_at_10']:.1f}" for mode in ("plain", "start", "corpus")]
     for rival in RIVALS:
@@ -176,7 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--page", type=Path, required=True, help="write PAGE.json and PAGE.md")
     options = parser.parse_args(arguments)
-    found: list[dict[str, Any]] = []
+    page, names = options.page.with_suffix(".json"), [model.name for model in options.models]
+    known = json.loads(page.read_text()) if page.is_file() else []
+    found: list[dict[str, Any]] = [result for result in known if result["encoder"] not in names]
     for model in options.models:
         store = Store(options.store, None, model.name, 0)
         folders = {kind: draw(store, *taken) for kind, taken in FOLDERS.items()}
@@ -188,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             judged = judge(folders[kind], folders[kinds[number - len(kinds) + 1]], output)
             found.append({"encoder": model.name, "folder": kind} | judged)
             json_text = json.dumps(found, indent=1) + "\n"
-            write_atomically(options.page.with_suffix(".json"), json_text.encode())
+            write_atomically(page, json_text.encode())
             write_atomically(options.page.with_suffix(".md"), markdown(found).encode())
             sys.stderr.write(_row(found[-1], "held_out") + "\n" + _row(found[-1], "real") + "\n")
     return 0

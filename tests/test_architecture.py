@@ -95,7 +95,12 @@ OPTIONAL = {
         "cde_retriever.adapters.langchain.stored_collection",
     ),
     "qdrant_client": "cde_retriever.cli.store_options",
-    "pyarrow": ("cde_retriever.corpus.rows", "cde_retriever.bulk.parts", "cde_retriever.bulk.ray_engine"),
+    "pyarrow": (
+        "cde_retriever.corpus.rows",
+        "cde_retriever.bulk.parts",
+        "cde_retriever.bulk.ray_engine",
+        "cde_train.data.tables",
+    ),
     "bs4": "cde_retriever.corpus.web_pages",
     "markdownify": "cde_retriever.corpus.web_pages",
     "markdown_it": "cde_retriever.corpus.sections",

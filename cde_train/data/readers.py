@@ -7,20 +7,22 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cde_retriever.corpus.json_lines import ENDINGS as JSON_LINES
 from cde_retriever.corpus.json_lines import read_json_lines
-from cde_retriever.corpus.listing import list_files
+from cde_retriever.corpus.listing import DOCUMENT_ENDINGS, has_ending, list_files
 from cde_retriever.corpus.passage_size import PassageSize
-from cde_retriever.corpus.passages import document_files, read_file
+from cde_retriever.corpus.passages import read_file
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CorpusError
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import read_retrieval_set
+from cde_train.data.tables import TABLES, read_dataset, read_table
 from cde_train.errors import TrainingDataError
 
 QUERY_COLUMNS = ("query", "anchor", "question")
@@ -55,10 +57,10 @@ def bundled_size() -> PassageSize:
 def read_data(path: str | os.PathLike[str], size: Callable[[], PassageSize] = bundled_size) -> TrainingData:
     """Read pairs, or documents without queries.
 
-    Recognised, in this order: a Hugging Face dataset on disk (its ``train`` split); a BEIR folder (its train split);
-    JSONL files of pairs, ``{"query", "document", "negatives"?, "domain"?}``, or of documents, ``{"text"}``, plain or
-    gzipped, alone or in a folder and below (other files beside them are not read); text files (.txt .md .rst .html),
-    alone or in a folder and below, cut into passages.
+    Recognised, in this order: a Hugging Face dataset on disk (its ``train`` split); a file of columns (.csv .tsv
+    .parquet); a BEIR folder (its train split); JSONL files of pairs, ``{"query", "document", "negatives"?,
+    "domain"?}``, or of documents, ``{"text"}``, plain or gzipped, alone or in a folder and below (other files beside
+    them are not read); text files (.txt .md .rst .html), alone or in a folder and below, cut into passages.
 
     Empty texts, queries equal to their document and exact duplicates are left out and counted; so are files that give
     no text.
@@ -78,7 +80,10 @@ def read_data(path: str | os.PathLike[str], size: Callable[[], PassageSize] = bu
     found = _Collector(_name(path.resolve()))
     if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
         kind = "dataset"
-        _read_dataset(path, found)
+        _read_pairs(path, read_dataset(path), found)
+    elif path.is_file() and has_ending(path.name, TABLES):
+        kind = "dataset"
+        _read_pairs(path, read_table(path), found)
     elif path.is_dir() and any(path.glob("corpus.jsonl*")):
         kind = "beir"
         _read_beir(path, found)
@@ -129,7 +134,6 @@ class _Collector:
         """Add one row with the columns of a pair.
 
         Raises:
-            KeyError: if query or document is missing.
             TypeError: if a value is of another type.
         """
         query, document = _text(row, "query"), _text(row, "document")
@@ -146,7 +150,9 @@ class _Collector:
             kept = tuple(text for text in given if text.strip() and _plain(text) != _plain(document))
             if len(kept) < len(given):
                 self.skipped["negative empty or equal to document"] += len(given) - len(kept)
-            source = _text(row, "source") if row.get("source") is not None else ""
+            source = row.get("source")
+            if not isinstance(source, str) or len(source) < len(document):
+                source = ""  # the name of a website, say, and not the text that query and document were taken from
             self.pairs[TrainingPair(query, document, domain or self.domain, kept, source)] = None
 
     def add_document(self, text: str) -> None:
@@ -187,17 +193,22 @@ def _read_rows(path: Path, names: list[str], found: _Collector) -> None:
     for name in names:
         file = path / name
         for number, row in _lines(file):
-            try:
+            with _named(f"{file}, line {number}"):
                 if "text" in row and not {"query", "document"} & row.keys():
                     found.add_document(_text(row, "text"))
                 else:
-                    found.add(row, _name(file))
-            except (KeyError, TypeError) as error:
-                raise TrainingDataError(
-                    f"{file}, line {number}: not a pair ({error!r}); expected query and document"
-                ) from error
+                    found.add(_pair(row), _name(file))
         if found.pairs and found.documents:
             raise TrainingDataError(f"{file}: pairs and documents without queries are mixed; put them in folders apart")
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Say where a row is that is no pair."""
+    try:
+        yield
+    except TypeError as error:
+        raise TrainingDataError(f"{place}: not a pair; {error}") from error
 
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -207,30 +218,28 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise TrainingDataError(str(error)) from error
 
 
-def _read_dataset(path: Path, found: _Collector) -> None:
-    from datasets import Dataset, load_from_disk  # type: ignore[import-untyped]
-
-    data = load_from_disk(str(path))
-    if not isinstance(data, Dataset):
-        if "train" not in data:
-            raise TrainingDataError(f"{path} has no split 'train'; there are {sorted(data)}")
-        data = data["train"]
-    columns = list(data.column_names)
-    query, document = _column(path, columns, QUERY_COLUMNS), _column(path, columns, DOCUMENT_COLUMNS)
-    single = [name for name in columns if _NEGATIVE.fullmatch(name)]
-    for number, row in enumerate(data):
-        try:
-            negatives = [text for name in ("negatives", *single) for text in _texts(row, name)]
-            pair = {"query": row[query], "document": row[document], "domain": row.get("domain"), "negatives": negatives}
-            found.add(pair, found.domain)
-        except TypeError as error:
-            raise TrainingDataError(f"{path}, row {number}: not a pair ({error})") from error
+def _read_pairs(path: Path, rows: Iterable[Mapping[str, Any]], found: _Collector) -> None:
+    for number, row in enumerate(rows, start=1):
+        with _named(f"{path}, row {number}"):
+            found.add(_pair(row), found.domain)
 
 
-def _column(path: Path, columns: list[str], names: tuple[str, ...]) -> str:
-    there = [name for name in names if name in columns]
+def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the columns of a pair under one name each.
+
+    Raises:
+        TypeError: if query or document are missing or ambiguous, or negatives are no texts.
+    """
+    single = [name for name in row if _NEGATIVE.fullmatch(name)]
+    negatives = [text for name in ("negatives", *single) for text in _texts(row, name)]
+    query, document = _column(row, QUERY_COLUMNS), _column(row, DOCUMENT_COLUMNS)
+    return {**row, "query": row[query], "document": row[document], "negatives": negatives}
+
+
+def _column(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    there = [name for name in names if name in row]
     if names[0] not in there and len(there) != 1:
-        raise TrainingDataError(f"{path} has the columns {columns}; expected {names[0]!r}, or one of {names[1:]}")
+        raise TypeError(f"it has the columns {list(row)}, expected {names[0]!r}, or one of {names[1:]}")
     return there[0]
 
 
@@ -256,7 +265,10 @@ def _read_beir(path: Path, found: _Collector) -> None:
 
 
 def _read_documents(path: Path, size: PassageSize, found: _Collector) -> None:
-    folder, names, _ = document_files(path)
+    folder, names, _ = list_files(path, DOCUMENT_ENDINGS)
+    if not names:
+        known = ", ".join((*JSON_LINES, *TABLES, *DOCUMENT_ENDINGS))
+        raise FileNotFoundError(f"{path} has no file that ends in {known}")
     for name in names:
         read = read_file(folder, name, size)
         for passage in read.passages:

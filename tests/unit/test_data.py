@@ -59,6 +59,45 @@ def test_datasets_on_disk(tmp_path) -> None:
         read_data(tmp_path / "bad")
 
 
+def test_files_of_columns(tmp_path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    (tmp_path / "some.csv").write_text('question,answer,negative,source\n7,"d, and\n\nmore",n,wiki\n,d,,\n')
+    found = read_data(tmp_path / "some.csv")
+    assert found.pairs == [TrainingPair("7", "d, and\n\nmore", "some", ("n",))]
+    assert found.skipped == {"empty query": 1}
+    (tmp_path / "some.tsv").write_text("anchor\tpositive\tdomain\nq, r\td\tx\n")
+    assert read_data(tmp_path / "some.tsv").pairs == [TrainingPair("q, r", "d", "x")]
+    write_table(pyarrow.table({"query": ["q"], "passage": ["d"], "negatives": [["n", "m"]]}), tmp_path / "some.parquet")
+    assert read_data(tmp_path / "some.parquet").pairs == [TrainingPair("q", "d", "some", ("n", "m"))]
+    for name, content, match in (
+        ("latin.csv", "query,document\ncafé,d\n".encode("latin-1"), r"latin\.csv cannot be read"),
+        ("broken.parquet", b"PAR1", r"broken\.parquet cannot be read"),
+        ("other.csv", b"query;document\nq;d\n", r"other\.csv, row 1: .*columns \['query;document'\]"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(TrainingDataError, match=match):
+            read_data(tmp_path / name)
+    (tmp_path / "pairs.json").write_text("[]")
+    with pytest.raises(FileNotFoundError, match=r"ends in \.jsonl, \.jsonl\.gz, \.csv, .*\.html"):
+        read_data(tmp_path / "pairs.json")
+
+
+def test_jsonl_may_have_the_columns_of_datasets(tmp_path) -> None:
+    write(tmp_path / "a.jsonl", [{"anchor": "q", "positive": "d", "negative_1": "n", "negative_2": "m"}])
+    assert read_data(tmp_path / "a.jsonl").pairs == [TrainingPair("q", "d", "a", ("n", "m"))]
+
+
+def test_a_source_that_is_a_name_holds_no_pairs_together(tmp_path) -> None:
+    kept = TrainingPair("q", "the rest", "a", source="q, of the rest")
+    write(
+        tmp_path / "a.jsonl", [{"query": "q", "document": "a text", "source": source} for source in ("wiki", {"id": 3})]
+    )
+    write_pairs([kept], tmp_path / "b.jsonl")
+    assert [pair.source for pair in read_data(tmp_path).pairs] == ["", kept.source]
+
+
 def test_beir_train_split(tmp_path) -> None:
     write(tmp_path / "corpus.jsonl", [{"_id": "1", "text": "one"}, {"_id": "2", "text": "two"}])
     write(tmp_path / "queries.jsonl", [{"_id": "a", "text": "which"}])

@@ -1,0 +1,49 @@
+"""Read the rows of files with columns: CSV, TSV, Parquet, and Hugging Face datasets on disk."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cde_retriever.corpus.listing import has_ending
+from cde_train.errors import TrainingDataError
+
+TABLES = (".csv", ".tsv", ".parquet")
+"""Endings of the files."""
+Rows = Iterable[Mapping[str, Any]]
+
+
+def read_dataset(path: Path) -> Rows:
+    """Return the rows of a Hugging Face dataset that was saved with `save_to_disk`, or of its ``train`` split.
+
+    Raises:
+        TrainingDataError: if it has splits, but none of that name.
+    """
+    from datasets import Dataset, load_from_disk  # type: ignore[import-untyped]
+
+    data = load_from_disk(str(path))
+    if isinstance(data, Dataset):
+        return data  # type: ignore[no-any-return]
+    if "train" not in data:
+        raise TrainingDataError(f"{path} has no split 'train'; there are {sorted(data)}")
+    return data["train"]  # type: ignore[no-any-return]
+
+
+def read_table(path: Path) -> Rows:
+    """Return the rows of a file that ends in one of `TABLES`; in CSV and TSV every value is text.
+
+    Raises:
+        TrainingDataError: if it cannot be read.
+    """
+    from pyarrow import ArrowException, csv, parquet, string
+
+    try:
+        if has_ending(path.name, (".parquet",)):
+            return parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
+        delimiter = "\t" if has_ending(path.name, (".tsv",)) else ","
+        parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        with csv.open_csv(path, parse_options=parsing) as beginning:
+            types = dict.fromkeys(beginning.schema.names, string())
+        options = csv.ConvertOptions(column_types=types)
+        return csv.read_csv(path, parse_options=parsing, convert_options=options).to_pylist()  # type: ignore[no-any-return]
+    except (ArrowException, OSError) as error:
+        raise TrainingDataError(f"{path} cannot be read ({error}); expected columns of text in UTF-8") from error

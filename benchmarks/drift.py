@@ -2,7 +2,7 @@
 
     python -m benchmarks.drift CHECKPOINT SETS [--sizes 64 ... 512] [--draws 100] [--losses claude_docs cranfield ...]
 
-**Noticed.** Of each judged set, time and again, a context is drawn, and 50 or 200 documents join that are not in
+**Noticed.** Of each judged set, time and again, a context is drawn, and 50, 200 or 1,000 documents join that are not in
 it, each once: all of the same set, or 30 % of them of another one. Stated is how often `Drift.detected` says so: false
 alarms, and for each pair of sets detections. Sets that have not as many documents are left out.
 
@@ -42,7 +42,7 @@ from cde_retriever.words.statistics import WordStatistics
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.ranking import Ranking, measure
 
-JOINING = (50, 200)
+JOINING = (50, 200, 1000)
 FOREIGN = 0.3
 PARTS = {"both": "two parts", "one": "one vector"}
 LOSSES = ("claude_docs", "cranfield", "med", "stackfaq", "xquad_en")

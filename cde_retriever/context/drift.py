@@ -3,8 +3,10 @@
 A context is a random sample of its corpus. So another document of that corpus is to the J context documents what each
 of them is to the others, and its place among them is uniform, whatever the corpus is. Two places are taken: by the
 share of the document's words that stand in some other context document, and by its cosine with the nearest of these. Of
-n documents of the same corpus the mean place is 1/2, with variance (n + J + 1) / (12 n J) (Mann & Whitney 1947);
-foreign documents lie near 0, so twice what the mean lacks to 1/2 is about their share.
+n documents of the same corpus the mean place is 1/2, with variance (n + J + 1) / (12 n J) if all were independent
+(Mann & Whitney 1947). Context documents are not: two of them that are each other's nearest have one cosine. So the
+context's part, 1 / (12 J), is `PAIRED` times that. Foreign documents lie near 0, so twice what the mean lacks to 1/2 is
+about their share.
 
 Kept are counts and sums of places. How well it tells, and what drift costs, was measured (docs/drift.md).
 """
@@ -26,6 +28,9 @@ Vectors = NDArray[np.float32]
 
 THRESHOLD = 2.24
 """Standard deviations below 1/2 of the mean place, by words or by vectors, that 2.5 % of samples have by chance."""
+PAIRED = 1.4
+"""How many times the variance of independent places a context's has: on nine judged sets 1.3 by words and 1.4 by
+vectors, with 64 to 512 documents, where 0.4 of them are each other's nearest (docs/log.md, 2026-11-26)."""
 FEWEST = 20
 """So many documents tell something."""
 NOTICED = 0.3
@@ -119,7 +124,9 @@ class Drift:
 
     def __str__(self) -> str:
         """Say it in a sentence."""
-        counted = f"the context was drawn from {self.documents_seen} documents, {self.added} joined since"
+        counted = f"the context was drawn from {self.documents_seen} documents, {self.added or 'none'} joined since"
+        if not self.added:
+            return counted
         if self.judged < self.added:
             counted += f", {self.judged} of which can be compared"
         if self.detected:
@@ -180,14 +187,14 @@ class KindDrifts(dict[str, Drift]):
 def _deviation(counts: Sequence[tuple[int, int]]) -> float:
     """Return the deviation of the mean place of so many documents beside contexts of J, (n, J) each."""
     total = sum(n for n, _ in counts)
-    return math.sqrt(sum((n / total) ** 2 * (n + size + 1) / (12 * n * size) for n, size in counts))
+    return math.sqrt(sum((n / total) ** 2 * (PAIRED * n + size + 1) / (12 * n * size) for n, size in counts))
 
 
 def _needed(joined: Sequence[Joined]) -> int | None:
     """Return how many documents are `Drift.enough`, in the proportions of those that joined; None if none are.
 
     Of n documents, a share p of them beside a context of J, the mean place has the variance
-    Σ p² / (12 J) + Σ p (J + 1) / (12 J) / n.
+    Σ p² PAIRED / (12 J) + Σ p (J + 1) / (12 J) / n.
     """
     weights = [one.added.judged for one in joined]
     if not any(weights):
@@ -195,7 +202,7 @@ def _needed(joined: Sequence[Joined]) -> int | None:
     kinds = [(weight / sum(weights), one.size) for weight, one in zip(weights, joined, strict=True) if weight]
     if not kinds or not all(size for _, size in kinds):
         return None
-    room = (NOTICED / 2 / (THRESHOLD + SURE)) ** 2 - sum(share**2 / (12 * size) for share, size in kinds)
+    room = (NOTICED / 2 / (THRESHOLD + SURE)) ** 2 - sum(share**2 * PAIRED / (12 * size) for share, size in kinds)
     of_one = sum(share * (size + 1) / (12 * size) for share, size in kinds)
     return math.ceil(of_one / room) if room > 0 else None
 

@@ -6,7 +6,8 @@ context is to a text is the mean cosine of the text's plain vector with its near
 of a cosine and of what shared words are worth, are compared as they are; measured in ``docs/routing.md``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from cde_retriever.context.selection import cluster_centres
 from cde_retriever.errors import ConfigError, ContextError
 
 Vectors = NDArray[np.float32]
+Found = TypeVar("Found")
 
 NEAREST = 5
 """Documents of a context that say how near it is."""
@@ -56,6 +58,23 @@ class Routes:
         near = np.stack([_nearness(plain @ vectors.T) for vectors in self._vectors], axis=1)
         order = np.argsort(-near, axis=1, kind="stable")[:, :count]
         return [[self.names[place] for place in row] for row in order]
+
+    def ask(self, plain: Vectors, count: int, search: Callable[[str], list[Found]]) -> list[Found]:
+        """Search the nearest contexts; one where nothing is found, as a filter leaves nothing of it, does not count.
+
+        Args:
+            plain: The query's plain vector, (1, d).
+            count: How many contexts to ask.
+            search: Searches one, by its name.
+        """
+        found, answered = list[Found](), 0
+        for name in self.nearest(plain, len(self.names))[0]:
+            some = search(name)
+            found += some
+            answered += bool(some)
+            if answered == count:
+                break
+        return found
 
 
 def _nearness(cosines: Vectors) -> Vectors:

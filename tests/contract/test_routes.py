@@ -13,6 +13,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import Document
 from llama_index.core.llms import MockLLM
 from llama_index.core.schema import QueryBundle, TextNode
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.langchain.store_parts import parts_of
@@ -141,6 +142,20 @@ def test_each_document_is_under_its_own_context_and_a_query_under_the_nearest(in
     every = [n for own in index.indexes.values() for n in own.as_retriever(similarity_top_k=20).retrieve(query)]
     assert sorted(n.node_id for n in found) == sorted(n.node_id for n in every)
     assert [n.score for n in found] == sorted((n.score for n in every), reverse=True)
+
+
+@pytest.mark.parametrize("contexts", [1, 2])
+def test_a_filter_by_kind_finds_its_documents_wherever_the_query_leads(index, stores, contexts):
+    """A kind of which the filter leaves nothing does not take the place of one that is asked."""
+    query = KINDS["mo"][7]
+    only = MetadataFilters(filters=[MetadataFilter(key="kind", value="ze")])
+    found = index.as_retriever(contexts=contexts, similarity_top_k=4, filters=only).retrieve(query)
+    alone = index.indexes["ze"].as_retriever(similarity_top_k=4).retrieve(query)
+    assert [node.node_id for node in found] == [node.node_id for node in alone]
+    retriever = cde.CDERoutedRetriever(stores=stores, contexts=contexts, search_kwargs={"filter": {"kind": "ze"}})
+    assert [document.page_content for document in retriever.invoke(query)] == [node.text for node in alone]
+    none = MetadataFilters(filters=[MetadataFilter(key="kind", value="none")])
+    assert index.as_retriever(contexts=contexts, filters=none).retrieve(query) == []
 
 
 def test_the_model_runs_once_a_query(index, monkeypatch):

@@ -70,10 +70,11 @@ class CDERoutedRetriever(BaseRetriever):
 
     def _search(self, query: str) -> list[Document]:
         encoder = next(iter(self._parts.values())).embedding.encoder
-        found: list[tuple[Document, float]] = []
+        asked = self.search_kwargs.get("filter")
+
+        def search(name: str) -> list[tuple[Document, float]]:
+            return self._parts[name].search_with_scores(self.stores[name], query, self.k, "hybrid", asked)
+
         with one_pass():
-            plain = encoder.encode_queries([query], parts="dense")
-            for name in self._routes.nearest(plain, self.contexts)[0]:
-                store, asked = self.stores[name], self.search_kwargs.get("filter")
-                found += self._parts[name].search_with_scores(store, query, self.k, "hybrid", asked)
+            found = self._routes.ask(encoder.encode_queries([query], parts="dense"), self.contexts, search)
         return [document for document, _ in sorted(found, key=lambda pair: -pair[1])[: self.k]]

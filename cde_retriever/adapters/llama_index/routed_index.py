@@ -229,9 +229,11 @@ class CDERoutedRetriever(BaseRetriever):
         with one_pass():
             plain = encoder.encode_queries(list(query_bundle.embedding_strs), parts="dense")
             mean = plain.mean(axis=0, keepdims=True)
-            found: list[NodeWithScore] = []
-            for name in self._index.routes.nearest(mean, self._contexts)[0]:
-                found += self._retrievers[name]._retrieve(query_bundle)  # one event tells of the query: this one's
+            found: list[NodeWithScore] = self._index.routes.ask(
+                mean,
+                self._contexts,
+                lambda name: self._retrievers[name]._retrieve(query_bundle),  # one event tells of the query: this one's
+            )
         return sorted(found, key=lambda node: -(node.score or 0.0))[: self._count]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

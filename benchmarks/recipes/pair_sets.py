@@ -2,8 +2,9 @@
 
     python -m benchmarks.recipes.pair_sets ../shared/pairs runs/pair_sets
 
-Of each source at most `QUERIES` queries with their documents, filled up to `DOCUMENTS` documents; the draw is the same
-every time. Queries with more than `MOST_RELEVANT` documents, which are names of chapters, are left out.
+Of each source the documents of `QUERIES` queries, filled up to `DOCUMENTS`, and every query whose documents are all
+among them; the draw is the same every time. Queries with more than `MOST_RELEVANT` documents, which are names of
+chapters, are left out.
 """
 
 import argparse
@@ -29,13 +30,14 @@ def write_set(pairs: Path, folder: Path) -> None:
     rng = np.random.default_rng(0)
     queries = sorted(by_query)
     rng.shuffle(queries)
-    queries = [query for query in queries if len(set(by_query[query])) <= MOST_RELEVANT][:QUERIES]
-    judged = list(dict.fromkeys(text for query in queries for text in by_query[query]))
+    queries = [query for query in queries if len(set(by_query[query])) <= MOST_RELEVANT]
+    judged = list(dict.fromkeys(text for query in queries[:QUERIES] for text in by_query[query]))
     others = sorted({text for texts in by_query.values() for text in texts} - set(judged))
     rng.shuffle(others)
     documents = judged + others[: max(0, DOCUMENTS - len(judged))]
     documents = [documents[i] for i in rng.permutation(len(documents))]
     place = {text: i for i, text in enumerate(documents)}
+    queries = [query for query in queries if all(text in place for text in by_query[query])]
     with replacing_folder(folder, start_empty=True) as new:
         for name, texts in (("corpus", documents), ("queries", queries)):
             rows = (json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts))

@@ -4,6 +4,7 @@
 | --- | --- |
 | ``POST /v1/embeddings`` | vectors of texts, under the context that ``model="name@fingerprint"`` names |
 | ``GET /v1/contexts`` | the contexts that are served |
+| ``GET /v1/models`` | the same as OpenAI's clients list models |
 | ``POST /v1/contexts`` | fit a context to documents, where the server has a store for it |
 | ``GET /health`` | whether it answers |
 | ``GET /metrics`` | counts and times, for Prometheus |
@@ -35,7 +36,7 @@ from cde_retriever.serving.requests import (
     write_error,
 )
 
-SERVED = "POST /v1/embeddings, GET and POST /v1/contexts, GET /health, GET /metrics"
+SERVED = "POST /v1/embeddings, GET /v1/models, GET and POST /v1/contexts, GET /health, GET /metrics"
 MOST_BYTES = 16 * 2**20
 """Most bytes of a request."""
 
@@ -74,6 +75,12 @@ def make_app(
     @app.get("/v1/contexts")
     def list_contexts() -> dict[str, Any]:
         return {"object": "list", "data": [_describe(encoder) for encoder in contexts.encoders]}
+
+    @app.get("/v1/models")
+    def list_models() -> dict[str, Any]:
+        names = [_address(encoder) for encoder in contexts.encoders]
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "cde-retriever"} for name in names]
+        return {"object": "list", "data": data}
 
     @app.post("/v1/contexts")
     def fit_context(request: ContextRequest) -> dict[str, Any]:

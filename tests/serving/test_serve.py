@@ -148,10 +148,10 @@ def test_a_body_is_as_long_as_allowed_whatever_it_states(server, stated):
 
 def test_a_path_that_is_not_served_is_told_what_is(server):
     with pytest.raises(urllib.error.HTTPError) as refused:
-        get(server, "/v1/models")
+        get(server, "/v1/nothing")
     assert refused.value.code == 404
     said = json.loads(refused.value.read())["error"]["message"]
-    assert said.startswith("GET /v1/models is not served; POST /v1/embeddings, GET and POST /v1/contexts")
+    assert said.startswith("GET /v1/nothing is not served; POST /v1/embeddings, GET /v1/models, GET and POST")
 
 
 def test_a_header_is_as_long_as_allowed(server):
@@ -182,6 +182,7 @@ def test_contexts_are_listed_and_fitted(server, client, encoders):
     assert [file.stem for file in server["store"].iterdir()] == [name]
     listed = [one["model"] for one in client.get("/contexts", cast_to=object)["data"]]
     assert listed == [*server["models"], made["model"]]
+    assert [one.id for one in client.models.list()] == listed
     client.embeddings.create(model=made["model"], input=["ron"], extra_body=QUERY)
     for body, said in (
         ({"documents": []}, "documents is [], expected a list of texts"),

@@ -25,6 +25,7 @@ from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.files.tensors import read_tensors
 from cde_retriever.words.corpus_words import PREFIX, CorpusWords
+from cde_retriever.words.topics import FoundTopics
 
 FORMAT = RecordFormat(1, ContextFormatError, "restore it, or fit again")
 WITH_WORDS = RecordFormat(2, ContextFormatError, "restore it, or fit again")
@@ -70,6 +71,8 @@ class Context:
         frequencies: Token ids and in how many of the documents each occurs, (k, 2) int64, read-only, ids ascending; no
             rows for a model without term statistics.
         words: The documents' words, for a model with a corpus head; None for others.
+        topics: What takes long to find of their topics, rows in the order of the documents' hashes; None where it is
+            found when it is needed, as of files of earlier versions. Not part of the fingerprint.
     """
 
     vectors: NDArray[np.float32]
@@ -81,6 +84,7 @@ class Context:
     oversampled_to: int | None = None
     frequencies: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     words: CorpusWords | None = None
+    topics: FoundTopics | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check that the parts belong together."""
@@ -188,7 +192,7 @@ class Context:
             "fingerprint": self.fingerprint,
             "vectors_sha256": self._digest(),
             "model": asdict(self.model),
-            "method": self._method(),
+            "method": "null" if not self.size else "vectors" if self.seed is None else "sample",  # for people
             "asked_size": self.choice.size,
             **{name: getattr(self, name) for name in _HEADER_FIELDS},
         }
@@ -200,13 +204,10 @@ class Context:
         if self.words is not None:
             header["language"] = self.words.language
             arrays |= self.words.arrays()
+        if self.topics is not None:
+            header["topics"] = self.topics.header(header["vectors_sha256"])
+            arrays |= self.topics.arrays()
         return save(arrays, metadata={METADATA_KEY: self.record_format.to_text(header)})
-
-    def _method(self) -> str:
-        """Return how the context came about, which files say to people and to earlier versions."""
-        if not self.size:
-            return "null"
-        return "vectors" if self.seed is None else "sample"
 
     def _digest(self) -> str:
         """Return the sha256 of what was computed from the texts."""
@@ -235,6 +236,8 @@ class Context:
             values["choice"] = Choice(values.pop("seed"), *chosen)
             if kept is WITH_WORDS:
                 values["words"] = CorpusWords.of_arrays(header["language"], arrays)
+            if "topics" in header:
+                values["topics"] = FoundTopics.of_arrays(header["topics"], arrays, header["vectors_sha256"])
             try:
                 context = cls(vectors=arrays["vectors"], model=ModelIdentity(**header["model"]), **values)
             except ContextError as error:

@@ -97,6 +97,11 @@ class HeadSettings:
         """How many numbers the one vector has beside those of the encoder: topics, sketch, and one for its length."""
         return self.topics + self.sketch + 1
 
+    @property
+    def topic_settings(self) -> dict[str, Any]:
+        """What topics of given words depend on."""
+        return {name: getattr(self, name) for name in ("topics", "sketch", "prior", "prior_documents")}
+
     def kept_width(self, plain_width: int) -> int:
         """Return how many numbers of an encoder's own, of `plain_width`, the one vector has at least."""
         return min(self.directions or plain_width, plain_width)

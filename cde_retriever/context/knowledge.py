@@ -28,7 +28,7 @@ from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts
 from cde_retriever.words.sparse import Sparse, added
 from cde_retriever.words.statistics import GRAM_PRIOR, WordStatistics, load_prior
-from cde_retriever.words.topics import Topics
+from cde_retriever.words.topics import FoundTopics, Topics
 from cde_retriever.words.weights import weigh_documents, weigh_queries
 
 if TYPE_CHECKING:
@@ -63,10 +63,13 @@ class Knowledge:
         settings: The head's numbers.
         vectors: Plain unit vectors of the context documents, (J, d).
         words: What the context keeps of their words.
+        found: Topics that were found of them before; of no use where they were found by other settings.
     """
 
-    def __init__(self, settings: HeadSettings, vectors: Vectors, words: CorpusWords) -> None:
-        self.settings, self._vectors = settings, vectors
+    def __init__(
+        self, settings: HeadSettings, vectors: Vectors, words: CorpusWords, found: FoundTopics | None = None
+    ) -> None:
+        self.settings, self._vectors, self._found = settings, vectors, found
         self._counts = words.counts
         self._words, self._grams = WordStatistics.of(words.counts), words.grams
         self._prior = load_prior(settings.prior)
@@ -167,7 +170,18 @@ class Knowledge:
 
     @cached_property
     def _topics(self) -> Topics:
-        return Topics(self._telling(self._counts), self.settings.topics, self.settings.sketch)
+        settings, found = self.settings, self._found
+        if found is not None and found.settings != settings.topic_settings:
+            found = None
+        return Topics(self._telling(self._counts), settings.topics, settings.sketch, found)
+
+    @property
+    def found_topics(self) -> FoundTopics | None:
+        """What takes long to find of the topics, to be kept; None where the one vector has no room for words."""
+        settings = self.settings
+        if not settings.topics + settings.sketch:
+            return None
+        return self._topics.found._replace(settings=settings.topic_settings)
 
     def _telling(self, counts: Sparse) -> Sparse:
         """Return documents' weights with the documents' half of what words say, for which see `_root`."""

@@ -1,7 +1,7 @@
 """Prepare a context for a model: refuse another model's, and ask the second stage what it makes of it."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,10 +60,19 @@ def activate(model: LoadedModel, context: Context) -> ActiveContext:
     if not isinstance(context, Context):
         raise TypeError(f"expected a Context, received {type(context).__name__}; use Context.load(path)")
     refuse_foreign_context(model, context)
-    head = None
-    if model.head_settings is not None:
-        head = CorpusHead(model.head_settings, context, model.backend.dimension, model.dimension)
-    return ActiveContext(context, model.backend.prepare(_evidence(model, context)), head)
+    return ActiveContext(context, model.backend.prepare(_evidence(model, context)), _head(model, context))
+
+
+def with_topics(model: LoadedModel, context: Context) -> Context:
+    """Return a context that keeps its topics for who opens it; of a model without a corpus head the context itself."""
+    head = _head(model, context)
+    return context if head is None else replace(context, topics=head.found_topics)
+
+
+def _head(model: LoadedModel, context: Context) -> CorpusHead | None:
+    if model.head_settings is None:
+        return None
+    return CorpusHead(model.head_settings, context, model.backend.dimension, model.dimension)
 
 
 def refuse_foreign_context(model: LoadedModel, context: Context) -> None:

@@ -15,6 +15,7 @@ from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ConfigError
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import reader
+from cde_retriever.words.topics import FoundTopics
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -39,7 +40,7 @@ class CorpusHead:
         order = np.argsort(np.array(context.text_hashes, dtype=str), kind="stable")
         counts = words.counts.take(order)
         self._knowledge = Knowledge(
-            settings.cut(plain_width, dimension), context.vectors[order], replace(words, counts=counts)
+            settings.cut(plain_width, dimension), context.vectors[order], replace(words, counts=counts), context.topics
         )
         self._numbers = {context.text_hashes[place]: number for number, place in enumerate(order)}
         self._reader = reader(words.language)
@@ -60,6 +61,11 @@ class CorpusHead:
             "topics": slice(meaning, meaning + topics),
             "other words": slice(meaning + topics, None),
         }
+
+    @property
+    def found_topics(self) -> FoundTopics | None:
+        """What a context keeps of its topics (`Context.topics`)."""
+        return self._knowledge.found_topics
 
     def documents(
         self, plain: Vectors, texts: Sequence[str], parts: str, chunks_of: Sequence[Hashable] | None = None

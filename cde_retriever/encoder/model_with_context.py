@@ -11,7 +11,7 @@ from cde_retriever.context.neighbours import Neighbours
 from cde_retriever.context.sampling import Choice, Sample
 from cde_retriever.context.selection import Chosen, choose
 from cde_retriever.context.whole_numbers import whole_number
-from cde_retriever.encoder.active_context import ActiveContext, activate, refuse_foreign_context
+from cde_retriever.encoder.active_context import ActiveContext, activate, refuse_foreign_context, with_topics
 from cde_retriever.encoder.loaded_model import LoadedModel
 from cde_retriever.encoder.one_pass import shared_plain
 from cde_retriever.encoder.plain_documents import PlainDocuments
@@ -175,6 +175,7 @@ class ModelWithContext(LoadedModel):
             frequencies=frequencies,
             words=self.count_words(sample.texts, language),
         )
+        context = with_topics(self, context)
         self.set_context(context)
         if self.head_settings is not None:
             self._sampled = PlainDocuments()

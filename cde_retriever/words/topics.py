@@ -8,7 +8,13 @@ rest is what the random projection carries.
 R makes the basis the same on every machine. Eigenvectors have no sign, and of equal variances none is the first; so the
 basis is turned to the one that Gram-Schmidt gives of the documents themselves, in their order, seen in those r
 directions. What was embedded on one machine is found from another.
+
+Finding them takes longer than all else of a query, so a context keeps what was found (`FoundTopics`).
 """
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +23,49 @@ from cde_retriever.words.projection import project
 from cde_retriever.words.sparse import Sparse
 
 Vectors = NDArray[np.float32]
+PREFIX = "topics_"
 LEAST_VARIANCE = 1e-6
 """Directions with less than this share of the largest are rounding."""
 LEAST_REST = 1e-3
 """A document gives a direction of its own if so much of it lies outside of those before it."""
+
+
+class FoundTopics(NamedTuple):
+    """What takes long to find of topics and is small: the rest is one product of it and the documents' words.
+
+    Attributes:
+        directions: The share of each context document in each topic, U Λ^(-1/2) Rᵀ, (J, r) float32.
+        projected: The random projection of each topic, (r, sketch) float32.
+        settings: What they were found by, beside the documents' words (`HeadSettings.topic_settings`).
+    """
+
+    directions: Vectors
+    projected: Vectors
+    settings: Mapping[str, Any] = {}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return them as arrays to store."""
+        return {f"{PREFIX}directions": self.directions, f"{PREFIX}projected": self.projected}
+
+    def header(self, words: str) -> dict[str, Any]:
+        """Return what to store beside the arrays; `words` is a hash of what they were found of."""
+        digest = hashlib.sha256(f"{words} {sorted(self.settings.items())}".encode())
+        for array in (self.directions, self.projected):
+            digest.update(f"{array.shape}".encode() + array.tobytes())
+        return {"settings": dict(self.settings), "sha256": digest.hexdigest()}
+
+    @classmethod
+    def of_arrays(cls, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], words: str) -> Self:
+        """Read what `arrays` and `header` gave.
+
+        Raises:
+            KeyError: if a part is missing.
+            ValueError: if it is damaged, or was found of other words.
+        """
+        found = cls(arrays[f"{PREFIX}directions"], arrays[f"{PREFIX}projected"], header["settings"])
+        if found.header(words) != header:
+            raise ValueError("topics have another hash than they say")
+        return found
 
 
 class Topics:
@@ -30,19 +75,20 @@ class Topics:
         weights: Sparse weights of the context documents, (J, 2**32).
         most: How many topics to keep; fewer where the documents span fewer.
         sketch: Numbers of the random projection.
+        found: What was found before of the same weights and numbers; None to find it.
     """
 
-    def __init__(self, weights: Sparse, most: int, sketch: int) -> None:
+    def __init__(self, weights: Sparse, most: int, sketch: int, found: FoundTopics | None = None) -> None:
         self._most, self._sketch = most, sketch
         self._words, places = np.unique(weights.indices, return_inverse=True)
         dense = np.zeros((weights.rows, len(self._words)), np.float32)
         dense[weights.row_numbers, places] = weights.values
-        variances, vectors = np.linalg.eigh((dense @ dense.T).astype(np.float64))
-        kept = np.flatnonzero(variances > LEAST_VARIANCE * max(variances.max(initial=0.0), 1e-12))[::-1][:most]
-        lengths, vectors = np.sqrt(variances[kept]), vectors[:, kept]
-        directions = (vectors / lengths @ canonical(vectors * lengths)).astype(np.float32)
-        self._basis = dense.T @ directions  # (words, r), orthonormal columns
-        self._projected = directions.T @ project(weights, sketch) if sketch else np.zeros((len(kept), 0), np.float32)
+        if found is None:
+            directions = _directions(dense, most)
+            none = np.zeros((directions.shape[1], 0), np.float32)
+            found = FoundTopics(directions, directions.T @ project(weights, sketch) if sketch else none)
+        self.found = found
+        self._basis = dense.T @ found.directions  # (words, r), orthonormal columns
 
     @property
     def missing(self) -> int:
@@ -63,8 +109,17 @@ class Topics:
         output = np.zeros((weights.rows, self._most + self._sketch), np.float32)
         output[:, : found.shape[1]] = found
         if self._sketch:
-            output[:, self._most :] = project(weights, self._sketch) - found @ self._projected
+            output[:, self._most :] = project(weights, self._sketch) - found @ self.found.projected
         return output
+
+
+def _directions(dense: Vectors, most: int) -> Vectors:
+    """Return the share of each document in each topic, (J, r), given the documents' weights, (J, words)."""
+    variances, vectors = np.linalg.eigh((dense @ dense.T).astype(np.float64))
+    kept = np.flatnonzero(variances > LEAST_VARIANCE * max(variances.max(initial=0.0), 1e-12))[::-1][:most]
+    lengths, vectors = np.sqrt(variances[kept]), vectors[:, kept]
+    directions: Vectors = (vectors / lengths @ canonical(vectors * lengths)).astype(np.float32)
+    return directions
 
 
 def canonical(places: NDArray[np.float64]) -> NDArray[np.float64]:

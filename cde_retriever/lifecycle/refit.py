@@ -140,7 +140,8 @@ def refit(
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ConfigError: if it holds no such index, no texts, or a pickle that is not trusted.
+        ConfigError: if it holds no such index, no texts, or a pickle that is not trusted; if it changed since a refit
+            that is not confirmed.
         ContextMismatchError: if another model made it, or its files do not belong together.
         OutputError: if it was written meanwhile, a store lost what was written to it, or what is beside it is damaged.
         OSError: if another process refits it, or the disk is full; the old index is in place.
@@ -151,6 +152,7 @@ def refit(
         begun = shadow.read()
         if begun is not None and _is_swapped(shadow, kind, begun):
             shadow.clear_vectors()
+            _check_unchanged(shadow, kind.open_folder(shadow.index, model, trust_pickle), begun)
             return _done(shadow, begun, 0, 0)
         source = shadow.hash_index()
         stored = kind.open_folder(shadow.index, model, trust_pickle)
@@ -255,6 +257,16 @@ def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool
     vectors = np.concatenate(made)
     shadow.build(lambda folder: stored.rebuild(folder, encoder.context, vectors))
     return embedded, known
+
+
+def _check_unchanged(shadow: Shadow, stored: StoredIndex, begun: Begun) -> None:
+    """Refuse another refit while the old index of the last one is kept: it would have no place."""
+    if stored.drift.added or len(stored.texts) != begun.documents:
+        raise ConfigError(
+            f"{shadow.given} was refitted and has changed since ({begun.documents} documents then, {len(stored.texts)} "
+            f"now, {stored.drift.added} joined), and the index before is still kept in {shadow.kept}; confirm that "
+            "refit (--confirm), then refit again"
+        )
 
 
 def _is_swapped(shadow: Shadow, kind: FolderKind, begun: Begun) -> bool:

@@ -177,6 +177,10 @@ def _module_for(folder: Path, name: str) -> ModuleType:
     for file, known in _KINDS.items():
         if (folder / file).is_file():
             return _adapter(known, name, f"the index at {folder}")
+    if (routes := folder / "routes.json").is_file():
+        raise ConfigError(
+            f"{folder} holds an index of several contexts; give the folder of one of its kinds, as {routes} names them"
+        )
     raise ConfigError(
         f"{folder} holds neither a LlamaIndex index (docstore.json) nor a LangChain FAISS index (index.faiss); for a "
         "collection of Chroma or Qdrant, name it too"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from langchain_community.docstore.in_memory import InMemoryDocstore
 from langchain_core.documents import Document
+from llama_index.core import Document as LlamaDocument
 from llama_index.core.schema import TextNode
 
 from cde_retriever import langchain as cde
@@ -25,7 +26,7 @@ from cde_retriever.errors import ConfigError, ContextMismatchError, OutputError
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
 from cde_retriever.lifecycle.shadow import Shadow
-from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
+from cde_retriever.llama_index import CDEEmbedding, CDERoutedIndex, CDEVectorStoreIndex
 from tests.contract.langchain_corpus import FAISS, load_faiss
 from tests.contract.langchain_corpus import QUERY as ASKED
 from tests.contract.langchain_corpus import corpus as lc_corpus
@@ -50,6 +51,13 @@ class LlamaIndex:
         return CDEVectorStoreIndex.from_storage(folder, CDEEmbedding.from_storage(folder, checkpoint))
 
     @classmethod
+    def grow(cls, checkpoint: Path, folder: Path) -> None:
+        index = cls.open(checkpoint, folder)
+        for document in corpus(8, seed=2):
+            index.insert(document)
+        index.persist(folder)
+
+    @classmethod
     def contents(cls, checkpoint: Path, folder: Path) -> dict[str, tuple[str, str, list[float]]]:
         """Return text, stamp and vector of each node."""
         index = cls.open(checkpoint, folder)
@@ -71,6 +79,12 @@ class LangChain:
     @staticmethod
     def open(checkpoint: Path, folder: Path) -> Any:
         return cde.open(lambda e: load_faiss(folder, e), folder, model_name=checkpoint)
+
+    @classmethod
+    def grow(cls, checkpoint: Path, folder: Path) -> None:
+        store = cls.open(checkpoint, folder)
+        store.add_documents(lc_corpus(2)[:8])
+        cde.save_local(store, folder)
 
     @classmethod
     def contents(cls, checkpoint: Path, folder: Path) -> dict[str, tuple[str, str, list[float]]]:
@@ -210,6 +224,22 @@ def test_undo_brings_the_old_index_back(index, checkpoint):
     assert kind.contents(checkpoint, folder) == before
     assert [path.name for path in folder.parent.iterdir()] == ["index"]
     assert not undo_refit(folder)
+
+
+def test_an_index_that_grew_since_a_refit_is_refitted_once_that_is_confirmed(index, checkpoint):
+    """Else the same command again would say that all is done, and do nothing."""
+    kind, folder = index
+    first = run(folder, checkpoint)
+    assert run(folder, checkpoint) == replace(first, embedded=0), "nothing has changed"
+    kind.grow(checkpoint, folder)
+    before = kind.contents(checkpoint, folder)
+    with pytest.raises(ConfigError, match=r"24 documents then, 32 now, 8 joined.*confirm that refit"):
+        run(folder, checkpoint)
+    assert kind.contents(checkpoint, folder) == before
+    confirm_refit(folder)
+    done = run(folder, checkpoint)
+    assert (done.old, done.documents, done.embedded) == (first.new, 32, 32)
+    assert_refitted(kind, folder, checkpoint, before, done.new)
 
 
 def test_killed_at_any_write_it_goes_on_to_the_same_index(index, checkpoint, tmp_path):
@@ -378,6 +408,23 @@ def test_what_is_no_index_is_refused(tmp_path, checkpoint):
     with pytest.raises(ConfigError, match="neither a LlamaIndex index"):
         run(tmp_path / "empty", checkpoint)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_of_an_index_of_several_contexts_each_kind_is_refitted_by_itself(tmp_path):
+    model = tiny_checkpoint(tmp_path / "head", **HEADED)
+    made = [LlamaDocument(text=f"{kind} {n} word", metadata={"kind": kind}) for kind in ("a b", "c") for n in range(4)]
+    routed = CDERoutedIndex.from_documents(made, kind_field="kind", embed_model=CDEEmbedding(model))
+    for n in range(4):
+        routed.insert(LlamaDocument(text=f"more {n} words", metadata={"kind": "c"}))
+    folder = routed.persist(tmp_path / "routed")
+    with pytest.raises(ConfigError, match=r"the folder of one of its kinds, as .*routes.json names them"):
+        run(folder, model)
+    done = run(folder / "kind-0001", model)
+    assert (done.documents, done.embedded) == (8, 8)
+    opened = CDERoutedIndex.from_storage(folder, model)
+    assert opened.indexes["c"].embedding.context_fingerprint == done.new
+    assert opened.indexes["a b"].embedding.context_fingerprint == routed.indexes["a b"].embedding.context_fingerprint
+    assert "more 3 words" in opened.as_retriever(similarity_top_k=1).retrieve("more 3 words")[0].text
 
 
 def test_a_pickle_is_opened_by_whom_trusts_it_alone(tmp_path, checkpoint):

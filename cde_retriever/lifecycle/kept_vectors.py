@@ -37,7 +37,7 @@ class KeptVectors:
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         place = {text: row for row, text in enumerate(distinct)}
         parts = []
-        with counter(total=len(distinct), label=f"embedding {role}s", unit=role, show=self._show) as bar:
+        with counter(total=len(distinct), label="embedding", unit=role, show=self._show) as bar:
             for start in range(0, len(distinct), CHUNK):
                 chunk = distinct[start : start + CHUNK]
                 parts.append(self._chunk(chunk, role))

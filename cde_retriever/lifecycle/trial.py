@@ -65,10 +65,11 @@ def automatic_trial(corpus: Iterable[str], *, documents: int, questions: int, se
 
     Raises:
         ContextError: if the corpus is empty.
-        CorpusError: if no document gives a question.
+        CorpusError: if no document gives a question, or there is one document.
     """
     sample = sample_documents(corpus, documents, seed)
     texts = sorted(sample.texts)
+    _check_several(texts)
     makers = built_in(GENERATORS, texts)
     rng = random.Random(seed)
     asked: list[Question] = []
@@ -108,7 +109,7 @@ def judged_trial(
 
     Raises:
         ContextError: if the corpus is empty.
-        CorpusError: if no answer is in the corpus.
+        CorpusError: if no answer is in the corpus, or there is one document.
     """
     chosen = random.Random(seed).sample(list(queries), min(questions, len(queries)))
     wanted = {document for _, answers in chosen for document in answers}
@@ -124,6 +125,7 @@ def judged_trial(
     answers = list(dict.fromkeys(texts.values()))
     others = [text for text in sample.texts if text not in set(answers)]
     kept = answers + others[: max(documents - len(answers), 0)]
+    _check_several(kept)
     place = {text: number for number, text in enumerate(kept)}
     asked = []
     for question, gains in chosen:
@@ -133,6 +135,15 @@ def judged_trial(
     if not asked:
         raise CorpusError(f"no answer of {len(chosen)} queries is in the corpus; do the ids match those of its rows?")
     return Trial(tuple(kept), tuple(asked), sample.documents_seen, documents)
+
+
+def _check_several(texts: Sequence[str]) -> None:
+    """Refuse a search that finds its only document whatever is asked."""
+    if len(texts) < 2:
+        raise CorpusError(
+            "there is one distinct document to search, which every setting finds; give a corpus of several, and "
+            "--documents of at least 2"
+        )
 
 
 def ndcg(scores: Scores, questions: Sequence[Question]) -> NDArray[np.float64]:

@@ -69,6 +69,14 @@ def test_a_judged_trial_keeps_the_answers():
         judged_trial(corpus, queries[1:2], documents=10, questions=5)
 
 
+def test_one_document_is_no_search():
+    one = " ".join(WORDS)
+    with pytest.raises(CorpusError, match="one distinct document to search"):
+        automatic_trial([one] * 3, documents=9, questions=9)
+    with pytest.raises(CorpusError, match="one distinct document to search"):
+        judged_trial([("a", one), ("b", one)], [("what?", {"a": 1.0})], documents=9, questions=9)
+
+
 def test_ndcg_is_trec_evals():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(30, 25)).astype(np.float32)

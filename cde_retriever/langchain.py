@@ -14,7 +14,12 @@ try:
     from cde_retriever.adapters.langchain.guard import _restore_store  # noqa: F401 - pickles name it here
     from cde_retriever.adapters.langchain.retriever import CDERetriever
     from cde_retriever.adapters.langchain.routed_retriever import CDERoutedRetriever
-    from cde_retriever.adapters.langchain.routed_stores import from_documents_by_kind, open_routed, save_routed
+    from cde_retriever.adapters.langchain.routed_stores import (
+        forget_kind,
+        from_documents_by_kind,
+        open_routed,
+        save_routed,
+    )
     from cde_retriever.adapters.langchain.store_growth import drift
     from cde_retriever.adapters.langchain.stores import (
         from_documents,
@@ -39,6 +44,7 @@ __all__ = [
     "CDERoutedRetriever",
     "collection_in",
     "drift",
+    "forget_kind",
     "from_documents",
     "from_documents_by_kind",
     "guard",

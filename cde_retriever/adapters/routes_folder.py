@@ -1,10 +1,13 @@
 """Write the indexes of several contexts into one folder, each under the kind of documents it holds, and find them."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
-from cde_retriever.errors import OutputError
+from cde_retriever.errors import ConfigError, OutputError
+from cde_retriever.files.leftovers import remove
 from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import read_unchanged, replacing_folder
 
@@ -13,9 +16,10 @@ RECORD = "routes.json"
 _FORMAT = RecordFormat(1, OutputError, "restore the folder, or build the index again")
 
 
-def places_of(kinds: Iterable[str]) -> dict[str, str]:
-    """Return the name of a folder for each kind."""
-    return {kind: f"kind-{number:04d}" for number, kind in enumerate(kinds)}
+def places_of(kinds: Iterable[str], recorded: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Return the name of a folder for each kind: of those that are recorded the same, of others the next ones."""
+    numbers = count(1 + max((int(place.rpartition("-")[2]) for place in recorded.values()), default=-1))
+    return {kind: recorded[kind] if kind in recorded else f"kind-{next(numbers):04d}" for kind in kinds}
 
 
 def write_routes(folder: Path, writers: Mapping[str, Callable[[Path], Any]], kind_field: str | None) -> None:
@@ -45,6 +49,29 @@ def write_routes(folder: Path, writers: Mapping[str, Callable[[Path], Any]], kin
 def record_routes(folder: Path, places: Mapping[str, str], kind_field: str | None) -> None:
     """Record which kind of documents is in which folder below."""
     _FORMAT.write(folder / RECORD, {"kind_field": kind_field, "kinds": dict(places)})
+
+
+def recorded_places(folder: Path) -> dict[str, str]:
+    """Return the name of the folder of each kind that is recorded; nothing if there is no record."""
+    if not (folder / RECORD).is_file():
+        return {}
+    return read_routes(folder, lambda places, _: {kind: place.name for kind, place in places.items()})
+
+
+def forget_route(folder: Path, kind: str) -> str:
+    """Remove a kind from the record, and its folder; return the name that the folder had.
+
+    Raises:
+        ConfigError: if there is no such kind.
+        FileNotFoundError, OutputError: as `read_routes` does.
+    """
+    places, field = read_routes(folder, lambda places, field: (places, field))
+    if kind not in places:
+        raise ConfigError(f"no kind {kind!r} is in {folder}, which has {sorted(places)}; name one of them")
+    gone = places.pop(kind)
+    record_routes(folder, {name: place.name for name, place in places.items()}, field)
+    remove(gone)
+    return gone.name
 
 
 def read_routes(folder: Path, read: Callable[[dict[str, Path], str | None], Content]) -> Content:

@@ -41,6 +41,8 @@ class Routes:
 
     def __init__(self, contexts: Mapping[str, Context]) -> None:
         self.names = list(contexts)
+        if not contexts:
+            raise ContextError("there are no contexts to route to; give one of a kind at least")
         if len({repr(context.model) for context in contexts.values()}) != 1:
             raise ContextError(f"{len(contexts)} contexts are of no one model; give contexts of the same model")
         for name, context in contexts.items():

@@ -18,6 +18,7 @@ NAMES = {
         "CDESparseEmbeddings",
         "collection_in",
         "drift",
+        "forget_kind",
         "from_documents",
         "from_documents_by_kind",
         "guard",

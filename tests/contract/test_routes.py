@@ -71,7 +71,7 @@ def test_contexts_that_cannot_be_compared_are_refused():
     own = encoder.fit_context(KINDS["ka"])
     with pytest.raises(ContextError, match="2 contexts are of no one model"):
         Routes({"a": own, "b": other.fit_context(KINDS["mo"])})
-    with pytest.raises(ContextError, match="0 contexts"):
+    with pytest.raises(ContextError, match="there are no contexts"):
         Routes({})
     with pytest.raises(ContextError, match="context 'b' has no documents"):
         Routes({"a": own, "b": encoder.null_context()})
@@ -326,6 +326,38 @@ def test_stores_that_write_by_themselves_are_opened_as_one(stores, model, tmp_pa
     with pytest.raises(TypeError):
         cde.save_routed(opened, tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_kinds_join_and_leave_stores_that_write_by_themselves(model, tmp_path):
+    client, folder = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False)), tmp_path / "shelves"
+
+    def join(*kinds):
+        made = [LangChainDocument(text, metadata={"kind": kind}) for kind in kinds for text in KINDS[kind]]
+        return cde.from_documents_by_kind(
+            Chroma, made, "kind", cde.CDEEmbeddings(model_name=model), context_dir=folder, client=client,
+            kwargs_of=lambda place: {"collection_name": f"joined-{place}"},
+        )  # fmt: skip
+
+    def opened():
+        return cde.open_routed(
+            lambda e, place: Chroma(f"joined-{place.name}", e, client=client), folder, model_name=model
+        )
+
+    def held():
+        return {kind: {*store.get()["documents"]} for kind, store in opened().items()}
+
+    join("mo", "ze")
+    assert join("ka").keys() == {"ka"}
+    assert held() == {kind: {*texts} for kind, texts in KINDS.items()}
+    assert cde.CDERoutedRetriever(stores=opened(), k=1).invoke(KINDS["ka"][3])[0].page_content == KINDS["ka"][3]
+    place = cde.forget_kind(folder, "mo")
+    client.delete_collection(f"joined-{place}")
+    assert held() == {kind: {*KINDS[kind]} for kind in ("ze", "ka")}
+    assert not (folder / place).exists()
+    with pytest.raises(ConfigError, match=r"no kind 'mo' is in .*, which has \['ka', 'ze'\]"):
+        cde.forget_kind(folder, "mo")
+    join("mo")
+    assert held() == {kind: {*texts} for kind, texts in KINDS.items()}
 
 
 def test_the_model_runs_once_a_query_of_several_stores(stores, monkeypatch):

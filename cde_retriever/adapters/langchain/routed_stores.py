@@ -18,7 +18,14 @@ from cde_retriever.adapters.langchain.documents import checked
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.stores import PathLike, from_documents, save_local
 from cde_retriever.adapters.langchain.stores import open as open_store
-from cde_retriever.adapters.routes_folder import places_of, read_routes, record_routes, write_routes
+from cde_retriever.adapters.routes_folder import (
+    forget_route,
+    places_of,
+    read_routes,
+    record_routes,
+    recorded_places,
+    write_routes,
+)
 from cde_retriever.context.selection import kinds_of
 from cde_retriever.errors import ConfigError
 
@@ -41,7 +48,7 @@ def from_documents_by_kind(
         kind_field: Metadata field that says what kind a document is of; those without it are a kind of their own.
         embedding: A `CDEEmbeddings` without a context, whose settings all kinds take; None for the default.
         context_dir: Folder for a folder of each kind, in the order of their names, as `from_documents` needs for stores
-            that write by themselves; `open_routed` finds them there.
+            that write by themselves; `open_routed` finds them there. New kinds join those that are there.
         kwargs_of: Returns arguments of the store of one kind alone, given the name of its folder, such as
             ``lambda place: {"collection_name": f"handbook-{place}"}``.
         store_kwargs: Further arguments of ``store_class.from_documents``, for all kinds.
@@ -57,7 +64,8 @@ def from_documents_by_kind(
     kinds = kinds_of((document.metadata for document in documents), kind_field)
     for document, kind in zip(documents, kinds, strict=True):
         of_kind.setdefault(kind, []).append(document)
-    settings, places, stores = embedding.model_dump(), places_of(sorted(of_kind)), dict[str, VectorStore]()
+    recorded = {} if context_dir is None else recorded_places(Path(context_dir))
+    settings, places, stores = embedding.model_dump(), places_of(sorted(of_kind), recorded), dict[str, VectorStore]()
     for name, place in places.items():
         stores[name] = from_documents(
             store_class,
@@ -68,8 +76,27 @@ def from_documents_by_kind(
             **{**store_kwargs, **(kwargs_of(place) if kwargs_of else {})},
         )
     if context_dir is not None:
-        record_routes(Path(context_dir), places, kind_field)
+        record_routes(Path(context_dir), recorded | places, kind_field)
     return stores
+
+
+def forget_kind(folder: PathLike, kind: str) -> str:
+    """Remove a kind and its context from the folder of several; other kinds stay as they are.
+
+    Args:
+        folder: The ``context_dir`` of `from_documents_by_kind`, or the folder of `save_routed`.
+        kind: Its name.
+
+    Returns:
+        The name of the folder that it had, which `kwargs_of` was given: documents in a store that writes by itself are
+        that store's to delete.
+
+    Raises:
+        ConfigError: if there is no such kind.
+        FileNotFoundError: if the folder holds no kinds.
+        OutputError: if its record is damaged.
+    """
+    return forget_route(Path(folder), kind)
 
 
 def save_routed(stores: Mapping[str, VectorStore], folder: PathLike) -> Path:

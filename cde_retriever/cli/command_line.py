@@ -87,7 +87,7 @@ class CommandLine:
             return int(done.code or 0)
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _say_warning
+                warnings.showwarning = _Warnings().say
                 options.run(options)
         except KeyboardInterrupt:
             _close_bars()
@@ -135,9 +135,17 @@ def _in_words(error: Exception) -> str:
     return f"{error.filename}: {error.strerror}{advice}"
 
 
-def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Say what a warning says, without the line of code that it comes from."""
-    say(f"warning: {message}")
+class _Warnings:
+    """What was warned of, each said once."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def say(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Say what a warning says, without the line of code that it comes from."""
+        if str(message) not in self.said:
+            self.said.add(str(message))
+            say(f"warning: {message}")
 
 
 def say(message: str) -> None:

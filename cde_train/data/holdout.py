@@ -65,14 +65,17 @@ def hold_out(
     held = [i for i, key in enumerate(keys) if key in drawn]
     if len(held) < config.least:
         raise TrainingDataError(
-            f"{len(held)} of {len(pairs)} pairs would be held out, expected at least {config.least}; "
-            "give more pairs, or raise held_out.share"
+            f"{len(held)} of {len(pairs)} pairs would be held out, expected at least {config.least}; they have "
+            f"{len(set(keys))} different documents: give more, or raise held_out.share"
         )
     texts = (text for i in held for text in (pairs[i].document, pairs[i].source))
     held_out = _HeldOut((pairs[i].query for i in held), texts)
     train = [pair for pair, key in zip(pairs, keys, strict=True) if key not in drawn and not held_out.holds(pair)]
     if not train:
-        raise TrainingDataError(f"no pair of {len(pairs)} is left to train on; lower held_out.share")
+        raise TrainingDataError(
+            f"no pair of {len(pairs)} is left to train on, because each has a held-out query or a near-copy of "
+            "a held-out document; give others, or lower held_out.share"
+        )
     held.sort(key=lambda i: (_draw(keys[i], config.seed), _key(pairs[i].query), pairs[i].document))
     corpus = dict.fromkeys(pairs[i].document for i in held)
     corpus.update(dict.fromkeys(pair.document for pair in train))

@@ -5,6 +5,7 @@ Nothing is claimed beyond the figures of the comparison, and the same input give
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from cde_train.evaluation.results import LABELS, Comparison
 
 RIVALS = ("start", "bm25", "whitening")
 CARD, REPORT = "README.md", "report.json"
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class ModelCard:
     Attributes:
         name: The model's name.
         comparison: Held-out figures.
-        base_model: What training started from.
+        base_model: What training started from; the card names an id of the Hub, not a path.
         licence: As the Hub spells it.
         languages: Language codes, if known.
         data: Source, pairs, domains, skipped counts, filter report: label to value.
@@ -76,7 +78,7 @@ class ModelCard:
         lines += ["tags:", *(f"- {tag}" for tag in ("sentence-similarity", "retrieval", "contextual-embeddings"))]
         if self.languages:
             lines += ["language:", *(f"- {json.dumps(code)}" for code in self.languages)]
-        if self.base_model:
+        if _HUB_ID.fullmatch(self.base_model) and not Path(self.base_model).exists():  # the Hub refuses a path
             lines.append(f"base_model: {json.dumps(self.base_model)}")
         return "\n".join([*lines, "---"])
 
@@ -94,7 +96,7 @@ def verdicts(comparison: Comparison, rivals: Sequence[str] = RIVALS) -> list[str
         figures = f"{100 * d.mean:+.2f} nDCG@10 ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
         says = {"beats": "It beats", "loses to": "It does not beat", "level with": "It does not beat"}[d.verdict]
         level = "; no difference that this many queries can show" if d.verdict == "level with" else ""
-        losses = f"; it loses on {', '.join(d.loses_on)}" if d.loses_on else ""
+        losses = f"; it loses on {', '.join(d.loses_on)}" if d.loses_on and d.sets > 1 else ""
         lines.append(f"{says} {label}: {figures}{level}{losses}.")
     return lines
 

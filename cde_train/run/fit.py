@@ -18,6 +18,7 @@ training, and the others wait.
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
@@ -39,6 +40,7 @@ from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
 from cde_train.run.base import resolve
 from cde_train.run.config import to_toml
+from cde_train.run.costs import affordable_documents
 from cde_train.run.delivery import deliver
 from cde_train.run.distil import distil
 from cde_train.run.environment import describe_environment
@@ -56,8 +58,6 @@ from cde_train.vectors.text_vectors import TextVectors
 
 Say = Callable[[str], None]
 START, MODEL, STATES, REPORT_FOLDER = "start", "model", "states", "report"
-FORWARDS_A_TEXT = 4
-"""What a text costs in training, in forward passes: one without a graph, one with, and backward, which is two."""
 REPORT_PASSES = 4
 """How often the report encodes a document: without context, under null and own context, and by the start."""
 BATCHES, FILTER = "batches.npy", "filter.json"
@@ -194,6 +194,13 @@ class _Fit:
         packing = packer(prepared.pairs, vectors, prepared.clustering, self.config.packing_of(phase))
         batches = packing.run(steps=phase.steps, epochs=phase.epochs)
         save_batches(self._place(phase) / BATCHES, batches)
+        if len(batches) < phase.warmup_steps:
+            warnings.warn(
+                f"the learning rate of phase {phase.name} rises for {phase.warmup_steps} steps and it has "
+                f"{len(batches)}, so it comes no higher than {len(batches) / phase.warmup_steps:.0%} of what is set; "
+                "lower warmup_steps",
+                stacklevel=2,
+            )
         one_epoch = batches[: packing.report.batches]
         report = report_batches(prepared.pairs, one_epoch, self.config.filtering, queries=vectors, documents=vectors)
         write_atomically(self._place(phase) / FILTER, report.to_json().encode())
@@ -209,8 +216,8 @@ class _Fit:
 
     def _write_development(self, phase: PhaseConfig) -> Report:
         """Write what a phase measures on: as much of the development set as costs a tenth of the steps between."""
-        affordable = phase.eval_steps * texts_a_step(phase) * FORWARDS_A_TEXT // 10
-        sample = self.preparation.affordable(read_retrieval_set(self.work / DEVELOPMENT), affordable)
+        most = affordable_documents(phase, phase.eval_steps, read_pairs(self.work / "data" / PAIRS), self._start)
+        sample = self.preparation.affordable(read_retrieval_set(self.work / DEVELOPMENT), int(most))
         write_retrieval_set(sample.data, self._place(phase) / DEVELOPMENT)
         return {"documents": len(sample.data.documents), "of": sample.whole, "too_high_by": sample.error}
 
@@ -274,11 +281,7 @@ class _Fit:
         """Return how many documents the report can encode in a tenth of the training time."""
         if not self.config.phase:
             return sys.maxsize
-        reports = [(phase, self.folder.done(f"{phase.name} training") or {}) for phase in self.config.phase]
-        texts = sum(int(report["steps"]) * texts_a_step(phase) for phase, report in reports)
-        return texts * FORWARDS_A_TEXT // (10 * REPORT_PASSES)
-
-
-def texts_a_step(phase: PhaseConfig) -> int:
-    """Return how many texts a step trains on."""
-    return phase.batch_size * (2 + phase.hard_negatives)
+        pairs = read_pairs(self.work / "data" / PAIRS)
+        steps = {p: int((self.folder.done(f"{p.name} training") or {})["steps"]) for p in self.config.phase}
+        costs = (affordable_documents(phase, count, pairs, self._start) for phase, count in steps.items())
+        return int(sum(costs) / REPORT_PASSES)

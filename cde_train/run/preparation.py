@@ -13,6 +13,7 @@ from cde_train.data.pairs import TrainingPair, texts_of, write_pairs
 from cde_train.data.pseudo_queries import RoundTrip, make_pairs, round_trip_filter
 from cde_train.data.readers import TrainingData, read_data, read_pairs
 from cde_train.data.retrieval_sets import RetrievalSet, read_retrieval_set, write_retrieval_set
+from cde_train.errors import TrainingDataError
 from cde_train.evaluation.sampled_corpus import SampledCorpus, trusted_sample
 from cde_train.run.folder import Report, RunFolder
 from cde_train.run.sections import RunConfig
@@ -107,7 +108,12 @@ class Preparation:
         before = len(pairs)
         if sets_aside:
             for part, seed in self.parts.items():
-                pairs, data = hold_out(pairs, found.documents, replace(self.config.held_out, seed=seed))
+                settings = replace(self.config.held_out, seed=seed)
+                try:
+                    pairs, data = hold_out(pairs, found.documents, settings)
+                except TrainingDataError as error:
+                    left_out = ", ".join(f"{count} ({reason})" for reason, count in found.skipped.items())
+                    raise TrainingDataError(f"{error}; left out before: {left_out or 'nothing'}") from error
                 write_retrieval_set(data, self.work / part)
                 report[f"{part}_queries"] = len(data.queries)
         else:

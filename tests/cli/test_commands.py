@@ -135,7 +135,8 @@ def test_a_failed_run_is_1_and_a_bug_is_shown_as_one(capsys, monkeypatch):
 
 def test_warnings_and_the_systems_errors_are_sentences(capsys, monkeypatch):
     def denied(*_, **__):
-        warnings.warn("texts were cut", UserWarning, stacklevel=2)
+        for level in (1, 2):  # of two places in the code
+            warnings.warn("texts were cut", UserWarning, stacklevel=level)
         raise PermissionError(13, "Permission denied", "there")
 
     monkeypatch.setattr("cde_train.run.config.load_run_config", denied)

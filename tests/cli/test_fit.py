@@ -192,13 +192,24 @@ def test_a_damaged_file_is_refused_by_name(finished, config, pairs, tmp_path, ca
     assert "pairs.jsonl has changed since step 'data' wrote it" in capsys.readouterr().err
 
 
-def test_fit_takes_a_folder_of_documents(config, tmp_path):
+def test_fit_takes_a_folder_of_documents(config, tmp_path, capsys):
     folder = tmp_path / "docs"
     folder.mkdir()
     for i, text in enumerate(documents(16, seed=5, words=12)):
         (folder / f"{i}.md").write_text(f"# Chapter {text}\n\n{text} and more of {text}\n")
-    assert main(["fit", str(folder), "-o", str(tmp_path / "out"), "--config", str(config)]) == 0
+    command = ["fit", str(folder), "-o", str(tmp_path / "out"), "--config", str(config)]
+    assert main([*command, "--set", "phase.1.warmup_steps=200"]) == 0
     assert ContextualEncoder.from_pretrained(tmp_path / "out", device="cpu").config.name == "out"
+    (warning,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: the learning rate")
+    ]
+    steps = json.loads((tmp_path / "out/work/manifest.json").read_text())["steps"]["supervised training"]["report"][
+        "steps"
+    ]
+    assert (
+        f"phase supervised rises for 200 steps and it has {steps}, so it comes no higher than {steps / 2:.0f}%"
+        in warning
+    )
 
 
 def test_a_large_corpus_is_sampled_for_report_and_development_set(config, pairs, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """The model card says what the figures say, and no more."""
 
 import json
+from dataclasses import replace
 
 from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
 from cde_train.evaluation.results import LABELS
@@ -17,7 +18,7 @@ VALUES = {
 
 
 def test_the_table_holds_the_figures_of_the_report(tmp_path):
-    card = ModelCard("mine", made(VALUES), base_model="start", data={"pairs": 5, "skipped": {"empty": 2}})
+    card = ModelCard("mine", made(VALUES), base_model="org/start", data={"pairs": 5, "skipped": {"empty": 2}})
     text = write_model_card(tmp_path / "out", card).read_text()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     table = {
@@ -28,7 +29,8 @@ def test_the_table_holds_the_figures_of_the_report(tmp_path):
         assert table[LABELS[row["mode"]]][0] == round(100 * row["ndcg_at_10"], 2)
     assert len(table) == len(report["results"]) == 4
     assert "| skipped | empty 2 |" in text
-    assert 'base_model: "start"' in text
+    assert 'base_model: "org/start"' in text
+    assert "base_model" not in replace(card, base_model=str(tmp_path)).markdown()
     assert card.markdown() == text
 
 
@@ -36,6 +38,8 @@ def test_verdicts():
     start, bm25, whitening = verdicts(made(VALUES))
     assert start.startswith("It does not beat starting model: +0.00")
     assert "no difference that this many queries can show" in start
-    assert bm25 == "It does not beat BM25: -30.00 nDCG@10 (-30.00 to -30.00); it loses on a."
+    assert bm25 == "It does not beat BM25: -30.00 nDCG@10 (-30.00 to -30.00)."
+    both = verdicts(made({"a": VALUES["a"], "b": {"corpus": [0.6] * 40, "bm25": [0.5] * 40}}), ["bm25"])
+    assert both[0].endswith("; it loses on a.")
     assert whitening.startswith("It beats PCA whitening: +40.00")
     assert verdicts(made({"a": {"corpus": [1.0]}}))[0] == "Against starting model: not measured."

@@ -44,13 +44,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "ratios": {name: ratio(timings, name, REFERENCE) for name in subjects if name != REFERENCE},
         "milliseconds": {name: 1000 * value for name, value in medians(timings).items()},
         "seconds": timings,
-        "about": {"context_documents": encoders["torch"].context.size, "texts_from": source},
+        "about": {"context_documents": len(corpus), "texts_from": source},
     }
 
 
 def fitting(encoder: ContextualEncoder, corpus: list[str], options: argparse.Namespace) -> Callable[[], object]:
-    """Return what fits a context to all documents of a corpus."""
-    return lambda: encoder.fit_context(corpus, context_size=options.context_size, batch_size=options.batch_size)
+    """Return what fits a context to all documents of a corpus, each time in an encoder that keeps no vectors yet."""
+    size, batch = options.context_size, options.batch_size
+    return lambda: encoder.fork().fit_context(corpus, context_size=size, batch_size=batch)
 
 
 def setting(encoder: ContextualEncoder, context: object) -> Callable[[], object]:

@@ -25,6 +25,7 @@ from benchmarks.performance.rivals import (
     fastembed_model,
     load_encoder,
     sentence_transformer,
+    set_fitted_context,
     write_plain_backbone,
 )
 from benchmarks.performance.texts import real_documents, token_ids
@@ -45,8 +46,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         reference, rival = build_rivals(load_encoder(options.checkpoint), Path(folder))
         rivals = {REFERENCE: reference.encode, FASTEMBED: lambda found: embed_fast(rival, found, size)}
         difference = check_equal(encoders["torch"], documents[:64], rivals)
-        for encoder in encoders.values():  # set anew, or documents of the context would not run through the model again
-            encoder.set_context(encoder.fit_context(texts[: options.context_size], context_size=options.context_size))
+        for encoder in encoders.values():
+            set_fitted_context(encoder, texts, options.context_size)
         sides = {name: embedding(encoder, size) for name, encoder in encoders.items()} | {
             REFERENCE: lambda found: reference.encode(found, batch_size=size, show_progress_bar=False),
             FASTEMBED: lambda found: embed_fast(rival, found, size),

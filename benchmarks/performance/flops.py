@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.performance.machine import peak_flops
-from benchmarks.performance.rivals import load_encoder
+from benchmarks.performance.rivals import load_encoder, set_fitted_context
 from benchmarks.performance.texts import queries_of, real_documents
 from benchmarks.performance.timing import interleave, medians
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -28,7 +28,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     documents, source = real_documents(options.eval_folder, max(options.context_size, options.batch_size))
     encoders = {name: load_encoder(options.checkpoint, name) for name in BACKENDS}
     for encoder in encoders.values():
-        encoder.set_context(encoder.fit_context(documents, context_size=options.context_size))  # or it keeps vectors
+        set_fitted_context(encoder, documents, options.context_size)
     batch = documents[: options.batch_size]
     query = queries_of(encoders["torch"], documents, 1)
     peak = peak_flops()

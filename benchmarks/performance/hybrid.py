@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from benchmarks.performance.documents import part_by_part, split
-from benchmarks.performance.rivals import load_encoder
+from benchmarks.performance.rivals import load_encoder, set_fitted_context
 from benchmarks.performance.texts import queries_of, real_documents
 from benchmarks.performance.timing import interleave, medians, per_text, ratio
 from cde_retriever.context.knowledge import Parts
@@ -30,7 +30,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     documents = texts[: options.documents]
     encoder = load_encoder(options.checkpoint)
     # Set anew, or documents of the context would not run through the model again.
-    encoder.set_context(encoder.fit_context(texts[: options.context_size], context_size=options.context_size))
+    set_fitted_context(encoder, texts, options.context_size)
     parts = split(documents, options.repetitions)
     made: dict[str, list[Any]] = {"both": [], "one": []}
     subjects = {form: part_by_part(keeping(encoder, form, options.batch_size, made[form]), parts) for form in made}

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.performance.rivals import load_encoder
+from benchmarks.performance.rivals import load_encoder, set_fitted_context
 from benchmarks.performance.texts import real_documents
 from cde_retriever.backends.pytorch import TorchBackend
 
@@ -26,7 +26,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Embed documents plainly watched, then under the profiler."""
     documents, source = real_documents(options.eval_folder, max(DOCUMENTS, options.context_size))
     encoder = load_encoder(options.checkpoint)
-    encoder.set_context(encoder.fit_context(documents, context_size=options.context_size))  # or it keeps vectors
+    set_fitted_context(encoder, documents, options.context_size)
     texts = documents[: min(DOCUMENTS, 8 * options.batch_size)]
 
     def embed() -> object:

@@ -37,6 +37,11 @@ def load_encoder(checkpoint: str | Path | None, backend: str = "torch") -> Conte
     return ContextualEncoder.from_pretrained(checkpoint, **settings)
 
 
+def set_fitted_context(encoder: ContextualEncoder, documents: Sequence[str], size: int) -> None:
+    """Fit a context and set it anew: the fit keeps the vectors of its documents, which would cost nothing to embed."""
+    encoder.set_context(encoder.fit_context(documents[:size], context_size=size))
+
+
 def write_plain_backbone(encoder: ContextualEncoder, folder: Path) -> None:
     """Write the encoder's first stage as a `transformers` folder.
 

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.performance.context import fitting, setting
-from benchmarks.performance.rivals import load_encoder, sentence_transformer, untrained_layout, write_plain_backbone
+from benchmarks.performance.rivals import (
+    load_encoder,
+    sentence_transformer,
+    set_fitted_context,
+    untrained_layout,
+    write_plain_backbone,
+)
 from benchmarks.performance.texts import real_documents, texts_of_length, token_ids
 from benchmarks.performance.timing import fit_exponent, interleave, medians
 from cde_retriever.context.context import Context
@@ -36,9 +42,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         write_plain_backbone(load_encoder(options.checkpoint), Path(folder))
         reference = sentence_transformer(Path(folder), encoders["torch"])
         cached = untrained_layout(Path(folder), encoders["torch"], "cached")
-    corpus = documents[: options.context_size]
     for encoder in encoders.values():
-        encoder.fit_context(corpus, context_size=options.context_size)
+        set_fitted_context(encoder, documents, options.context_size)
     panels = {
         "tokens": lengths(encoders, reference, documents, options),
         "corpus": corpora(encoders, reference, documents, options),

@@ -10,12 +10,14 @@ import pytest
 
 from benchmarks.performance import __main__ as performance
 from benchmarks.performance.concurrent import judged, largest_difference, mixed_queries
+from benchmarks.performance.context import fitting
 from benchmarks.performance.documents import part_by_part, split
 from benchmarks.performance.embed_stream import note_peak, peak_megabytes, read_peaks
 from benchmarks.performance.flops import count_flops
 from benchmarks.performance.hybrid import index_of, searching
 from benchmarks.performance.options import QUICK, QUICK_OUTPUT, read_options, settings_of
 from benchmarks.performance.page import write_page
+from benchmarks.performance.rivals import set_fitted_context
 from benchmarks.performance.sections import Sections, pending
 from benchmarks.performance.targets import ROWS, Row, Target, judge
 from benchmarks.performance.texts import short_documents, texts_of_length, token_ids
@@ -177,6 +179,25 @@ def test_every_document_is_timed_once():
     assert sorted(chain(*seen[1:])) == sorted(texts)
     with pytest.raises(ValueError, match="3 documents cannot be split into 5 parts"):
         split(texts[:3], 5)
+
+
+def test_what_is_timed_runs_through_the_model(monkeypatch, tmp_path):
+    """A fit keeps the vectors of its documents, which made a bench of version 2 a hundred times too fast."""
+    encoder = ContextualEncoder.from_pretrained(headed_encoder().save_pretrained(tmp_path), device="cpu")
+    texts, ran = documents(12), []
+    embed = encoder.backend.embed
+    monkeypatch.setattr(
+        encoder.backend, "embed", lambda ids, *rest, **state: ran.append(len(ids)) or embed(ids, *rest, **state)
+    )
+    set_fitted_context(encoder, texts, 8)
+    fit = fitting(encoder, texts, argparse.Namespace(context_size=8, batch_size=4))
+    rounds = [lambda: encoder.encode_documents(texts), fit, fit, lambda: encoder.encode_documents(texts)]
+    counts = []
+    for run in rounds:
+        ran.clear()
+        run()
+        counts.append(sum(ran))
+    assert counts == [12, 8, 8, 12]
 
 
 def test_each_way_to_ask_an_index_gives_its_own_exact_order():

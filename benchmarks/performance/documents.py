@@ -33,7 +33,7 @@ from benchmarks.performance.timing import interleave, ratio
 from cde_retriever.encoder.encoder import ContextualEncoder
 
 READS = ("context_size", "documents", "batch_size", "repetitions")
-REFERENCE, FASTEMBED = "sentence_transformers", "fastembed"
+REFERENCE, REFERENCE_BF16, FASTEMBED = "sentence_transformers", "sentence_transformers_bf16", "fastembed"
 FASTEMBED_BATCH = 256
 
 
@@ -43,13 +43,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     documents, size = texts[: options.documents], options.batch_size
     encoders = {name: load_encoder(options.checkpoint, name) for name in BACKENDS}
     with tempfile.TemporaryDirectory() as folder:
-        reference, rival = build_rivals(load_encoder(options.checkpoint), Path(folder))
+        reference, in_bf16, rival = build_rivals(load_encoder(options.checkpoint), Path(folder))
         rivals = {REFERENCE: reference.encode, FASTEMBED: lambda found: embed_fast(rival, found, size)}
         difference = check_equal(encoders["torch"], documents[:64], rivals)
         for encoder in encoders.values():
             set_fitted_context(encoder, texts, options.context_size)
         sides = {name: embedding(encoder, size) for name, encoder in encoders.items()} | {
-            REFERENCE: lambda found: reference.encode(found, batch_size=size, show_progress_bar=False),
+            REFERENCE: lambda found: reference.encode(found, batch_size=size),
+            REFERENCE_BF16: lambda found: in_bf16.encode(found, batch_size=size),
             FASTEMBED: lambda found: embed_fast(rival, found, size),
             "fastembed_default": lambda found: embed_fast(rival, found, FASTEMBED_BATCH),
         }
@@ -61,6 +62,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         # Of throughputs, which is theirs over ours of times.
         "ratios": {
             **{name: ratio(timings, REFERENCE, name) for name in BACKENDS},
+            "torch_bf16": ratio(timings, REFERENCE_BF16, "torch_bf16"),
             "onnx_to_fastembed": ratio(timings, FASTEMBED, "onnx"),
             "onnx_to_fastembed_default": ratio(timings, "fastembed_default", "onnx"),
         },
@@ -80,11 +82,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def build_rivals(encoder: ContextualEncoder, folder: Path) -> tuple[Any, Any]:
-    """Return sentence-transformers and fastembed with the plain backbone of an encoder that is not measured."""
+def build_rivals(encoder: ContextualEncoder, folder: Path) -> tuple[Any, Any, Any]:
+    """Return sentence-transformers, the same in bf16, and fastembed, on the backbone of an encoder not measured."""
     write_plain_backbone(encoder, folder)
     export_plain_backbone(folder)
-    return sentence_transformer(folder, encoder), fastembed_model(folder, encoder, torch.get_num_threads())
+    plain, low = (sentence_transformer(folder, encoder, dtype) for dtype in (torch.float32, torch.bfloat16))
+    return plain, low, fastembed_model(folder, encoder, torch.get_num_threads())
 
 
 def embed_fast(model: Any, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.performance.rivals import (
     BACKENDS,
     check_equal,
@@ -23,28 +25,29 @@ from benchmarks.performance.timing import interleave, medians, per_text, ratio
 from cde_retriever.encoder.encoder import ContextualEncoder
 
 READS = ("context_size", "queries", "repetitions")
-REFERENCE = "sentence_transformers"
+REFERENCE, REFERENCE_BF16 = "sentence_transformers", "sentence_transformers_bf16"
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Build all sides from the same weights and time them in turns."""
     corpus, source = real_documents(options.eval_folder, options.context_size)
     with tempfile.TemporaryDirectory() as folder:
-        encoders, reference, difference = build(options, Path(folder), corpus)
+        encoders, references, difference = build(options, Path(folder), corpus)
         for encoder in encoders.values():
             encoder.fit_context(corpus, context_size=options.context_size)
         ours = encoders["torch"]
         queries = queries_of(ours, corpus, options.queries)
         fewer = queries[: max(1, len(queries) // 4)]
-        texts = {name: fewer if name.startswith("joint") else queries for name in (*encoders, REFERENCE)}
-        subjects = {name: one_by_one(encoder, texts[name]) for name, encoder in encoders.items()}
-        subjects[REFERENCE] = lambda: [reference.encode([text], show_progress_bar=False) for text in queries]
+        texts = {name: fewer if name.startswith("joint") else queries for name in (*encoders, *references)}
+        subjects = {name: one_by_one(encoder.encode_queries, texts[name]) for name, encoder in encoders.items()}
+        subjects |= {name: one_by_one(reference.encode, queries) for name, reference in references.items()}
         counts = {name: len(found) for name, found in texts.items()}
         timings = per_text(interleave(subjects, options.repetitions, "Queries"), counts)
     lengths = [len(ids) for ids in token_ids(ours, queries, "query")]
     return {
         "ratios": {
             **{name: ratio(timings, name, REFERENCE) for name in (*BACKENDS, "cached")},
+            "torch_bf16": ratio(timings, "torch_bf16", REFERENCE_BF16),
             "joint": ratio(timings, "joint", "torch"),
             "joint_onnx": ratio(timings, "joint_onnx", "onnx"),
         },
@@ -62,18 +65,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def build(
     options: argparse.Namespace, folder: Path, texts: Sequence[str]
-) -> tuple[dict[str, ContextualEncoder], Any, dict[str, float]]:
-    """Return our encoders by name, sentence-transformers, and how far its plain vectors are from ours."""
+) -> tuple[dict[str, ContextualEncoder], dict[str, Any], dict[str, float]]:
+    """Return our encoders and sentence-transformers by name, and how far its plain vectors are from ours."""
     encoders = {name: load_encoder(options.checkpoint, name) for name in BACKENDS}
     plain = folder / "plain"
     write_plain_backbone(load_encoder(options.checkpoint), plain)
     for layout in ("cached", "joint"):
         encoders[layout] = untrained_layout(plain, encoders["torch"], layout)
     encoders["joint_onnx"] = load_encoder(plain / "joint", "onnx")
-    reference = sentence_transformer(plain, encoders["torch"])
-    return encoders, reference, check_equal(encoders["torch"], texts[:32], {REFERENCE: reference.encode})
+    references = {REFERENCE: sentence_transformer(plain, encoders["torch"])}
+    difference = check_equal(encoders["torch"], texts[:32], {REFERENCE: references[REFERENCE].encode})
+    return (
+        encoders,
+        references | {REFERENCE_BF16: sentence_transformer(plain, encoders["torch"], torch.bfloat16)},
+        difference,
+    )
 
 
-def one_by_one(encoder: ContextualEncoder, texts: Sequence[str]) -> Callable[[], object]:
+def one_by_one(embed: Callable[[list[str]], object], texts: Sequence[str]) -> Callable[[], object]:
     """Return what embeds queries one at a time."""
-    return lambda: [encoder.encode_queries([text]) for text in texts]
+    return lambda: [embed([text]) for text in texts]

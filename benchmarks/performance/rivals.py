@@ -19,6 +19,7 @@ from cde_train.training.start import start_from
 
 BACKENDS: dict[str, dict[str, str]] = {
     "torch": {"device": "cpu"},
+    "torch_bf16": {"device": "cpu", "dtype": "bfloat16"},
     "onnx": {"backend": "onnx", "device": "cpu"},
     "onnx_int8": {"backend": "onnx", "device": "cpu", "dtype": "int8"},
     "openvino_int8": {"backend": "openvino", "device": "cpu", "dtype": "int8"},
@@ -60,14 +61,12 @@ def write_plain_backbone(encoder: ContextualEncoder, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def sentence_transformer(folder: Path, encoder: ContextualEncoder) -> Any:
+def sentence_transformer(folder: Path, encoder: ContextualEncoder, dtype: torch.dtype = torch.float32) -> Any:
     """Build a sentence-transformers model from a plain backbone: mean pooling, unit length."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-    transformer = Transformer(
-        str(folder), model_kwargs={"dtype": torch.float32}, max_seq_length=encoder.config.max_length
-    )
+    transformer = Transformer(str(folder), model_kwargs={"dtype": dtype}, max_seq_length=encoder.config.max_length)
     pooling = Pooling(int(encoder.config.first_stage["hidden_size"]), "mean")
     return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").eval()
 

@@ -47,6 +47,7 @@ PEAK, STARTUP = Target(1.1, True, "its peak"), Target(1.0, True, "its time")
 
 ROWS = (
     Row("queries", "torch", "one query, 16 tokens, PyTorch", PLAIN, TIME),
+    Row("queries", "torch_bf16", "one query, PyTorch bf16", f"{PLAIN} (bf16)", TIME),
     Row("queries", "onnx", "one query, ONNX fp32", PLAIN, TIME),
     Row("queries", "onnx_int8", "one query, ONNX int8", f"{PLAIN} (fp32)", TIME),
     Row("queries", "openvino_int8", "one query, OpenVINO int8", f"{PLAIN} (fp32)", TIME),
@@ -54,6 +55,7 @@ ROWS = (
     Row("queries", "joint", "one query, PyTorch", "`joint` layout, same backbone, PyTorch", JOINT),
     Row("queries", "joint_onnx", "one query, ONNX fp32", "`joint` layout, same backbone, ONNX fp32", JOINT),
     Row("documents", "torch", "documents, real lengths, PyTorch", PLAIN, RATE),
+    Row("documents", "torch_bf16", "documents, real lengths, PyTorch bf16", f"{PLAIN} (bf16)", RATE),
     Row("documents", "onnx", "documents, ONNX fp32", PLAIN, RATE),
     Row("documents", "onnx_int8", "documents, ONNX int8", f"{PLAIN} (fp32)", RATE),
     Row("documents", "openvino_int8", "documents, OpenVINO int8", f"{PLAIN} (fp32)", RATE),

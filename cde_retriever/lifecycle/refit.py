@@ -22,7 +22,7 @@ from cde_retriever.errors import ConfigError, TruncationWarning
 from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.shadow import Begun, Shadow
 from cde_retriever.lifecycle.stored_index import FolderKind, StoredIndex, Vectors, kind_of
-from cde_retriever.progress import progress
+from cde_retriever.progress import counter
 
 PathLike = str | os.PathLike[str]
 DOCUMENTS_AT_ONCE = 1000
@@ -242,18 +242,20 @@ def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool
     encoder, embedded, known = stored.encoder.fork(), 0, 0
     encoder.set_context(Context.load(shadow.folder))
     made = []
-    for number, start in enumerate(progress(range(0, begun.documents, begun.part), label="embed", show=show_progress)):
-        texts = stored.texts[start : start + begun.part]
+    with counter(total=begun.documents, label="embedding", unit="document", show=show_progress) as bar:
+        for number, start in enumerate(range(0, begun.documents, begun.part)):
+            texts = stored.texts[start : start + begun.part]
 
-        def embed(texts: list[str] = texts) -> Vectors:
-            nonlocal embedded, known
-            embedded += len(texts)
-            if encoder.plain_documents is not None:
-                known += len(texts) - len(encoder.plain_documents.missing(texts))
-            vectors: Vectors = encoder.encode_documents(texts, parts=stored.parts)
-            return vectors
+            def embed(texts: list[str] = texts) -> Vectors:
+                nonlocal embedded, known
+                embedded += len(texts)
+                if encoder.plain_documents is not None:
+                    known += len(texts) - len(encoder.plain_documents.missing(texts))
+                vectors: Vectors = encoder.encode_documents(texts, parts=stored.parts)
+                return vectors
 
-        made.append(shadow.vectors(number, embed))
+            made.append(shadow.vectors(number, embed))
+            bar.update(len(texts))
     vectors = np.concatenate(made)
     shadow.build(lambda folder: stored.rebuild(folder, encoder.context, vectors))
     return embedded, known

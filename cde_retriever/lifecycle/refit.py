@@ -18,7 +18,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Drift
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ConfigError, TruncationWarning
+from cde_retriever.errors import ConfigError, OutputError, TruncationWarning
 from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.shadow import Begun, Shadow
 from cde_retriever.lifecycle.stored_index import FolderKind, StoredIndex, Vectors, kind_of
@@ -198,7 +198,7 @@ def undo_refit(index: PathLike, *, collection: Collection | None = None) -> bool
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        OutputError: if the old index is gone.
+        OutputError: if the old index is gone, or the record of what was made.
         OSError: if another process refits the index.
     """
     shadow = Shadow(Path(index), collection)
@@ -207,6 +207,11 @@ def undo_refit(index: PathLike, *, collection: Collection | None = None) -> bool
         return False
     with shadow.alone():
         begun = shadow.read()
+        if begun is None and shadow.other.is_dir():
+            raise OutputError(
+                f"nothing says whether {shadow.given} or {shadow.kept} is the old index, as refit.json is gone; move "
+                "the one that you want to the index's place by hand, and delete the other"
+            )
         swapped = begun is not None and _is_swapped(shadow, kind, begun) and shadow.other.is_dir()
         if swapped:
             shadow.swap()

@@ -282,6 +282,22 @@ def test_parts_that_are_there_are_not_embedded_again_and_damaged_ones_are(index,
     assert run(folder, checkpoint).embedded == 14
 
 
+def test_a_damaged_record_changes_nothing_and_without_one_no_index_is_put_back_or_dropped(index, checkpoint):
+    kind, folder = index
+    run(folder, checkpoint)
+    after, record = kind.contents(checkpoint, folder), Shadow(folder).folder / "refit.json"
+    for damaged in (record.read_bytes()[:40], b"{}"):
+        record.write_bytes(damaged)
+        for act in (lambda: run(folder, checkpoint), lambda: undo_refit(folder), lambda: confirm_refit(folder)):
+            with pytest.raises(OutputError, match=r"refit\.json is damaged"):
+                act()
+    record.unlink()
+    with pytest.raises(OutputError, match="nothing says whether"):
+        undo_refit(folder)
+    assert kind.contents(checkpoint, folder) == after
+    assert len(kind.contents(checkpoint, Shadow(folder).other)) == 24
+
+
 def test_an_index_that_was_written_meanwhile_is_not_replaced(index, checkpoint, monkeypatch):
     kind, folder = index
     build = Shadow.build

@@ -29,7 +29,7 @@ from cde_retriever.cli.main import main
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextMismatchError, OutputError
 from cde_retriever.langchain import CDEEmbeddings, CDESparseEmbeddings
-from cde_retriever.lifecycle.collection import ChromaClient, Collection
+from cde_retriever.lifecycle.collection import ChromaClient, Collection, write_collection
 from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
 from cde_retriever.lifecycle.shadow import Shadow
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collection_in, sparse_functions
@@ -459,6 +459,15 @@ def test_the_command_makes_no_store_where_none_is(store, empty, tmp_path, capsys
     assert main(["refit", str(tmp_path), f"--{store}", str(place), "--collection", NAME]) == 2
     assert f"no store at {place}" in capsys.readouterr().err
     assert list(tmp_path.rglob("*")) == [place] * empty
+
+
+@pytest.mark.parametrize("damaged", ["", "{}", '{"format_version": 1, "collection'])
+def test_a_damaged_name_of_a_collection_is_refused(damaged, tmp_path):
+    write_collection(tmp_path, "handbook-0123")
+    assert collection_in(tmp_path, "handbook") == "handbook-0123"
+    (tmp_path / "collection.json").write_text(damaged)
+    with pytest.raises(ContextMismatchError, match=r"collection\.json is damaged"):
+        collection_in(tmp_path, "handbook")
 
 
 @pytest.mark.parametrize("place", ["lc-chroma-one"], indirect=True)

@@ -61,17 +61,18 @@ def choose(
     """
     check_selection(choice.selection, kinds is not None)
     size, seed = whole_number("context_size", choice.size, 1), valid_seed(choice.seed)
-    choice = replace(choice, size=size, seed=seed)
+    vectors = None
     if kinds is not None:
-        return Chosen(replace(sample_kinds(documents, kinds, size, seed), choice=choice), None)
-    if choice.selection == "random":
-        return Chosen(replace(sample_documents(documents, size, seed), choice=choice), None)
-    candidates = sample_documents(documents, CANDIDATES * size, seed)
-    vectors = embed(candidates.texts)
-    rows = np.arange(len(vectors))
-    if len(vectors) > size:
-        rows = (cluster_centres if choice.selection == "kmeans" else far_apart)(unit(vectors), size)
-    return Chosen(replace(candidates.take(rows.tolist()), choice=choice), vectors[rows])
+        sample = sample_kinds(documents, kinds, size, seed)
+    elif choice.selection == "random":
+        sample = sample_documents(documents, size, seed)
+    else:
+        sample = sample_documents(documents, CANDIDATES * size, seed)
+        vectors = embed(sample.texts)
+        if len(vectors) > size:
+            rows = (cluster_centres if choice.selection == "kmeans" else far_apart)(unit(vectors), size)
+            sample, vectors = sample.take(rows.tolist()), vectors[rows]
+    return Chosen(replace(sample, choice=replace(choice, size=size, seed=seed)), vectors)
 
 
 def kind_of(metadata: Mapping[str, Any], field: str) -> str:

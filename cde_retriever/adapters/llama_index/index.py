@@ -111,12 +111,11 @@ class CDEVectorStoreIndex(JoiningNodes):
         Raises:
             ContextNotFittedError: if the index has no context yet.
         """
-        return Drift.of_all([self.joined])
+        return self._growth.drift
 
     @property
     def joined(self) -> Joined:
         """What joined since the context was fitted; raises as `drift` does."""
-        _ = self.embedding.context
         return self._growth.joined
 
     @classmethod

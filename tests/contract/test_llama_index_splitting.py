@@ -1,5 +1,6 @@
 """Nodes that the model reads whole, and one word on what it did not read."""
 
+import pickle
 import random
 import warnings
 
@@ -86,6 +87,8 @@ def test_what_the_user_chose_is_used(checkpoint, monkeypatch) -> None:
     assert count(transformations=[SentenceSplitter(chunk_size=40, chunk_overlap=0)]) > ours
     assert Settings.node_parser.chunk_size == 1024  # LlamaIndex's own default, set by asking for it
     assert count() == ours
+    assert Settings.transformations == [Settings.node_parser]  # and so do stock indexes
+    assert count() == ours
     monkeypatch.setattr(Settings, "_node_parser", SentenceSplitter(chunk_size=2000))
     assert count() == len(documents)
     monkeypatch.setattr(Settings, "_node_parser", None)
@@ -99,6 +102,16 @@ def test_metadata_longer_than_the_model_reads_are_told_of(checkpoint) -> None:
         index = CDEVectorStoreIndex.from_documents(documents, embed_model=CDEEmbedding(checkpoint))
     texts = [len(node.text.split()) for node in index.docstore.docs.values()]
     assert max(texts) <= READ // 4
+
+
+def test_a_splitter_in_another_process_counts_as_the_model_does(checkpoint) -> None:
+    splitter = CDEEmbedding(checkpoint).sentence_splitter(chunk_overlap=3)
+    splitter.include_prev_next_rel = False
+    copy = pickle.loads(pickle.dumps(splitter))
+    assert (copy.chunk_size, copy.chunk_overlap, copy.include_prev_next_rel) == (READ, 3, False)
+    word = "kolak"  # one token for the model, more for LlamaIndex's own tokenizer
+    assert len(copy.split_text(" ".join([word] * READ))) == 1
+    assert len(copy.split_text(" ".join([word] * (READ + 1)))) == 2
 
 
 def test_the_splitter_serves_pipelines(checkpoint) -> None:

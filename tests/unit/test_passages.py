@@ -186,6 +186,9 @@ def test_a_folder_of_every_kind_of_file(tmp_path):
     (docs / "binary.txt").write_bytes(b"\x00\x01\x02")
     (docs / "half.txt").write_bytes(b"\xff\xfea\x00b")
     (docs / "empty.html").write_text("<script>x</script>")
+    empty = {f"nothing.{ending}" for ending in ("html", "md", "rst", "txt")} | {"blank.md"}
+    for name in empty:
+        (docs / name).write_text("---\ntitle: T\n---\n \n\n" if name == "blank.md" else "")
     (docs / "image.png").write_bytes(b"\x89PNG")
     (docs / "gone.md").symlink_to(docs / "nowhere.md")
     assert texts_of(docs) == {
@@ -197,10 +200,10 @@ def test_a_folder_of_every_kind_of_file(tmp_path):
     }
     listed = document_files(docs)
     read = {name: read_file(listed.folder, name, SIZE) for name in listed.names}
-    assert {name for name, file in read.items() if file.reason} == {"binary.txt", "half.txt", "empty.html"}
+    assert {name for name, file in read.items() if file.reason} == {"binary.txt", "half.txt", "empty.html"} | empty
     assert {name: file.guessed for name, file in read.items() if file.guessed} == {"old.txt": "cp1252"}
     notes = "\n".join(notes_on(read, listed.others))
-    assert "3 files gave no text: binary.txt (it holds zero bytes" in notes
+    assert "8 files gave no text: binary.txt (it holds zero bytes" in notes
     assert "empty.html (it has no text)" in notes
     assert "1 file not in UTF-8, read as what seemed likely: old.txt" in notes
     assert "1 file of other kinds not read: 1 .png" in notes

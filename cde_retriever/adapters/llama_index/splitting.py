@@ -44,8 +44,17 @@ class ModelSentenceSplitter(SentenceSplitter):
                 return parts
             size = max(1, size - excess)  # joined, sentences may have more tokens than each alone
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what a copy in another process is made from; LlamaIndex would count by its own tokenizer there."""
+        fields = {name: value for name, value in vars(self).items() if name != "callback_manager"}
+        return _restored, (type(self), {**fields, "tokenizer": self._tokenizer})
+
     def _get_metadata_str(self, node: BaseNode) -> str:
         return node.get_metadata_str(mode=MetadataMode.EMBED)
+
+
+def _restored(cls: type[ModelSentenceSplitter], arguments: dict[str, Any]) -> ModelSentenceSplitter:
+    return cls(**arguments)
 
 
 def splitter_for(encoder: ContextualEncoder, chunk_overlap: int | None = None) -> ModelSentenceSplitter:
@@ -65,9 +74,13 @@ def splitter_for(encoder: ContextualEncoder, chunk_overlap: int | None = None) -
 
 def transformations_for(encoder: ContextualEncoder) -> list[TransformComponent]:
     """Return what the user chose in LlamaIndex's `Settings`, else a splitter for the model."""
-    chosen: list[TransformComponent] | None = Settings._transformations
-    if chosen is not None:
+    chosen: list[TransformComponent] = Settings._transformations or []
+    if chosen and not (len(chosen) == 1 and _by_default(chosen[0])):
         return chosen
-    parser: Any = Settings._node_parser  # LlamaIndex puts its default here when it is first asked for
-    by_default = parser is None or (type(parser) is SentenceSplitter and parser.chunk_size == DEFAULT_CHUNK_SIZE)
-    return [splitter_for(encoder)] if by_default else [parser]
+    parser: Any = Settings._node_parser
+    return [splitter_for(encoder)] if _by_default(parser) else [parser]
+
+
+def _by_default(parser: Any) -> bool:
+    """Tell whether nobody chose a parser: LlamaIndex puts its default into `Settings` when a stock index is built."""
+    return parser is None or (type(parser) is SentenceSplitter and parser.chunk_size == DEFAULT_CHUNK_SIZE)

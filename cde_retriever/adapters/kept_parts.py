@@ -58,7 +58,7 @@ class KeptParts:
         joining = PartsIndex(self.index.fingerprint)
         joining.add(list(last), Parts(parts.dense[rows], parts.sparse[rows]))
         self.index.join(joining)
-        self._write(addition(joining))
+        self._write(lambda: addition(joining))
 
     def delete(self, ids: Iterable[str]) -> None:
         """Remove documents."""
@@ -66,7 +66,7 @@ class KeptParts:
         leaving = [name for name in ids if name in self.index]
         if leaving:
             self.index.delete(leaving)
-            self._write(deletion(leaving))
+            self._write(lambda: deletion(leaving))
 
     def find(
         self,
@@ -105,10 +105,10 @@ class KeptParts:
         """Write the index into a folder."""
         save_index(self.index, folder)
 
-    def _write(self, change: bytes) -> None:
+    def _write(self, changed: Callable[[], bytes]) -> None:
         if self.folder is None:
             return
-        file = index_file(self.folder)
+        file, change = index_file(self.folder), changed()
         try:
             if self._log is None and file.is_file():
                 self._log = open_log(file)

@@ -7,6 +7,7 @@ may stand beside it, under `DIGEST`: metadata outlive the vector they were made 
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from cde_retriever.errors import ContextMismatchError
 STAMP = "cde_context"
 DIGEST = "cde_vector"
 DENSE = "dense"
+NOTHING_THERE = re.compile(r"no data|empty|not exist|not found|no such", re.IGNORECASE)
+"""What stores say before they hold anything, each in its own words."""
+_OTHER_WIDTH = re.compile(r"dimension|shape|width|size|length|features", re.IGNORECASE)
 _SEPARATOR = "/"
 
 
@@ -54,12 +58,22 @@ def fingerprint_of(stamp: str) -> str:
     return stamp.partition(_SEPARATOR)[0]
 
 
+def is_dense(stamp: object) -> bool:
+    """Tell whether a stamp is that of dense parts."""
+    return isinstance(stamp, str) and stamp.partition(_SEPARATOR)[2] == DENSE
+
+
 def describe(stamp: object) -> str:
     """Return a stamp as a person reads it; anything but a string stands for a missing one."""
     if not isinstance(stamp, str):
         return "an unknown context (it comes without a stamp)"
     fingerprint, _, kept = stamp.partition(_SEPARATOR)
     return f"context {fingerprint[:12]}" + _form(kept)
+
+
+def tells_other_width(error: Exception) -> bool:
+    """Tell whether a store's error says that its vectors have another number of numbers than what it was asked with."""
+    return not NOTHING_THERE.search(str(error)) and _OTHER_WIDTH.search(str(error)) is not None
 
 
 def _form(kept: str) -> str:

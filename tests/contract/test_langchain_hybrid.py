@@ -154,6 +154,9 @@ def test_filters_are_met_however_deep(embedding, tmp_path):
         found(store, QUERIES[0], embedding, search_kwargs={"filter": {"source": {"$gt": 3}}})
     with pytest.raises(ConfigError, match=r"search_kwargs has \['score_threshold'\]"):
         found(store, QUERIES[0], embedding, search_kwargs={"score_threshold": 1})
+    for mode in ("hybrid", "dense"):
+        with pytest.raises(ConfigError, match="search_kwargs has k=3; give it to the retriever itself, as k="):
+            cde.CDERetriever(store=store, embedding=embedding, mode=mode, search_kwargs={"k": 3})
 
 
 def test_filters_in_a_stores_own_language_work_by_vector(embedding, tmp_path):

@@ -4,15 +4,23 @@ import shutil
 
 import pytest
 import qdrant_client
-from llama_index.core import Document, MockEmbedding, StorageContext, VectorStoreIndex, load_index_from_storage
+from llama_index.core import (
+    Document,
+    MockEmbedding,
+    StorageContext,
+    SummaryIndex,
+    VectorStoreIndex,
+    load_index_from_storage,
+)
 from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
+from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import MockLLM
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from cde_retriever.adapters.llama_index.storage import embedded_text
-from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
+from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.llama_index import CDEEmbedding, CDERetriever, CDEVectorStoreIndex, sparse_functions
 from cde_retriever.search.hybrid import inner_products, score
 from tests.contract.llama_index_corpus import chroma, corpus
@@ -222,6 +230,51 @@ def test_which_form_an_index_gets(index, model, checkpoint, tmp_path):
         CDEEmbedding(checkpoint, parts="dense")
 
 
+def test_an_index_that_begins_empty(model):
+    """An answer without nodes cannot be wrong; the same retriever searches both parts once there are some."""
+    storage = StorageContext.from_defaults(
+        vector_store=chroma()
+    )  # memory knows at the start which nodes it is asked for
+    for settings in ({}, {"storage_context": storage}):
+        index = CDEVectorStoreIndex([], embed_model=CDEEmbedding(model), **settings)
+        assert found(index) == found(index, "dense") == {}
+        assert index.as_query_engine(llm=MockLLM()).query(QUERY).source_nodes == []
+    retriever = index.as_retriever(similarity_top_k=5)
+    index.insert_nodes(corpus(12))
+    assert {node.node_id: node.score for node in retriever.retrieve(QUERY)} == found(index)
+    asked = CDEVectorStoreIndex(corpus(12), embed_model=CDEEmbedding(model))
+    with pytest.raises(ContextNotFittedError):
+        asked.as_retriever(embed_model=CDEEmbedding(model)).retrieve(QUERY)
+
+
+def test_of_nodes_with_one_id_the_last_is_found(index):
+    index.insert_nodes([TextNode(text="baron kolak 3", id_="same"), TextNode(text="vexed zebra", id_="same")])
+    check(index)
+    assert index.docstore.get_node("same").text == "vexed zebra"
+
+
+def test_fewer_than_one_node_are_refused_by_the_name_of_the_setting(index):
+    for mode in MODES:
+        with pytest.raises(ValueError, match="similarity_top_k is 0, expected at least 1"):
+            found(index, mode, count=0)
+
+
+def test_other_indexes_in_one_storage_context_are_passed_over(index, model, tmp_path):
+    SummaryIndex.from_documents(corpus(3, 1), storage_context=index.storage_context)
+    index.storage_context.persist(tmp_path)
+    assert found(CDEVectorStoreIndex.from_storage(tmp_path, CDEEmbedding.from_storage(tmp_path, model))) == found(index)
+
+
+def test_nodes_that_a_pipeline_embedded_keep_their_form(model):
+    one, dense = CDEEmbedding(model), CDEEmbedding(model, parts="dense")
+    in_one, in_dense = (IngestionPipeline(transformations=[e]).run(documents=corpus(20)) for e in (one, dense))
+    with_one = CDEVectorStoreIndex(in_one, embed_model=one)
+    assert with_one.embedding.parts == "one"
+    assert len(found(with_one)) == 5
+    for embed in (dense, CDEEmbedding(model, context=dense.context)):
+        check(CDEVectorStoreIndex(in_dense, embed_model=embed))
+
+
 def qdrant(embedding, client, name="texts"):
     return QdrantVectorStore(name, client=client, enable_hybrid=True, **sparse_functions(embedding))
 
@@ -254,4 +307,17 @@ def test_qdrant_keeps_both_parts_itself(model, tmp_path):
     stock = VectorStoreIndex.from_vector_store(index.vector_store, embed_model=MockEmbedding(32))
     with pytest.raises(ContextMismatchError):
         stock.as_retriever(vector_store_query_mode="hybrid").retrieve(QUERY)
+    client.close()
+
+
+def test_a_pipeline_fills_qdrant_with_both_parts(model):
+    client, embedding = qdrant_client.QdrantClient(":memory:"), CDEEmbedding(model)
+    store = qdrant(embedding, client)
+    steps = [embedding.sentence_splitter(), embedding]
+    IngestionPipeline(transformations=steps, vector_store=store).run(documents=corpus(40))
+    check(CDEVectorStoreIndex.from_vector_store(store, embedding), store.get_nodes())
+    with pytest.raises(ContextMismatchError, match="cannot compare its vectors with the"):
+        IngestionPipeline(transformations=steps, vector_store=QdrantVectorStore("texts", client=client)).run(
+            documents=corpus(1)
+        )
     client.close()

@@ -1,10 +1,10 @@
 """Both parts beside an external store rank as the encoder does, whatever came and went; no other context answers."""
 
+import asyncio
 import shutil
 
 import pytest
 import qdrant_client
-from chromadb.errors import InvalidArgumentError
 from llama_index.core import Document, StorageContext
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
@@ -14,6 +14,7 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
+from cde_retriever.adapters.kept_parts import KeptParts, read_index
 from cde_retriever.adapters.llama_index.storage import embedded_text
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
 from cde_retriever.llama_index import CDEEmbedding, CDERetriever, CDEVectorStoreIndex
@@ -104,6 +105,16 @@ async def test_asynchronously_the_same(model, tmp_path):
     assert {embedded_text(node.node): node.score for node in nodes} == found(index)
 
 
+def test_nodes_deleted_asynchronously_are_forgotten(model, tmp_path):
+    store = chroma()
+    index = build(model, store, tmp_path)
+    (gone,) = index.both.nodes_of("0-3")
+    asyncio.run(index.adelete_nodes([gone]))
+    assert sorted(KeptParts(read_index(tmp_path, index.embedding.context_fingerprint)).index.ids) == sorted(
+        node.node_id for node in store.get_nodes(None)
+    )
+
+
 def test_filters_are_met_however_deep(model, store, tmp_path):
     index = build(model, store, tmp_path)
     wanted = ["0-1.txt", "0-12.txt", "0-18.txt"]
@@ -172,8 +183,8 @@ def test_what_does_not_belong_together_is_refused(model, tmp_path):
     with pytest.raises(ContextFormatError, match="damaged"):
         opened(foreign)
     check(opened(folder), corpus(20))
-    with pytest.raises(InvalidArgumentError, match="dimension"):  # opened as an index of one vector a node
-        found(opened(None))
+    with pytest.raises(ContextMismatchError, match=r"open it as it was filled \(model, parts, context_dir"):
+        opened(None)  # as an index of one vector a node
 
 
 def test_a_store_that_cannot_return_nodes_is_refused(model, tmp_path, monkeypatch):

@@ -4,17 +4,14 @@ A look is a search for one document. It is a check ahead of time: what it misses
 search returns finds.
 """
 
-import re
 from typing import Any
 
 from cde_retriever.adapters.langchain.documents import check_stamps
-from cde_retriever.adapters.stamps import describe
+from cde_retriever.adapters.stamps import NOTHING_THERE, describe, tells_other_width
 from cde_retriever.errors import CDEError, ContextMismatchError
 
 _PROBE = "probe"
 _LOOKED = "_cde_looked"
-_NOTHING_THERE = re.compile(r"no data|empty|not exist|not found|no such", re.IGNORECASE)
-_OTHER_WIDTH = re.compile(r"dimension|shape|width|size|length|features", re.IGNORECASE)
 
 
 def first_look(store: Any, stamp: str, *, once: bool = False) -> None:
@@ -67,9 +64,9 @@ def _meaning_of(error: Exception, store: Any, stamp: str) -> list[Any]:
     """Return no documents if an error says that there are none, or that only asynchronous methods can tell."""
     if isinstance(error, CDEError):
         raise error
-    if isinstance(error, NotImplementedError) or _NOTHING_THERE.search(str(error)):
+    if isinstance(error, NotImplementedError) or NOTHING_THERE.search(str(error)):
         return []
-    if isinstance(error, AssertionError) or _OTHER_WIDTH.search(str(error)):
+    if isinstance(error, AssertionError) or tells_other_width(error):
         raise ContextMismatchError(
             f"{type(store).__name__} cannot compare its vectors with those of {describe(stamp)} ({error!r}): they have "
             "another number of numbers; open it with the truncate_dim it was built with, or build a new store"

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from cde_retriever.adapters.langchain.documents import check_stamps
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
-from cde_retriever.adapters.langchain.store_parts import StoreParts, parts_of
+from cde_retriever.adapters.langchain.store_parts import StoreParts, check_search_kwargs, parts_of
 from cde_retriever.errors import ConfigError
 
 
@@ -51,10 +51,9 @@ class CDERetriever(BaseRetriever):
                 f"mode is {self.mode!r}, but the store keeps one vector a document; build it with "
                 "from_documents(..., hybrid=True), or leave mode out"
             )
-        if both is not None and self.mode != "dense":
-            unknown = sorted(self.search_kwargs.keys() - {"filter"})
-            if unknown:
-                raise ConfigError(f"search_kwargs has {unknown}; hybrid and sparse search know filter alone")
+        in_parts = both is not None and self.mode != "dense"
+        check_search_kwargs(self.search_kwargs, in_parts)
+        if in_parts:
             return
         own = getattr(self.store, "_store_class", type(self.store))
         if own.similarity_search_by_vector is VectorStore.similarity_search_by_vector:

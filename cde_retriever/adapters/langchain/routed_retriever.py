@@ -16,7 +16,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 from pydantic import Field, PrivateAttr
 
-from cde_retriever.adapters.langchain.store_parts import StoreParts, parts_of
+from cde_retriever.adapters.langchain.store_parts import StoreParts, check_search_kwargs, parts_of
 from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.encoder.routes import Routes
 from cde_retriever.errors import ConfigError
@@ -44,10 +44,11 @@ class CDERoutedRetriever(BaseRetriever):
         super().__init__(**fields)
         found = {name: parts_of(store) for name, store in self.stores.items()}
         lacking = sorted(name for name, parts in found.items() if parts is None)
-        if lacking or self.search_kwargs.keys() - {"filter"}:
+        check_search_kwargs(self.search_kwargs, in_parts=True)
+        if lacking:
             raise ConfigError(
                 f"stores {lacking} keep one vector a document, whose scores under several contexts cannot be compared; "
-                "build them with from_documents(..., hybrid=True); search_kwargs know filter alone"
+                "build them with from_documents(..., hybrid=True)"
             )
         self._parts = {name: parts for name, parts in found.items() if parts is not None}
         self._routes = Routes({name: parts.embedding.context for name, parts in self._parts.items()})

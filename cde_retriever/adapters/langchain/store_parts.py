@@ -126,6 +126,23 @@ def attach_parts(store: VectorStore, parts: StoreParts) -> None:
     vars(store)[_ATTRIBUTE] = parts
 
 
+def check_search_kwargs(given: Mapping[str, Any], in_parts: bool) -> None:
+    """Refuse arguments of a search that it does not know.
+
+    Args:
+        given: The ``search_kwargs`` of a retriever.
+        in_parts: Whether they are for `StoreParts.search`, and not for the store.
+
+    Raises:
+        ConfigError: if there are such.
+    """
+    if "k" in given:
+        raise ConfigError(f"search_kwargs has k={given['k']!r}; give it to the retriever itself, as k=")
+    unknown = sorted(given.keys() - {"filter"})
+    if in_parts and unknown:
+        raise ConfigError(f"search_kwargs has {unknown}; hybrid and sparse search know filter alone")
+
+
 def _getter(store: VectorStore) -> Callable[[list[str]], dict[str, Document]]:
     """Return what gives those documents that the store has."""
     return lambda ids: {_id_of(document): document for document in store.get_by_ids(ids)}

@@ -25,6 +25,7 @@ from cde_retriever.adapters.llama_index.first_batch import (
     warn_of_full_slice,
     warn_of_more_texts,
 )
+from cde_retriever.adapters.llama_index.native_parts import form_for
 from cde_retriever.adapters.llama_index.pipeline_run import (
     earlier_context,
     guard_pipeline,
@@ -220,15 +221,19 @@ class CDEEmbedding(EmbeddingSettings):
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Return embedded and stamped copies of the nodes; fit on all of them if there is no context.
 
-        In a pipeline that ran before, the context of its first run is taken over (`pipeline_run`).
+        In a pipeline that ran before, the context of its first run is taken over (`pipeline_run`). Where the pipeline's
+        vector store keeps sparse vectors too, the dense part is given, as `CDEVectorStoreIndex` gives it there.
 
         Raises:
             ContextNotFittedError: if that context cannot be found, or fitting is not allowed (`fit_if_missing`).
             ContextMismatchError: if the pipeline's vector store holds vectors of another context.
         """
+        pipeline = running_pipeline()
+        own = self if pipeline is None else form_for(pipeline.vector_store, self)
+        if own is not self:
+            return own(nodes, **kwargs)
         texts = [embedded_text(node) for node in nodes]
         show_progress = bool(kwargs.get("show_progress"))
-        pipeline = running_pipeline()
         if pipeline is not None:
             self._join(pipeline, nodes)
         self.fit_if_missing(texts, kinds=self.kinds_of(nodes), show_progress=show_progress)

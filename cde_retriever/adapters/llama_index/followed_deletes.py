@@ -22,6 +22,11 @@ class FollowedDeletes(VectorStoreIndex):
         super().delete_nodes(node_ids, *args, **kwargs)
         self._forget(node_ids)
 
+    async def adelete_nodes(self, node_ids: list[str], *args: Any, **kwargs: Any) -> None:
+        """Do the same asynchronously."""
+        await super().adelete_nodes(node_ids, *args, **kwargs)
+        self._forget(node_ids)
+
     def delete_ref_doc(self, ref_doc_id: str, *args: Any, **kwargs: Any) -> None:
         """Delete a document's nodes, as `VectorStoreIndex` does."""
         nodes = self._nodes_of(ref_doc_id)

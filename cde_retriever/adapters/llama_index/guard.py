@@ -14,6 +14,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQueryMode
 
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
+from cde_retriever.adapters.llama_index.guarded_store import is_empty
 from cde_retriever.adapters.llama_index.storage import check_stamps
 from cde_retriever.adapters.llama_index.two_parts import MODES, searcher
 from cde_retriever.errors import ConfigError, ContextMismatchError
@@ -34,22 +35,43 @@ class CDERetriever(VectorIndexRetriever):
     """
 
     def __init__(self, index: VectorStoreIndex, mode: str | None = None, **kwargs: Any) -> None:
-        both = searcher(index)
-        if mode is not None:
-            _check_mode(mode, both is not None)
-        elif both is not None and "vector_store_query_mode" not in kwargs:
-            mode = "hybrid"
-        if both is not None and mode is not None:
-            kwargs["vector_store_query_mode"] = MODES[mode]
+        if mode not in (None, *MODES):
+            raise ConfigError(f"mode is {mode!r}, expected one of {', '.join(map(repr, MODES))}")
+        self._mode = mode
+        self._asks_store_itself = mode is None and "vector_store_query_mode" in kwargs
+        self._aimed = False
         super().__init__(index, **kwargs)
-        require_cde(self._embed_model)
+        if require_cde(self._embed_model).is_fitted or require_cde(self._embed_model).parts == "one":
+            self._aim()
+
+    def _aim(self) -> None:
+        """Choose who answers: an index that begins without nodes has its parts with the first of them."""
+        both = searcher(self._index)
+        if self._mode is not None:
+            _check_form(self._mode, both is not None)
+        if both is not None and not self._asks_store_itself:
+            self._vector_store_query_mode = MODES[self._mode or "hybrid"]
         if both is not None and self._vector_store_query_mode in MODES.values():
             self._vector_store = cast(BasePydanticVectorStore, both)
+        self._aimed = True
+
+    def _finds_nothing(self) -> bool:
+        """Tell whether the index is still without nodes, and so without a context; aim where it is not."""
+        embedding = require_cde(self._embed_model)
+        if not embedding.is_fitted:
+            return is_empty(self._index.vector_store, embedding.dimension)
+        if not self._aimed:
+            self._aim()
+        return False
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        if self._finds_nothing():
+            return []
         return self._checked(super()._retrieve(unembedded(query_bundle)))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        if self._finds_nothing():
+            return []
         return self._checked(await super()._aretrieve(unembedded(query_bundle)))
 
     def _checked(self, nodes: list[NodeWithScore]) -> list[NodeWithScore]:
@@ -97,9 +119,7 @@ class CDEContextGuard(BaseNodePostprocessor):
         )
 
 
-def _check_mode(mode: str, two_parts: bool) -> None:
-    if mode not in MODES:
-        raise ConfigError(f"mode is {mode!r}, expected one of {', '.join(map(repr, MODES))}")
+def _check_form(mode: str, two_parts: bool) -> None:
     if not two_parts and MODES[mode] != VectorStoreQueryMode.DEFAULT:
         raise ConfigError(
             f"mode is {mode!r}, but the index holds one vector a node; build it anew with a model that has a corpus "

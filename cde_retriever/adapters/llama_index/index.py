@@ -58,7 +58,8 @@ class CDEVectorStoreIndex(JoiningNodes):
         context_dir: Folder or ``.safetensors`` file to which the context is saved before the first vector is stored.
             Give it with an external vector store, unless you persist the storage context yourself.
         parts: ``"both"`` keeps nodes in two parts, dense and sparse, for hybrid search; ``"one"`` in one vector. None:
-            both for a model with a corpus head in memory, or in a store made for sparse vectors (docs/hybrid.md).
+            both for a model with a corpus head in memory, or in a store made for sparse vectors (docs/hybrid.md);
+            nodes that come with one vector each keep it.
             Beside other stores both are kept in `context_dir`, and found there.
         keep_plain: Whether `persist` writes the nodes' plain vectors too, so that `refit` needs no model
             (docs/lifecycle.md); beside an external store they are in `context_dir`. An index that has them goes on.
@@ -93,7 +94,7 @@ class CDEVectorStoreIndex(JoiningNodes):
         if kwargs.get("transformations") is None:
             kwargs["transformations"] = transformations_for(require_cde(embed_model).encoder)
         self._parts_folder = folder_of_parts(storage, context_dir, parts)
-        own = embedding_for(require_cde(embed_model), storage, parts, self._parts_folder)
+        own = embedding_for(require_cde(embed_model), storage, parts, self._parts_folder, nodes or ())
         if true_or_false("keep_plain", keep_plain):
             store = None if storage is None else storage.vector_store
             name = None if isinstance(store, SimpleVectorStore | None) else type(store).__name__
@@ -221,7 +222,8 @@ class CDEVectorStoreIndex(JoiningNodes):
                 "the storage holds no vectors, so they are in an external store; pass both: source="
                 "StorageContext.from_defaults(vector_store=..., persist_dir=...)"
             )
-        structs = {struct.index_id: struct for struct in source.index_store.index_structs()}
+        found = source.index_store.index_structs()
+        structs = {struct.index_id: struct for struct in found if isinstance(struct, IndexDict)}
         wanted = index_id or (next(iter(structs)) if len(structs) == 1 else None)
         if wanted not in structs:
             raise ValueError(f"index_id is {index_id!r}, the storage context has {sorted(structs)}; name one of them")

@@ -9,7 +9,7 @@ outside of both scores at most the sum of the last scores of the two.
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
@@ -19,7 +19,7 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryResult,
 )
 
-from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
+from cde_retriever.adapters.contextual_embedding import ContextualEmbedding
 from cde_retriever.adapters.stamps import check_stamp
 from cde_retriever.search.hybrid import sparse_vectors
 
@@ -27,6 +27,7 @@ LEAST_DEPTH = 100
 DEPTH = 10
 """Nodes of each list, in nodes asked for; at least `LEAST_DEPTH`."""
 
+Held = TypeVar("Held", bound=ContextualEmbedding)
 Lists = tuple[list[list[int]], list[list[float]]]
 SPARSE, DENSE = VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.DEFAULT
 
@@ -39,7 +40,7 @@ class SparseFunction:
         role: ``"document"`` or ``"query"``.
     """
 
-    def __init__(self, embedding: CDEEmbedding, role: str) -> None:
+    def __init__(self, embedding: ContextualEmbedding, role: str) -> None:
         self.embedding = embedding
         self._role = role
 
@@ -51,7 +52,7 @@ class SparseFunction:
         return [row.indices for row in rows], [row.values for row in rows]
 
 
-def sparse_functions(embedding: CDEEmbedding) -> dict[str, Any]:
+def sparse_functions(embedding: ContextualEmbedding) -> dict[str, Any]:
     """Return what `QdrantVectorStore` takes to make sparse vectors and to add scores, by its own names.
 
     Args:
@@ -74,7 +75,12 @@ def keeps_sparse_vectors(store: object) -> bool:
     return _function(store) is not None
 
 
-def check_functions(store: object, embedding: CDEEmbedding) -> None:
+def form_for(store: object, embedding: Held) -> Held:
+    """Return the embedding whose vectors a store takes: its dense part where the store keeps the sparse ones too."""
+    return embedding.dense_part() if embedding.parts == "one" and keeps_sparse_vectors(store) else embedding
+
+
+def check_functions(store: object, embedding: ContextualEmbedding) -> None:
     """Refuse a store whose sparse vectors are not made under the index's context.
 
     Raises:

@@ -97,6 +97,7 @@ class PartsStore(SimpleVectorStore):
 
     def add(self, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
         """Take nodes with their dense parts, and count their words."""
+        nodes = list({node.node_id: node for node in nodes}.values())  # of an id given twice stores keep the last
         self._parts.add([node.node_id for node in nodes], embedded_in_parts(nodes, self._embedding))
         return super().add([node.model_copy(update={"embedding": []}) for node in nodes])
 
@@ -171,13 +172,15 @@ def asked_in_parts(query: VectorStoreQuery, embedding: CDEEmbedding, holder: str
 
     Raises:
         ContextMismatchError: if its vector does not bear the embedding's stamp; names `holder`.
-        ValueError: for another mode than those of `MODES`.
+        ValueError: for another mode than those of `MODES`, or fewer than one node.
     """
     encoder = embedding.encoder
     dense = np.zeros((1, encoder.dense_dimension), np.float32)
     if query.query_embedding is not None:
         check_stamp(embedding.stamp, getattr(query.query_embedding, "stamp", None), f"what {holder} holds")
         dense[0] = query.query_embedding
+    if query.similarity_top_k < 1:
+        raise ValueError(f"similarity_top_k is {query.similarity_top_k}, expected at least 1")
     if query.mode not in _NAMES:
         raise ValueError(f"mode is {query.mode!r}, expected one of {', '.join(MODES)}")
     return _NAMES[query.mode], Parts(dense, encoder.encode_queries([query.query_str or ""], parts="sparse"))

@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from inspect import BoundArguments
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.ingestion import IngestionPipeline
@@ -22,6 +22,7 @@ from llama_index_instrumentation.span import BaseSpan
 from llama_index_instrumentation.span_handlers import BaseSpanHandler
 
 from cde_retriever.adapters.llama_index.guarded_store import guard_store, stored_stamps
+from cde_retriever.adapters.llama_index.native_parts import form_for
 from cde_retriever.adapters.stamps import describe
 from cde_retriever.context.context import Context
 from cde_retriever.errors import ContextFormatError, ContextNotFittedError
@@ -104,7 +105,7 @@ def _guard_for_workers(pipeline: IngestionPipeline) -> None:
     """Guard the vector store from here: an embedding in another process cannot look at it."""
     for step in pipeline.transformations:
         if pipeline.vector_store is not None and isinstance(step, BaseEmbedding) and getattr(step, "is_fitted", False):
-            embedder: Any = step
+            embedder = form_for(pipeline.vector_store, cast(Any, step))
             stamps = stored_stamps(pipeline.vector_store, embedder.dimension)
             guard_store(pipeline.vector_store, next(iter(stamps), embedder.stamp), embedder.dimension)
 

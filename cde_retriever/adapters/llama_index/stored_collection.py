@@ -14,7 +14,7 @@ from cde_retriever.adapters.llama_index.native_parts import sparse_functions
 from cde_retriever.adapters.llama_index.storage import check_stamps, embedded_text, stamped
 from cde_retriever.adapters.new_collection import begin_collection, check_written, is_chroma
 from cde_retriever.adapters.plain_vectors import read_plain, write_log
-from cde_retriever.adapters.stamps import DENSE, STAMP
+from cde_retriever.adapters.stamps import STAMP, is_dense
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.context.selection import kinds_of
@@ -37,8 +37,7 @@ class StoredCollection:
         self._ids = [node.node_id for node in self._nodes]
         self.texts = [embedded_text(node) for node in self._nodes]
         self._beside = index_file(folder).is_file()
-        dense = str(self._nodes[0].metadata.get(STAMP)).endswith(DENSE)
-        self.parts: Any = "dense" if dense else "one"
+        self.parts: Any = "dense" if is_dense(self._nodes[0].metadata.get(STAMP)) else "one"
         embedding = CDEEmbedding.as_stored(model, Context.load(folder), self.parts)
         check_stamps(self._nodes, embedding.stamp)
         self.encoder = embedding.encoder

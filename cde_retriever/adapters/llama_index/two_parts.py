@@ -6,9 +6,11 @@ Others get one vector, or, if they are asked for both, `PartsBeside` in `context
 index keeps its form for life: vectors of the two differ, and so do their stamps.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
@@ -16,6 +18,7 @@ from cde_retriever.adapters.llama_index.native_parts import NativeParts, check_f
 from cde_retriever.adapters.llama_index.parts_beside import PartsBeside, check_store
 from cde_retriever.adapters.llama_index.parts_store import MODES, NAMESPACE, PartsStore
 from cde_retriever.adapters.llama_index.storage import PathLike
+from cde_retriever.adapters.stamps import STAMP, is_dense
 from cde_retriever.errors import ConfigError
 from cde_retriever.search.index_file import index_file
 
@@ -25,15 +28,20 @@ FORMS = ("one", "both")
 
 
 def embedding_for(
-    embedding: CDEEmbedding, storage: StorageContext | None, parts: str | None, beside: Path | None
+    embedding: CDEEmbedding,
+    storage: StorageContext | None,
+    parts: str | None,
+    beside: Path | None,
+    nodes: Sequence[BaseNode],
 ) -> CDEEmbedding:
     """Return the embedding whose vectors an index holds: the given one, or its dense part.
 
     Args:
         embedding: What the index was given.
         storage: Where it is, or is to be; None for memory.
-        parts: ``"one"`` or ``"both"``; None for what suits model and storage.
+        parts: ``"one"`` or ``"both"``; None for what suits model, storage and nodes.
         beside: What `folder_of_parts` gave.
+        nodes: What it is built of; those that come with one vector each, as from a pipeline, keep that.
 
     Raises:
         ConfigError: for another form, or two parts of a model that has none.
@@ -42,7 +50,7 @@ def embedding_for(
         raise ConfigError(f"parts is {parts!r}, expected one of {', '.join(map(repr, FORMS))}")
     if embedding.parts == "dense" or parts == "one":
         return embedding
-    both = parts == "both" or beside or (embedding.has_corpus_head and _suits_both(embedding, storage))
+    both = parts == "both" or beside or (embedding.has_corpus_head and _suits_both(embedding, storage, nodes))
     return embedding.dense_part() if both else embedding
 
 
@@ -76,11 +84,14 @@ def _takes_both(storage: StorageContext | None) -> bool:
     return store is None or isinstance(store, SimpleVectorStore) or keeps_sparse_vectors(store)
 
 
-def _suits_both(embedding: CDEEmbedding, storage: StorageContext | None) -> bool:
+def _suits_both(embedding: CDEEmbedding, storage: StorageContext | None, nodes: Sequence[BaseNode]) -> bool:
     store = None if storage is None else storage.vector_store
     if storage is not None and isinstance(store, SimpleVectorStore) and store.data.embedding_dict:
         return NAMESPACE in storage.vector_stores  # an index that is there keeps its form
-    return keeps_sparse_vectors(store) or (_takes_both(storage) and embedding.truncate_dim is None)
+    if keeps_sparse_vectors(store):
+        return True
+    in_one = any(node.embedding is not None and not is_dense(node.metadata.get(STAMP)) for node in nodes)
+    return _takes_both(storage) and embedding.truncate_dim is None and not in_one
 
 
 def attach_parts(

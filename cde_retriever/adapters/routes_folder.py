@@ -31,7 +31,7 @@ def write_routes(folder: Path, writers: Mapping[str, Callable[[Path], Any]], kin
         kind_field: Metadata field that says what kind a document is of; None if none does.
 
     Raises:
-        OutputError: if the folder holds something else.
+        OutputError: if the folder holds something else, or a kind's old index that its refit keeps.
         OSError: if it cannot be written; what was there is as it was.
     """
     others = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
@@ -39,6 +39,7 @@ def write_routes(folder: Path, writers: Mapping[str, Callable[[Path], Any]], kin
         raise OutputError(
             f"{folder} holds something else than an index of several contexts; give the index a folder of its own"
         )
+    _check_confirmed(folder)
     places = places_of(writers)
     with replacing_folder(folder, start_empty=True) as new:
         for kind, write in writers.items():
@@ -49,6 +50,16 @@ def write_routes(folder: Path, writers: Mapping[str, Callable[[Path], Any]], kin
 def record_routes(folder: Path, places: Mapping[str, str], kind_field: str | None) -> None:
     """Record which kind of documents is in which folder below."""
     _FORMAT.write(folder / RECORD, {"kind_field": kind_field, "kinds": dict(places)})
+
+
+def _check_confirmed(folder: Path) -> None:
+    """Refuse to drop what a refit keeps beside the folder of a kind until it is confirmed."""
+    kept = sorted(str(path) for path in folder.glob("kind-*.refit"))
+    if kept:
+        raise OutputError(
+            f"a refit that is not confirmed keeps {kept}; confirm or undo it (cde refit "
+            f"{kept[0].removesuffix('.refit')} --confirm), open the index again, and then write it"
+        )
 
 
 def recorded_places(folder: Path) -> dict[str, str]:
@@ -63,11 +74,12 @@ def forget_route(folder: Path, kind: str) -> str:
 
     Raises:
         ConfigError: if there is no such kind.
-        FileNotFoundError, OutputError: as `read_routes` does.
+        FileNotFoundError, OutputError: as `read_routes` does, and if a kind's refit is not confirmed.
     """
     places, field = read_routes(folder, lambda places, field: (places, field))
     if kind not in places:
         raise ConfigError(f"no kind {kind!r} is in {folder}, which has {sorted(places)}; name one of them")
+    _check_confirmed(folder)
     gone = places.pop(kind)
     record_routes(folder, {name: place.name for name, place in places.items()}, field)
     remove(gone)

@@ -441,6 +441,11 @@ def test_of_an_index_of_several_contexts_each_kind_is_refitted_by_itself(tmp_pat
     assert opened.indexes["c"].embedding.context_fingerprint == done.new
     assert opened.indexes["a b"].embedding.context_fingerprint == routed.indexes["a b"].embedding.context_fingerprint
     assert "more 3 words" in opened.as_retriever(similarity_top_k=1).retrieve("more 3 words")[0].text
+    for act in (lambda: routed.persist(folder), lambda: cde.forget_kind(folder, "a b")):
+        with pytest.raises(OutputError, match=r"not confirmed keeps \['.*kind-0001.refit'\]"):
+            act()
+    assert undo_refit(folder / "kind-0001"), "so the old index is still there"
+    routed.persist(folder)
 
 
 def test_a_pickle_is_opened_by_whom_trusts_it_alone(tmp_path, checkpoint):

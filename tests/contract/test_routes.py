@@ -18,11 +18,14 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.langchain.store_parts import parts_of
 from cde_retriever.adapters.routes_folder import RECORD
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.neighbours import unit
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.encoder.routes import NEAREST, Routes, sort
 from cde_retriever.errors import ConfigError, ContextError, ContextMismatchError, OutputError
+from cde_retriever.lifecycle.collection import Collection
+from cde_retriever.lifecycle.refit import refit, undo_refit
 from cde_retriever.llama_index import CDEEmbedding, CDERoutedIndex, CDEVectorStoreIndex
 from tests.tiny import HEADED, documents, tiny_encoder
 from tests.unit.test_drift import topic
@@ -339,9 +342,8 @@ def test_kinds_join_and_leave_stores_that_write_by_themselves(model, tmp_path):
         )  # fmt: skip
 
     def opened():
-        return cde.open_routed(
-            lambda e, place: Chroma(f"joined-{place.name}", e, client=client), folder, model_name=model
-        )
+        name = lambda place: cde.collection_in(place, f"joined-{place.name}")  # noqa: E731
+        return cde.open_routed(lambda e, place: Chroma(name(place), e, client=client), folder, model_name=model)
 
     def held():
         return {kind: {*store.get()["documents"]} for kind, store in opened().items()}
@@ -350,6 +352,16 @@ def test_kinds_join_and_leave_stores_that_write_by_themselves(model, tmp_path):
     assert join("ka").keys() == {"ka"}
     assert held() == {kind: {*texts} for kind, texts in KINDS.items()}
     assert cde.CDERoutedRetriever(stores=opened(), k=1).invoke(KINDS["ka"][3])[0].page_content == KINDS["ka"][3]
+    more = topic(4, 20, "pu")
+    opened()["ze"].add_texts(more, metadatas=[{"kind": "ze"}] * 20)
+    collection = Collection(client, "joined-kind-0001")
+    done = refit(folder / "kind-0001", collection=collection, model=ModelSpec(str(model)))
+    assert parts_of(opened()["ze"]).embedding.context_fingerprint == done.new != done.old
+    assert held()["ze"] == {*KINDS["ze"], *more}
+    with pytest.raises(OutputError, match=r"not confirmed keeps \['.*kind-0001.refit'\]"):
+        cde.forget_kind(folder, "mo")
+    assert undo_refit(folder / "kind-0001", collection=collection)
+    opened()["ze"].delete(opened()["ze"].get(where_document={"$contains": "pu"})["ids"])
     place = cde.forget_kind(folder, "mo")
     client.delete_collection(f"joined-{place}")
     assert held() == {kind: {*KINDS[kind]} for kind in ("ze", "ka")}

@@ -94,7 +94,7 @@ def forget_kind(folder: PathLike, kind: str) -> str:
     Raises:
         ConfigError: if there is no such kind.
         FileNotFoundError: if the folder holds no kinds.
-        OutputError: if its record is damaged.
+        OutputError: if its record is damaged, or a refit of a kind is not confirmed.
     """
     return forget_route(Path(folder), kind)
 
@@ -123,7 +123,8 @@ def open_routed(
 
     Args:
         opener: Opens the store of one kind with the embedding and the folder it is given, such as ``lambda e, place:
-            FAISS.load_local(place, e, ...)`` or ``lambda e, place: Chroma(f"handbook-{place.name}", e)``.
+            FAISS.load_local(place, e, ...)`` or, as a refit gives a collection another name, ``lambda e, place:
+            Chroma(collection_in(place, f"handbook-{place.name}"), e)``.
         folder: The folder of `save_routed`, or the ``context_dir`` of `from_documents_by_kind`.
         model_kwargs: Arguments of the `CDEEmbeddings`, such as ``model_name``.
 

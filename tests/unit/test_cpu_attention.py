@@ -86,11 +86,13 @@ def test_an_encoder_uses_it_meanwhile_and_trains_alike(calls, precision):
     model, ids = bert(), torch.arange(12).reshape(2, 6)
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
 
+    towards = torch.randn(2, 6, 16)  # not lengths: those of normalised states are what they are, without a gradient
+
     def gradients():
         model.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision is not None):
             states = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        (states.float() * mask[..., None]).square().sum().backward()
+        (states.float() * mask[..., None] * towards).sum().backward()
         return states.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     states, plain = gradients()
@@ -102,6 +104,7 @@ def test_an_encoder_uses_it_meanwhile_and_trains_alike(calls, precision):
     assert model.config._attn_implementation == "sdpa"
     assert torch.equal(states, own_states)
     assert (own - plain).norm() < 0.02 * plain.norm()
+    assert torch.equal(own, plain) == (precision is None)
 
 
 def test_an_encoder_is_itself_again_after_an_error():

@@ -6,9 +6,11 @@ import time
 
 import pytest
 from llama_index.core import StorageContext, load_index_from_storage
+from llama_index.core.vector_stores.simple import SimpleVectorStore
 
 from cde_retriever import ContextMismatchError, OutputError
 from cde_retriever.adapters.llama_index import storage
+from cde_retriever.adapters.llama_index.index_folder import read_index_folder
 from cde_retriever.files.replacing import ASIDE
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.llama_index_corpus import chroma, corpus, ranking
@@ -38,6 +40,21 @@ def test_an_index_is_written_and_opened_again_by_us_and_by_stock_functions(check
     index.persist(tmp_path / "index")
     assert len(opened(tmp_path / "index", checkpoint).vector_store.data.embedding_dict) == 13
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_folder_is_read_as_llama_index_reads_it_without_a_look_at_each_number(
+    checkpoint, tmp_path, monkeypatch
+) -> None:
+    folder = build(checkpoint).persist(tmp_path / "index")
+    theirs = StorageContext.from_defaults(persist_dir=str(folder))
+    monkeypatch.setattr(SimpleVectorStore, "from_persist_path", None)
+    ours = read_index_folder(folder)
+    assert ours.to_dict() == theirs.to_dict()
+    assert set(ours.vector_stores) == {"default", "image", "cde_context"}
+    for damage in ("[1]", '{"vectors": {}}', "{"):
+        (folder / "default__vector_store.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"holds no vectors of LlamaIndex|Expecting property name"):
+            read_index_folder(folder)
 
 
 def test_a_failed_write_leaves_the_old_index(checkpoint, tmp_path, monkeypatch) -> None:

@@ -9,6 +9,7 @@ from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, SimpleVe
 
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
+from cde_retriever.adapters.llama_index.index_folder import read_index_folder
 from cde_retriever.adapters.llama_index.storage import embedded_text, read_folder
 from cde_retriever.errors import ConfigError
 from cde_retriever.lifecycle.stored_index import NewIndex, Vectors
@@ -19,7 +20,7 @@ class ForeignFolder:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self._storage = StorageContext.from_defaults(persist_dir=str(folder))
+            self._storage = read_index_folder(folder)
         except ValueError as error:
             raise ConfigError(f"{folder} holds an index that cannot be read ({error!s:.200}); restore it") from error
         structs = [s for s in self._storage.index_store.index_structs() if isinstance(s, IndexDict)]

@@ -10,7 +10,6 @@ with its fingerprint, and checks the stamp of every node it retrieves. With the 
 too, and `CDEContextGuard` makes the same check as a node postprocessor.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.guard import CDEContextGuard, CDERetriever, require_cde
-from cde_retriever.adapters.llama_index.index_folder import write_index_folder
+from cde_retriever.adapters.llama_index.index_folder import read_index_folder, write_index_folder
 from cde_retriever.adapters.llama_index.index_struct import CDEIndexDict, register
 from cde_retriever.adapters.llama_index.joining import JoiningNodes
 from cde_retriever.adapters.llama_index.splitting import transformations_for
@@ -206,7 +205,7 @@ class CDEVectorStoreIndex(JoiningNodes):
         def read() -> Any:
             embedding = embed_model or CDEEmbedding.from_storage(folder)
             open_plain(embedding.encoder, Path(folder))
-            storage = StorageContext.from_defaults(persist_dir=os.fspath(folder))
+            storage = read_index_folder(folder)
             return cls._from_storage_context(storage, embedding, index_id, kwargs)
 
         index: Self = read_unchanged(Path(folder), read)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback, TrainingArguments
 from transformers import Trainer as HuggingFaceTrainer
 
 from cde_retriever.backends.pytorch import default_device
@@ -81,9 +81,7 @@ def train(
         ArtifactError: if the folder belongs to a run with other settings.
         FloatingPointError: if the loss is not a finite number.
     """
-    start = {}
-    if config.interpolation != 1:
-        start = {name: tensor.clone() for name, tensor in encoder.open_model().state_dict().items()}
+    start = {n: t.clone() for n, t in encoder.open_model().state_dict().items()} if config.interpolation != 1 else {}
     output.mkdir(parents=True, exist_ok=True)
     identity = encoder.identity.sha256
     claim(output, config, data.batches, identity)
@@ -133,6 +131,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
         self.laps = Laps(self.args.device)
         self.pop_callback(ProgressCallback)
         self.add_callback(TrainingProgress)
+        self.add_callback(BestState)
         if config.gradient_checkpointing:
             for stage in (self.two_stage.first_stage, self.two_stage.second_stage):
                 stage.backbone.activation_checkpointing_enable()
@@ -162,8 +161,6 @@ class TwoStageTrainer(HuggingFaceTrainer):
             if self.args.process_index == 0:
                 embed_texts(documents, surrogate, folder, identity=self.identity)
         return TextVectors.open(folder)
-
-    # The step
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the numbers of the steps; every process gets all of them and builds its own part."""
@@ -273,6 +270,15 @@ def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) ->
         report_to=list(config.report_to),
         seed=config.seed,
     )
+
+
+class BestState(TrainerCallback):
+    """Find the best state of a resumed run beside the others; the `Trainer` has stored a path, and runs are moved."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Name it by its step."""
+        if state.best_global_step:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
 
 
 class TrainingProgress(ProgressCallback):

@@ -448,6 +448,16 @@ def test_a_resumed_run_has_the_patience_that_was_left(tmp_path, monkeypatch):
         shutil.rmtree(tmp_path / "run" / "checkpoint-3")
 
 
+def test_a_run_that_was_moved_when_all_steps_were_done_finds_its_best_state(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, first, second = replace(CONFIG, eval_steps=1, save_steps=1), tiny_encoder(), tiny_encoder()
+    measurements(monkeypatch, (6, 5, 4, 3, 2, 1))
+    train(first, training_set(), config, Path("run"), development=development())
+    Path("run").rename("moved")
+    assert train(second, training_set(), config, tmp_path / "moved", development=development()).best_step == 1
+    assert_same_weights(weights(first), weights(second))
+
+
 def test_interpolation_stops_on_the_way(tmp_path):
     start, whole, quarter = tiny_encoder(), tiny_encoder(), tiny_encoder()
     train(whole, training_set(), CONFIG, tmp_path / "whole")

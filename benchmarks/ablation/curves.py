@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmarks.ablation.__main__ import Run, data_config, gate_of, ndcg, plan, taken
 from benchmarks.ablation.curves_page import write_page
-from benchmarks.ablation.data import draw_pairs
+from benchmarks.ablation.data import draw_pairs, held_out_sets
 from benchmarks.hardness import batch_difficulty
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
@@ -136,7 +136,7 @@ def perform(rung: Rung, config: dict[str, Any], data: Pairs) -> dict[str, Any]:
     encoder = open_start(rung, config)
     began, cpu = time.monotonic(), time.process_time()
     states = rung.folder / "states"
-    filtering = FilterConfig(**config.get("filtering", {}))
+    filtering = FilterConfig(**config.get("filtering", {}) | run.settings.get("filtering", {}))
     trained = train(encoder, TrainingSet(data.pairs, batches, data.vectors, filtering), TrainConfig(**settings), states)
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
     encoder.save_pretrained(rung.model, dtype=torch.float32)
@@ -169,9 +169,12 @@ def open_start(rung: Rung, config: dict[str, Any]) -> ContextualEncoder:
 
 
 def measure(encoder: ContextualEncoder, run: Run, config: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return nDCG@10, from 0 to 1, of every set under every context of the cell."""
-    paths = [path for path in find_retrieval_sets(config["evaluation"]) if path.name in config["sets"]]
-    sets = [read_retrieval_set(path) for path in paths]
+    """Return nDCG@10, from 0 to 1, of every set, or of every domain held out, under every context of the cell."""
+    if "held_out" in config:
+        sets = held_out_sets(data_config(config), config["held_out"])
+    else:
+        paths = [path for path in find_retrieval_sets(config["evaluation"]) if path.name in config["sets"]]
+        sets = [read_retrieval_set(path) for path in paths]
     return {
         data.name: {c: ndcg(encoder, data, c, sets[(i + 1) % len(sets)]) for c in run.settings["contexts"]}
         for i, data in enumerate(sets)

@@ -1,6 +1,7 @@
 """What every run of the ablation is trained on: a fixed draw of pairs, and the surrogate's vectors of their texts."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,22 +64,39 @@ def unseen_sets(config: DataConfig, domains: int = 6, size: int = 400) -> list[R
     sets = []
     for domain in sorted(left, key=lambda name: (-len(left[name]), name))[:domains]:
         pairs = random.Random(f"unseen/{domain}").sample(left[domain], size)
-        corpus = {text: f"d{i}" for i, text in enumerate(dict.fromkeys(pair.document for pair in pairs))}
-        relevant: dict[str, dict[str, int]] = {}
-        for pair in pairs:
-            relevant.setdefault(pair.query, {})[corpus[pair.document]] = 1
-        names = {query: f"q{i}" for i, query in enumerate(relevant)}
-        sets.append(
-            RetrievalSet(
-                domain,
-                tuple(corpus.values()),
-                tuple(corpus),
-                tuple(names.values()),
-                tuple(names),
-                {names[query]: gains for query, gains in relevant.items()},
-            )
-        )
+        sets.append(_retrieval_set(domain, pairs))
     return sets
+
+
+def held_out_sets(config: DataConfig, domains: Sequence[str], size: int = 2000) -> list[RetrievalSet]:
+    """Return retrieval over at most so many pairs of each of some domains, which are to be left out of the draw.
+
+    Raises:
+        ValueError: if one is not.
+    """
+    if drawn := sorted(set(domains) - set(config.leave_out)):
+        raise ValueError(f"held_out names {', '.join(drawn)}, which are drawn; name them in leave_out too")
+    found = by_domain(read_pairs(config.pairs))
+    samples = {
+        name: random.Random(f"held out/{name}").sample(found[name], min(size, len(found[name]))) for name in domains
+    }
+    return [_retrieval_set(name, pairs) for name, pairs in samples.items()]
+
+
+def _retrieval_set(domain: str, pairs: Sequence[TrainingPair]) -> RetrievalSet:
+    corpus = {text: f"d{i}" for i, text in enumerate(dict.fromkeys(pair.document for pair in pairs))}
+    relevant: dict[str, dict[str, int]] = {}
+    for pair in pairs:
+        relevant.setdefault(pair.query, {})[corpus[pair.document]] = 1
+    names = {query: f"q{i}" for i, query in enumerate(relevant)}
+    return RetrievalSet(
+        domain,
+        tuple(corpus.values()),
+        tuple(corpus),
+        tuple(names.values()),
+        tuple(names),
+        {names[query]: gains for query, gains in relevant.items()},
+    )
 
 
 def embed_pairs(pairs: list[TrainingPair], config: DataConfig, folder: Path) -> TextVectors:

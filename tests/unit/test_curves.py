@@ -9,8 +9,10 @@ from benchmarks.ablation import curves
 from benchmarks.ablation.curves import Pairs, Rung, perform, rungs
 from benchmarks.ablation.curves_page import differences, markdown, scores
 from benchmarks.ablation.curves_start import make_start, token_weights
+from benchmarks.ablation.data import DataConfig, draw_pairs, held_out_sets
 from cde_retriever.checkpoint.checkpoint import read_checkpoint
-from cde_train.data.pairs import texts_of
+from cde_train.data.pairs import TrainingPair, texts_of, write_pairs
+from cde_train.training.trainer import TrainResult
 from cde_train.vectors.surrogate import embed_texts
 from tests.tiny import plain_encoder
 from tests.unit.test_surrogate import CountingSurrogate
@@ -66,6 +68,37 @@ def test_a_mixed_cell_puts_all_domains_into_one_batch(tmp_path, data):
     apart = data.cluster({"method": "domain"}, tmp_path)
     assert len(set(everything.labels.tolist())) == 1
     assert len(set(apart.labels.tolist())) == 2
+
+
+def test_held_out_domains_are_judged_by_pairs_that_are_not_drawn(tmp_path):
+    rows = [TrainingPair(f"q{i}", f"d{i // 2}", domain) for domain in ("a", "b") for i in range(6)]
+    write_pairs(rows, tmp_path / "pairs.jsonl")
+    draw = DataConfig(str(tmp_path / "pairs.jsonl"), "", 64, 10, ("a",))
+    assert {pair.domain for pair in draw_pairs(draw)} == {"b"}
+    (found,) = held_out_sets(draw, ["a"])
+    answers = {text: list(found.relevant[key]) for key, text in zip(found.query_ids, found.queries, strict=True)}
+    texts = dict(zip(found.document_ids, found.documents, strict=True))
+    assert {text: [texts[key] for key in keys] for text, keys in answers.items()} == {
+        f"q{i}": [f"d{i // 2}"] for i in range(6)
+    }
+    assert len(held_out_sets(draw, ["a"], 2)[0].queries) == 2
+    with pytest.raises(ValueError, match="held_out names b, which are drawn"):
+        held_out_sets(draw, ["b"])
+
+
+def test_a_cell_may_have_a_margin_of_its_own(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(curves, "measure", lambda *_: {})
+    seen = []
+    monkeypatch.setattr(
+        curves,
+        "train",
+        lambda _, data, *__: seen.append(data.filtering.margin) or TrainResult(0, None, None, [{"loss": 0}]),
+    )
+    settings = config(tmp_path) | {"filtering": {"margin": -0.1}}
+    for own in ({}, {"filtering": {"margin": 0.25}}):
+        settings["cell"]["mixed"] |= own
+        perform(next(rungs(settings, 16, ["mixed"], [0])), settings, data)
+    assert seen == [-0.1, 0.25]
 
 
 def test_difficulty_is_that_of_the_pairs_named(data):

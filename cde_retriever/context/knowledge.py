@@ -15,7 +15,7 @@ Everything is a function of the frozen context, so vectors of stored documents n
 """
 
 from collections.abc import Hashable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import Neighbours, unit
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts
+from cde_retriever.words.remembered import Remembered
 from cde_retriever.words.sparse import Sparse, added
 from cde_retriever.words.statistics import GRAM_PRIOR, WordStatistics, load_prior
 from cde_retriever.words.topics import FoundTopics, Topics
@@ -75,6 +76,7 @@ class Knowledge:
         self._prior = load_prior(settings.prior)
         self._neighbours = Neighbours(vectors, settings)
         worth = settings.prior_documents
+        self._information = Remembered(partial(self._words.information, prior=self._prior, worth=worth))
         self._lengths = self._words.length(self._prior, worth), self._grams.length(GRAM_PRIOR, worth)
 
     @property
@@ -113,7 +115,7 @@ class Knowledge:
         return weigh_queries(counts, says, rareness=self.settings.rareness, sharing=self.settings.sharing)
 
     def _says(self, words: Sparse) -> NDArray[np.float64]:
-        return self._words.information(words.indices, self._prior, self.settings.prior_documents)
+        return self._information(words.indices)
 
     # One vector
 

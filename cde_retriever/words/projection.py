@@ -3,9 +3,12 @@
 Each word has m signs, bits of a hash of its number (Achlioptas 2003), the same on every machine and never stored.
 """
 
+from functools import cache, partial
+
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.words.remembered import Remembered
 from cde_retriever.words.sparse import Sparse
 
 AT_ONCE = 2**17
@@ -16,14 +19,25 @@ _GAMMA, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D
 
 
 def signs_of(words: NDArray[np.int64], width: int) -> NDArray[np.float32]:
-    """Return a sign for each word and dimension, (n, width); splitmix64 of the word's number and the block of 64."""
-    blocks = np.arange(1, 1 - (-width // 64), dtype=np.uint64)
-    mixed = ((words.astype(np.uint64)[:, None] << np.uint64(16)) + blocks) * _GAMMA
+    """Return a sign for each word and dimension, (n, width)."""
+    blocks = -(-width // 64)
+    signs: NDArray[np.float32] = _SIGNS[_remembered(blocks)(words)].reshape(len(words), 64 * blocks)[:, :width]
+    return signs
+
+
+@cache
+def _remembered(blocks: int) -> Remembered:
+    return Remembered(partial(_octets, blocks=blocks))
+
+
+def _octets(words: NDArray[np.int64], blocks: int) -> NDArray[np.uint8]:
+    """Return the bits of signs, (n, 8 * blocks); splitmix64 of the word's number and the block of 64."""
+    numbers = np.arange(1, 1 + blocks, dtype=np.uint64)
+    mixed = ((words.astype(np.uint64)[:, None] << np.uint64(16)) + numbers) * _GAMMA
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
     mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
     mixed ^= mixed >> np.uint64(31)
-    octets = mixed.astype("<u8", copy=False).view(np.uint8)
-    return _SIGNS[octets].reshape(len(words), 64 * len(blocks))[:, :width]
+    return mixed.astype("<u8", copy=False).view(np.uint8)
 
 
 def project(vectors: Sparse, width: int) -> NDArray[np.float32]:

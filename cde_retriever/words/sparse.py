@@ -45,6 +45,8 @@ class Sparse(NamedTuple):
     @property
     def row_numbers(self) -> NDArray[np.int64]:
         """The row of each value, (k,)."""
+        if self.rows == 1:  # a query's
+            return np.zeros(len(self.indices), np.int64)
         return np.repeat(np.arange(self.rows), self.starts[1:] - self.starts[:-1])
 
     def row(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

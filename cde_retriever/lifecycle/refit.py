@@ -156,7 +156,12 @@ def refit(
             return _done(shadow, begun, 0, 0)
         source = shadow.hash_index()
         stored = kind.open_folder(shadow.index, model, trust_pickle)
-        if begun is None or begun.source != source or begun.part != documents_at_once:
+        if (
+            begun is None
+            or begun.source != source
+            or begun.part != documents_at_once
+            or _keeps_old(shadow, kind, begun)
+        ):
             shadow.clear()
             context = _fit(stored, stored.encoder.fork(), show_progress)
             old = stored.encoder.context.fingerprint
@@ -277,9 +282,18 @@ def _check_unchanged(shadow: Shadow, stored: StoredIndex, begun: Begun) -> None:
 
 
 def _is_swapped(shadow: Shadow, kind: FolderKind, begun: Begun) -> bool:
-    """Tell whether the new index is in place, by the context that the index's folder keeps."""
-    context = kind.context_of(shadow.index)
-    return shadow.is_swapped(begun, None if context is None else context.fingerprint)
+    """Tell whether the new index is in place, by the context that its folder keeps."""
+    return shadow.is_swapped(begun, _fingerprint(kind, shadow.index))
+
+
+def _keeps_old(shadow: Shadow, kind: FolderKind, begun: Begun) -> bool:
+    """Tell whether what is beside the index is an old one too: somebody put the old index back after the exchange."""
+    return shadow.other.is_dir() and _fingerprint(kind, shadow.other) != begun.new
+
+
+def _fingerprint(kind: FolderKind, folder: Path) -> str | None:
+    context = kind.context_of(folder)
+    return None if context is None else context.fingerprint
 
 
 def _done(shadow: Shadow, begun: Begun, embedded: int, known: int) -> Refit:

@@ -282,6 +282,21 @@ def test_parts_that_are_there_are_not_embedded_again_and_damaged_ones_are(index,
     assert run(folder, checkpoint).embedded == 14
 
 
+def test_an_old_index_that_was_put_back_is_refitted_again(index, checkpoint, tmp_path):
+    """By a backup, or a process that had it open and persisted it: what is kept beside it is not the new one."""
+    kind, folder = index
+    before = kind.contents(checkpoint, folder)
+    shutil.copytree(folder, tmp_path / "backup")
+    first = run(folder, checkpoint)
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "backup", folder)
+    done = run(folder, checkpoint)
+    assert (done.new, done.embedded) == (first.new, 24)
+    assert_refitted(kind, folder, checkpoint, before, done.new)
+    assert undo_refit(folder)
+    assert kind.contents(checkpoint, folder) == before
+
+
 def test_a_damaged_record_changes_nothing_and_without_one_no_index_is_put_back_or_dropped(index, checkpoint):
     kind, folder = index
     run(folder, checkpoint)

@@ -231,6 +231,16 @@ def _refuse(left_out: dict[str, int], batch_size: int) -> None:
 def packer(
     pairs: Sequence[TrainingPair], vectors: TextVectors, clustering: Clustering, config: PackingConfig
 ) -> Packer:
-    """Return what packs the clusters, large ones split by difficulty."""
+    """Return what packs the clusters, large ones split by difficulty.
+
+    Raises:
+        ArtifactError: if the clusters are of other pairs.
+        TrainingDataError: if no domain has as many pairs as a batch.
+    """
+    if len(clustering.labels) != len(pairs):
+        raise ArtifactError(
+            f"the clusters are of {len(clustering.labels)} pairs, but there are {len(pairs)}; they belong to other "
+            "data: cluster again"
+        )
     difficulty = pair_difficulty(*views(pairs, vectors), clustering.labels)
     return Packer(clustering, config, difficulty.astype(np.float32))

@@ -290,3 +290,5 @@ def test_the_packer_of_a_run_splits_clusters_by_what_the_surrogate_finds_hard(tm
     assert made.difficulty == pytest.approx(expected, abs=1e-6)
     assert made.config == PackingConfig(2, seed=3)
     assert made.labels.tolist() == [0, 1, 0, 0, 1]
+    with pytest.raises(ArtifactError, match=r"clusters are of 5 pairs, but there are 4.* cluster again"):
+        packer(pairs[:4], vectors, clusters, PackingConfig(2))

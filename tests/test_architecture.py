@@ -94,7 +94,7 @@ OPTIONAL = {
         "cde_retriever.adapters.langchain.sparse_embeddings",
         "cde_retriever.adapters.langchain.stored_collection",
     ),
-    "qdrant_client": "cde_retriever.cli.store_options",
+    "qdrant_client": ("cde_retriever.adapters.langchain.native_parts", "cde_retriever.cli.store_options"),
     "pyarrow": (
         "cde_retriever.corpus.rows",
         "cde_retriever.bulk.parts",

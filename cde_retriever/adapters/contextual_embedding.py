@@ -15,7 +15,7 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ContextNotFittedError
+from cde_retriever.errors import ConfigError, ContextNotFittedError
 
 PathLike = str | os.PathLike[str]
 
@@ -66,6 +66,11 @@ class ContextualEmbedding(BaseModel):
 
     def _require_two_parts(self) -> None:
         check_parts("both", self.has_corpus_head, self._encoder.identity.name)
+        if self.truncate_dim is not None:
+            raise ConfigError(
+                f"truncate_dim is {self.truncate_dim}, and cuts texts in one vector alone; leave it out for two parts, "
+                "or take one vector"
+            )
 
     # The context
 
@@ -159,7 +164,7 @@ class ContextualEmbedding(BaseModel):
         """Return an embedding that gives the dense parts of texts; it shares model and context with this one.
 
         Raises:
-            ConfigError: if the model has no corpus head.
+            ConfigError: if the model has no corpus head, or vectors are to be cut.
         """
         self._require_two_parts()
         return BaseModel.model_copy(self, update={"parts": "dense"})

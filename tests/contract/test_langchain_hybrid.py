@@ -16,7 +16,7 @@ from cde_retriever import langchain as cde
 from cde_retriever.adapters.langchain.store_parts import parts_of
 from cde_retriever.encoder.text_runner import TextRunner
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
-from cde_retriever.search.hybrid import search, sparse_vectors
+from cde_retriever.search.hybrid import inner_products, search, sparse_vectors
 from cde_retriever.search.index_file import FILE_NAME
 from tests.contract.langchain_corpus import FAISS, corpus, load_faiss, texts_of
 from tests.tiny import headed_encoder
@@ -311,10 +311,13 @@ def test_what_does_not_belong_together_is_refused(headed, embedding, checkpoint,
     for use in (
         lambda: build(Chroma, documents, cde.CDEEmbeddings(model_name=checkpoint), tmp_path / "no head"),
         lambda: cde.from_documents(Chroma, documents, embedding, hybrid=True),
+        lambda: build(FAISS, documents, cde.CDEEmbeddings(model_name=embedding.model_name, truncate_dim=9), tmp_path),
         lambda: cde.guard(InMemoryVectorStore(embedding), embedding, parts_dir=tmp_path),
         lambda: cde.CDERetriever(store=InMemoryVectorStore(embedding), embedding=embedding, mode="hybrid"),
     ):
-        with pytest.raises(ConfigError, match=r"has no corpus head|give context_dir|parts='dense'|hybrid=True"):
+        with pytest.raises(
+            ConfigError, match=r"has no corpus head|give context_dir|truncate_dim is 9|parts='dense'|hybrid=True"
+        ):
             use()
     with pytest.raises(ValueError, match="has no corpus head"):  # in pydantic's words
         cde.CDEEmbeddings(model_name=checkpoint, parts="dense")
@@ -348,6 +351,22 @@ def test_qdrant_adds_the_scores_if_it_is_told_to(headed, tmp_path):
     for query in QUERIES:
         summed = store.similarity_search(query, k=12, hybrid_fusion=SUM)
         assert texts_of(summed) == expected(documents, query, dense, 12)
+        for given in (dense, cde.CDEEmbeddings(model_name=headed, context=dense.context)):
+            for mode in (None, "hybrid"):
+                assert found(store, query, given, mode=mode) == texts_of(summed)
+            assert found(store, query, given, mode="dense") == texts_of(
+                store.similarity_search_by_vector(dense.embed_query(query), k=12)
+            )
+            words = inner_products(
+                dense.encoder.encode_queries([query], parts="sparse"),
+                dense.encoder.encode_documents(texts_of(documents), parts="sparse"),
+            )[0]
+            with_words = {text for text, value in zip(texts_of(documents), words, strict=True) if value > 0}
+            by_words = found(store, query, given, mode="sparse")
+            assert set(by_words) == with_words
+            assert by_words[:1] == [texts_of(documents)[int(np.argmax(words))]][: len(with_words)]
+    only = models.Filter(must=[models.FieldCondition(key="metadata.source", match=models.MatchValue(value=3))])
+    assert len(found(store, QUERIES[0], dense, search_kwargs={"filter": only})) == 1
     by_ranks = [texts_of(store.similarity_search(query, k=12)) for query in QUERIES]
     assert by_ranks != [expected(documents, query, dense, 12) for query in QUERIES]
     other = cde.CDEEmbeddings(model_name=headed, parts="dense")
@@ -355,3 +374,5 @@ def test_qdrant_adds_the_scores_if_it_is_told_to(headed, tmp_path):
     store._sparse_embeddings = cde.CDESparseEmbeddings(other)
     with pytest.raises(ContextMismatchError, match="the store embeds under context"):
         store.similarity_search(QUERIES[0])
+    with pytest.raises(ContextMismatchError, match="the store embeds under context"):
+        found(store, QUERIES[0], other)

@@ -224,6 +224,8 @@ def test_which_form_an_index_gets(index, model, checkpoint, tmp_path):
             ConfigError, match=r"ChromaVectorStore keeps no sparse vectors, and context_dir is .*; give a"
         ):
             built(parts="both", storage_context=external, context_dir=place)
+    with pytest.raises(ConfigError, match="truncate_dim is 40, and cuts texts in one vector alone"):
+        built(parts="both", settings={"truncate_dim": 40})
     with pytest.raises(ConfigError, match="has no corpus head"):
         built(checkpoint, parts="both")
     with pytest.raises(ConfigError, match="has no corpus head"):

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from cde_retriever.adapters.langchain.documents import check_stamps
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
-from cde_retriever.adapters.langchain.store_parts import StoreParts, check_search_kwargs, parts_of
+from cde_retriever.adapters.langchain.native_parts import keeps_both, search_both
+from cde_retriever.adapters.langchain.store_parts import check_search_kwargs, parts_of
 from cde_retriever.errors import ConfigError
 
 
@@ -24,8 +25,9 @@ class CDERetriever(BaseRetriever):
         mode: ``"hybrid"`` ranks by dense and sparse part together, ``"sparse"`` by exact words, ``"dense"`` by the
             store's vectors. None: hybrid if the store keeps its documents in two parts, else by its vectors.
         k: How many documents to return.
-        search_kwargs: Further arguments of the store's search, such as ``filter``; ``"hybrid"`` and ``"sparse"`` know
-            ``filter`` alone, a mapping of metadata to values or a function of a `Document`.
+        search_kwargs: Further arguments of the store's search, such as ``filter``; where an index beside the store is
+            searched, ``"hybrid"`` and ``"sparse"`` know ``filter`` alone, a mapping of metadata to values or a function
+            of a `Document`.
     """
 
     store: VectorStore
@@ -46,14 +48,14 @@ class CDERetriever(BaseRetriever):
             ConfigError: for a mode that the store does not have, or other arguments than it knows.
         """
         both = parts_of(self.store)
-        if both is None and (self.mode in ("hybrid", "sparse") or (self.mode and self.embedding.parts == "one")):
+        in_one = both is None and not keeps_both(self.store)
+        if in_one and (self.mode in ("hybrid", "sparse") or (self.mode and self.embedding.parts == "one")):
             raise ConfigError(
                 f"mode is {self.mode!r}, but the store keeps one vector a document; build it with "
                 "from_documents(..., hybrid=True), or leave mode out"
             )
-        in_parts = both is not None and self.mode != "dense"
-        check_search_kwargs(self.search_kwargs, in_parts)
-        if in_parts:
+        check_search_kwargs(self.search_kwargs, both is not None and self.mode != "dense")
+        if self._in_two_parts:
             return
         own = getattr(self.store, "_store_class", type(self.store))
         if own.similarity_search_by_vector is VectorStore.similarity_search_by_vector:
@@ -69,16 +71,29 @@ class CDERetriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
         k: int | None = None,
     ) -> list[Document]:
-        both = parts_of(self.store)
-        embedding = self.embedding if both is None else both.embedding_for(self.embedding)
-        if both is not None and self.mode != "dense":
-            return self._in_parts(both, query, k)
+        count = self.k if k is None else k
+        if self._in_two_parts:
+            return self._search_in_parts(query, count)
+        embedding = self._dense_embedding()
         vector = embedding.embed_query(query)
-        found = self.store.similarity_search_by_vector(vector, k=self.k if k is None else k, **self.search_kwargs)
+        found = self.store.similarity_search_by_vector(vector, k=count, **self.search_kwargs)
         return cast(list[Document], check_stamps(found, embedding.stamp))
 
-    def _in_parts(self, both: StoreParts, query: str, k: int | None) -> list[Document]:
-        count, mode = self.k if k is None else k, self.mode or "hybrid"
+    @property
+    def _in_two_parts(self) -> bool:
+        return self.mode != "dense" and (parts_of(self.store) is not None or keeps_both(self.store))
+
+    def _dense_embedding(self) -> CDEEmbeddings:
+        """Return what embeds queries for the store's vectors."""
+        both = parts_of(self.store)
+        if both is not None:
+            return both.embedding_for(self.embedding)
+        return self.embedding.dense_part() if keeps_both(self.store) else self.embedding
+
+    def _search_in_parts(self, query: str, count: int) -> list[Document]:
+        embedding, both, mode = self._dense_embedding(), parts_of(self.store), self.mode or "hybrid"
+        if both is None:
+            return search_both(self.store, embedding, query, count, mode, self.search_kwargs)
         return both.search(self.store, query, count, mode, self.search_kwargs.get("filter"))
 
     async def _aget_relevant_documents(
@@ -88,12 +103,10 @@ class CDERetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain passes it
         k: int | None = None,
     ) -> list[Document]:
-        both = parts_of(self.store)
-        embedding = self.embedding if both is None else both.embedding_for(self.embedding)
-        if both is not None and self.mode != "dense":
-            return await run_in_executor(None, self._in_parts, both, query, k)
+        count = self.k if k is None else k
+        if self._in_two_parts:
+            return await run_in_executor(None, self._search_in_parts, query, count)
+        embedding = self._dense_embedding()
         vector = await embedding.aembed_query(query)
-        found = await self.store.asimilarity_search_by_vector(
-            vector, k=self.k if k is None else k, **self.search_kwargs
-        )
+        found = await self.store.asimilarity_search_by_vector(vector, k=count, **self.search_kwargs)
         return cast(list[Document], check_stamps(found, embedding.stamp))

@@ -89,7 +89,7 @@ def from_documents(
     """
     documents = checked(documents)
     embedding = embedding or CDEEmbeddings()
-    if hybrid:
+    if true_or_false("hybrid", hybrid):
         embedding = embedding.dense_part()
     if true_or_false("keep_plain", keep_plain):
         name = None if lives_in_memory(store_class) else store_class.__name__

@@ -1,7 +1,9 @@
 """Run the commands of `cde` and `cde-train`: help, exit codes, messages on stderr, results as JSON lines on stdout."""
 
 import argparse
+import errno
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -128,6 +130,9 @@ def _close_bars() -> None:
 
 def _in_words(error: Exception) -> str:
     """Return an error's message; of one that the system raised about a file the file first, then what to do."""
+    if isinstance(error, OSError) and error.strerror == os.strerror(errno.ENOSPC):
+        place = "" if error.filename is None else f"{error.filename}: "
+        return f"{place}the disk is full; free space, then run the same command again"
     if not isinstance(error, OSError) or error.strerror is None or error.filename is None:
         return str(error)
     denied = isinstance(error, PermissionError)

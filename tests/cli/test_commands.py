@@ -1,10 +1,13 @@
 """`cde-train`: help, `validate`, exit codes, and what goes to stdout and to stderr."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import tomllib
 import warnings
+from unittest.mock import Mock
 
 import pytest
 
@@ -144,6 +147,11 @@ def test_warnings_and_the_systems_errors_are_sentences(capsys, monkeypatch):
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "warning: texts were cut"
     assert said[1].startswith("cde-train validate: there: Permission denied; choose another place, or change who may")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("cde_train.run.config.load_run_config", Mock(side_effect=full))
+    assert main(["validate", "small"]) == 1
+    said = capsys.readouterr().err
+    assert said == "cde-train validate: the disk is full; free space, then run the same command again\n"
 
 
 @pytest.mark.parametrize(("command", "code"), [("validate small", 0), ("fit nowhere -o OUT", 2)])

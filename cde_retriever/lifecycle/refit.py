@@ -165,7 +165,7 @@ def refit(
             shadow.clear()
             context = _fit(stored, stored.encoder.fork(), show_progress)
             old = stored.encoder.context.fingerprint
-            begun = Begun(source, old, context.fingerprint, len(stored.texts), documents_at_once)
+            begun = Begun(source, old, context.fingerprint, len(stored.texts), documents_at_once, shadow.name)
             if context.fingerprint == old:
                 return Refit(str(shadow.given), old, old, len(stored.texts), 0, 0, None)
             context.save(shadow.folder)

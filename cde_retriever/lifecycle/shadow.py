@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.errors import OutputError
+from cde_retriever.errors import ConfigError, OutputError
 from cde_retriever.files.hashing import files_of, hash_file
 from cde_retriever.files.leftovers import remove
 from cde_retriever.files.locking import LOCK, only_writer
@@ -44,6 +44,7 @@ class Begun:
         new: Fingerprint of the new context.
         documents: How many texts it has.
         part: How many of them are embedded before they are written.
+        collection: The name that its collection was built under; None for an index in its folder, and in older records.
     """
 
     source: str
@@ -51,6 +52,7 @@ class Begun:
     new: str
     documents: int
     part: int
+    collection: str | None = None
 
 
 class Shadow:
@@ -66,6 +68,11 @@ class Shadow:
         self.collection = collection
         self.folder = self.index.with_name(f"{self.index.name}.refit")
         self.other = self.folder / "index"
+
+    @property
+    def name(self) -> str | None:
+        """The name that the collection was built under; None for an index in its folder."""
+        return None if self.collection is None else self.collection.name
 
     @property
     def kept(self) -> Path:
@@ -87,13 +94,20 @@ class Shadow:
 
         Raises:
             OutputError: if the record is damaged.
+            ConfigError: if it is about a collection of another name; what goes would be that of the name received.
         """
         file = self.folder / _RECORD
         if not file.is_file():
             return None
         values = _FORMAT.read(file)
         with _FORMAT.reading(file):
-            return Begun(**values)
+            begun = Begun(**values)
+        if begun.collection is not None and begun.collection != self.name:
+            raise ConfigError(
+                f"the refit of {self.given} is of collection {begun.collection!r}, received {self.name!r}; give the "
+                "name that the collection was built under"
+            )
+        return begun
 
     def is_swapped(self, begun: Begun, fingerprint: str | None) -> bool:
         """Tell whether the new index is in place, given the fingerprint of the context that the index's folder keeps.
@@ -152,9 +166,9 @@ class Shadow:
             OutputError: if the old index is another one than it was; it stays in place.
             OSError: if the drive cannot exchange folders.
         """
-        if source in (None, self.hash_index()):
+        if source is None or source == self.hash_index():
             exchange_folders(self.other, self.index)
-            if source in (None, self._hash(self.other)):
+            if source is None or source == self._hash(self.other):
                 return
             exchange_folders(self.other, self.index)  # it was written at the very moment
         raise OutputError(

@@ -353,6 +353,31 @@ def test_a_store_that_loses_a_write_is_noticed_and_the_old_collection_stays(plac
     assert_refitted(place, before, done.new)
 
 
+@pytest.mark.parametrize("place", ["lc-chroma-one", "li-qdrant-one"], indirect=True)
+def test_a_collection_of_another_name_is_neither_refitted_nor_deleted(place):
+    """A wrong name after a refit: what is confirmed or undone deletes a collection."""
+    place.run()
+    opened = place.collection.opened()
+    opened.begin("bystander", NAME)
+    names, wrong = place.names(), Collection(place.client, "bystander")
+    for act in (confirm_refit, undo_refit, refit):
+        with pytest.raises(ConfigError, match=f"is of collection '{NAME}', received 'bystander'"):
+            act(place.context, collection=wrong)
+    assert place.names() == names
+    assert confirm_refit(place.context, collection=place.collection)
+    assert place.names() == names - {NAME}
+
+
+@pytest.mark.parametrize("place", ["lc-chroma-one", "li-qdrant-one"], indirect=True)
+def test_a_refit_whose_new_collection_is_gone_can_be_undone(place):
+    before = place.contents()
+    place.run()
+    place.collection.opened().delete(collection_in(place.context, NAME))
+    assert place.undo()
+    assert collection_in(place.context, NAME) == NAME
+    assert_same(place.contents(), before)
+
+
 @pytest.mark.parametrize("place", ["li-qdrant-one", "lc-qdrant-one"], indirect=True)
 def test_qdrant_that_loses_a_write_is_noticed_too(place, monkeypatch):
     before, lost, upsert = place.contents(), [], LocalCollection._upsert_point

@@ -21,6 +21,11 @@ DENSE = "dense"
 NOTHING_THERE = re.compile(r"no data|empty|not exist|not found|no such", re.IGNORECASE)
 """What stores say before they hold anything, each in its own words."""
 _OTHER_WIDTH = re.compile(r"dimension|shape|width|size|length|features", re.IGNORECASE)
+_OTHER_CONTEXT = (
+    "open the index or store with the context it was built with, or embed its documents again under this one into a "
+    "new one"
+)
+_OTHER_FORM = "give both one form: parts='dense' for the dense part, else the same truncate_dim"
 _SEPARATOR = "/"
 
 
@@ -94,8 +99,8 @@ def check_stamp(found: object, in_use: object, what: str) -> None:
         ContextMismatchError: if the stamps differ; names both.
     """
     if found != in_use:
+        same = fingerprint_of(str(found)) == fingerprint_of(str(in_use))
         raise ContextMismatchError(
             f"{what} was embedded under {describe(found)}, the embedding in use has {describe(in_use)}, and their "
-            "vectors are not comparable; open the index or store with the context it was built with, or embed its "
-            "documents again under this one into a new one"
+            f"vectors are not comparable; {_OTHER_FORM if same else _OTHER_CONTEXT}"
         )

@@ -273,6 +273,8 @@ def test_nodes_that_a_pipeline_embedded_keep_their_form(model):
     with_one = CDEVectorStoreIndex(in_one, embed_model=one)
     assert with_one.embedding.parts == "one"
     assert len(found(with_one)) == 5
+    with pytest.raises(ContextMismatchError, match=r"the dense part, .*give both one form: parts='dense'"):
+        CDEVectorStoreIndex(corpus(20), embed_model=CDEEmbedding(model, context=one.context)).insert_nodes(in_one)
     for embed in (dense, CDEEmbedding(model, context=dense.context)):
         check(CDEVectorStoreIndex(in_dense, embed_model=embed))
 

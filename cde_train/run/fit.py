@@ -46,11 +46,11 @@ from cde_train.run.distil import distil
 from cde_train.run.environment import describe_environment
 from cde_train.run.folder import Report, RunFolder
 from cde_train.run.preparation import DEVELOPMENT, HELD_OUT, PAIRS, VECTORS, Preparation, Prepared
-from cde_train.run.sections import PhaseConfig, RunConfig
+from cde_train.run.sections import PhaseConfig, RunConfig, refuse
 from cde_train.training.batches import TrainingSet
 from cde_train.training.config import TrainConfig
 from cde_train.training.low_rank import merge_low_rank, write_low_rank
-from cde_train.training.processes import is_first_process, one_at_a_time
+from cde_train.training.processes import is_first_process, one_at_a_time, started_processes
 from cde_train.training.start import is_cde_checkpoint, open_start
 from cde_train.training.term_prior import estimate_prior
 from cde_train.training.trainer import train
@@ -78,7 +78,14 @@ def fit(data: str | os.PathLike[str], output: str | os.PathLike[str], config: Ru
         ArtifactError: if the folder belongs to another run, or a file of it is damaged.
         TrainingDataError: if the data cannot be trained on.
     """
-    config = resolve(config)
+    config, count = resolve(config), started_processes()
+    refuse(
+        [
+            f"phase.{i}.batch_size is {phase.batch_size}, expected a multiple of {count}, the number of processes"
+            for i, phase in enumerate(config.phase)
+            if phase.batch_size % count
+        ]
+    )
     run = distil if config.distillation.steps else _fit
     return run(Path(data), Path(output), config, say)
 

@@ -15,9 +15,14 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def started_processes() -> int:
+    """Return how many processes ``torchrun`` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def one_at_a_time() -> Callable[[], AbstractContextManager[None]]:
     """Return what lets the first process go first, where ``torchrun`` started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if started_processes() == 1:
         return nullcontext
     from datetime import timedelta
 

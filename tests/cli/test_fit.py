@@ -257,6 +257,15 @@ def test_settings_that_contradict_a_cde_checkpoint_are_refused(finished, pairs, 
     assert not (tmp_path / "out").exists(), "settings that are refused bind nothing"
 
 
+def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_written(
+    config, pairs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert main(["fit", str(pairs), "-o", str(tmp_path / "out"), "--config", str(config)]) == 2
+    assert "phase.1.batch_size is 4, expected a multiple of 3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_corrected_settings_go_on_where_wrong_ones_stopped(finished, config, pairs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it waits for a Hub out of reach
     command = ["fit", str(pairs), "-o", str(tmp_path / "my-cde"), "--config", str(config)]

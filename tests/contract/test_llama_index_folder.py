@@ -8,7 +8,7 @@ import pytest
 from llama_index.core import StorageContext, load_index_from_storage
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 
-from cde_retriever import ContextMismatchError, OutputError
+from cde_retriever import ContextFormatError, ContextMismatchError, OutputError
 from cde_retriever.adapters.llama_index import storage
 from cde_retriever.adapters.llama_index.index_folder import read_index_folder
 from cde_retriever.files.replacing import ASIDE
@@ -53,7 +53,7 @@ def test_a_folder_is_read_as_llama_index_reads_it_without_a_look_at_each_number(
     assert set(ours.vector_stores) == {"default", "image", "cde_context"}
     for damage in ("[1]", '{"vectors": {}}', "{"):
         (folder / "default__vector_store.json").write_text(damage)
-        with pytest.raises(ValueError, match=r"holds no vectors of LlamaIndex|Expecting property name"):
+        with pytest.raises(ContextFormatError, match=r"default__vector_store\.json is damaged \(.+\); restore it"):
             read_index_folder(folder)
 
 

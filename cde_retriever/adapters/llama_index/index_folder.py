@@ -17,7 +17,7 @@ from llama_index.core.vector_stores.types import DEFAULT_PERSIST_FNAME
 
 from cde_retriever.adapters.llama_index.storage import PathLike, attached_context, read_folder
 from cde_retriever.context.context import FILE_NAME
-from cde_retriever.errors import ContextMismatchError, OutputError
+from cde_retriever.errors import ContextFormatError, ContextMismatchError, OutputError
 from cde_retriever.files.replacing import replacing_folder
 
 OWN_NAMES = (
@@ -60,15 +60,15 @@ def read_index_folder(folder: PathLike) -> StorageContext:
     LlamaIndex's reader looks at the type of each number of each vector, which takes twenty times as long.
 
     Raises:
-        ValueError: if a file of vectors is damaged.
+        ContextFormatError: if a file of vectors is damaged.
         FileNotFoundError: if another file is missing.
     """
     stores = {}
     for file in Path(folder).glob(f"*{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}"):
         try:
             data = StoreData(**json.loads(file.read_bytes()))
-        except TypeError as error:
-            raise ValueError(f"{file} holds no vectors of LlamaIndex ({error}); restore it") from error
+        except (TypeError, ValueError) as error:
+            raise ContextFormatError(f"{file} is damaged ({error}); restore it, or index again") from error
         stores[file.name.split(NAMESPACE_SEP)[0]] = SimpleVectorStore(data)
     return StorageContext.from_defaults(persist_dir=os.fspath(folder), vector_stores=stores or None)  # type: ignore[arg-type]
 

@@ -78,8 +78,8 @@ class TrainConfig(Settings):
         max_grad_norm: Largest gradient norm; 0 for no clipping.
         interpolation: How far the result goes from the start to the trained weights: 1 is all the way, 0.5 the
             middle, which often keeps more of what the start was good at (WiSE-FT, arXiv 2109.01903).
-        precision: ``"fp32"`` or ``"bf16"`` (autocast; weights stay fp32). CPUs that multiply in bfloat16 (AMX) train
-            twice as fast in it.
+        precision: ``"fp32"`` or ``"bf16"`` (autocast; weights stay fp32). CPUs that multiply in bfloat16 (AMX) take
+            half to two thirds of the time in it.
         gradient_checkpointing: Whether to recompute activations layer by layer; less memory a chunk, more time.
         eval_steps: Steps between two measurements on the development set; 0 for none.
         save_steps: Steps between two saved states.

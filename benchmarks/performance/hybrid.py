@@ -29,7 +29,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     texts, source = real_documents(options.eval_folder, max(options.documents, options.context_size))
     documents = texts[: options.documents]
     encoder = load_encoder(options.checkpoint)
-    # Set anew, or documents of the context would not run through the model again.
     set_fitted_context(encoder, texts, options.context_size)
     parts = split(documents, options.repetitions)
     made: dict[str, list[Any]] = {"both": [], "one": []}

@@ -50,8 +50,14 @@ class ActiveContext:
         return self.head.documents(vectors, texts, parts, chunks_of)
 
 
-def activate(model: LoadedModel, context: Context) -> ActiveContext:
+def activate(model: LoadedModel, context: Context, *, keep_topics: bool = False) -> ActiveContext:
     """Return a context with what a model makes of it; the caller holds the model's lock.
+
+    Args:
+        model: The model.
+        context: The context.
+        keep_topics: Whether to return the context with its topics, for who opens it; of a model without a corpus head
+            it has none.
 
     Raises:
         TypeError: if it is not a `Context`.
@@ -60,19 +66,12 @@ def activate(model: LoadedModel, context: Context) -> ActiveContext:
     if not isinstance(context, Context):
         raise TypeError(f"expected a Context, received {type(context).__name__}; use Context.load(path)")
     refuse_foreign_context(model, context)
-    return ActiveContext(context, model.backend.prepare(_evidence(model, context)), _head(model, context))
-
-
-def with_topics(model: LoadedModel, context: Context) -> Context:
-    """Return a context that keeps its topics for who opens it; of a model without a corpus head the context itself."""
-    head = _head(model, context)
-    return context if head is None else replace(context, topics=head.found_topics)
-
-
-def _head(model: LoadedModel, context: Context) -> CorpusHead | None:
-    if model.head_settings is None:
-        return None
-    return CorpusHead(model.head_settings, context, model.backend.dimension, model.dimension)
+    head = None
+    if model.head_settings is not None:
+        head = CorpusHead(model.head_settings, context, model.backend.dimension, model.dimension)
+        if keep_topics:
+            context = replace(context, topics=head.found_topics)
+    return ActiveContext(context, model.backend.prepare(_evidence(model, context)), head)
 
 
 def refuse_foreign_context(model: LoadedModel, context: Context) -> None:

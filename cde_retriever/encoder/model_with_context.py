@@ -11,7 +11,7 @@ from cde_retriever.context.neighbours import Neighbours
 from cde_retriever.context.sampling import Choice, Sample
 from cde_retriever.context.selection import Chosen, choose
 from cde_retriever.context.whole_numbers import whole_number
-from cde_retriever.encoder.active_context import ActiveContext, activate, refuse_foreign_context, with_topics
+from cde_retriever.encoder.active_context import ActiveContext, activate, refuse_foreign_context
 from cde_retriever.encoder.loaded_model import LoadedModel
 from cde_retriever.encoder.one_pass import shared_plain
 from cde_retriever.encoder.plain_documents import PlainDocuments
@@ -175,12 +175,13 @@ class ModelWithContext(LoadedModel):
             frequencies=frequencies,
             words=self.count_words(sample.texts, language),
         )
-        context = with_topics(self, context)
-        self.set_context(context)
+        with self._runner.lock:
+            active = activate(self, context, keep_topics=True)
+            self._active, self._sampled = active, None
         if self.head_settings is not None:
             self._sampled = PlainDocuments()
             self._sampled.add(sample.texts, context.vectors)
-        return context
+        return active.context
 
     def context_from_vectors(self, vectors: Vectors) -> Context:
         """Set a context of dataset embeddings, (J, d), whose texts are not known, and return it.

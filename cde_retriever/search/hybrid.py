@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+LEAST_DEPTH, DEPTH = 100, 10
+"""Documents of each list where a store ranks by one part at a time: so many at least, so many for one asked for."""
+
+
 class SparseVector(NamedTuple):
     """One sparse vector as Qdrant, Milvus, OpenSearch and others take it: ascending places of 32 bits, and values."""
 
@@ -39,6 +43,11 @@ def sparse_vectors(array: "csr_array[Any]") -> Iterator[SparseVector]:
     for number in range(sparse.rows):
         indices, values = sparse.row(number)
         yield SparseVector(indices.tolist(), values.tolist())
+
+
+def depth_of_lists(count: int) -> int:
+    """Return how many documents of each part's list to fetch, deeper than asked: the best by both may be low in one."""
+    return max(LEAST_DEPTH, DEPTH * count)
 
 
 def inner_products(queries: "csr_array[Any]", documents: "csr_array[Any]") -> NDArray[np.float32]:

@@ -14,10 +14,7 @@ from langchain_core.vectorstores import VectorStore
 from cde_retriever.adapters.langchain.documents import check_stamps
 from cde_retriever.adapters.langchain.embedders import check_embedders
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
-
-LEAST_DEPTH = 100
-DEPTH = 10
-"""Documents of each list, in documents asked for; at least `LEAST_DEPTH`."""
+from cde_retriever.search.hybrid import depth_of_lists
 
 
 def keeps_both(store: VectorStore) -> bool:
@@ -52,6 +49,5 @@ def search_both(
     else:
         scores: list[Any] = ["$score[0]", "$score[1]"]
         added = models.FormulaQuery(formula=models.SumExpression(sum=scores), defaults=dict.fromkeys(scores, 0.0))
-        depth = max(LEAST_DEPTH, DEPTH * count)
-        found = store.similarity_search(query, k=depth, hybrid_fusion=added, **search_kwargs)[:count]
+        found = store.similarity_search(query, k=depth_of_lists(count), hybrid_fusion=added, **search_kwargs)[:count]
     return cast(list[Document], check_stamps(found, embedding.stamp))

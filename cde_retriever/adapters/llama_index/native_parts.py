@@ -21,11 +21,7 @@ from llama_index.core.vector_stores.types import (
 
 from cde_retriever.adapters.contextual_embedding import ContextualEmbedding
 from cde_retriever.adapters.stamps import check_stamp
-from cde_retriever.search.hybrid import sparse_vectors
-
-LEAST_DEPTH = 100
-DEPTH = 10
-"""Nodes of each list, in nodes asked for; at least `LEAST_DEPTH`."""
+from cde_retriever.search.hybrid import depth_of_lists, sparse_vectors
 
 Held = TypeVar("Held", bound=ContextualEmbedding)
 Lists = tuple[list[list[int]], list[list[float]]]
@@ -132,7 +128,7 @@ def _plan(query: VectorStoreQuery) -> Generator[VectorStoreQuery, VectorStoreQue
         return (yield query)
     nodes: dict[str, BaseNode] = {}
     scores: dict[VectorStoreQueryMode, dict[str, float]] = {}
-    depth = max(LEAST_DEPTH, DEPTH * query.similarity_top_k)
+    depth = depth_of_lists(query.similarity_top_k)
     for mode in (DENSE, SPARSE):
         scores[mode] = _read((yield replace(query, mode=mode, similarity_top_k=depth)), nodes)
     for mode in (DENSE, SPARSE):

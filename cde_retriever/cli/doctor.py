@@ -117,10 +117,10 @@ def _queries(file: str) -> "list[tuple[str, Mapping[str, float]]]":
     queries: list[tuple[str, Mapping[str, float]]] = []
     for number, row in read_json_lines(Path(file).expanduser()):
         text, relevant = row.get("text"), row.get("relevant")
-        if not isinstance(text, str) or not isinstance(relevant, list) or not relevant:
+        if not isinstance(text, str) or not text.strip() or not isinstance(relevant, list) or not relevant:
             raise CorpusError(
-                f'{file}, line {number}: expected "text" and "relevant", a list of ids of documents that answer it, '
-                f"received {row!r:.80}; queries that nobody judged cannot tell settings apart: leave --queries out"
+                f'{file}, line {number}: expected a "text" and "relevant", a list of ids of documents that answer it, '
+                f"received {row!r:.80}; write both, or leave --queries out: what is not judged tells no settings apart"
             )
         queries.append((text, {str(name): 1.0 for name in relevant}))
     return queries

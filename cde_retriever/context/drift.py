@@ -47,7 +47,7 @@ class Added:
 
     Attributes:
         documents: How many.
-        judged: Of how many the words were compared: not of context documents and empty ones.
+        judged: Of how many the words were compared: not of context documents, empty ones and copies that came at once.
         words: Sum of their places by words, 0 … 1 each.
         compared: Of how many the vectors were compared too.
         vectors: Sum of their places by vectors.
@@ -77,8 +77,8 @@ class Drift:
         detected: Whether this is more than chance.
         enough: Whether 30 % foreign documents among what was added would be noticed in 95 of 100 cases. Else what is
             not detected means little: too few joined, or the context has too few documents.
-        judged: How many of the added documents were compared: not context documents, empty ones, nor any of a model
-            without a corpus head.
+        judged: How many of the added documents were compared: not context documents, empty ones, copies that came
+            together, nor any of a model without a corpus head.
         needed: From how many compared documents on `enough` is true; None if never: a context of too few documents, or
             a model without a corpus head.
     """
@@ -238,16 +238,17 @@ class Reference:
         return len(self._shares)
 
     def judge(self, texts: Sequence[str], vectors: Vectors | None = None) -> Added:
-        """Return the places of documents.
+        """Return the places of documents; of copies that come together one counts, as in the context.
 
         Args:
             texts: The documents.
             vectors: As the index holds them, (n, d or more), the first d being the dense part; None for words alone.
         """
-        shares, rows = [], []
+        shares, rows, judged = [], [], set[str]()
         for row, text in enumerate(texts):
-            numbers = self._reader.numbers(text)
-            if numbers and hash_text(text) not in self._hashes:
+            numbers, name = self._reader.numbers(text), hash_text(text)
+            if numbers and name not in self._hashes and name not in judged:
+                judged.add(name)
                 shares.append(len(numbers & self._known) / len(numbers))
                 rows.append(row)
         words = _places(self._shares, np.array(shares))

@@ -76,8 +76,9 @@ def choose(
 
 
 def kind_of(metadata: Mapping[str, Any], field: str) -> str:
-    """Return a document's kind by a field of its metadata; those without it are a kind of their own."""
-    return str(metadata.get(field, UNKNOWN))
+    """Return a document's kind by a field of its metadata; those without it, or with None, are a kind of their own."""
+    value = metadata.get(field)
+    return UNKNOWN if value is None else str(value)
 
 
 def kinds_of(metadata: Iterable[Mapping[str, Any]], field: str) -> list[str]:

@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 from chromadb.api.shared_system_client import SharedSystemClient
 
+from cde_retriever.bulk.parts import write_part
 from cde_retriever.cli.main import main, program
+from cde_retriever.search.hybrid import SparseVector
 from cde_retriever.words.sparse import Sparse
 from cde_train import cli as cde_train
 
@@ -159,6 +161,19 @@ def test_stores_rank_as_hybrid_search_does_and_opensearch_gets_what_it_takes(pla
     by_hand = [sum(tokens.get(word, 0) * value for word, value in line["words"].items()) for line in lines[1::2]]
     by_hand += np.array([line["dense"] for line in lines[1::2]]) @ near["knn"]["dense"]["vector"]
     assert [page["ids"][row] for row in np.argsort(-np.array(by_hand))[:3]] == orders["found"]
+
+
+def test_documents_that_share_an_id_keep_their_own_words_in_duckdb(place):
+    duckdb = pytest.importorskip("duckdb")
+    (place / "vectors").mkdir()
+    dense = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    words = Sparse(np.array([0, 1, 2, 2]), np.array([7, 9]), np.array([0.5, 2.0], np.float32))
+    write_part(place / "vectors" / "part-000000.parquet", ["a", "a", "b"], dense, {}, None, words)
+    asked = {"dense": dense[0], "words": SparseVector([7, 9], [1.0, 1.0])}
+    (block,) = [code for info, code in blocks(STORES, "python") if info == "needs duckdb"]
+    exec(compile(block, "the block about DuckDB", "exec"), asked)
+    assert asked["answer"] == [("a", pytest.approx(2.0)), ("a", pytest.approx(1.5)), ("b", pytest.approx(0.6))]
+    assert asked["duckdb"] is duckdb
 
 
 def test_the_readme_is_short_and_names_each_way_in():

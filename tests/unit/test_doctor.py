@@ -244,7 +244,8 @@ def test_the_command_reports_and_its_code_runs(headed, tmp_path, capsys):
     asked.write_text(json.dumps({"text": pages(40)[3][:20], "relevant": ["d3"]}))
     assert main([*shared, "--queries", str(asked)]) == 0
     assert json.loads(capsys.readouterr().out)["questions"] == {"judged": 1}
-    asked.write_text(json.dumps({"text": "what?"}))
-    assert main([*shared, "--queries", str(asked)]) == 1
-    assert "nobody judged" in capsys.readouterr().err
+    for row in ({"text": "what?"}, {"text": " ", "relevant": ["d3"]}):
+        asked.write_text(json.dumps(row))
+        assert main([*shared, "--queries", str(asked)]) == 1
+        assert "asked.jsonl, line 1" in capsys.readouterr().err
     assert main([*shared, "--questions", "0"]) == 2

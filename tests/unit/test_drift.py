@@ -42,6 +42,16 @@ def test_context_documents_and_empty_ones_are_counted_but_not_judged():
     assert (added.documents, added.judged, added.compared) == (19, 1, 0)
 
 
+def test_copies_that_come_together_count_once():
+    """A context holds a text once, however often its corpus has it; so one new text is one witness of drift."""
+    found = reference(["apple pear", "apple plum grape", "plum apple"], [[1, 0, 0], [0, 1, 0], [0, 0.8, 0.6]])
+    texts, vectors = ["apple plum", "apple stone"], np.array([[1, 0, 0], [0, 0, 1]], np.float32)
+    once, often = found.judge(texts, vectors), found.judge(texts * 25, np.tile(vectors, (25, 1)))
+    assert (often.documents, once.documents) == (50, 2)
+    assert (often.judged, often.words, often.compared, often.vectors) == (2, once.words, 2, once.vectors)
+    assert not Drift.of(found.judge(["stone"] * 50), 300, 50).detected
+
+
 def test_the_evidence_is_the_mean_place_in_standard_deviations():
     """Of 100 documents and J = 50 the mean place has the variance 51 / 60,000 + 1.4 / 600."""
     deviation = (191 / 60_000) ** 0.5

@@ -16,7 +16,7 @@ from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.context.context import Context
 from cde_retriever.context.sampling import Choice, sample_documents
-from cde_retriever.context.selection import SELECTIONS, choose, cluster_centres, far_apart, sample_kinds
+from cde_retriever.context.selection import SELECTIONS, choose, cluster_centres, far_apart, kinds_of, sample_kinds
 from cde_retriever.errors import ConfigError, ContextError, ContextMismatchError
 from tests.tiny import documents, headed_encoder, tiny_encoder
 from tests.unit.test_quality import write_sets
@@ -75,6 +75,12 @@ def test_kinds_give_their_share_and_one_at_least():
     again = sample_kinds([corpus[i] for i in order], (kinds[i] for i in order), 20, 5)
     assert again.texts == sample.texts
     assert sample_kinds(corpus, kinds, 20, 6).texts != sample.texts
+
+
+def test_a_kind_that_is_none_is_the_kind_of_those_that_do_not_say_theirs():
+    assert kinds_of([{"kind": None}, {}, {"kind": 0}, {"kind": "None"}], "kind") == ["", "", "0", "None"]
+    with pytest.raises(ConfigError, match="none of the 2 documents has the field 'kind'"):
+        kinds_of([{"kind": None}, {}], "kind")
 
 
 def test_kinds_of_few_distinct_texts_leave_their_room_to_others():

@@ -4,7 +4,7 @@
 # make docs     write the documentation site to site/, a warning is an error
 # make packages build sdist and wheel, install the wheel with each extra on its oldest and newest dependencies, and use it;
 #               on the other Pythons of this machine bare, and with all extras at once
-# make bench    measure speed and memory against what people use today, write docs/performance.md; two hours or so,
+# make bench    measure speed and memory against what people use today, write docs/figures/performance.md; two hours or so,
 #               interrupted it goes on; BENCH_ARGS="--only queries startup", "--quick"
 # make mutants  change the code of one part in many small ways, count what its tests notice; PART=terms (benchmarks/mutants.toml);
 #               within ten minutes on two free cores, of a sample where all would take longer

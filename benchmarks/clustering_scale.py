@@ -1,6 +1,6 @@
 """Time and memory of `cluster_pairs` against the number of pairs.
 
-    python -m benchmarks.clustering_scale --sizes 10000 100000 1000000 --output docs/clustering_scale.json
+    python -m benchmarks.clustering_scale --sizes 10000 100000 1000000 --output docs/figures/clustering_scale.json
     python -m benchmarks.clustering_scale --sizes 10000 --folder /tmp --threads 1
 
 Made pairs of one domain: N / 200 topics of unequal size, without sharp borders, in 384 dimensions of falling variance

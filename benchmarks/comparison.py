@@ -24,7 +24,7 @@ ROWS = (
     ("ours, two parts, no context", "hybrid_null", OURS, "384 numbers + words", "dense + sparse", "nothing"),
     ("ours, two parts", "hybrid", OURS, "384 numbers + words", "dense + sparse", "a sample of 512 documents"),
 )
-"""Name, mode and model in docs/quality.json; what is stored of a text, in which store, what is known of the corpus."""
+"""Name, mode and model in quality.json; what is stored of a text, in which store, what is known of the corpus."""
 SPEEDS = (
     ("one query", "queries", "PyTorch", "torch", "its time"),
     ("one query", "queries", "ONNX Runtime", "onnx", "its time"),
@@ -39,19 +39,20 @@ SPEEDS = (
 
 def page() -> str:
     """Return the page."""
-    results = json.loads((DOCS / "quality.json").read_text())["results"]
-    sections = json.loads((DOCS / "performance.json").read_text())["sections"]
+    results = json.loads((DOCS / "figures" / "quality.json").read_text())["results"]
+    sections = json.loads((DOCS / "figures" / "performance.json").read_text())["sections"]
     quality = "\n".join(_quality_row(results, *row) for row in ROWS)
     speed = "\n".join(_speed_row(sections, *row) for row in SPEEDS)
     return f"""# Compared
 
-Written by `python -m benchmarks.comparison` from `docs/quality.json` and `docs/performance.json`, do not edit.
+Written by `python -m benchmarks.comparison` from `quality.json` and `performance.json` of
+`docs/figures/`, do not edit.
 
 ## Ranking
 
 Mean nDCG@10 in percent over ten judged corpora, all their queries. Our head was chosen on these, so look
 at [the 52 others](hybrid.md#what-it-is-worth) too, and at [where ours loses](limits.md). Sets, intervals and seeds:
-[quality](quality.md).
+[quality](figures/quality.md).
 
 | | nDCG@10 | stored of a text | store | known of the corpus |
 |---|--:|---|---|---|
@@ -62,7 +63,7 @@ Encoders of others under the same head, and what a Hub id needs: [your own model
 ## Speed
 
 Version 1 of the bundled model against sentence-transformers, same backbone, no context; two cores, no GPU; of
-times less is better, of throughput more. All ratios, machine and versions: [speed and memory](performance.md).
+times less is better, of throughput more. All ratios, machine and versions: [speed and memory](figures/performance.md).
 
 | | on | ratio to sentence-transformers | least to largest | of |
 |---|---|--:|---|---|
@@ -77,7 +78,7 @@ def _quality_row(results: list[dict[str, Any]], name: str, mode: str, model: str
         if row["mode"] == mode and row["model"].startswith(model) and row["seed"] in (None, 0)
     }
     if len(found) != 10:
-        raise ValueError(f"docs/quality.json has {mode} of {model or 'any model'} for {len(found)} sets, expected 10")
+        raise ValueError(f"quality.json has {mode} of {model or 'any model'} for {len(found)} sets, expected 10")
     return f"| {name} | {100 * sum(found.values()) / 10:.1f} | {' | '.join(others)} |"
 
 

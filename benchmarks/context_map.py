@@ -1,6 +1,6 @@
 """Rank every corpus under the context of every other, and draw it: which corpus's context helps which corpus.
 
-    python -m benchmarks.context_map CHECKPOINT EVAL_FOLDER --page docs/context-map
+    python -m benchmarks.context_map CHECKPOINT EVAL_FOLDER --page docs/figures/context-map
 
 The paper's heat map of contexts and domains, for a checkpoint with a corpus head, by one vector and in two parts.
 Contexts are those of `benchmarks.quality` (seed 0), made of the plain vectors that it keeps; no text is
@@ -61,7 +61,7 @@ def markdown(found: Found, name: str, page: str) -> str:
     lines = [
         f"# Which corpus's context helps which corpus: {name}",
         "",
-        f"Written by `python -m benchmarks.context_map {name} ../shared/eval --page docs/{page}`.",
+        f"Written by `python -m benchmarks.context_map {name} ../shared/eval --page docs/figures/{page}`.",
         "",
         "nDCG@10 x 100 of each corpus (columns), full-corpus retrieval, under the context of each (rows), seed 0. "
         f"Bold: within {NEAR:g} of the column's best.",

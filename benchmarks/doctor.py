@@ -7,7 +7,7 @@ context of 512 documents), and the setting it recommends, are then compared with
 judged queries. Two settings that people's judgements hold less than 0.5 apart are in either order.
 
 Plain vectors of the sets come from the cache folder of `benchmarks.quality`; those of documents that a question was
-taken out of are made once and kept there too. Writes docs/doctor.json and docs/doctor.md.
+taken out of are made once and kept there too. Writes docs/figures/doctor.json and docs/figures/doctor.md.
 """
 
 import argparse
@@ -143,7 +143,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=10_000, help="most documents of a set (default: 10000)")
     parser.add_argument("--dtype", default="bfloat16", help="precision of plain vectors (default: bfloat16)")
     parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
-    parser.add_argument("--output", type=Path, default=Path("docs/doctor.json"), help="file of measurements")
+    parser.add_argument("--output", type=Path, default=Path("docs/figures/doctor.json"), help="file of measurements")
     return parser.parse_args(arguments)
 
 

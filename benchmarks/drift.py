@@ -12,7 +12,7 @@ share of the documents, as if questions were about all alike. The loss is the di
 `LOSS_OF_FOREIGN` its slope over the share of the index that is foreign as estimated (`Drift`). "Left out" predicts the
 pairs of a set by the slope of those that it is no part of.
 
-Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/drift.json and docs/drift.md.
+Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/figures/drift.json and .md.
 """
 
 import argparse

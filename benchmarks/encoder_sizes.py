@@ -1,6 +1,6 @@
 """What a corpus head is worth on encoders of all sizes: parameters, dimension, time of a query, nDCG@10 plain and with.
 
-    python -m benchmarks.encoder_sizes ../shared/eval MODEL ... --vectors KEPT --output docs/encoder_sizes.md
+    python -m benchmarks.encoder_sizes ../shared/eval MODEL ... --vectors KEPT --output docs/figures/encoder_sizes.md
 
 A model is a folder of sentence-transformers. Its plain vectors of each set are kept in KEPT/MODEL/SET.npz (``d`` of
 documents, ``q`` of queries; computed in bfloat16 at no more than `LENGTH` tokens if they are not there) and read where

@@ -1,12 +1,13 @@
 """What 8-bit weights cost in retrieval quality: an export of a checkpoint against what PyTorch gave.
 
-    python -m benchmarks.export_quality ../shared/eval --dtype int8 --output docs/int8_quality.json
-    python -m benchmarks.export_quality ../shared/eval --backend openvino --output docs/int8_quality_openvino.json
+    python -m benchmarks.export_quality ../shared/eval --dtype int8 --output docs/figures/int8_quality.json
+    python -m benchmarks.export_quality ../shared/eval --backend openvino
+        --output docs/figures/int8_quality_openvino.json
 
 Every set of the folder is embedded whole under its own context (the checkpoint's context size, seed 0), documents and
 queries in the export's precision, and compared with the figures of the same checkpoint and seed in ``--reference``
-(docs/quality.json, PyTorch in bfloat16). Sets that are done stay done when the command is interrupted. A Markdown table
-is written beside the JSON.
+(docs/figures/quality.json, PyTorch in bfloat16). Sets that are done stay done when the command is interrupted. A
+Markdown table is written beside the JSON.
 """
 
 import argparse
@@ -84,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", help="folder or Hub id; default: the bundled one")
     parser.add_argument("--backend", default="onnx", choices=RUNTIMES)
     parser.add_argument("--dtype", default="int8", choices=("float32", "int8"))
-    parser.add_argument("--reference", type=Path, default=Path("docs/quality.json"))
-    parser.add_argument("--output", type=Path, default=Path("docs/int8_quality.json"))
+    parser.add_argument("--reference", type=Path, default=Path("docs/figures/quality.json"))
+    parser.add_argument("--output", type=Path, default=Path("docs/figures/int8_quality.json"))
     parser.add_argument("--cache", type=Path, default=Path("runs/onnx_cache"))
     options = parser.parse_args(arguments)
     encoder = ContextualEncoder.from_pretrained(options.checkpoint, backend=options.backend, dtype=options.dtype)

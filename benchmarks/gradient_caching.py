@@ -1,6 +1,6 @@
 """Two-stage gradient caching: peak memory against batch size, and time against the un-cached step.
 
-    python -m benchmarks.gradient_caching BASE --output docs/gradient_caching.json
+    python -m benchmarks.gradient_caching BASE --output docs/figures/gradient_caching.json
 
 BASE is a plain encoder; both stages start from it and both are trained. Memory: one process a batch size, the growth of
 its peak resident memory over a step, after a warm-up step of one chunk. Time: cached and un-cached step take turns

@@ -13,7 +13,7 @@ times the set's own, or no more are left, which the table says. Its own question
   joined under one (together). Two parts.
 - plain vectors, BM25 and 0.3 BM25 + 0.7 plain, which is what a corpus grows with elsewhere.
 
-Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/growth.json and docs/growth.md; what the
+Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/figures/growth.json and .md; what the
 file holds of the same model already is not measured again.
 """
 

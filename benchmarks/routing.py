@@ -10,7 +10,7 @@ contexts are compared as they are. With ``--cost N`` also the median CPU time of
 `CDERoutedIndex` under several contexts and of one index, over `DOCUMENTS_TIMED` documents a set; without it what was
 measured is kept.
 
-Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/routing.json and docs/routing.md.
+Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/figures/routing.json and .md.
 """
 
 import argparse

@@ -6,7 +6,7 @@ Each judged set under contexts that each selection (`cde_retriever.context.selec
 over several seeds. Besides, the sets of `MERGED` together as one corpus, whose kinds are the sets: what stratified
 selection needs; all their questions are asked. ± is the standard deviation of the mean over sets from seed to seed.
 
-Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/selection.json and docs/selection.md.
+Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/figures/selection.json and .md.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Load `cde serve` with callers at once, beside a server that embeds each call by itself, as those in use do.
 
-    python -m benchmarks.serving -o docs/serving.json
+    python -m benchmarks.serving -o docs/figures/serving.json
 
 The other server is sentence-transformers with the same weights behind the same FastAPI and uvicorn: one call, one
 forward pass, in the order they come. Callers ask one query of 16 tokens after the other over a connection that stays;

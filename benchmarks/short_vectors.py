@@ -1,6 +1,6 @@
 """What the short one vector is worth on encoders of all sizes: plain, and under no, a foreign and its own context.
 
-    python -m benchmarks.short_vectors ../shared/eval MODEL ... --vectors KEPT --page docs/short_vectors
+    python -m benchmarks.short_vectors ../shared/eval MODEL ... --vectors KEPT --page docs/figures/short_vectors
 
 A model is a folder of sentence-transformers; its plain vectors are read from KEPT/MODEL/SET.npz, as
 `benchmarks.encoder_sizes` keeps them, and nothing is encoded. Vectors have as many numbers as the encoder's own, and

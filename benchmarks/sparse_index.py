@@ -1,6 +1,6 @@
 """Time an index of texts in two parts, from ten thousand to a million short documents, beside SciPy's own product.
 
-    python -m benchmarks.sparse_index --sets ../shared/eval --output docs/sparse_index.json
+    python -m benchmarks.sparse_index --sets ../shared/eval --output docs/figures/sparse_index.json
 
 Documents are spans of 30 to 70 words, their words counted and weighed as the bundled model does; vectors are random,
 because only their number of numbers takes time, and left out beyond `DENSE_UP_TO` documents. Of more than `COUNTED`

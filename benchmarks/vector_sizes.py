@@ -1,6 +1,6 @@
 """What smaller vectors cost in retrieval quality: fewer numbers, and fewer bits a number, in a FAISS index.
 
-    python -m benchmarks.vector_sizes ../shared/eval --output docs/vector_sizes.json
+    python -m benchmarks.vector_sizes ../shared/eval --output docs/figures/vector_sizes.json
 
 Every set of the folder under its own context (seed 0). Documents and queries of a model with a corpus head are made of
 the plain vectors that `benchmarks.quality` keeps; `truncate_dim` leaves out the projection of words first, then topics.
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("eval_folder", type=Path)
     parser.add_argument("--checkpoint", help="folder or Hub id; default: the bundled one")
     parser.add_argument("--numbers", type=int, nargs="+", default=[768, 640, 512, 384], help="values of truncate_dim")
-    parser.add_argument("--output", type=Path, default=Path("docs/vector_sizes.json"))
+    parser.add_argument("--output", type=Path, default=Path("docs/figures/vector_sizes.json"))
     parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of kept vectors")
     options = parser.parse_args(arguments)
     encoder, weights = ContextualEncoder.from_pretrained(options.checkpoint, dtype="bfloat16"), "bfloat16"

@@ -17,7 +17,7 @@ from cde_retriever.search.bm25 import score_bm25
 from cde_train.evaluation.ranking import Ranking, rank
 
 MIXTURE = "convex_30"
-"""The best single mixture on the development sets (docs/quality.md)."""
+"""The best single mixture on the development sets (docs/figures/quality.md)."""
 FILES = ("plain_vectors.npy", "plain_ids.npy")
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablation benchmarks/ablation/ablation.toml                 # every run not done yet
     python -m benchmarks.ablation benchmarks/ablation/ablation.toml --only both-0   # one run, by cell and seed
-    python -m benchmarks.ablation benchmarks/ablation/ablation.toml --table docs/ablation
+    python -m benchmarks.ablation benchmarks/ablation/ablation.toml --table docs/figures/ablation
 
 A run trains one cell of the table with one seed and retrieves over the full corpus of every evaluation set. What is
 done is kept (``result.json`` in the run's folder), a killed run goes on from its saved state, and several processes may

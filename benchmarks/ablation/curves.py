@@ -1,7 +1,7 @@
 """Train cells of the table in rungs and measure after each, so that an effect that grows is seen growing.
 
     python -m benchmarks.ablation.curves benchmarks/ablation/curves.toml --until 65536 --seeds 0 1 2
-    python -m benchmarks.ablation.curves benchmarks/ablation/curves.toml --page docs/ablation-curves
+    python -m benchmarks.ablation.curves benchmarks/ablation/curves.toml --page docs/figures/ablation-curves
 
 A rung ends where the pairs seen are twice those of the rung before it. It begins with that one's weights, warms up and
 decays to zero by itself, so that every point of a curve is a finished model, and a later session adds rungs without

@@ -128,7 +128,7 @@ def write_tables(
     text = "# Ablation\n\nWritten by `python -m benchmarks.ablation benchmarks/ablation/ablation.toml --table`.\n\n"
     text += (
         "Longer, and from weights that were never trained for retrieval: "
-        "[by pairs seen](ablation-curves.md). Verdict: [log](log.md).\n\n"
+        "[by pairs seen](ablation-curves.md). Verdict: [log](../log.md).\n\n"
     )
     text += markdown(results, plain)
     text += f"\n![Batch difficulty against nDCG@10]({path.name}-difficulty.svg)\n"

@@ -1,7 +1,7 @@
 """Train a student on a teacher that knows each corpus, and judge it on corpora that were not trained on.
 
     python -m benchmarks.distillation --store ... --base ... --output runs/distillation --cell context --seed 0
-    python -m benchmarks.distillation ... --page docs/distillation
+    python -m benchmarks.distillation ... --page docs/figures/distillation
 
 Cells, all with the same lessons:
 

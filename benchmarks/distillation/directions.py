@@ -1,6 +1,7 @@
 """Learn from a teacher that knows a corpus how a short vector weighs its context's directions; judge on unseen corpora.
 
-    python -m benchmarks.distillation.directions --store ... --base all-MiniLM-L6-v2 --page docs/distillation-directions
+    python -m benchmarks.distillation.directions --store ... --base all-MiniLM-L6-v2
+        --page docs/figures/distillation-directions
 
 The student has `NUMBERS` numbers, plain vectors in the context's main directions and words in its topics,
 and what is learned is as in `cde_train.distillation`. A lesson is a mixture of training corpora; the teacher's scores

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-OUTPUT = Path("docs/performance.json")
+OUTPUT = Path("docs/figures/performance.json")
 QUICK_OUTPUT = Path(tempfile.gettempdir()) / "cde-performance-quick" / "performance.json"
 QUICK: dict[str, Any] = {
     "context_size": 16,

@@ -1,6 +1,6 @@
 """Write the bundled checkpoint's model card: prose from here, every figure from the results of `benchmarks.quality`.
 
-python -m benchmarks.recipes.card docs/quality.json
+python -m benchmarks.recipes.card docs/figures/quality.json
 """
 
 import argparse

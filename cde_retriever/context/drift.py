@@ -8,7 +8,7 @@ n documents of the same corpus the mean place is 1/2, with variance (n + J + 1) 
 context's part, 1 / (12 J), is `PAIRED` times that. Foreign documents lie near 0, so twice what the mean lacks to 1/2 is
 about their share.
 
-Kept are counts and sums of places. How well it tells, and what drift costs, was measured (docs/drift.md).
+Kept are counts and sums of places. How well it tells, and what drift costs, was measured (docs/figures/drift.md).
 """
 
 import math

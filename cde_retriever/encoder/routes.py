@@ -3,7 +3,7 @@
 A corpus of several kinds of text, or of several tenants, has a context for each: a document is embedded under that of
 its kind, a query under those of the nearest kinds (`cde_retriever.encoder.one_pass` runs the model once). How near a
 context is to a text is the mean cosine of the text's plain vector with its nearest documents. Scores in two parts, sums
-of a cosine and of what shared words are worth, are compared as they are; measured in ``docs/routing.md``.
+of a cosine and of what shared words are worth, are compared as they are; measured in ``docs/figures/routing.md``.
 """
 
 from collections.abc import Callable, Mapping

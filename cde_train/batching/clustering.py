@@ -13,7 +13,7 @@ solves. What that buys:
 
 Time is about linear in the number of pairs (`cde_train.batching.spherical_kmeans` says how). Vectors are read in chunks
 from where they lie (`TextVectors.view`): memory is one training sample and one chunk, and about 50 bytes a pair.
-`docs/clustering_scale.json` has figures.
+`docs/figures/clustering_scale.json` has figures.
 """
 
 import hashlib

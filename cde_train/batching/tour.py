@@ -7,7 +7,7 @@ of near neighbours found with inverted lists (Faiss), and
 2. once half of the points are visited, builds the graph anew for the other half, until 4,096 are left.
 
 A search looks at about ``4 * sqrt(k)`` points, so k points cost O(k ** 1.5) instead of O(k ** 2). Memory: two
-copies of the points, 64 MB for the exact part, and 128 bytes a point. Measured: ``docs/packing_scale.json``.
+copies of the points, 64 MB for the exact part, and 128 bytes a point. Measured: ``docs/figures/packing_scale.json``.
 """
 
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ from tests.unit.test_quality import write_sets
 def test_a_set_grows_and_keeps_its_questions(tmp_path):
     encoder = headed_encoder()
     folder = encoder.save_pretrained(tmp_path / "model")
-    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "growth.json"
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "figures" / "growth.json"
     shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32"]
     growth.main([str(folder), str(sets / "a"), "--foreign", str(sets), "--factors", "0.5", "9", *shared])
     found = {(row["row"], row["factor"]): row for row in json.loads(output.read_text())["results"]}

@@ -248,7 +248,7 @@ def options(*arguments):
 
 
 def test_a_section_is_kept_while_checkpoint_and_settings_are_the_same(tmp_path):
-    file = tmp_path / "docs" / "performance.json"
+    file = tmp_path / "docs" / "figures" / "performance.json"
     Sections(file).put("queries", section("queries", queries=40))
     Sections(file).put("memory", section("memory", memory_documents=[10, 20]))
     wanted = {"queries": {"queries": 40}, "flops": {}, "memory": {"memory_documents": [10, 30]}}
@@ -277,7 +277,7 @@ def test_settings_are_those_of_the_section_as_json_holds_them():
 def test_a_quick_run_is_small_and_leaves_the_documentation_alone():
     quick = options("--quick", "--documents", "9")
     assert (quick.documents, quick.queries, quick.output) == (9, QUICK["queries"], QUICK_OUTPUT)
-    assert options().output.as_posix() == "docs/performance.json"
+    assert options().output.as_posix() == "docs/figures/performance.json"
     with pytest.raises(SystemExit):
         options("--only", "nothing")
 

@@ -31,7 +31,7 @@ def write_sets(folder):
 
 @pytest.fixture
 def arguments(tmp_path, checkpoint):
-    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "quality.json"
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "figures" / "quality.json"
     shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32", "--device", "cpu"]
     return [str(checkpoint), str(sets), *shared]
 
@@ -69,7 +69,7 @@ def test_plain_results_serve_other_checkpoints_with_the_same_first_stage(argumen
 def test_sizes_and_distances_are_measured_and_drawn(tmp_path):
     encoder = tiny_encoder(context_attention="late", term_statistics=True, sketch_width=64)
     folder = encoder.save_pretrained(tmp_path / "model")
-    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "quality.json"
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "figures" / "quality.json"
     shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32", "--device", "cpu"]
     quality.main(
         [str(folder), str(sets), *shared, "--modes", "plain", "bm25", "null", "corpus", "--context-sizes", "4"]
@@ -94,7 +94,7 @@ def test_sizes_and_distances_are_measured_and_drawn(tmp_path):
 def test_a_checkpoint_with_a_corpus_head_is_measured_in_two_parts_too(tmp_path):
     encoder = headed_encoder()
     folder = encoder.save_pretrained(tmp_path / "model")
-    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "quality.json"
+    sets, output = write_sets(tmp_path / "sets"), tmp_path / "docs" / "figures" / "quality.json"
     shared = ["--output", str(output), "--cache", str(tmp_path / "cache"), "--dtype", "float32", "--device", "cpu"]
     modes = ["plain", "bm25", "null", "foreign", "corpus", *HYBRID_MODES]
     quality.main([str(folder), str(sets), *shared, "--modes", *modes])

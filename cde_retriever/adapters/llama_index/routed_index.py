@@ -75,7 +75,7 @@ class CDERoutedIndex:
             documents: The corpus; split into nodes that the model reads whole.
             kind_field: Metadata field that says what kind a document is of; those without it are a kind of their own.
             kinds: Without such a field, how many kinds to make, by clusters of plain vectors: worth no more than one
-                context of all (docs/routing.md).
+                context of all (docs/figures/routing.md).
             embed_model: A `CDEEmbedding` without a context, whose settings all kinds take; None for ``CDEEmbedding()``.
             show_progress: Whether to show progress bars.
             kwargs: As for `CDEVectorStoreIndex`; ``transformations`` splits otherwise.

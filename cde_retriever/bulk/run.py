@@ -37,6 +37,7 @@ from cde_retriever.bulk.parts import (
     remove_leftovers,
 )
 from cde_retriever.bulk.records import PartRecord, PartRecords
+from cde_retriever.bulk.repeated_ids import RepeatedIds
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.bulk.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows, written_width
 from cde_retriever.bulk.summary import BulkSummary
@@ -89,7 +90,8 @@ def embed_corpus(
     settings = settings or BulkSettings()
     if settings.engine == "ray":
         import cde_retriever.bulk.ray_engine  # noqa: F401 - what is missing is said now, not after hours of reading
-    root, names, _ = find_files(corpus)
+    found = find_files(corpus)
+    root, names = found.folder, found.names
     folder = Path(output).expanduser()
     if Path(corpus).expanduser().is_dir() and folder.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"the output {folder} is inside the corpus {root}; choose another place")
@@ -101,7 +103,9 @@ def embed_corpus(
     passages = encoder.passage_size() if are_documents(names) else None
     run = _Run(root, names, folder, settings, encoder, passages, show_progress)
     with only_writer(folder):
-        return run.embed(run.prepare(context), on_part)
+        manifest = run.prepare(context)
+        found.warn_of_others()
+        return run.embed(manifest, on_part)
 
 
 def _without_long_texts(context: Context) -> Context:
@@ -276,15 +280,17 @@ class _Run:
 
     def _texts(self, rows: list[int]) -> Iterator[str]:
         """Yield every text; put into `rows` how many each file has, once it has been read."""
+        ids = RepeatedIds()
         for name in self.names:
             rows.append(0)
             for document in read_documents(self.root, name, self.settings.columns, passages=self.passages):
                 rows[-1] += 1
+                ids.add(document.id)
                 yield document.text
         if not sum(rows):
-            raise CorpusError(
-                f"{self.root} has no document in {', '.join(self.names)}; give a corpus with at least one"
-            )
+            more = f"and {len(self.names) - 1} more have" if len(self.names) > 1 else "has"
+            raise CorpusError(f"{self.root / self.names[0]} {more} no document; give a corpus with at least one")
+        ids.warn()
 
     def _hash_files(self) -> dict[str, str]:
         with ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""Read files of one JSON object a line (``.jsonl``, ``.jsonl.gz``), by one rule for every reader.
+"""Read files of one JSON object a line (``.jsonl``, ``.ndjson``, and these with ``.gz``), by one rule for every reader.
 
 Blank lines are no rows, a byte-order mark at the beginning is passed over, and what is wrong is named by file and line.
 """
@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 
 from cde_retriever.errors import CorpusError
 
-ENDINGS = (".jsonl", ".jsonl.gz")
+ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 Interval = tuple[int, int]
 """Numbers of rows, from the first to before the second."""
 _MARK = b"\xef\xbb\xbf"

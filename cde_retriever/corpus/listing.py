@@ -5,6 +5,7 @@ files and folders in it are passed over, links that lead nowhere too, and links 
 """
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,16 @@ class Listing(NamedTuple):
     folder: Path
     names: list[str]
     others: dict[str, int]
+
+    def warn_of_others(self) -> None:
+        """Warn if there are files that are not read."""
+        if self.others:
+            counts = ", ".join(f"{count} {ending}" for ending, count in list(self.others.items())[:5])
+            warnings.warn(
+                f"{sum(self.others.values())} files beside those of the corpus {self.folder} are not read "
+                f"({counts}{', ...' if len(self.others) > 5 else ''})",
+                stacklevel=2,
+            )
 
 
 def list_files(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Listing:

@@ -146,8 +146,9 @@ def find_files(corpus: str | os.PathLike[str]) -> Listing:
         found = list_files(corpus, endings)
         if found.names:
             return found
+    has_none = "ends in none of" if Path(corpus).expanduser().is_file() else "has no file that ends in"
     raise CorpusError(
-        f"{corpus} has no file that ends in {', '.join((*ENDINGS, *DOCUMENT_ENDINGS))}; write the corpus as one of them"
+        f"{corpus} {has_none} {', '.join((*ENDINGS, *DOCUMENT_ENDINGS))}; write the corpus as one of them"
     )
 
 
@@ -242,7 +243,7 @@ def _document(row: Mapping[str, Any], columns: Columns) -> Document:
     identifier = row[columns.id]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
         raise CorpusError(f": {columns.id!r} is {identifier!r:.80}, expected a string or a whole number")
-    title, text = (_string(row, name) for name in (columns.before_text, columns.text))
+    title, text = _string(row, columns.before_text, "title"), _string(row, columns.text, "text")
     document = Document(str(identifier), f"{title} {text}" if title else text)
     for value in document:
         if not value.isascii():
@@ -253,8 +254,11 @@ def _document(row: Mapping[str, Any], columns: Columns) -> Document:
     return document
 
 
-def _string(row: Mapping[str, Any], name: str) -> str:
+def _string(row: Mapping[str, Any], name: str, use: str) -> str:
     value = row.get(name)
     if value is not None and not isinstance(value, str):
-        raise CorpusError(f": {name!r} is {type(value).__name__}, expected a string: {value!r:.80}")
+        raise CorpusError(
+            f": {name!r} is {type(value).__name__}, expected a string: {value!r:.80}; name another: --{use}-column"
+            f"{', or none with an empty name' if use == 'title' else ''}"
+        )
     return value or ""

@@ -20,6 +20,7 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.parts import damaged_parts, part_files
 from cde_retriever.bulk.reading import read_parts as verified_parts
 from cde_retriever.bulk.records import PartRecords
+from cde_retriever.bulk.repeated_ids import RepeatedIds
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.context.context import Context
@@ -536,10 +537,28 @@ def test_empty_and_overlong_texts_have_vectors_and_are_counted(settings, tmp_pat
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
+def test_documents_that_share_an_id_are_embedded_and_said(settings, tmp_path):
+    rows = [{"id": name, "text": text} for name, text in zip([7, "b", "7", "7"], documents(4), strict=True)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.warns(UserWarning, match="^2 documents have the id of another before them, the first '7';"):
+        assert embed_corpus(tmp_path / "c.jsonl", tmp_path / "out", settings).documents == 4
+    assert read_parts(tmp_path / "out")[0] == ["7", "b", "7", "7"]
+
+
+def test_of_more_ids_than_are_held_those_that_repeat_are_estimated():
+    ids = RepeatedIds(most=100)
+    for name in [*map(str, range(20_000)), *map(str, range(0, 20_000, 2))]:
+        ids.add(name)
+    assert len(ids._seen) <= 100
+    assert 3000 < ids.documents < 30_000  # of 10,000, by some 50 that are held
+    with pytest.warns(UserWarning, match=f"^about {ids.documents} documents"):
+        ids.warn()
+
+
 def test_a_corpus_without_documents_is_refused(settings, checkpoint, tmp_path):
     (tmp_path / "c.jsonl").write_text("\n\n")
     for context in (None, other_context(checkpoint)):
-        with pytest.raises(CorpusError, match=r"has no document in c.jsonl"):
+        with pytest.raises(CorpusError, match=r"c\.jsonl has no document; give"):
             embed_corpus(tmp_path / "c.jsonl", tmp_path / "out", settings, context=context)
 
 

@@ -134,7 +134,11 @@ def test_a_missing_title_and_a_null_text_are_empty(tmp_path, name):
         (b'{"id": "a", "text": ' + b"1" * 5000 + b"}", "c.jsonl, line 3 is not JSON .Exceeds the limit"),
         (b'["a", "text"]', "c.jsonl, line 3 is list, expected a JSON object"),
         (b'{"id": "a"}', "c.jsonl, line 3 has no column 'text', it has id; name the right one: --text-column"),
-        (b'{"id": "a", "text": ["x"]}', r"c.jsonl, line 3: 'text' is list, expected a string: \['x'\]"),
+        (b'{"id": "a", "text": ["x"]}', r"c.jsonl, line 3: 'text' is list, expected a string: \['x'\]; name"),
+        (
+            b'{"id": "a", "text": "x", "title": 7}',
+            "'title' is int, expected a string: 7; .*--title.*or none",
+        ),
         (b'{"id": null, "text": "x"}', "c.jsonl, line 3: 'id' is None, expected a string or a whole number"),
         (b'{"id": 1.5, "text": "x"}', "c.jsonl, line 3: 'id' is 1.5, expected a string or a whole number"),
         (b'{"id": "a", "text": "\\ud800"}', "c.jsonl, line 3: .* is not valid Unicode"),
@@ -170,6 +174,9 @@ def test_marks_blank_lines_and_endings_in_capitals_are_read(tmp_path):
     root, names, others = find_files(tmp_path)
     assert (names, others) == (["A.JSONL"], {})
     assert list(read_documents(root, names[0], Columns())) == DOCUMENTS[:1]
+    write_jsonl(tmp_path / "N.ndjson", ROWS[:1])
+    assert find_files(tmp_path).names == ["A.JSONL", "N.ndjson"]
+    assert list(read_documents(root, "N.ndjson", Columns())) == DOCUMENTS[:1]
     write_jsonl(tmp_path / "B.jsonl.GZ", []).write_bytes(gzip.compress(json.dumps(ROWS[1]).encode()))
     assert list(read_documents(root, "B.jsonl.GZ", Columns())) == DOCUMENTS[1:2]
     (tmp_path / "w.jsonl").write_bytes(json.dumps(ROWS[0]).encode("utf-16"))
@@ -198,7 +205,15 @@ def test_a_file_cut_short_is_named(tmp_path, name):
 def test_what_is_no_corpus_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         find_files(tmp_path / "nowhere")
-    (tmp_path / "c.csv").write_text("id,text")
-    for path in (tmp_path, tmp_path / "c.csv"):
-        with pytest.raises(CorpusError, match=r"has no file that ends in .jsonl, .jsonl.gz, .parquet, .html"):
+    (tmp_path / "c.xml").write_text("<text/>")
+    for path, said in ((tmp_path, "has no file that ends in"), (tmp_path / "c.xml", "c.xml ends in none of")):
+        with pytest.raises(CorpusError, match=rf"{said} .jsonl, .jsonl.gz, .ndjson, .ndjson.gz, .parquet, .html"):
             find_files(path)
+
+
+def test_what_is_not_read_is_said(tmp_path):
+    for name in ("a.jsonl", "b.PDF", "c.pdf", "d.md", "LICENSE"):
+        (tmp_path / name).write_text("{}")
+    with pytest.warns(UserWarning, match=r"4 files beside .* are not read \(2 .pdf, 1 .md, 1 without ending\)"):
+        find_files(tmp_path).warn_of_others()
+    find_files(tmp_path / "a.jsonl").warn_of_others()  # warnings are errors here

@@ -6,13 +6,15 @@ vectors, and the state a layout makes of its context (keys and values under `cac
 
     1. M1 over the context in chunks, no graph            -> dataset embeddings C, a leaf
     2. the second stage's state of C, with graph; its tensors become leaves.
-       M2 over the texts in chunks, no graph              -> output vectors, a leaf
+       M2 over the texts in chunks, no graph but the last -> output vectors, a leaf
     3. the loss of the output vectors                     -> gradient at the output vectors
-    4. M2 again, chunk by chunk, with that gradient       -> gradient at M2's parameters and at the state
+    4. the last chunk's graph, then M2 over the others
+       again, chunk by chunk, with that gradient          -> gradient at M2's parameters and at the state
     5. the state's graph, then M1 chunk by chunk          -> gradient at C and at all other parameters
 
 Steps 2 and 5 hold the activations of one sequence of c context tokens, whatever the batch. The gradient equals that of
-plain autograd over the same computation, up to rounding, for one more forward.
+plain autograd over the same computation, up to rounding, for one more forward of all texts but the last chunk's: a
+chunk's activations have their place anyway, and texts that fit in one chunk go forward once.
 
 Over several processes each one runs its share of the context and of the texts. Every process computes the whole loss
 from the gathered vectors and takes the gradient of its own rows, so the sum of the processes' parameter gradients is
@@ -20,6 +22,7 @@ the gradient of the whole batch; no wrapper around the model takes part.
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -147,14 +150,15 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
     if embeddings is not None:
         embeddings.requires_grad_(trained)
 
-    # 2. The state with its graph, cut off from the texts; output vectors without a graph.
+    # 2. The state with its graph, cut off from the texts; output vectors, the last chunk's with their graph.
     with how.autocast():
         state = second.prepare(batch.evidence(embeddings), batch.dropped)
     leaves: State = tuple(tensor.detach().requires_grad_(tensor.requires_grad) for tensor in state)
+    chunks = list(how.chunks(texts))
     with torch.no_grad():
-        rows = [(r, _embed(second, ids, mask, leaves, how)) for r, ids, mask in how.chunks(texts)]
-    outputs = torch.cat([vectors for _, vectors in rows])[_inverse([i for r, _ in rows for i in r])]
-
+        found = [_embed(second, ids, mask, leaves, how) for _, ids, mask in chunks[:-1]]
+    found.append(_embed(second, *chunks[-1][1:], leaves, how))
+    outputs = torch.cat(found).detach()[_inverse([row for rows, _, _ in chunks for row in rows])]
     how.lap("first pass")
 
     # 3. The loss of all processes' vectors, and its gradient at this process's.
@@ -165,11 +169,11 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
     assert gradient is not None  # of a leaf that the loss was made of
     how.lap("loss")
 
-    # 4. The texts again, each chunk with the gradient at its vectors.
-    for r, ids, mask in how.chunks(texts):
-        vectors = _embed(second, ids, mask, leaves, how)
+    # 4. The last chunk, and the others again one by one, each with the gradient at its vectors.
+    again = (_embed(second, ids, mask, leaves, how) for _, ids, mask in reversed(chunks[:-1]))
+    for (rows, _, _), vectors in zip(reversed(chunks), itertools.chain(found[-1:], again), strict=True):
         if vectors.requires_grad:
-            vectors.backward(gradient[r])  # type: ignore[no-untyped-call]
+            vectors.backward(gradient[rows])  # type: ignore[no-untyped-call]
 
     # 5. The state's graph, then the first stage again. Every process now adds up what all of them found at C.
     reached = [(t, leaf.grad) for t, leaf in zip(state, leaves, strict=True) if leaf.grad is not None]

@@ -193,7 +193,7 @@ class TwoStageTrainer(HuggingFaceTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:  # noqa: ARG002
         """Return AdamW over the groups of `parameter_groups`."""
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(parameter_groups(self.two_stage, self.config))
+            self.optimizer = torch.optim.AdamW(parameter_groups(self.two_stage, self.config), fused=True)
         return self.optimizer
 
     # Measuring and logging

@@ -70,8 +70,9 @@ def test_every_part_is_computed_under_autocast(step):
         return entered[-1]
 
     result = step(model, batch, 0.05, Chunking(encoder.text_tokenizer().pad, 2, autocast, laps.append))
-    # direct: once for all. cached: two chunks of the context, the state, two chunks of texts; again with a graph.
-    assert len(entered) == (1 if step is direct_step else 2 + 1 + 2 + 2 + 2)
+    # direct: once for all. cached: two chunks of the context, the state, two chunks of texts, the last with its graph;
+    # the other again, and the context.
+    assert len(entered) == (1 if step is direct_step else 2 + 1 + 2 + 1 + 2)
     assert laps == ([] if step is direct_step else ["first pass", "loss", "second pass"])
     assert result.loss.dtype == torch.float32
     assert not result.loss.requires_grad

@@ -193,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = tomllib.loads(options.config.read_text())
     chosen = list(rungs(config, options.until, options.cells, options.seeds))
     if options.page:
-        write_page([json.loads(rung.result.read_text()) for rung in chosen if rung.result.exists()], options.page)
+        results = [json.loads(rung.result.read_text()) for rung in chosen if rung.result.exists()]
+        write_page(options.config, config, results, options.page)
         return 0
     data = Pairs.draw(config)
     for rung in chosen:

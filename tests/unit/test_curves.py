@@ -130,12 +130,15 @@ def test_the_page_compares_equal_seeds_and_sizes():
         *(result("both", seed, 16, corpus=33 + 3 * seed, null=32.0, foreign=31.0) for seed in (0, 1)),
         result("both", 0, 32, corpus=50, null=49.0, foreign=45.0),
     ]
-    assert scores(results, "both", 16) == pytest.approx([33, 36])
-    assert differences(results, ("both", "corpus"), ("mixed", "null"), 16) == pytest.approx([3, 5])
-    assert differences(results, ("both", "corpus"), ("mixed", "null"), 32) == []
-    text = markdown(results, "page")
-    assert "| both - random over everything | 4.00 ± 12.71 |  |" in text
-    assert "| both, own context - foreign | 3.50 ± 19.06 | 5.00 |" in text
+    assert scores(results, "both", 16) == pytest.approx({0: 33, 1: 36})
+    assert scores(results, "both null", 32) == pytest.approx({0: 49})
+    assert scores(results, "mixed foreign", 16) == {}
+    assert differences(results, "both", "mixed", 16) == pytest.approx([3, 5])
+    assert differences(results, "both", "mixed", 32) == []
+    effects = {"both - random": ["both", "mixed"], "both, own - foreign": ["both", "both foreign"]}
+    text = markdown(results, {"mixed": "neither", "both": "both"}, effects, "curves.toml", "page")
+    assert "| both - random | 4.00 ± 12.71 |  |" in text
+    assert "| both, own - foreign | 3.50 ± 19.06 | 5.00 |" in text
     assert "| both | 0.100 | 8 |" in text  # 16 pairs in the first rung and 16 more in the second, two seconds each
 
 

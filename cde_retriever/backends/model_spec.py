@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cde_retriever.checkpoint.folder import bundled_names
 from cde_retriever.checkpoint.reading import Reading
+from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.errors import ConfigError
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
@@ -40,8 +41,8 @@ class ModelSpec:
         """Validate what does not depend on the model."""
         if self.backend not in (None, *BACKENDS):
             raise ConfigError(f"backend is {self.backend!r}, expected {', '.join(map(repr, BACKENDS))}")
-        if self.truncate_dim is not None and self.truncate_dim < 1:
-            raise ConfigError(f"truncate_dim is {self.truncate_dim}, expected at least 1, or None for all numbers")
+        if self.truncate_dim is not None:
+            whole_number("truncate_dim", self.truncate_dim, 1)
 
     def for_stored(self, maker: str | None) -> "ModelSpec":
         """Return the spec for what is stored already: of the default, the bundled model that made it.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.drift import Drift, Reference
+from cde_retriever.context.drift import Drift, Reference, plain_vectors
 from cde_retriever.context.sampling import Choice, checked_documents, hash_text
 from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
 from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
@@ -149,16 +149,16 @@ class Context:
 
         Args:
             documents: The new documents, of any number; `FEWEST` of them tell something.
-            vectors: Their plain vectors, (n, d), as the null context's ``parts="dense"`` are; None for words alone.
+            vectors: Their plain vectors, (n, d or more), as the null context's ``parts="dense"`` are; None for words
+                alone.
 
         Raises:
             TypeError: if they are one string, or not strings.
-            ContextError: if there is nothing to compare with.
+            ContextError: if there is nothing to compare with, or vectors are of other documents or another model.
         """
-        reference = self.reference()
-        return Drift.of(
-            reference.judge(list(checked_documents(documents)), vectors), self.documents_seen, reference.size
-        )
+        reference, texts = self.reference(), list(checked_documents(documents))
+        vectors = None if vectors is None else plain_vectors(vectors, len(texts), self.vectors.shape[1])
+        return Drift.of(reference.judge(texts, vectors), self.documents_seen, reference.size)
 
     @property
     def record_format(self) -> RecordFormat:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.neighbours import unit
 from cde_retriever.context.sampling import hash_text
+from cde_retriever.errors import ContextError
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import reader
 
@@ -265,3 +266,17 @@ def _places(ordered: NDArray[np.floating], values: NDArray[np.floating]) -> NDAr
     below, up_to = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
     places: NDArray[np.float64] = (below + up_to) / (2 * len(ordered))
     return places
+
+
+def plain_vectors(given: Any, documents: int, width: int) -> Vectors:
+    """Return vectors of documents, (n, d or more), that a user gives.
+
+    Raises:
+        ContextError: if they are not one a document, or narrower.
+    """
+    vectors: Vectors = np.asarray(given, np.float32)
+    if vectors.ndim != 2 or len(vectors) != documents or vectors.shape[1] < width:
+        raise ContextError(
+            f"vectors have the shape {vectors.shape}, expected {(documents, width)}: the plain vector of each document"
+        )
+    return vectors

@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cde_retriever.context.whole_numbers import valid_seed, whole_number
@@ -81,12 +81,19 @@ def sample_documents(documents: Iterable[str], size: int, seed: int) -> Sample:
 
 def checked_documents(documents: Iterable[str]) -> Iterator[str]:
     """Yield a corpus, and raise a TypeError for what is none; names the index of an item that is no string."""
-    if isinstance(documents, str | bytes):
+    if not are_several(documents):
         raise TypeError(f"documents must be an iterable of strings, received one {type(documents).__name__}")
     for number, text in enumerate(documents):
         if not isinstance(text, str):
             raise TypeError(f"document {number} is {type(text).__name__}, expected str: {text!r:.80}")
         yield text
+
+
+def are_several(texts: object) -> bool:
+    """Tell whether something holds texts one after the other: not one text, a mapping or a table of columns."""
+    return (
+        isinstance(texts, Iterable) and not isinstance(texts, str | bytes | Mapping) and getattr(texts, "ndim", 1) == 1
+    )
 
 
 class Smallest:

@@ -113,8 +113,8 @@ class CorpusHead:
         return unit(turned[:, : self._dimension])
 
 
-def check_chunks(chunks_of: Sequence[Hashable], texts: int) -> None:
-    """Refuse what does not say of each text what it is a chunk of.
+def check_chunks(chunks_of: Sequence[Hashable], texts: int) -> list[Hashable]:
+    """Return what each text is a chunk of, as a list.
 
     Raises:
         TypeError: if it is one string, or names something that cannot be compared by hash; says which.
@@ -122,13 +122,15 @@ def check_chunks(chunks_of: Sequence[Hashable], texts: int) -> None:
     """
     if isinstance(chunks_of, str | bytes):
         raise TypeError(f"chunks_of must name a document for each text, received one text: {chunks_of!r:.80}")
-    if len(chunks_of) != texts:
-        raise ConfigError(f"chunks_of names {len(chunks_of)} documents for {texts} texts; give one for each")
-    for number, name in enumerate(chunks_of):
+    names = list(chunks_of)
+    if len(names) != texts:
+        raise ConfigError(f"chunks_of names {len(names)} documents for {texts} texts; give one for each")
+    for number, name in enumerate(names):
         try:
             hash(name)
         except TypeError as error:
             raise TypeError(f"chunks_of[{number}] is {name!r:.80} ({error}), expected a name such as an id") from error
+    return names
 
 
 def check_parts(parts: str, has_head: bool, name: str) -> None:

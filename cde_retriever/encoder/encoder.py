@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,11 @@ from cde_retriever.context.context import Context
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.active_context import ActiveContext, activate
+from cde_retriever.encoder.copies import reopening
 from cde_retriever.encoder.corpus_head import check_chunks, check_parts
 from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.model_with_context import ModelWithContext
+from cde_retriever.encoder.options import DocumentOptions, QueryOptions
 from cde_retriever.encoder.shared_queries import SharedBatches
 from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, OnTruncation, Vectors
 from cde_retriever.encoder.tokens import check_texts
@@ -28,26 +30,12 @@ QUERIES_AT_ONCE = 64
 """Most queries of several callers that run as one batch."""
 
 
-class QueryOptions(TypedDict, total=False):
-    """Options of `ContextualEncoder.encode_queries`, which describes them."""
-
-    batch_size: int
-    show_progress: bool
-
-
-class DocumentOptions(QueryOptions, total=False):
-    """Options of `ContextualEncoder.encode_documents`, which describes them."""
-
-    on_truncation: OnTruncation | None
-    chunks_of: Sequence[Hashable] | None
-
-
 class ContextualEncoder(ModelWithContext):
     """Embed documents and queries given a context.
 
     Safe to use from several threads: each call works under one context throughout, and queries that several threads
     ask for at once run as one batch. Safe in spawned and forked children as well; in a forked one PyTorch computes on
-    one thread, and an export's graphs are opened again.
+    one thread, and an export's graphs are opened again. A pickled copy loads the model from the same place.
 
     Arguments and errors of the constructor are those of `LoadedModel`; use `from_pretrained`.
     """
@@ -74,9 +62,23 @@ class ContextualEncoder(ModelWithContext):
         """
         size = self.truncate_dim if truncate_dim is None else truncate_dim
         twin = type(self)(self.backend, self._tokenizer, self._identity, self._query_route, truncate_dim=size)
-        twin._runner, twin.plain_documents = self._runner, self.plain_documents
+        twin._runner, twin.plain_documents, twin.spec = self._runner, self.plain_documents, self.spec
         twin._origin = self  # lives as long as its forks, so that `sharing` finds it
         return twin
+
+    def __copy__(self) -> "ContextualEncoder":
+        """Return an encoder over the same weights, under the same context."""
+        twin = self.fork()
+        twin._active, twin._sampled = self._active, self._sampled
+        return twin
+
+    def __deepcopy__(self, _: object) -> "ContextualEncoder":
+        """Return the same: weights do not change, and a context is replaced as a whole."""
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what a pickled copy is made with: it loads the model anew, where this one was loaded."""
+        return reopening(self)
 
     @overload
     def encode_documents(
@@ -127,7 +129,8 @@ class ContextualEncoder(ModelWithContext):
                 "leave it out"
             )
         if chunks_of is not None:
-            check_chunks(chunks_of, len(texts))
+            texts = check_texts(texts)
+            chunks_of = check_chunks(chunks_of, len(texts))
         return self._encode(texts, "document", parts, batch_size, show_progress, on_truncation, chunks_of)
 
     @overload
@@ -192,8 +195,9 @@ class ContextualEncoder(ModelWithContext):
     ) -> "Vectors | csr_array[Any] | Parts":
         active = self._require_active()
         check_parts(parts, active.head is not None, self.identity.name)
-        if parts == "sparse":
+        if parts == "sparse" or not isinstance(texts, Sequence):  # such as a generator, which is read once
             texts = check_texts(texts)
+        if parts == "sparse":
             dense = np.zeros((len(texts), 0), np.float32)  # words need no model
         else:
             dense = self._dense_of(active, texts, role, batch_size, show_progress, on_truncation)
@@ -263,6 +267,7 @@ class ContextualEncoder(ModelWithContext):
             ContextMismatchError: if another model made one of the contexts.
             TypeError: if a text is not a string; names its index.
         """
+        texts, contexts = check_texts(texts), list(contexts)
         ids = self._runner.tokenize(texts, role, batch_size)
         if self.head_settings is not None:
             plain = self._plain(ids, role, batch_size, show_progress and len(contexts) > 0)

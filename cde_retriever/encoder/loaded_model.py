@@ -33,6 +33,9 @@ class LoadedModel:
 
     One thread at a time runs the model; encoders over the same weights (`ContextualEncoder.fork`) share the runner.
 
+    Attributes:
+        spec: What it was loaded by; None if it was made of a model in memory.
+
     Args:
         backend: The two-stage model and what runs it.
         tokenizer: Its tokenizer, without prompts.
@@ -43,6 +46,8 @@ class LoadedModel:
     Raises:
         ConfigError: if the vectors have fewer numbers than `truncate_dim`, or it is below 1.
     """
+
+    spec: ModelSpec | None = None
 
     def __init__(
         self,
@@ -139,7 +144,9 @@ class LoadedModel:
             spec: The model, and how to run it.
             found: What `find_model` returned for the spec, if it was asked before.
         """
-        return cls(*load(spec, found), truncate_dim=spec.truncate_dim)
+        made = cls(*load(spec, found), truncate_dim=spec.truncate_dim)
+        made.spec = spec
+        return made
 
     @classmethod
     def from_model(

@@ -8,7 +8,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Reference
 from cde_retriever.context.making import listed_context, make_context
 from cde_retriever.context.neighbours import Neighbours
-from cde_retriever.context.sampling import Choice, Sample
+from cde_retriever.context.sampling import Choice, Sample, checked_documents
 from cde_retriever.context.selection import Chosen, choose
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.active_context import ActiveContext, activate, refuse_foreign_context
@@ -152,7 +152,7 @@ class ModelWithContext(LoadedModel):
             TypeError: if an item is not a string; names its index.
             ContextError: if there are none, or more than the model reads.
         """
-        texts = tuple(documents)
+        texts = tuple(checked_documents(documents))
         self._refuse_size(len(texts))
         chosen = Chosen(Sample(texts, len(texts), Choice(seed=0)), None)
         return self._set_context_of(chosen, None, store_texts, DEFAULT_BATCH, False)
@@ -262,6 +262,8 @@ class ModelWithContext(LoadedModel):
                     "words; leave it out"
                 )
             return None
+        if not isinstance(language, str | None):
+            raise TypeError(f"language must be a name such as 'german', received {language!r:.80}")
         return reader(self.head_settings.language if language is None else language)
 
     def set_context(self, context: Context) -> None:

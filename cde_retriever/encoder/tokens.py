@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from cde_retriever.context.sampling import are_several
 from cde_retriever.encoder.text_start import safe_end
 from cde_retriever.encoder.windows import Windows
 from cde_retriever.errors import ConfigError
@@ -44,7 +45,7 @@ class TextTokenizer:
         whole: Whether texts are read whole, to be cut into windows (`windows`), rather than cut off.
 
     Raises:
-        ConfigError: if they are read whole, and a prompt leaves no room for a text in a window.
+        ConfigError: if a prompt leaves no room for a text.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class TextTokenizer:
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        self._ends = {role: self._tokens_around(prompt) for role, prompt in prompts.items()} if whole else {}
-        for role, ends in self._ends.items():
-            if sum(ends) >= max_length:
+        ends = {role: self._tokens_around(prompt) for role, prompt in prompts.items() if prompt or whole}
+        self._ends = ends if whole else {}
+        for role, around in ends.items():
+            if sum(around) >= max_length:
                 raise ConfigError(
-                    f"max_length is {max_length}, but prompt and special tokens of a {role} are {sum(ends)}; leave "
+                    f"max_length is {max_length}, but prompt and special tokens of a {role} are {sum(around)}; leave "
                     "room for texts"
                 )
         if not whole:
@@ -184,10 +186,10 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     """Return the texts as a list.
 
     Raises:
-        TypeError: if `texts` is one string, or an item is not a string.
+        TypeError: if `texts` is one string or a table, or an item is not a string.
         ValueError: if an item holds lone surrogates, which no tokenizer can read.
     """
-    if isinstance(texts, str | bytes):
+    if not are_several(texts):
         raise TypeError(f"expected a sequence of strings, received one {type(texts).__name__}; wrap it in a list")
     texts = list(texts)
     for i, text in enumerate(texts):

@@ -69,5 +69,5 @@ def test_an_encoder_gives_shorter_vectors(tmp_path, settings, backend, monkeypat
 @pytest.mark.parametrize("size", [0, -1, 33])
 def test_a_size_the_vectors_do_not_have_is_refused(tmp_path, size):
     folder = tiny_encoder().save_pretrained(tmp_path / "model")
-    with pytest.raises(ConfigError, match=f"truncate_dim is {size}, .*expected (1 to 32|at least 1), or None for all"):
+    with pytest.raises(ConfigError, match=f"truncate_dim (is 33, .* 1 to 32|must be at least 1, received {size})"):
         ContextualEncoder.from_pretrained(folder, device="cpu", truncate_dim=size)

@@ -1,5 +1,6 @@
 """The public API of `ContextualEncoder`."""
 
+import copy
 import itertools
 import pickle
 import threading
@@ -12,6 +13,7 @@ import torch
 
 from cde_retriever import (
     CheckpointError,
+    ConfigError,
     Context,
     ContextError,
     ContextMismatchError,
@@ -21,7 +23,7 @@ from cde_retriever import (
 )
 from cde_retriever.backends.pytorch import as_dtype
 from cde_retriever.encoder.batches import batches_of
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder, plain_encoder, tiny_encoder
 
 AWKWARD = ["", " ", "\n\t", "x", "😀", "日本語", "a\x00b", "baron " * 400, "normal text"]
 
@@ -55,6 +57,36 @@ def test_awkward_texts_give_finite_unit_vectors(family: str) -> None:
         vectors = encoder.encode_documents(AWKWARD)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(encoder.encode_queries(AWKWARD[:3]), vectors[:3], atol=1e-5)
+
+
+def test_copies_embed_alike_and_have_a_context_of_their_own(tmp_path):
+    folder = headed_encoder().save_pretrained(tmp_path / "model")
+    encoder = ContextualEncoder.from_pretrained(folder, device="cpu", truncate_dim=40)
+    encoder.fit_context(documents(20))
+    expected = encoder.encode_documents(documents(5, seed=1))
+    one = pickle.loads(pickle.dumps(encoder))
+    for copied in (copy.copy(encoder), copy.deepcopy(encoder), one):
+        np.testing.assert_allclose(copied.encode_documents(documents(5, seed=1)), expected, atol=1e-6)
+    assert not pickle.loads(pickle.dumps(encoder.fork(truncate_dim=9))).has_context
+    copied = copy.deepcopy(encoder)
+    copied.fit_context(documents(20, seed=3))
+    assert encoder.context.fingerprint == one.context.fingerprint != copied.context.fingerprint
+    assert copied.backend is encoder.backend
+    encoder.open_model()
+    for unknown in (encoder, headed_encoder()):
+        with pytest.raises(TypeError, match="is in memory alone, so it cannot be pickled; write it with save_"):
+            pickle.dumps(unknown)
+
+
+def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(tmp_path):
+    """All queries would be one vector."""
+    folder = plain_encoder(tmp_path / "plain")
+    settings = {"pooling": "mean", "device": "cpu", "prompts": {"query": "baron kolak ", "document": ""}}
+    small = ContextualEncoder.from_pretrained(folder, max_length=4, **settings)
+    with pytest.raises(ConfigError, match="max_length is 4, but prompt and special tokens of a query are 4; leave"):
+        small.encode_under(["baron"], "query", [])
+    enough = ContextualEncoder.from_pretrained(folder, max_length=5, **settings)
+    assert enough.tokenize(["misim", "ludor"], "query").truncated == []
 
 
 def test_empty_list_gives_an_empty_array(encoder) -> None:

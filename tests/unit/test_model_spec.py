@@ -20,7 +20,7 @@ def test_paths_devices_and_dtypes_become_their_names():
     ("values", "message"),
     [
         ({"backend": "onxx"}, "backend is 'onxx', expected 'torch', 'onnx', 'openvino'"),
-        ({"truncate_dim": 0}, "truncate_dim is 0, expected at least 1, or None"),
+        ({"truncate_dim": 0}, "truncate_dim must be at least 1, received 0"),
     ],
 )
 def test_what_fits_no_model_is_refused(values, message):

@@ -10,20 +10,44 @@ from cde_retriever import (
     CheckpointError,
     ConfigError,
     Context,
+    ContextError,
     ContextFormatError,
     ContextMismatchError,
     ContextualEncoder,
 )
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.context.whole_numbers import whole_number
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder, tiny_encoder
 
 TERMS = {"context_attention": "late", "context_moments": False, "term_statistics": True}
+
+
+class Table(list):
+    """Yields the names of its columns, as that of pandas does."""
+
+    ndim = 2
+
+
+class Series:
+    """Values that can be iterated over, and no sequence, as that of pandas is."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __iter__(self):
+        return iter(self.values)
 
 
 @pytest.fixture(scope="module")
 def encoder():
     made = tiny_encoder()
+    made.fit_context(documents(20))
+    return made
+
+
+@pytest.fixture(scope="module")
+def headed():
+    made = headed_encoder()
     made.fit_context(documents(20))
     return made
 
@@ -72,6 +96,42 @@ def test_a_seed_of_none_is_refused_and_numpy_counts():
 def test_dimensions_the_vectors_do_not_have_are_refused(encoder, value, error, message):
     with pytest.raises(error, match=message):
         encoder.fork(truncate_dim=value)
+
+
+@pytest.mark.parametrize("texts", [{"ba": 1}, Table(["ba"]), np.array([["ba"]]), b"ba", None, 3])
+def test_what_does_not_hold_texts_is_refused(headed, texts):
+    """A table gives the names of its columns, one after the other, and a mapping its keys."""
+    for call in (headed.encode_queries, headed.encode_documents, headed.tokenize):
+        with pytest.raises(TypeError, match=f"expected a sequence of strings, received one {type(texts).__name__}"):
+            call(texts)
+    for call in (headed.fit_context, headed.list_context, headed.context.drift):
+        with pytest.raises(
+            TypeError, match=f"documents must be an iterable of strings, received one .*{type(texts).__name__}"
+        ):
+            call(texts)
+
+
+@pytest.mark.parametrize("kind", [iter, tuple, np.array, Series])
+def test_texts_may_come_in_any_order_of_things(headed, kind):
+    texts = documents(3)
+    expected = headed.encode_documents(texts, chunks_of=[1, 1, 2])
+    assert (headed.encode_documents(kind(texts), chunks_of=kind([1, 1, 2])) == expected).all()
+    for parts in ("one", "both"):
+        again, once = (headed.encode_queries(given, parts=parts) for given in (kind(texts), texts))
+        np.testing.assert_array_equal(getattr(again, "dense", again), getattr(once, "dense", once))
+    under = headed.encode_under(kind(texts), "document", iter([headed.context]))
+    np.testing.assert_allclose(under[0], headed.encode_documents(texts), atol=1e-6)
+
+
+def test_a_language_is_a_name_and_vectors_are_one_a_document(headed):
+    for value in (5, ["english"]):
+        with pytest.raises(TypeError, match="language must be a name such as 'german', received"):
+            headed.fit_context(documents(20), language=value)
+    plain = headed.context.vectors
+    for vectors in (plain[:3], plain[:5, :7], np.zeros(5)):
+        with pytest.raises(ContextError, match=r"vectors have the shape .*, expected \(5, 32\): the plain vector of"):
+            headed.context.drift(documents(5, seed=2), vectors)
+    assert headed.context.drift(documents(5, seed=2), plain[:5].tolist()).judged == 5
 
 
 def test_an_unknown_role_is_refused(encoder):

@@ -5,6 +5,7 @@ A forked child runs the command and gets a real SIGINT; every wait has a deadlin
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -12,8 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from llama_index.core import MockEmbedding, VectorStoreIndex
+from llama_index.core.schema import TextNode
 
 from cde_retriever.cli.main import main as cde
+from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from cde_train.cli import main as cde_train
 from tests.cli.test_fit import SETTINGS
 from tests.killing import forked
@@ -34,6 +38,8 @@ COMMANDS = [
     (cde, "embed rows.jsonl -o OUT --model model --device cpu", CONTINUES),
     (cde, "doctor rows.jsonl -o OUT --model model", CONTINUES),
     (cde, "wrap plain -o OUT --pooling mean", AFRESH),
+    (cde, "migrate old -o OUT --model model", CONTINUES),
+    (cde, "refit OUT --model model", CONTINUES),
     (cde_train, "fit few.jsonl -o OUT --config run.toml", CONTINUES),
     (cde_train, STEPS[0].replace("-o vectors", "-o OUT"), CONTINUES),
     (cde_train, STEPS[1].replace("clusters.safetensors", "OUT"), AFRESH),
@@ -48,7 +54,7 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a model, an encoder, settings, pairs, what the steps of a run wrote, and two judged corpora."""
+    """A folder with a model, an encoder, settings, pairs, what the steps of a run wrote, judged sets and indexes."""
     folder = tmp_path_factory.mktemp("work")
     tiny_checkpoint(folder / "model", context_size=32, **HEADED)
     base = plain_encoder(folder / "plain")
@@ -66,6 +72,12 @@ def place(tmp_path_factory):
             lines = [json.dumps({"_id": str(i), "title": "", "text": text}) for i, text in enumerate(found)]
             (folder / "sets" / name / f"{file}.jsonl").write_text("\n".join(lines))
         (folder / "sets" / name / "qrels.tsv").write_text("".join(f"{i} 0 {i} 1\n" for i in range(50)))
+    nodes = [TextNode(text=text, id_=str(number)) for number, text in enumerate(texts[:120])]
+    index = CDEVectorStoreIndex(nodes[:60], embed_model=CDEEmbedding(folder / "model", device="cpu"))
+    index.insert_nodes(nodes[60:])
+    index.persist(folder / "index")
+    old = VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=32))
+    old.storage_context.persist(str(folder / "old"))
     before = Path.cwd()
     os.chdir(folder)
     for command in STEPS:
@@ -101,18 +113,23 @@ def interrupted(run, errors, seconds):
 
 @pytest.mark.parametrize(("program", "command", "sentence"), COMMANDS, ids=[row[1].split(" -")[0] for row in COMMANDS])
 def test_an_interrupt_is_one_true_sentence(program, command, sentence, place, tmp_path):
+    def begin(name):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        (tmp_path / name).mkdir()
+        if command.startswith("refit"):
+            shutil.copytree("index", tmp_path / name / "out")
+
     def run(name):
         return program([str(tmp_path / name / "out") if word == "OUT" else word for word in command.split()])
 
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "stopped").mkdir()
+    begin("whole")
     began = time.process_time()
     assert run("whole") == 0
     seconds = time.process_time() - began
     code = 0
     while code == 0:  # a child imports nothing, and may be done sooner
         seconds /= 2
-        shutil.rmtree(tmp_path / "stopped" / "out", ignore_errors=True)
+        begin("stopped")
         code, said = interrupted(lambda: run("stopped"), tmp_path / "errors", seconds)
     assert (code, "Traceback" in said) == (130, False), said
     assert said.splitlines()[-1] == f"interrupted; run the same command again: {sentence}"
@@ -125,5 +142,5 @@ def test_an_interrupt_is_one_true_sentence(program, command, sentence, place, tm
 
 
 def files(folder):
-    """Return the names of all files in a folder."""
-    return {file.relative_to(folder) for file in folder.rglob("*")}
+    """Return the names of all files in a folder; those of what is kept are drawn."""
+    return {re.sub("[0-9a-f]{32}", "*", str(file.relative_to(folder))) for file in folder.rglob("*")}

@@ -13,6 +13,7 @@ from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from cde_retriever import langchain as cde
+from cde_retriever.adapters.langchain import store_parts
 from cde_retriever.adapters.langchain.store_parts import parts_of
 from cde_retriever.encoder.text_runner import TextRunner
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
@@ -279,6 +280,20 @@ def test_what_only_the_index_knows_is_passed_over(embedding, tmp_path):
     assert found(store, QUERIES[0], embedding, k=3) == expected(documents, QUERIES[0], embedding, 4)[1:]
     store.delete(where={"source": documents[5].metadata["source"]})
     assert len(parts_of(store).index) == len(documents) - len({*gone, documents[5].id})
+
+
+def test_what_was_added_past_the_store_is_noticed_when_it_is_opened(headed, embedding, tmp_path, monkeypatch):
+    build(Chroma, named(0), embedding, tmp_path)
+    collection = Chroma("hybrid", persist_directory=str(tmp_path / "chroma"))._collection
+    one = collection.get(limit=1, include=["embeddings", "metadatas", "documents"])
+    collection.add(ids=["late"], **{key: one[key] for key in ("embeddings", "metadatas", "documents")})
+    monkeypatch.setattr(store_parts, "some_documents", lambda *_: [])  # of many documents a look at some misses a few
+    with pytest.raises(ContextMismatchError, match="holds 13 documents, and its index of two parts 12: some"):
+        cde.open(
+            lambda e: Chroma("hybrid", e, persist_directory=str(tmp_path / "chroma")),
+            tmp_path / "context",
+            model_name=headed,
+        )
 
 
 def test_what_does_not_belong_together_is_refused(headed, embedding, checkpoint, tmp_path):

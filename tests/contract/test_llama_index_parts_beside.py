@@ -6,6 +6,7 @@ import shutil
 import pytest
 import qdrant_client
 from llama_index.core import Document, StorageContext
+from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     FilterOperator,
@@ -15,6 +16,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
 from cde_retriever.adapters.kept_parts import KeptParts, read_index
+from cde_retriever.adapters.llama_index import parts_beside
 from cde_retriever.adapters.llama_index.storage import embedded_text
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
 from cde_retriever.llama_index import CDEEmbedding, CDERetriever, CDEVectorStoreIndex
@@ -143,6 +145,15 @@ def test_another_process_opens_what_an_index_wrote(model, store, tmp_path):
         store, CDEEmbedding.from_storage(tmp_path, model), context_dir=tmp_path
     )
     check(again, [*corpus(20), new])
+
+
+def test_nodes_that_came_past_the_index_are_noticed_when_it_is_opened(model, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts_beside, "some_nodes", lambda *_: [])  # of many nodes a look at some misses a few
+    index = build(model, store, tmp_path)
+    store.add(index.embedding([TextNode(text="kolak kolak vexed")]))  # as a pipeline does
+    embedding = CDEEmbedding.from_storage(tmp_path, model)
+    with pytest.raises(ContextMismatchError, match=r"holds 21 nodes, and the index of two parts in .* 20: some"):
+        CDEVectorStoreIndex.from_vector_store(store, embedding, context_dir=tmp_path)
 
 
 def test_what_the_store_lacks_is_passed_over(model, tmp_path, monkeypatch):

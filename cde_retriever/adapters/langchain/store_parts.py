@@ -14,6 +14,7 @@ from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.first_look import some_documents
 from cde_retriever.adapters.langchain.saving import lives_in_memory
 from cde_retriever.adapters.stamps import check_stamp
+from cde_retriever.adapters.stored_count import stored_count
 from cde_retriever.errors import ConfigError, ContextMismatchError
 from cde_retriever.search.index_file import index_from_bytes, index_to_bytes
 from cde_retriever.search.parts_index import PartsIndex
@@ -110,7 +111,8 @@ def attach_parts(store: VectorStore, parts: StoreParts) -> None:
 
     Raises:
         TypeError: if the store cannot return documents by their ids.
-        ContextMismatchError: if the store has documents that the index lacks.
+        ContextMismatchError: if the store has documents that the index lacks, as far as a look at some and the number
+            of all tell.
     """
     own = getattr(store, "_store_class", type(store))
     if own.get_by_ids is VectorStore.get_by_ids:
@@ -121,6 +123,12 @@ def attach_parts(store: VectorStore, parts: StoreParts) -> None:
                 f"the store holds document {document.page_content!r:.60}, which its index of two parts lacks; open "
                 "both together, or build a new store with from_documents(..., hybrid=True)"
             )
+    stored = stored_count(store)
+    if stored is not None and stored > len(parts.index):
+        raise ContextMismatchError(
+            f"the store holds {stored} documents, and its index of two parts {len(parts.index)}: some were added past "
+            "it, where hybrid search does not find them; delete these, and add them through the guarded store"
+        )
     if lives_in_memory(own):  # `save_local` writes both together
         parts.stay_in_memory()
     vars(store)[_ATTRIBUTE] = parts

@@ -24,6 +24,7 @@ from cde_retriever.adapters.kept_parts import KeptParts, read_index
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.parts_store import asked_in_parts, embedded_in_parts
 from cde_retriever.adapters.llama_index.storage import check_stamps, some_nodes
+from cde_retriever.adapters.stored_count import stored_count
 from cde_retriever.errors import ConfigError, ContextMismatchError
 
 
@@ -36,7 +37,8 @@ class PartsBeside:
         folder: Where the parts are, or are to be.
 
     Raises:
-        ContextMismatchError: if they were made under another context, or the store has a node that they lack.
+        ContextMismatchError: if they were made under another context, or the store has nodes that they lack, as far as
+            a look at some and the number of all tell.
         ContextFormatError: if they are damaged.
     """
 
@@ -44,6 +46,7 @@ class PartsBeside:
 
     def __init__(self, store: BasePydanticVectorStore, embedding: CDEEmbedding, folder: Path) -> None:
         self._store, self._embedding = store, embedding
+        stored = stored_count(store)  # before the index is read, which gets nodes before the store does
         self._kept = KeptParts(read_index(folder, embedding.context_fingerprint), folder)
         for node in some_nodes(store, embedding.dimension, embedding.stamp):
             if node.node_id not in self._kept.index:
@@ -51,6 +54,12 @@ class PartsBeside:
                     f"{type(store).__name__} holds node {node.node_id}, which the index of two parts in {folder} "
                     "lacks; open both together, and insert nodes through the CDEVectorStoreIndex alone"
                 )
+        if stored is not None and stored > len(self._kept.index):
+            raise ContextMismatchError(
+                f"{type(store).__name__} holds {stored} nodes, and the index of two parts in {folder} "
+                f"{len(self._kept.index)}: some were put into the store past the index, where hybrid search does not "
+                "find them; delete these from the store, and insert them through the CDEVectorStoreIndex"
+            )
 
     def add(self, nodes: Sequence[BaseNode]) -> None:
         """Take nodes with their dense parts, which the store is about to get, and count their words."""

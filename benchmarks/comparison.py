@@ -40,13 +40,13 @@ SPEEDS = (
 def page() -> str:
     """Return the page."""
     results = json.loads((DOCS / "figures" / "quality.json").read_text())["results"]
-    sections = json.loads((DOCS / "figures" / "performance.json").read_text())["sections"]
+    sections = json.loads((DOCS / "figures" / "performance-v2.json").read_text())["sections"]
     quality = "\n".join(_quality_row(results, *row) for row in ROWS)
     speed = "\n".join(_speed_row(sections, *row) for row in SPEEDS)
     return f"""# Compared
 
-Written by `python -m benchmarks.comparison` from `quality.json` and `performance.json` of
-`docs/figures/`, do not edit.
+What you could do instead, and what each is worth. Written by `python -m benchmarks.comparison` from `quality.json` and
+`performance-v2.json` of `docs/figures/`, do not edit.
 
 ## Ranking
 
@@ -62,8 +62,9 @@ Encoders of others under the same head, and what a Hub id needs: [your own model
 
 ## Speed
 
-Version 1 of the bundled model against sentence-transformers, same backbone, no context; two cores, no GPU; of
-times less is better, of throughput more. All ratios, machine and versions: [speed and memory](figures/performance.md).
+The bundled model under a context of 512 documents against sentence-transformers, same backbone, no context; two
+cores, no GPU; of times less is better, of throughput more. All ratios, machine and versions:
+[speed and memory](figures/performance-v2.md).
 
 | | on | ratio to sentence-transformers | least to largest | of |
 |---|---|--:|---|---|

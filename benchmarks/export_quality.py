@@ -58,7 +58,7 @@ def evaluate(encoder: ContextualEncoder, data: RetrievalSet, dtype: str, cache: 
 def table(result: dict[str, Any]) -> str:
     """Return the page."""
     lines = [
-        f"# {result['dtype']} against {result['reference']['dtype']}",
+        f"# {result['dtype']} on {RUNTIMES[result['backend']]} against {result['reference']['dtype']}",
         "",
         f"nDCG@10 x 100 of `{result['checkpoint']}` ({result['sha256'][:12]}) under each corpus's own context, seed "
         f"{SEED}: {RUNTIMES[result['backend']]} {result['version']} with {result['dtype']} weights, documents and "

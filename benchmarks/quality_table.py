@@ -32,7 +32,7 @@ def write_table(file: Path) -> Path:
     """Write the table of a results file beside it, as ``.md``, and return its path."""
     content = json.loads(file.read_text())
     lines = [
-        "# Retrieval quality",
+        f"# Retrieval quality of {_models(content['results'])}",
         "",
         "100 nDCG@10 over the full corpus of each set; written by `python -m benchmarks.quality --table "
         f"{file.name}`, do not edit.",
@@ -45,6 +45,12 @@ def write_table(file: Path) -> Path:
     output = file.with_suffix(".md")
     output.write_text("\n".join(lines) + "\n")
     return output
+
+
+def _models(results: Sequence[dict[str, Any]]) -> str:
+    """Return the names of the checkpoints measured and on how many sets, for the page's title."""
+    names = dict.fromkeys(r["name"] for r in results if "context_of" in r)
+    return f"{', '.join(names) or 'baselines'} on {len({r['set'] for r in results})} sets"
 
 
 def checkpoints(results: Sequence[dict[str, Any]]) -> list[tuple[str | None, str]]:

@@ -33,7 +33,7 @@ def write_page(file: Path) -> Path:
     sections: dict[str, Section] = json.loads(file.read_text())["sections"]
     notes = file.with_name(f"{file.stem}-notes.md")
     page = file.with_suffix(".md")
-    lines = render(sections, f"{file.stem}-scaling.svg", notes.read_text() if notes.is_file() else "")
+    lines = render(sections, f"{file.stem}-scaling.svg", notes.name if notes.is_file() else "")
     if "scaling" in sections:
         draw_scaling(sections["scaling"]["result"], file.with_name(f"{file.stem}-scaling.svg"))
     page.write_text("\n".join(lines) + "\n")
@@ -46,11 +46,11 @@ def render(sections: Mapping[str, Section], picture: str, notes: str = "") -> li
     Args:
         sections: The figures.
         picture: Name of the plot's file.
-        notes: What was done about the slowest part, in somebody's words.
+        notes: Name of the page that says what was done about the slowest part.
     """
     checkpoint = next(iter(sections.values()))["checkpoint"]
     lines = [
-        "# Speed and memory",
+        f"# Speed and memory of {checkpoint['name']}",
         "",
         f"`{checkpoint['name']}` ({checkpoint['sha256'][:12]}){under(sections)} against what people use today. "
         "Written by `make bench` (`python -m benchmarks.performance`), do not edit.",
@@ -169,7 +169,7 @@ def profile(result: Mapping[str, Any], notes: str) -> list[str]:
     ]
     for row in result["operators"]:
         lines.append(f"| `{row['operator']}` | {row['calls']} | {100 * row['share']:.1f} % |")
-    return [*lines, "", *([notes.strip(), ""] if notes.strip() else [])]
+    return [*lines, "", *([f"What was done about the slowest part: [notes]({notes}).", ""] if notes else [])]
 
 
 def how(sections: Mapping[str, Section]) -> list[str]:

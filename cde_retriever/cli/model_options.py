@@ -18,22 +18,19 @@ def add_revision(command: argparse.ArgumentParser) -> None:
 
 def add_reading_options(command: argparse.ArgumentParser) -> None:
     """Add the options that `read_reading` reads."""
-    command.add_argument(
+    group = command.add_argument_group("how an encoder is read, where its folder does not say")
+    group.add_argument(
         "--pooling", choices=POOLINGS, help="how token vectors become one (default: what the model says)"
     )
-    command.add_argument(
-        "--max-length", type=int, metavar="N", help="longest text in tokens (default: the model's own)"
-    )
-    command.add_argument(
+    group.add_argument("--max-length", type=int, metavar="N", help="longest text in tokens (default: the model's own)")
+    group.add_argument(
         "--long-texts",
         choices=(CUT, WINDOWS),
         help="cut longer texts off, or read them as overlapping windows (default: what the model says, else cut)",
     )
-    command.add_argument("--query-prompt", metavar="TEXT", help="text put before queries (default: the model's own)")
-    command.add_argument(
-        "--document-prompt", metavar="TEXT", help="text put before documents (default: the model's own)"
-    )
-    command.add_argument(
+    group.add_argument("--query-prompt", metavar="TEXT", help="text put before queries (default: the model's own)")
+    group.add_argument("--document-prompt", metavar="TEXT", help="text put before documents (default: the model's own)")
+    group.add_argument(
         "--variant",
         metavar="NAME",
         help="which network of the authors' own weights to compute (default: the likeliest)",
@@ -66,14 +63,15 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     """Add the options that `read_model_options` reads."""
     command.add_argument("--model", metavar="MODEL", help="model folder or Hub id (default: the bundled model)")
     add_revision(command)
-    command.add_argument("--device", help="device to compute on: cpu, cuda, mps (default: the fastest available)")
-    command.add_argument("--backend", choices=BACKENDS, help="library that runs the model (default: torch)")
-    command.add_argument(
+    group = command.add_argument_group("how the model runs")
+    group.add_argument("--device", help="device to compute on: cpu, cuda, mps (default: the fastest available)")
+    group.add_argument("--backend", choices=BACKENDS, help="library that runs the model (default: torch)")
+    group.add_argument(
         "--dtype",
         choices=PRECISIONS,
         help="precision of the weights; int8 needs --backend onnx or openvino (default: float32, or that of an export)",
     )
-    command.add_argument(
+    group.add_argument(
         "--truncate-dim", type=int, metavar="N", help="keep only the first N numbers of a vector (default: all)"
     )
     add_reading_options(command)

@@ -81,7 +81,9 @@ def refuse_foreign_context(model: LoadedModel, context: Context) -> None:
         mine, other = getattr(ours, name), getattr(theirs, name)
         if mine != other:
             advice = f"load that model with {name}={other!r}"
-            if name not in _SETTINGS:
+            if ours.name != theirs.name and theirs.name not in bundled_names():
+                advice = "load that model, by its folder or Hub id (`--model` or `model_name=`)"
+            elif name not in _SETTINGS:
                 bundled = f", which is bundled, by its name {theirs.name!r}" if theirs.name in bundled_names() else ""
                 advice = f"load that model{bundled}"
             raise ContextMismatchError(

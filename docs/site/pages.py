@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 CARD = "cde_retriever/checkpoint/bundled/cde-minilm-l6-v2/README.md"
 ELSEWHERE = {
     "README.md": "index.md",
+    "docs/README.md": "guide.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "promises.md",
     CARD: "model-card.md",
@@ -39,8 +40,9 @@ TRAINING = ("run.config", "training.config", "data.pairs", "data.readers", "data
 
 def on_config(config: Any) -> Any:
     """Put pages that the menu does not name at its end, so that each can be reached."""
-    named = str(config.nav)
-    others = sorted(page.name for page in (ROOT / "docs").glob("*.md") if f"'{page.name}'" not in named)
+    named, docs = str(config.nav), ROOT / "docs"
+    pages = {file.relative_to(docs).as_posix() for file in docs.rglob("*.md")} - {"README.md"}
+    others = sorted(page for page in pages if f"'{page}'" not in named)
     if others:
         config.nav.append({"More": others})
     return config
@@ -73,10 +75,13 @@ def _with_site_links(text: str, name: str) -> str:
         target, anchor = match[1], match[2] or ""
         path = os.path.normpath(Path(name).parent / target)
         if path in ELSEWHERE:
-            return f"]({ELSEWHERE[path]}{anchor})"
-        if path.startswith("examples/"):
-            return f"]({Path(path).with_suffix('.md')})"
-        return f"]({path.removeprefix('docs/')}{anchor})" if path.startswith("docs/") else match[0]
+            path = ELSEWHERE[path]
+        elif path.startswith("examples/"):
+            path = str(Path(path).with_suffix(".md"))
+        elif not path.startswith("docs/"):
+            return match[0]
+        page = ELSEWHERE.get(name, name.removeprefix("docs/"))
+        return f"]({os.path.relpath(path.removeprefix('docs/'), Path(page).parent)}{anchor})"
 
     return re.sub(r"\]\(([^):#\s]+)(#[^)]*)?\)", linked, text)
 

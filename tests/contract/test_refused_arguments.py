@@ -1,6 +1,7 @@
 """Arguments that users get wrong at every door: a sentence with the value and what to do, before any text is read."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from langchain_core.documents import Document as LangChainDocument
@@ -55,6 +56,15 @@ def test_kinds_are_one_a_document(encoder, kinds, error, message):
 def test_chunks_are_named_one_by_one(encoder, chunks_of, error, message):
     with pytest.raises(error, match=message):
         encoder.encode_documents(TEXTS, chunks_of=chunks_of)
+
+
+def test_a_context_of_a_model_of_another_name_asks_for_that_model_whatever_its_prompts(encoder):
+    fitted = encoder.fork().fit_context(TEXTS)
+    other = replace(fitted, model=replace(fitted.model, name="bge-small", prompts={"query": "ask: ", "document": ""}))
+    with pytest.raises(
+        ContextMismatchError, match=r"'bge-small' with prompts .*; load that model, by its folder or Hub id"
+    ):
+        encoder.fork().set_context(other)
 
 
 def test_a_context_of_another_length_names_the_setting(encoder, folder):

@@ -376,9 +376,10 @@ def test_a_page_of_few_sections_says_what_was_not_measured(tmp_path):
     assert "scaling.svg" not in page
 
 
-def test_the_page_says_what_was_done(tmp_path):
+def test_the_page_names_the_notes_that_say_what_was_done(tmp_path):
     (tmp_path / "performance-notes.md").write_text("We bought a faster one.\n")
-    assert "We bought a faster one." in write(tmp_path / "performance.json", ("profile", section("profile")))
+    page = write(tmp_path / "performance.json", ("profile", section("profile")))
+    assert "What was done about the slowest part: [notes](performance-notes.md)." in page
 
 
 def test_sections_of_unlike_machines_say_so(tmp_path):

@@ -84,7 +84,8 @@ def make_report(trial: Trial, settings: Sequence[Setting], names: Sequence[str] 
     kinds: dict[str, int] = {}
     for question in trial.questions:
         kinds[question.kind] = kinds.get(question.kind, 0) + 1
-    sentence, code = _sentence(advice, base), _code(advice, settings, names)
+    mixture = next((one for one in settings if one.name == MIXTURE and one.model == base.model), None)
+    sentence, code = _sentence(advice, base, mixture), _code(advice, settings, names)
     values: dict[str, Any] = {"recommendation": sentence, "code": code, "setting": _row(advice, base), "settings": rows}
     values |= {"documents": len(trial.documents), "seen": trial.seen, "questions": kinds}
     values["doubts"] = list(_doubts(trial, kinds))
@@ -102,14 +103,19 @@ def _row(one: Setting, base: Setting) -> dict[str, Any]:
     }
 
 
-def _sentence(advice: Setting, base: Setting) -> str:
+def _sentence(advice: Setting, base: Setting, mixture: Setting | None) -> str:
+    """Say what to take, and what it gains over the encoder alone and over hybrid search as it is elsewhere."""
     if advice is base:
         return f"Take {base.model} plain: nothing that may be recommended is above it here."
-    low, high = interval(advice.quality - base.quality)
-    gain = advice.mean - base.mean
-    doubt = "" if low > 0 else ", which may be chance"
+    doubt = "" if interval(advice.quality - base.quality)[0] > 0 else ", which may be chance"
     model = f" with {advice.model}" if advice.model else ""
-    return f"Take {advice.name}{model}: {gain:+.1f} nDCG@10 over {base.name} ({low:+.1f} to {high:+.1f}){doubt}."
+    beside = "" if mixture is None or advice is mixture else f"; {_gain(advice, mixture)}, a usual hybrid search"
+    return f"Take {advice.name}{model}: {_gain(advice, base)}{doubt}{beside}."
+
+
+def _gain(one: Setting, other: Setting) -> str:
+    low, high = interval(one.quality - other.quality)
+    return f"{one.mean - other.mean:+.1f} nDCG@10 over {other.name} ({low:+.1f} to {high:+.1f})"
 
 
 def _code(advice: Setting, settings: Sequence[Setting], names: Sequence[str] | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 
 import ir_measures
@@ -163,6 +164,7 @@ def settings(**means):
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.1, 200)
     kinds = {"plain": (PLAIN, "", "", 0), "own16": ("a", "both", "own", 16), "own512": ("b", "both", "own", 512)}
+    kinds["mixture"] = (MIXTURE, "", "", 0)
     kinds["bm25"] = (BM25, "", "", 0)
     kinds["foreign"] = ("c", "both", "foreign", 512)
     return [
@@ -199,6 +201,17 @@ def test_an_interval_holds_the_mean_and_narrows_with_questions():
     low, high = interval(values)
     assert low < 100 * values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * 100 * values.std() / 20, rel=0.1)
+
+
+def test_a_report_says_what_is_gained_over_a_usual_hybrid_search():
+    trial = Trial(("a",), tuple(Question("q", {0: 1.0}, "lead") for _ in range(200)), 1)
+    said = make_report(trial, settings(plain=0.5, mixture=0.55, own512=0.6), None).values["recommendation"]
+    over_plain, over_mixture = said.split("; ")
+    assert over_plain.startswith("Take b with m: +10.")
+    assert re.fullmatch(r"\+[45]\.\d nDCG@10 over BM25 \+ plain \(.* to .*\), a usual hybrid search\.", over_mixture)
+    chosen = make_report(trial, settings(plain=0.5, mixture=0.6), None).values["recommendation"]
+    assert chosen.startswith("Take BM25 + plain with m:")
+    assert "usual" not in chosen
 
 
 def test_a_report_says_what_to_do():

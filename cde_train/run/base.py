@@ -38,8 +38,21 @@ def resolve(config: RunConfig) -> RunConfig:
     ]
     if faults:
         raise ConfigError("; ".join(faults) + "; leave it out, or start from a plain encoder", faults)
+    _refuse_larger_contexts(config, there)
     described = {name: getattr(there, name) for name in names} | {"prompts": dict(there.prompts)}
     return replace(config, model=ModelSection(**{**vars(config.model), **described}))
+
+
+def _refuse_larger_contexts(config: RunConfig, there: ModelConfig) -> None:
+    """Refuse contexts of more documents than a model reads whose context documents stand at positions."""
+    faults = [
+        f"phase.{number}.context_sizes is {list(phase.context_sizes)}, but {there.name} reads {there.context_size} "
+        "context documents, no more; lower it"
+        for number, phase in enumerate(config.phase)
+        if there.positions != "text" and phase.context_sizes[1] > there.context_size
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults), faults)
 
 
 def _resolve_distillation(config: RunConfig, there: ModelConfig | None) -> RunConfig:

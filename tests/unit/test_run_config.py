@@ -12,6 +12,7 @@ from cde_train.run.base import resolve
 from cde_train.run.config import find_config, load_run_config, parse_run_config, preset_names, settings_of, to_toml
 from cde_train.run.sections import OF_THE_PHASE, SECTIONS, ModelSection, PhaseConfig, RunConfig
 from cde_train.training.config import TrainConfig
+from tests.tiny import tiny_checkpoint
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -250,6 +251,19 @@ def test_reading_a_configuration_loads_no_framework():
 def test_without_a_base_training_starts_from_a_head_that_it_trains():
     model = resolve(RunConfig()).model
     assert (model.context_attention, model.term_statistics, model.sketch_width) == ("late", True, 640)
+
+
+def test_contexts_that_are_larger_than_a_model_reads_are_refused(tmp_path):
+    settings = {"context_attention": "joint", "context_size": 16, "max_length": 128}
+    in_sequence = tiny_checkpoint(tmp_path / "sequence", positions="sequence", **settings)
+    in_text = tiny_checkpoint(tmp_path / "text", **settings)
+    phases = (PhaseConfig(context_sizes=(4, 16)), PhaseConfig(name="second", context_sizes=(16, 17)))
+    with pytest.raises(
+        ConfigError, match=r"^phase\.1\.context_sizes is \[16, 17\], but tiny-bert reads 16 context doc"
+    ):
+        resolve(RunConfig(model=ModelSection(base=str(in_sequence)), phase=phases))
+    assert resolve(RunConfig(model=ModelSection(base=str(in_sequence)), phase=phases[:1])).phase == phases[:1]
+    assert resolve(RunConfig(model=ModelSection(base=str(in_text)), phase=phases)).phase == phases
 
 
 def test_a_base_with_a_corpus_head_is_refused():

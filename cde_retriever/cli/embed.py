@@ -24,8 +24,8 @@ def add_command(program: CommandLine) -> None:
     embed.add_argument(
         "corpus",
         metavar="CORPUS",
-        help="file or folder to embed: rows as .jsonl, .ndjson or .parquet; or text, Markdown and HTML files, which "
-        "are cut into passages",
+        help="file or folder to embed: rows as .jsonl, .ndjson, .parquet, .csv or .tsv; or text, Markdown and HTML "
+        "files, which are cut into passages",
     )
     embed.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="folder to write the context and the vectors to"

@@ -1,4 +1,4 @@
-"""Read any rows of a corpus of files: JSONL, Parquet, or documents that are cut into passages.
+"""Read any rows of a corpus of files: JSONL, Parquet, CSV, or documents that are cut into passages.
 
 Rows are numbered through all files, those in alphabetical order, so that a document has the same place on every run and
 every machine. Memory is a line, a row group of a Parquet file, or a file of text, however many files there are.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cde_retriever.corpus import json_lines
+from cde_retriever.corpus import delimited, json_lines
+from cde_retriever.corpus.delimited import read_delimited
 from cde_retriever.corpus.json_lines import Interval, named, read_json_lines
 from cde_retriever.corpus.listing import DOCUMENT_ENDINGS, Listing, has_ending, list_files
 from cde_retriever.errors import ConfigError, CorpusError
@@ -136,19 +137,20 @@ class Corpus:
 
 
 def find_files(corpus: str | os.PathLike[str]) -> Listing:
-    """List the files of a corpus: JSONL and Parquet, or where there are none, documents.
+    """List the files of a corpus: JSONL and Parquet, or where there are none, documents, or else CSV and TSV.
 
     Raises:
         FileNotFoundError: if there is nothing.
         CorpusError: if no file has one of the known endings.
     """
-    for endings in (ENDINGS, DOCUMENT_ENDINGS):
+    for endings in (ENDINGS, DOCUMENT_ENDINGS, delimited.ENDINGS):
         found = list_files(corpus, endings)
         if found.names:
             return found
     has_none = "ends in none of" if Path(corpus).expanduser().is_file() else "has no file that ends in"
     raise CorpusError(
-        f"{corpus} {has_none} {', '.join((*ENDINGS, *DOCUMENT_ENDINGS))}; write the corpus as one of them"
+        f"{corpus} {has_none} {', '.join((*ENDINGS, *DOCUMENT_ENDINGS, *delimited.ENDINGS))}; write the corpus as one "
+        "of them"
     )
 
 
@@ -170,7 +172,7 @@ def read_documents(
         folder: Where the corpus is.
         name: Path of the file below it.
         columns: Which columns make a document.
-        intervals: Rows of this file, ascending and apart; None for all. Blank lines of JSONL are no rows.
+        intervals: Rows of this file, ascending and apart; None for all. Blank lines are no rows.
         passages: How long a passage may be, if the file is a document to be cut.
 
     Raises:
@@ -182,7 +184,8 @@ def read_documents(
     elif has_ending(name, (".parquet",)):
         yield from _read_parquet(folder / name, columns, chosen)
     else:
-        for number, row in read_json_lines(folder / name, chosen):
+        read = read_delimited if has_ending(name, delimited.ENDINGS) else read_json_lines
+        for number, row in read(folder / name, chosen):
             with named(f"{folder / name}, line {number}"):
                 document = _document(row, columns)
             yield document

@@ -1,5 +1,6 @@
 """A corpus as files: the same documents from every format, any rows of it, and bad rows named."""
 
+import csv
 import gzip
 import json
 import shutil
@@ -35,17 +36,23 @@ def write_parquet(file, rows, **options):
 
 
 def write(file, rows):
+    if file.suffix in (".csv", ".tsv"):
+        with file.open("w", encoding="utf-8-sig", newline="") as stream:
+            lines = csv.DictWriter(stream, list(rows[0]), delimiter="\t" if file.suffix == ".tsv" else ",")
+            lines.writeheader()
+            lines.writerows(rows)
+        return file
     return write_parquet(file, rows, row_group_size=5) if file.suffix == ".parquet" else write_jsonl(file, rows)
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.parquet"])
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.parquet", "c.csv", "c.tsv"])
 def test_every_format_gives_the_same_documents(tmp_path, name):
     file = write(tmp_path / name, ROWS)
     assert find_files(file) == (tmp_path, [name], {})
     assert list(read_documents(file.parent, file.name, Columns())) == DOCUMENTS
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.parquet"])
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.parquet", "c.csv", "c.tsv"])
 @pytest.mark.parametrize("intervals", [[(0, 1)], [(4, 11)], [(3, 5), (5, 6), (20, 23)], [(5, 10), (10, 15)]])
 def test_some_rows(tmp_path, name, intervals):
     file = write(tmp_path / name, ROWS)
@@ -207,8 +214,37 @@ def test_what_is_no_corpus_is_refused(tmp_path):
         find_files(tmp_path / "nowhere")
     (tmp_path / "c.xml").write_text("<text/>")
     for path, said in ((tmp_path, "has no file that ends in"), (tmp_path / "c.xml", "c.xml ends in none of")):
-        with pytest.raises(CorpusError, match=rf"{said} .jsonl, .jsonl.gz, .ndjson, .ndjson.gz, .parquet, .html"):
+        with pytest.raises(
+            CorpusError, match=rf"{said} .jsonl, .jsonl.gz, .ndjson, .ndjson.gz, .parquet, .html.*, .csv, .tsv;"
+        ):
             find_files(path)
+
+
+def test_quoted_values_of_a_table_may_hold_anything(tmp_path):
+    texts = ['a "quoted" text, with\ta tab,\r\nand lines\n\n', "x" * 200_000, ""]
+    file = write(tmp_path / "c.csv", [{"id": i, "text": text} for i, text in enumerate(texts)])
+    assert [document.text for document in read_documents(tmp_path, "c.csv", Columns())] == texts
+    file.write_text(file.read_text("utf-8-sig").replace("\n1,", "\n\n1,"))  # an empty line is no row
+    assert list(read_documents(tmp_path, "c.csv", Columns(), [(1, 2)])) == [Document("1", texts[1])]
+    write(tmp_path / "README.md", [])
+    assert find_files(tmp_path).names == ["README.md"], "tables in a folder of documents are no corpus"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"id,text\n1,a\n2,b,c\n", r"c\.csv, line 3 has 3 values for 2 columns"),
+        (b"id,text\n1\n", r"c\.csv, line 2 has 1 values for 2 columns"),
+        (b"id,text,text\n", r"c\.csv names a column twice: id, text, text; rename one"),
+        (b"id,body\n1,a\n", r"c\.csv, line 2 has no column 'text', it has id, body; name the right one: --text-column"),
+        (b"id,text\n1,caf\xe9\n", r"c\.csv, line 1 cannot be read \('utf-8' codec can't decode"),
+        (b'id,text\n1,"a\n', r"c\.csv, line 3 cannot be read \(unexpected end of data\)"),
+    ],
+)
+def test_a_bad_line_of_a_table_is_named(tmp_path, data, message):
+    (tmp_path / "c.csv").write_bytes(data)
+    with pytest.raises(CorpusError, match=message):
+        list(read_documents(tmp_path, "c.csv", Columns()))
 
 
 def test_what_is_not_read_is_said(tmp_path):

@@ -45,7 +45,7 @@ check: .venv/.dev
 
 docs: .venv/.docs
 	$(BIN)/mkdocs build --quiet --config-file docs/site/mkdocs.yml
-	@echo "docs: site/index.html"
+	@echo "docs: site/index.html; to search in it: python3 -m http.server --directory site"
 
 packages: .venv/.dev
 	$(BIN)/python .ci/packages.py --torch "$(TORCH)" $(PACKAGES_ARGS)

@@ -16,13 +16,10 @@ from cde_train.evaluation.statistics import RESAMPLES, SEED, bootstrap
 RIVALS = ("plain", "bm25", *MIXTURE_LABELS, "best_mixture")
 CONTEXTS = {"corpus": ("null", "foreign"), "hybrid": ("hybrid_null", "hybrid_foreign")}
 """Modes under the corpus's own context, and the same under others."""
-MODE_LABELS = {
-    **{mode: label for mode, label in LABELS.items() if mode not in CONTEXT_MODES},
-    **MIXTURE_LABELS,
-    "best_mixture": "best mixture of each set, seen afterwards",
-    **{mode: LABELS[mode] for mode in CONTEXT_MODES},
-    **HYBRID_LABELS,
-}
+_LABELS = LABELS | MIXTURE_LABELS | HYBRID_LABELS | {"best_mixture": "best mixture of each set, seen afterwards"}
+_FIRST = ("bm25", "plain", "convex_40", *CONTEXT_MODES, *HYBRID_MODES)
+MODE_LABELS = {mode: _LABELS[mode] for mode in (*_FIRST, *(mode for mode in _LABELS if mode not in _FIRST))}
+"""What a column is called; those that are compared first stand first, for a page shows some ten at once."""
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]
 """Set to mode to its results, more than one where several context seeds were run."""
@@ -32,7 +29,7 @@ def write_table(file: Path) -> Path:
     """Write the table of a results file beside it, as ``.md``, and return its path."""
     content = json.loads(file.read_text())
     lines = [
-        f"# Retrieval quality of {_models(content['results'])}",
+        f"# Retrieval quality {_subject(content['results'])}",
         "",
         "100 nDCG@10 over the full corpus of each set; written by `python -m benchmarks.quality --table "
         f"{file.name}`, do not edit.",
@@ -47,10 +44,10 @@ def write_table(file: Path) -> Path:
     return output
 
 
-def _models(results: Sequence[dict[str, Any]]) -> str:
-    """Return the names of the checkpoints measured and on how many sets, for the page's title."""
-    names = dict.fromkeys(r["name"] for r in results if "context_of" in r)
-    return f"{', '.join(names) or 'baselines'} on {len({r['set'] for r in results})} sets"
+def _subject(results: Sequence[dict[str, Any]]) -> str:
+    """Return on how many sets what was measured, for the page's title; the checkpoint if it is one."""
+    names = sorted({r["name"] for r in results if "context_of" in r})
+    return f"{f'of {names[0]} ' if len(names) == 1 else ''}on {len({r['set'] for r in results})} sets"
 
 
 def checkpoints(results: Sequence[dict[str, Any]]) -> list[tuple[str | None, str]]:

@@ -47,3 +47,32 @@ def test_a_server_without_pytorch_installs_all_that_the_package_needs_but_pytorc
     assert {"numpy", "tokenizers", "scipy"} <= needed
     named = set(re.findall(r"[\w-]+", (ROOT / place).read_text().split("--no-deps")[1]))
     assert needed - named == set()
+
+
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def links(page: Path) -> list[Path]:
+    """Return the files that a page links to, whether they are there or not."""
+    found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    return [(page.parent / target).resolve() for target in found if not target.startswith("http")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    assert [target for target in links(page) if not target.exists()] == []
+
+
+def test_the_index_of_the_documentation_and_that_of_the_figures_name_every_page():
+    figures = DOCS / "figures"
+    assert set(DOCS.glob("*.md")) - {DOCS / "README.md"} <= set(links(DOCS / "README.md"))
+    assert set(figures.glob("*.md")) - {figures / "README.md"} <= set(links(figures / "README.md"))
+    assert figures / "README.md" in links(DOCS / "README.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_begins_with_a_title_and_a_sentence(page):
+    title, empty, sentence = page.read_text().splitlines()[:3]
+    assert title.startswith("# ")
+    assert empty == ""
+    assert re.match(r"[A-Z0-9a-z`]", sentence), f"{page.name} begins with {sentence!r}"

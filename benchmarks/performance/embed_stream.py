@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cde_retriever.backends.kernels import keep_few_kernels
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.bulk.run import embed_corpus
 from cde_retriever.bulk.settings import BulkSettings
-from cde_retriever.bulk.shards import keep_few_kernels
 
 
 def peak_megabytes() -> float:

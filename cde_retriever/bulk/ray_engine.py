@@ -20,8 +20,9 @@ from typing import Any
 
 import pyarrow
 
+from cde_retriever.backends.kernels import keep_few_kernels
 from cde_retriever.bulk.settings import BulkSettings
-from cde_retriever.bulk.shards import PartReport, Shard, embed_shard, keep_few_kernels, read_shards
+from cde_retriever.bulk.shards import PartReport, Shard, embed_shard, read_shards
 from cde_retriever.context.context import Context
 from cde_retriever.corpus.rows import Corpus, Document
 from cde_retriever.errors import CDEError, ConfigError

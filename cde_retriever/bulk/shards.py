@@ -29,8 +29,6 @@ BATCHES_AT_ONCE = 32
 """Batches tokenised and sorted by length together; bounds the memory of tokens."""
 CHARACTERS_AT_ONCE = 8_000_000
 """Characters of long documents that are tokenised together; bounds the memory of texts."""
-KERNELS = 16
-"""More than one shape of batch needs, in any precision."""
 
 
 class Shard(NamedTuple):
@@ -45,18 +43,6 @@ class Shard(NamedTuple):
     number: int
     rows: int
     documents: Iterable[Document]
-
-
-def keep_few_kernels() -> None:
-    """Have a process that embeds corpora keep few compiled kernels; to be called before its first tensor.
-
-    PyTorch has oneDNN compile a kernel for each shape of batch. oneDNN keeps 1,024 of them, and so does ideep, which
-    stands between the two, for layers with packed weights, at half a megabyte each. The others are small, but lie in
-    the heap where a batch's tensors were, and over thousands of shapes the heap grows around them (docs/log.md). An
-    application with models of its own decides for itself, so nothing else calls this.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
-    os.environ.setdefault("LRU_CACHE_CAPACITY", str(KERNELS))  # ideep's
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,9 @@ def add_command(program: CommandLine) -> None:
 
 
 def _embed(options: argparse.Namespace) -> None:
+    from cde_retriever.backends.kernels import keep_few_kernels
     from cde_retriever.bulk.run import embed_corpus
     from cde_retriever.bulk.settings import BulkSettings
-    from cde_retriever.bulk.shards import keep_few_kernels
     from cde_retriever.context.context import Context
 
     output = output_folder(options.output)

@@ -15,6 +15,8 @@ EXAMPLES = """\
   cde serve context.safetensors --host 0.0.0.0 --rate 600/minute
                                                        callers elsewhere, who send a key that CDE_API_KEYS holds"""
 KEYS = "CDE_API_KEYS"
+KERNELS = 64
+"""Kept for the many shapes of batches that queries of several callers make; 1,024 take half a gigabyte."""
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -53,12 +55,14 @@ def add_command(program: CommandLine) -> None:
 def _serve(options: argparse.Namespace) -> None:
     import warnings
 
+    from cde_retriever.backends.kernels import keep_few_kernels
     from cde_retriever.encoder.encoder import ContextualEncoder
     from cde_retriever.errors import ConfigError, TruncationWarning
     from cde_retriever.serving.app import make_app
     from cde_retriever.serving.contexts import ServedContexts, read_context
     from cde_retriever.serving.server import serve
 
+    keep_few_kernels(KERNELS)
     keys = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
     if not (keys or options.open or options.host in LOCAL):
         raise ConfigError(

@@ -55,7 +55,7 @@ class ContextualEncoder(ModelWithContext):
         )
 
     def fork(self, *, truncate_dim: int | None = None) -> "ContextualEncoder":
-        """Return an encoder over the same weights, without a context yet; one call at a time runs over all forks.
+        """Return an encoder over the same weights, without a context yet; one batch at a time runs over all forks.
 
         Args:
             truncate_dim: The fork's; None for the original's.

@@ -27,7 +27,7 @@ DEFAULT_BATCH = 32
 
 
 class TextRunner:
-    """Turns texts into token ids, and runs these in batches, one call at a time.
+    """Turns texts into token ids, and runs these in batches, one batch at a time.
 
     Args:
         backend: What documents go through.
@@ -100,15 +100,15 @@ class TextRunner:
     ) -> Vectors:
         """Run token ids in batches of similar length, and return the rows, (n, width), in input order."""
         output = np.zeros((len(ids), width), dtype=np.float32)
-        with self.lock:
-            for rows, input_ids, mask in self.batches(ids, role, batch_size, show_progress):
+        for rows, input_ids, mask in self.batches(ids, role, batch_size, show_progress):
+            with self.lock:  # for a batch alone, so that few queries need not wait for many documents
                 output[rows] = embed(input_ids, mask)
         return output
 
     def batches(
         self, ids: list[Ids], role: str, batch_size: int, show_progress: bool
     ) -> Iterator[tuple[list[int], NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield batches of similar length: rows of the input, token ids and mask, (b, s); for who holds the lock."""
+        """Yield batches of similar length: rows of the input, token ids and mask, (b, s)."""
         batches: Iterable[list[int]] = batches_of(ids, batch_size)
         if show_progress:
             batches = _with_progress(batches, len(ids))

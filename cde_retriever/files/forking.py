@@ -11,7 +11,7 @@ from collections.abc import Callable
 from weakref import WeakMethod, WeakSet
 
 SECONDS_BEFORE_FORK = 5.0
-"""How long a fork waits for other threads at most; one that embeds a whole corpus in a call keeps its lock longer."""
+"""How long a fork waits for other threads at most; one that embeds keeps its lock for a batch."""
 
 _renewals: set["WeakMethod[Callable[[], None]]"] = set()
 _locks: "WeakSet[ThreadLock]" = WeakSet()

@@ -9,8 +9,8 @@
 | ``GET /health`` | whether it answers |
 | ``GET /metrics`` | counts and times, for Prometheus |
 
-A handler runs in a thread of its own, so queries that come together run as one batch
-(`cde_retriever.encoder.shared_queries`).
+Queries run in threads, so that those which come together run as one batch (`cde_retriever.encoder.shared_queries`).
+What the server says about itself waits for no thread, however many callers there are.
 """
 
 from collections.abc import Sequence
@@ -19,26 +19,29 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import CDEError, ConfigError
+from cde_retriever.errors import CDEError
 from cde_retriever.serving.contexts import ServedContexts, UnknownContextError
+from cde_retriever.serving.embedding import CallerGoneError, Embedding, address_of
 from cde_retriever.serving.gate import TOO_LONG, Gate, read_rate
 from cde_retriever.serving.metrics import Measured, Metrics
 from cde_retriever.serving.requests import (
     ContextRequest,
     EmbeddingRequest,
     fault_of,
-    write_embeddings,
     write_error,
 )
 
 SERVED = "POST /v1/embeddings, GET /v1/models, GET and POST /v1/contexts, GET /health, GET /metrics"
 MOST_BYTES = 16 * 2**20
 """Most bytes of a request."""
+CALLER_GONE = 499
+"""Status that metrics count, as nginx calls it; nobody receives it."""
 
 
 def make_app(
@@ -56,6 +59,7 @@ def make_app(
         ConfigError: if the rate cannot be read.
     """
     limit, metrics = None if rate is None else read_rate(rate), Metrics()
+    embedding = Embedding(contexts, metrics)
     app = FastAPI(
         title="Contextual document embeddings",
         docs_url=None,  # its page loads scripts from elsewhere
@@ -69,64 +73,40 @@ def make_app(
     )
 
     @app.post("/v1/embeddings")
-    def embeddings(request: EmbeddingRequest) -> JSONResponse:
-        return JSONResponse(_embed(contexts, metrics, request))
+    async def embeddings(request: EmbeddingRequest, caller: Request) -> Response:
+        return await embedding.answer(request, caller)
 
     @app.get("/v1/contexts")
-    def list_contexts() -> dict[str, Any]:
+    async def list_contexts() -> dict[str, Any]:
         return {"object": "list", "data": [_describe(encoder) for encoder in contexts.encoders]}
 
     @app.get("/v1/models")
-    def list_models() -> dict[str, Any]:
-        names = [_address(encoder) for encoder in contexts.encoders]
+    async def list_models() -> dict[str, Any]:
+        names = [address_of(encoder) for encoder in contexts.encoders]
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "cde-retriever"} for name in names]
         return {"object": "list", "data": data}
 
     @app.post("/v1/contexts")
-    def fit_context(request: ContextRequest) -> dict[str, Any]:
-        return _describe(contexts.fit(request.documents, request.language))
+    async def fit_context(request: ContextRequest) -> dict[str, Any]:
+        async with embedding.alone:
+            return _describe(await run_in_threadpool(contexts.fit, request.documents, request.language))
 
-    @app.get("/health")
-    def health() -> dict[str, Any]:
+    @app.api_route("/health", methods=["GET", "HEAD"])
+    async def health() -> dict[str, Any]:
         return {"status": "ok", "model": contexts.model, "contexts": len(contexts.encoders)}
 
     @app.get("/metrics")
-    def write_metrics() -> Response:
+    async def write_metrics() -> Response:
         return Response(metrics.write(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
-
-
-def _embed(contexts: ServedContexts, metrics: Metrics, request: EmbeddingRequest) -> dict[str, Any]:
-    encoder, texts = contexts.find(request.model), request.texts()
-    if request.dimensions not in (None, encoder.dimension):
-        raise ConfigError(
-            f"dimensions is {request.dimensions}, but this server keeps {encoder.dimension}; leave it out, or start "
-            "the server with --truncate-dim"
-        )
-    try:
-        read = encoder.tokenize(texts, request.input_type)
-    except ValueError as error:  # a text that is no valid Unicode
-        raise ConfigError(str(error)) from error
-    if request.input_type == "query":
-        vectors = encoder.encode_queries(texts)
-    else:
-        vectors = encoder.encode_documents(texts, on_truncation=lambda _: None)
-    tokens = sum(map(len, read.ids))
-    metrics.texts.labels(request.input_type).inc(len(texts))
-    metrics.tokens.labels(request.input_type).inc(tokens)
-    return write_embeddings(request, vectors, model=_address(encoder), tokens=tokens, cut=read.truncated)
-
-
-def _address(encoder: ContextualEncoder) -> str:
-    return f"{encoder.identity.name}@{encoder.context.fingerprint}"
 
 
 def _describe(encoder: ContextualEncoder) -> dict[str, Any]:
     context = encoder.context
     return {
         "object": "context",
-        "model": _address(encoder),
+        "model": address_of(encoder),
         "documents": context.size,
         "documents_seen": context.documents_seen,
         "dimension": encoder.dimension,
@@ -139,9 +119,10 @@ def _refuse(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(write_error(status, str(error)), status)
 
 
-def _refuse_form(_: Request, error: Exception) -> JSONResponse:
+def _refuse_form(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return JSONResponse(write_error(400, fault_of(error.errors())), 400)
+    form = ContextRequest if request.url.path == "/v1/contexts" else EmbeddingRequest
+    return JSONResponse(write_error(400, fault_of(error.errors(), list(form.model_fields))), 400)
 
 
 def _refuse_http(request: Request, error: Exception) -> JSONResponse:
@@ -149,11 +130,17 @@ def _refuse_http(request: Request, error: Exception) -> JSONResponse:
     said = str(error.detail)
     if error.status_code in (404, 405):
         said = f"{request.method} {request.url.path[:100]} is not served; {SERVED} are"
+    if error.status_code == 400:
+        said = f"the body cannot be read ({said}); send a JSON object in UTF-8, not deeply nested"
     return JSONResponse(write_error(error.status_code, said), error.status_code, error.headers)
 
 
 def _too_long(most_bytes: int) -> Any:  # Starlette's types know no handlers that return at once
     return lambda *_: JSONResponse(write_error(413, TOO_LONG.format(most=most_bytes)), 413)
+
+
+def _close(_: Request, __: Exception) -> Response:
+    return Response(status_code=CALLER_GONE)
 
 
 def _fail(_: Request, error: Exception) -> JSONResponse:
@@ -165,5 +152,6 @@ _HANDLERS: dict[Any, Any] = {
     UnicodeError: _refuse,
     RequestValidationError: _refuse_form,
     HTTPException: _refuse_http,
+    CallerGoneError: _close,
     Exception: _fail,
 }

@@ -84,11 +84,14 @@ class ServedContexts:
 
         Raises:
             ConfigError: without a store, if it is full, or for an unknown language.
-            ContextError: if no document has any text.
+            ContextError: if no document has any text, or one is no valid Unicode.
         """
         if self._store is None:
             raise ConfigError("this server fits no contexts; start it with --store FOLDER")
-        context = self._encoder.fork().fit_context(documents, language=language, store_texts=False)
+        try:
+            context = self._encoder.fork().fit_context(documents, language=language, store_texts=False)
+        except ValueError as error:
+            raise ContextError(str(error)) from error
         with self._lock:
             if context.fingerprint not in self._by_fingerprint:
                 self._refuse_more()

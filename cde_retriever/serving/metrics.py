@@ -5,7 +5,7 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PATHS = ("/v1/embeddings", "/v1/contexts", "/health", "/metrics")
+PATHS = ("/v1/embeddings", "/v1/contexts", "/v1/models", "/health", "/metrics")
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MOST_TEXTS = 2048
 """Most texts of one request, as OpenAI has it."""
-Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS)]
+Texts = Annotated[list[str], Field(min_length=1)]
 EXPECTED = {
     "model": "'name@fingerprint' of a context that is served; GET /v1/contexts lists them",
-    "input": f"a text, a list of 1 to {MOST_TEXTS} texts, or a list of lists of them, one a document",
+    "input": f"a text, a list of 1 to {MOST_TEXTS} texts, or a list of lists of them, one a document; no token numbers",
     "input_type": "'query' or 'document' (of OpenAI's client: extra_body={'input_type': 'query'})",
     "encoding_format": "'float' or 'base64'",
     "dimensions": "the number that the server keeps, or nothing",
@@ -28,7 +28,7 @@ class EmbeddingRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     model: str
-    input: str | Texts | Annotated[list[Texts], Field(min_length=1, max_length=MOST_TEXTS)]
+    input: str | Texts | Annotated[list[Texts], Field(min_length=1)]
     input_type: Literal["query", "document"]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
@@ -85,14 +85,14 @@ def write_error(status: int, message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
-def fault_of(errors: Sequence[Any]) -> str:
-    """Say in a sentence what is wrong with a request, given pydantic's errors."""
+def fault_of(errors: Sequence[Any], fields: Sequence[str]) -> str:
+    """Say in a sentence what is wrong with a request, given pydantic's errors and the fields it may have."""
     first = errors[0]
     if first["type"] == "json_invalid" or len(first["loc"]) < 2:
         return f"the body is no JSON object ({first['msg']}); send one with Content-Type: application/json"
     field = str(first["loc"][1])
     if first["type"] == "extra_forbidden":
-        return f"{field[:100]} is unknown; expected {', '.join(EXPECTED)}"
+        return f"{field[:100]} is unknown; expected {', '.join(fields)}"
     if first["type"] == "missing":
         return f"{field} is missing, expected {EXPECTED[field]}"
     return f"{field} is {repr(first['input'])[:100]}, expected {EXPECTED[field]}"

@@ -1,13 +1,17 @@
 """Run the application until it is told to stop, then finish what callers wait for."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cde_retriever.errors import ConfigError
+from cde_retriever.serving.requests import write_error
 
 LAST_PORT = 65535
 LAST_SECONDS = 30
@@ -31,9 +35,14 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], object]) ->
     """
     if not 0 <= port <= LAST_PORT:
         raise ConfigError(f"port is {port}, expected 0 to {LAST_PORT}; 0 takes one that is free")
-    listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; give another --port or --host"
+        ) from error
     config = uvicorn.Config(
-        app,
+        _Finishing(app),
         http="h11",  # limits the length of headers
         ws="none",
         access_log=False,
@@ -47,3 +56,18 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], object]) ->
     shown = f"[{host}]" if ":" in host else host
     ready(f"http://{shown}:{listening.getsockname()[1]}")
     uvicorn.Server(config).run(sockets=[listening])
+
+
+class _Finishing:
+    """ASGI application that answers 503 to those whom a server that is told to stop could not answer in time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            await JSONResponse(write_error(503, "the server is stopping; ask again later"), 503)(scope, receive, send)

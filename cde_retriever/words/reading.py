@@ -180,7 +180,7 @@ def _stemmer(language: str) -> Callable[[str], str]:
 
     try:
         stem: Callable[[str], str] = snowballstemmer.stemmer(language).stemWord
-    except KeyError:
+    except (KeyError, UnicodeEncodeError):  # the latter for a name such as "español"
         raise ConfigError(
             f"language is {language!r}, which Snowball has no stemmer for; expected 'none' or one of "
             f"{', '.join(sorted(snowballstemmer.algorithms()))}"

@@ -93,12 +93,17 @@ def test_what_was_cut_is_said(client, server):
         ({"model": "/etc/passwd@" + 64 * "0"}, 404, "expected 'tiny-bert@'"),
         ({"input": []}, 400, "input is [], expected a text, a list of 1 to 2048 texts"),
         ({"input": [[]]}, 400, "input is [[]], expected a text, a list of 1 to 2048 texts"),
-        ({"input": ["a"] * 2049}, 400, "expected a text, a list of 1 to 2048 texts"),
-        ({"input": [1, 2]}, 400, "expected a text"),
+        ({"input": ["a"] * 2049}, 400, "input holds 2049 texts, expected at most 2048 a request"),
+        ({"input": [["a"] * 1025] * 2}, 400, "input holds 2050 texts, expected at most 2048 a request"),
+        ({"input": [1, 2]}, 400, "no token numbers"),
         ({"dimensions": 5}, 400, "dimensions is 5, but this server keeps"),
         ({"extra_body": {}}, 400, "input_type is missing, expected 'query' or 'document'"),
         ({"extra_body": {"input_type": "passage"}}, 400, "input_type is 'passage', expected 'query' or 'document'"),
-        ({"extra_body": QUERY | {"inputs": 1}}, 400, "inputs is unknown; expected model, input, input_type"),
+        (
+            {"extra_body": QUERY | {"inputs": 1}},
+            400,
+            "inputs is unknown; expected model, input, input_type, encoding_format, dimensions, user",
+        ),
     ],
 )
 def test_requests_that_cannot_be_meant_are_refused_with_a_sentence(client, server, asked, status, said):
@@ -113,8 +118,8 @@ def test_requests_that_cannot_be_meant_are_refused_with_a_sentence(client, serve
     ("body", "said"),
     [
         (b"{", "the body is no JSON object"),
-        (b"[" * 200_000, "error parsing the body"),
-        (b'{"model": ' + b"1" * 5000 + b"}", "error parsing the body"),
+        (b"[" * 200_000, "send a JSON object in UTF-8, not deeply nested"),
+        (b'{"model": ' + b"1" * 5000 + b"}", "the body cannot be read"),
         (b'{"input": "\\ud800", "model": "MODEL", "input_type": "query"}', "text 0"),
     ],
 )
@@ -154,6 +159,29 @@ def test_a_path_that_is_not_served_is_told_what_is(server):
     assert said.startswith("GET /v1/nothing is not served; POST /v1/embeddings, GET /v1/models, GET and POST")
 
 
+def test_those_who_watch_a_server_may_ask_for_no_body(server):
+    request = urllib.request.Request(server["url"] + "/health", method="HEAD")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert (answer.status, answer.read()) == (200, b"")
+
+
+def test_documents_that_are_no_unicode_are_the_callers_fault(server):
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    body = b'{"documents": ["a", "\\ud800"]}'
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(server["url"] + "/v1/contexts", body, headers), timeout=30)
+    assert refused.value.code == 400
+    assert "document 1 is not valid Unicode" in json.loads(refused.value.read())["error"]["message"]
+
+
+def test_a_port_that_is_taken_is_told_with_what_to_do(capsys, server, headed_folder):
+    port = server["url"].rpartition(":")[2]
+    assert main(["serve", "--null", "--port", port, "--model", str(headed_folder), "--device", "cpu"]) == 1
+    said = capsys.readouterr().err
+    assert f"cannot listen at 127.0.0.1, port {port}: Address already in use" in said
+    assert "give another --port or --host" in said
+
+
 def test_a_header_is_as_long_as_allowed(server):
     connection = http.client.HTTPConnection(server["url"].removeprefix("http://"), timeout=30)
     connection.request("GET", "/health", headers={"X": "x" * 10**6})
@@ -188,7 +216,8 @@ def test_contexts_are_listed_and_fitted(server, client, encoders):
         ({"documents": []}, "documents is [], expected a list of texts"),
         ({"documents": [" "]}, "none of the 1 documents has any text"),
         ({"documents": ["a"], "language": "klingon"}, "which Snowball has no stemmer for"),
-        ({"documents": ["a"], "path": "/etc"}, "path is unknown"),
+        ({"documents": ["a"], "language": "español"}, "which Snowball has no stemmer for"),
+        ({"documents": ["a"], "path": "/etc"}, "path is unknown; expected documents, language"),
     ):
         with pytest.raises(openai.BadRequestError) as refused:
             client.post("/contexts", body=body, cast_to=object)

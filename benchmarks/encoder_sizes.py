@@ -36,9 +36,9 @@ def kept_texts(
     if file is not None and file.is_file():
         with np.load(file, allow_pickle=False) as stored:
             return PlainTexts(list(documents), list(queries), stored["d"], stored["q"])
-    encoder.set_context(encoder.null_context())
-    made = encoder.encode_documents(documents, parts="dense", show_progress=True)
-    asked = encoder.encode_queries(queries, parts="dense")
+    plain = encoder.without_context()
+    made = plain.encode_documents(documents, parts="dense", show_progress=True)
+    asked = plain.encode_queries(queries, parts="dense")
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as stream:

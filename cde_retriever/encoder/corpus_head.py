@@ -113,24 +113,28 @@ class CorpusHead:
         return unit(turned[:, : self._dimension])
 
 
-def check_chunks(chunks_of: Sequence[Hashable], texts: int) -> list[Hashable]:
+def check_chunks(chunks_of: Sequence[Hashable], texts: int, has_head: bool, name: str) -> list[Hashable]:
     """Return what each text is a chunk of, as a list.
 
     Raises:
         TypeError: if it is one string, or names something that cannot be compared by hash; says which.
-        ConfigError: if it names more or fewer than there are texts.
+        ConfigError: if it names more or fewer than there are texts, or the model has no corpus head.
     """
+    if not has_head:
+        raise ConfigError(
+            f"chunks_of is given, but model {name!r} has no corpus head, which knows neighbours; leave it out"
+        )
     if isinstance(chunks_of, str | bytes):
         raise TypeError(f"chunks_of must name a document for each text, received one text: {chunks_of!r:.80}")
-    names = list(chunks_of)
-    if len(names) != texts:
-        raise ConfigError(f"chunks_of names {len(names)} documents for {texts} texts; give one for each")
-    for number, name in enumerate(names):
+    documents = list(chunks_of)
+    if len(documents) != texts:
+        raise ConfigError(f"chunks_of names {len(documents)} documents for {texts} texts; give one for each")
+    for number, key in enumerate(documents):
         try:
-            hash(name)
+            hash(key)
         except TypeError as error:
-            raise TypeError(f"chunks_of[{number}] is {name!r:.80} ({error}), expected a name such as an id") from error
-    return names
+            raise TypeError(f"chunks_of[{number}] is {key!r:.80} ({error}), expected a name such as an id") from error
+    return documents
 
 
 def check_parts(parts: str, has_head: bool, name: str) -> None:

@@ -20,7 +20,6 @@ from cde_retriever.encoder.options import DocumentOptions, QueryOptions
 from cde_retriever.encoder.shared_queries import SharedBatches
 from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, OnTruncation, Vectors
 from cde_retriever.encoder.tokens import check_texts
-from cde_retriever.errors import ConfigError
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
     from scipy.sparse import csr_array
@@ -80,6 +79,12 @@ class ContextualEncoder(ModelWithContext):
         """Return what a pickled copy is made with: it loads the model anew, where this one was loaded."""
         return reopening(self)
 
+    def without_context(self) -> "ContextualEncoder":
+        """Return a fork under the null context; of a model with a corpus head its dense parts are plain vectors."""
+        twin = self.fork()
+        twin.set_context(twin.null_context())
+        return twin
+
     @overload
     def encode_documents(
         self, texts: Sequence[str], *, parts: Literal["one", "dense"] = "one", **options: Unpack[DocumentOptions]
@@ -123,14 +128,9 @@ class ContextualEncoder(ModelWithContext):
                 there are texts.
             TypeError: if a text is not a string, or `chunks_of` is one; names its index.
         """
-        if chunks_of is not None and self.head_settings is None:
-            raise ConfigError(
-                f"chunks_of is given, but model {self.identity.name!r} has no corpus head, which knows neighbours; "
-                "leave it out"
-            )
         if chunks_of is not None:
             texts = check_texts(texts)
-            chunks_of = check_chunks(chunks_of, len(texts))
+            chunks_of = check_chunks(chunks_of, len(texts), self.head_settings is not None, self.identity.name)
         return self._encode(texts, "document", parts, batch_size, show_progress, on_truncation, chunks_of)
 
     @overload

@@ -78,8 +78,7 @@ def plain_embedding(encoder: ContextualEncoder) -> Embed:
             f"{encoder.config.name} has no corpus head, and the doctor compares contexts by one; name an encoder such "
             "as sentence-transformers/all-MiniLM-L6-v2, or leave --model out"
         )
-    plain = encoder.fork()
-    plain.set_context(plain.null_context())
+    plain = encoder.without_context()
 
     def embed(texts: Sequence[str], role: str) -> NDArray[np.float32]:
         if role == "query":

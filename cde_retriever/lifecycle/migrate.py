@@ -108,18 +108,7 @@ def migrate(
         encoder.keep_plain()
     work = new.with_name(f"{new.name}.migrate")
     with only_writer(work):
-        kept, cosine, taken = None, None, 0
-        if encoder.config.corpus_head is not None:
-            cosine = _lowest_cosine(encoder, stored.texts, stored.vectors)
-            kept = PlainDocuments()
-            if cosine is not None and cosine >= SAME and stored.vectors is not None:
-                kept.add(stored.texts, unit(stored.vectors))
-                taken = len(stored.texts)
-            else:
-                make = KeptVectors(
-                    lambda texts, _: _plain(encoder, texts), encoder.identity.sha256, work, show_progress=show_progress
-                )
-                kept.add(stored.texts, make(stored.texts, "document"))
+        kept, cosine, taken = _plain_vectors(encoder, stored, work, show_progress)
         made = _build(stored, NewIndex(model, parts, kept, keep_plain), collection, work, new)
         for path in work.iterdir():
             if path.name != LOCK:
@@ -140,21 +129,37 @@ def _build(stored: ForeignIndex, wanted: NewIndex, collection: Collection | None
     return made
 
 
-def _plain(encoder: ContextualEncoder, texts: Sequence[str]) -> Vectors:
-    """Return plain vectors of documents, (n, d), of a model with a corpus head."""
-    fork = encoder.fork()
-    fork.set_context(fork.null_context())
-    vectors: Vectors = fork.encode_documents(texts, parts="dense")
-    return vectors
+def _plain_vectors(
+    encoder: ContextualEncoder, stored: ForeignIndex, work: Path, show_progress: bool
+) -> tuple[PlainDocuments | None, float | None, int]:
+    """Return the documents' plain vectors, and of the old ones the lowest cosine with these and how many they are.
+
+    Those that are embedded are kept in the work folder. Of a model without a corpus head there are none.
+    """
+    if encoder.config.corpus_head is None:
+        return None, None, 0
+    plain, kept, texts = encoder.without_context(), PlainDocuments(), stored.texts
+    cosine = _lowest_cosine(plain, texts, stored.vectors)
+    if cosine is not None and cosine >= SAME and stored.vectors is not None:
+        kept.add(texts, unit(stored.vectors))
+        return kept, cosine, len(texts)
+    embed = KeptVectors(
+        lambda some, _: plain.encode_documents(some, parts="dense"),
+        encoder.identity.sha256,
+        work,
+        show_progress=show_progress,
+    )
+    kept.add(texts, embed(texts, "document"))
+    return kept, cosine, 0
 
 
-def _lowest_cosine(encoder: ContextualEncoder, texts: Sequence[str], vectors: Vectors | None) -> float | None:
+def _lowest_cosine(plain: ContextualEncoder, texts: Sequence[str], vectors: Vectors | None) -> float | None:
     """Return the lowest cosine of stored and plain vectors of documents of all lengths; None if not comparable."""
-    if vectors is None or vectors.shape[1] != encoder.dense_dimension or not np.isfinite(vectors).all():
+    if vectors is None or vectors.shape[1] != plain.dense_dimension or not np.isfinite(vectors).all():
         return None
     by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     rows = [by_length[place] for place in np.unique(np.linspace(0, len(texts) - 1, COMPARED).astype(int))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)  # building tells of all texts
-        cosines = (unit(vectors[rows]) * _plain(encoder, [texts[row] for row in rows])).sum(axis=1)
-    return float(cosines.min())
+        found = plain.encode_documents([texts[row] for row in rows], parts="dense")
+    return float((unit(vectors[rows]) * found).sum(axis=1).min())

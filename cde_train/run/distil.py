@@ -53,8 +53,7 @@ class QueryEncoder:
     """The plain encoder of queries, as `embed_texts` calls one."""
 
     def __init__(self, encoder: ContextualEncoder) -> None:
-        self.encoder = encoder.fork()
-        self.encoder.set_context(encoder.null_context())
+        self.encoder = encoder.without_context()
 
     def encode(self, sentences: list[str], /, **options: Any) -> Any:
         """Return plain vectors, (n, d)."""

@@ -242,6 +242,5 @@ class CDERoutedRetriever(BaseRetriever):
 
 def _plain(embedding: CDEEmbedding, nodes: Sequence[BaseNode], show_progress: bool) -> Any:
     """Return plain vectors of nodes, (n, d)."""
-    encoder = embedding.encoder.fork()
-    encoder.set_context(encoder.null_context())
-    return encoder.encode_documents([*map(embedded_text, nodes)], parts="dense", show_progress=show_progress)
+    plain = embedding.encoder.without_context()
+    return plain.encode_documents([*map(embedded_text, nodes)], parts="dense", show_progress=show_progress)

@@ -35,9 +35,10 @@ from benchmarks.quality import Bench
 from benchmarks.routing import Routed
 from cde_retriever.context.context import Context
 from cde_retriever.files.replacing import write_atomically
+from cde_retriever.search.best_first import best_first
 from cde_retriever.search.bm25 import score_bm25
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
-from cde_train.evaluation.ranking import Ranking, best, measure
+from cde_train.evaluation.ranking import DEPTH, Ranking, measure
 
 Row = dict[str, Any]
 
@@ -132,7 +133,7 @@ class Growth:
         words = cache(lambda: list(score_bm25(texts.documents, texts.queries)))
         ways: dict[str, Callable[[], Ranking]] = {
             "plain": lambda: rank_plain(texts),
-            "bm25": lambda: [best(scores) for scores in words()],
+            "bm25": lambda: [best_first(scores, DEPTH) for scores in words()],
             "convex_30": lambda: rank_mixture("convex_30", words(), texts.query_vectors, texts.document_vectors),
         }
         contexts: dict[str, Callable[[], Context]] = {

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_train.evaluation.ranking import DEPTH, Ranking, best
+from cde_retriever.search.best_first import best_first
+from cde_train.evaluation.ranking import DEPTH, Ranking
 
 WEIGHTS = {"convex_30": 0.3, "convex_40": 0.4, "convex_50": 0.5}
 MIXTURES = ("rrf", *WEIGHTS)
@@ -47,13 +48,13 @@ def rank_mixture(mode: str, words: Iterable[Scores], queries: Scores, documents:
         for weight, scores, found in zip(weights, (by_words, by_vectors), lists, strict=True):
             mixed[found] += weight * (by_rank(found) if mode == "rrf" else scaled(scores[found]))
         union = np.unique(np.concatenate(lists))
-        ranking.append(union[best(mixed[union])])
+        ranking.append(union[best_first(mixed[union], DEPTH)])
     return ranking
 
 
 def retrieved(scores: Scores, *, positive: bool) -> NDArray[np.int64]:
     """Return the positions of the best documents, best first; with `positive` those above 0 alone."""
-    found = best(scores, DEPTH)
+    found = best_first(scores, DEPTH)
     return found[scores[found] > 0] if positive else found
 
 

@@ -34,9 +34,10 @@ from benchmarks.quality import Bench
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.routes import Routes, sort
 from cde_retriever.llama_index import CDEEmbedding, CDERoutedIndex, CDEVectorStoreIndex
+from cde_retriever.search.best_first import best_first
 from cde_retriever.search.hybrid import score
 from cde_train.data.retrieval_sets import RetrievalSet
-from cde_train.evaluation.ranking import DEPTH, Ranking, best, measure
+from cde_train.evaluation.ranking import DEPTH, Ranking, measure
 
 ASKED = (1, 2, 3, 5)
 DOCUMENTS_TIMED = 200
@@ -77,7 +78,7 @@ class Routed:
         for number, near in enumerate(self._near):
             asked = near[:contexts] if only is None else [only[number]]
             rows = np.sort(np.concatenate([self._rows[kind] for kind in asked]))
-            found.append(rows[best(self._scores[number, rows], DEPTH)])
+            found.append(rows[best_first(self._scores[number, rows], DEPTH)])
         return found
 
     def holding_answers(self, data: RetrievalSet) -> list[str]:

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.search.best_first import best_first
+
 DEPTH = 100
 
 Scores = NDArray[np.float32]
@@ -20,7 +22,7 @@ def mixed(by_words: Scores, by_vectors: Scores, weight: float) -> Scores:
     """
     total = np.full(len(by_words), -np.inf, np.float32)
     for share, scores in ((weight, np.where(by_words > 0, by_words, -np.inf)), (1 - weight, by_vectors)):
-        best = np.argsort(-scores, kind="stable")[:DEPTH]
+        best = best_first(scores, DEPTH)
         best = best[np.isfinite(scores[best])]
         if len(best):
             low, high = scores[best].min(), scores[best].max()

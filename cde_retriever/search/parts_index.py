@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.forking import ThreadLock
+from cde_retriever.search.best_first import best_first
 from cde_retriever.search.segment import LARGEST, Segment
 from cde_retriever.words.sparse import Sparse
 
@@ -130,7 +131,9 @@ class PartsIndex:
                 fit[[self._rows[name] for name in allowed if name in self._rows]] = True
             if mode == "sparse":
                 fit &= scores > 0
-            return [Hit(self._ids[row], float(scores[row])) for row in _best(scores, fit, count)]
+            rows = np.flatnonzero(fit)
+            best = rows[best_first(scores[rows], count)]
+            return [Hit(self._ids[row], float(scores[row])) for row in best]
 
     def compact(self) -> None:
         """Forget what was deleted; happens by itself when more than half is."""
@@ -207,13 +210,3 @@ class PartsIndex:
                 f"a vector has {dense.shape[1]} dense numbers, those of the index have {width}; embed both with "
                 "one model under one context"
             )
-
-
-def _best(scores: NDArray[np.float32], fit: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """Return the rows of the best scores among those that fit, best first, of equal ones the earlier first."""
-    rows = np.flatnonzero(fit)
-    if count < len(rows):
-        lowest = np.partition(scores[rows], len(rows) - count)[len(rows) - count]
-        rows = rows[scores[rows] >= lowest]
-    order: NDArray[np.int64] = rows[np.argsort(-scores[rows], kind="stable")][:count]
-    return order

@@ -26,6 +26,7 @@ from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, WORD_SHARE
 from cde_retriever.lifecycle.kept_vectors import Embed
+from cde_retriever.search.best_first import best_first
 from cde_retriever.search.bm25 import score_bm25
 from cde_retriever.search.hybrid import score
 from cde_retriever.search.mixture import mixed
@@ -89,7 +90,7 @@ class Answer:
     def best(self, way: str, count: int) -> list[int]:
         """Return the best documents by a way, best first."""
         scores = self.scores[way]
-        return [int(row) for row in np.argsort(-scores, kind="stable")[:count] if np.isfinite(scores[row])]
+        return [int(row) for row in best_first(scores, count) if np.isfinite(scores[row])]
 
 
 class Exploration:

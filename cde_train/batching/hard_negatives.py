@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.progress import progress
+from cde_retriever.search.best_first import best_first
 from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
 from cde_train.settings import AtLeast0, AtLeast1, AtLeast2, Cosine, Seed, Settings
@@ -167,20 +168,12 @@ def _search(
             near = scores <= config.highest(float(scores[own].min()))
             scores[own] = -np.inf
             near[own] = False
-            ranked = _nearest(scores, config.range_max)
+            ranked = best_first(scores, config.range_max)
             ranked = ranked[near[ranked]][config.range_min :]
             if config.strategy == "random":
                 ranked = rng.permutation(ranked)
             drawn = rng.choice(len(texts), min(len(texts), 64 + 8 * config.count), replace=False)
             yield part[query], ([texts[i] for i in ranked], [texts[i] for i in drawn[near[drawn]]])
-
-
-def _nearest(scores: Floats, count: int) -> NDArray[np.int64]:
-    """Return the rows of the highest scores, best first; of equal ones the earlier row comes first."""
-    rows = np.arange(len(scores))
-    if count < len(scores):
-        rows = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
-    return np.asarray(rows[np.argsort(-scores[rows], kind="stable")][:count])
 
 
 def _choose(

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.search.best_first import best_first
 from cde_retriever.search.bm25 import score_bm25
-from cde_train.evaluation.ranking import Ranking, best
+from cde_train.evaluation.ranking import DEPTH, Ranking
 
 Vectors = NDArray[np.float32]
 RELATIVE_RANK = 1e-6
@@ -34,7 +35,7 @@ def rank_bm25(documents: Sequence[str], queries: Sequence[str]) -> Ranking:
     """Rank by BM25; documents that share no word with the query are not retrieved, so a row may be short."""
     ranking: Ranking = []
     for scores in score_bm25(documents, queries):
-        row = best(scores)
+        row = best_first(scores, DEPTH)
         ranking.append(row[scores[row] > 0])
     return ranking
 

@@ -5,11 +5,11 @@ Ranking is exhaustive: one product of (queries, d) with (documents, d), a chunk 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.search.best_first import best_first
 from cde_train.data.retrieval_sets import RetrievalSet
 
 DEPTH = 101
@@ -31,20 +31,6 @@ class Quality:
     def means(self) -> dict[str, float]:
         """Return each measure's mean over the queries."""
         return {name: float(values.mean()) for name, values in vars(self).items()}
-
-
-def best(scores: NDArray[np.floating[Any]], depth: int = DEPTH) -> NDArray[np.int64]:
-    """Return the positions of the highest scores, best first; of equal ones the earlier position comes first.
-
-    Args:
-        scores: Scores of all documents for one query, (documents,).
-        depth: How many to return, or all if there are fewer.
-    """
-    if depth >= len(scores):
-        return np.argsort(-scores, kind="stable").astype(np.int64)
-    least = np.partition(scores, -depth)[-depth]
-    candidates = np.flatnonzero(scores >= least)
-    return candidates[np.argsort(-scores[candidates], kind="stable")][:depth].astype(np.int64)
 
 
 def rank(
@@ -71,7 +57,7 @@ def rank(
             raise ValueError(f"{len(broken)} {name} vectors are not finite, the first is {broken[0]}")
     ranking: Ranking = []
     for start in range(0, len(queries), chunk):
-        ranking += [best(row, depth) for row in queries[start : start + chunk] @ documents.T]
+        ranking += [best_first(row, depth) for row in queries[start : start + chunk] @ documents.T]
     return ranking
 
 

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from cde_retriever.search.best_first import best_first
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
-from cde_train.evaluation.ranking import best, evaluate, measure, rank
+from cde_train.evaluation.ranking import evaluate, measure, rank
 
 DOCUMENTS = [
     {"id": "d1", "title": "Cats", "text": "purr"},
@@ -106,14 +107,14 @@ def test_sets_are_found_in_alphabetical_order(tmp_path):
 
 def test_best_breaks_ties_by_position():
     scores = np.array([1.0, 3.0, 2.0, 3.0, 2.0, 2.0])
-    assert best(scores, 4).tolist() == [1, 3, 2, 4]
-    assert best(scores, 6).tolist() == [1, 3, 2, 4, 5, 0]
-    assert best(scores, 100).tolist() == [1, 3, 2, 4, 5, 0]
+    assert best_first(scores, 4).tolist() == [1, 3, 2, 4]
+    assert best_first(scores, 6).tolist() == [1, 3, 2, 4, 5, 0]
+    assert best_first(scores, 100).tolist() == [1, 3, 2, 4, 5, 0]
 
 
 def test_best_equals_a_full_sort():
     scores = np.random.default_rng(0).integers(0, 9, 500).astype(float)
-    assert best(scores, 100).tolist() == sorted(range(500), key=lambda i: (-scores[i], i))[:100]
+    assert best_first(scores, 100).tolist() == sorted(range(500), key=lambda i: (-scores[i], i))[:100]
 
 
 def test_rank_is_by_inner_product_and_independent_of_chunks():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 try:
     from cde_retriever.adapters.langchain.docstore import _restore_docstore  # noqa: F401 - files name it here
     from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
-    from cde_retriever.adapters.langchain.guard import _restore_store  # noqa: F401 - pickles name it here
+    from cde_retriever.adapters.langchain.guard import _restore_store, save_local  # noqa: F401 - pickles name the first here
     from cde_retriever.adapters.langchain.retriever import CDERetriever
     from cde_retriever.adapters.langchain.routed_retriever import CDERoutedRetriever
     from cde_retriever.adapters.langchain.routed_stores import (
@@ -25,7 +25,6 @@ try:
         from_documents,
         guard,
         open,  # noqa: A004
-        save_local,
         stamp,
     )
     from cde_retriever.lifecycle.collection import collection_in

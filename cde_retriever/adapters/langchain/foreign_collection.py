@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
-from cde_retriever.adapters.langchain.stored_collection import document_of, store_over
+from cde_retriever.adapters.langchain.stored_collection import add_all, document_of, store_over
 from cde_retriever.adapters.langchain.stores import guard
 from cde_retriever.adapters.new_collection import begin_migrated, check_written, refuse_own
 from cde_retriever.adapters.plain_vectors import write_log
 from cde_retriever.adapters.stamps import STAMP
-from cde_retriever.lifecycle.collection import AT_ONCE, Collection
+from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.stored_index import NewIndex, Vectors
 
 
@@ -40,9 +40,7 @@ class ForeignCollection:
         embedding.save_context(folder)
         store = store_over(self._collection, name, embedding, False)
         guard(store, embedding, parts_dir=folder if both else None)
-        for start in range(0, len(self._ids), AT_ONCE):
-            rows = slice(start, start + AT_ONCE)
-            store.add_documents(self._documents[rows], ids=self._ids[rows])
+        add_all(store, self._documents)
         check_written(self._client, name, self._ids)
         write_log(new.plain if new.keep_plain else None, folder, self.texts, embedding.encoder.identity)
         return embedding.context_fingerprint

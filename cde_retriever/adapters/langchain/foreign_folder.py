@@ -6,8 +6,9 @@ import numpy as np
 from langchain_core.embeddings import FakeEmbeddings
 
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
+from cde_retriever.adapters.langchain.guard import save_local
 from cde_retriever.adapters.langchain.stored_folder import community, context_of, refuse_pickle
-from cde_retriever.adapters.langchain.stores import from_documents, save_local
+from cde_retriever.adapters.langchain.stores import from_documents
 from cde_retriever.errors import ConfigError
 from cde_retriever.lifecycle.stored_index import NewIndex, Vectors
 

@@ -22,6 +22,7 @@ from langchain_core.documents import Document
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 
+from cde_retriever.adapters.contextual_embedding import PathLike
 from cde_retriever.adapters.langchain.active import active, active_store
 from cde_retriever.adapters.langchain.docstore import DOOR, bind_vectors, check_merged, guard_docstore
 from cde_retriever.adapters.langchain.documents import check_stamps, stamp_documents, texts_of
@@ -217,14 +218,18 @@ def _stamped(value: Any, stamp: str) -> Any:
 # Files
 
 
-def save_guarded(store: VectorStore, folder: Path) -> Path:
-    """Write a guarded store that lives in memory to a folder, with its context, and return the folder.
+def save_local(store: VectorStore, folder: PathLike) -> Path:
+    """Write a guarded store that lives in memory to a folder, with its context; a killed process leaves old or new.
+
+    FAISS writes ``index.faiss`` and ``index.pkl``, `InMemoryVectorStore` ``store.json``; `open` compares them with the
+    checksums beside them. What else is in the folder stays. ``FAISS.save_local`` and ``InMemoryVectorStore.dump`` of a
+    guarded store are as safe; the latter writes neither context nor checksums.
 
     Raises:
-        TypeError: if the store keeps its data elsewhere, or is not guarded.
+        TypeError: if the store keeps its data elsewhere, as Chroma does, or is not guarded.
         ContextMismatchError: if another context is in the folder.
     """
-    name = type(store).__name__
+    folder, name = Path(folder), type(store).__name__
     if not isinstance(store, _GuardedStore):
         raise TypeError(f"{name} is not guarded; call guard(store, embedding) first, which checks what is in it")
     own: Any = store._store_class

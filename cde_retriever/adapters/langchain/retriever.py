@@ -94,7 +94,8 @@ class CDERetriever(BaseRetriever):
         embedding, both, mode = self._dense_embedding(), parts_of(self.store), self.mode or "hybrid"
         if both is None:
             return search_both(self.store, embedding, query, count, mode, self.search_kwargs)
-        return both.search(self.store, query, count, mode, self.search_kwargs.get("filter"))
+        found = both.search(self.store, query, count, mode, self.search_kwargs.get("filter"))
+        return [document for document, _ in found]
 
     async def _aget_relevant_documents(
         self,

@@ -74,7 +74,7 @@ class CDERoutedRetriever(BaseRetriever):
         asked = self.search_kwargs.get("filter")
 
         def search(name: str) -> list[tuple[Document, float]]:
-            return self._parts[name].search_with_scores(self.stores[name], query, self.k, "hybrid", asked)
+            return self._parts[name].search(self.stores[name], query, self.k, "hybrid", asked)
 
         with one_pass():
             found = self._routes.ask(encoder.encode_queries([query], parts="dense"), self.contexts, search)

@@ -14,9 +14,11 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from cde_retriever.adapters.contextual_embedding import PathLike
 from cde_retriever.adapters.langchain.documents import checked
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
-from cde_retriever.adapters.langchain.stores import PathLike, from_documents, save_local
+from cde_retriever.adapters.langchain.guard import save_local
+from cde_retriever.adapters.langchain.stores import from_documents
 from cde_retriever.adapters.langchain.stores import open as open_store
 from cde_retriever.adapters.routes_folder import (
     forget_route,

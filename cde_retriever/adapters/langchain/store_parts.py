@@ -1,6 +1,5 @@
 """Keep the documents of a guarded store in two parts beside it, for hybrid search, as they come and go."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from cde_retriever.errors import ConfigError, ContextMismatchError
 from cde_retriever.search.index_file import index_from_bytes, index_to_bytes
 from cde_retriever.search.parts_index import PartsIndex
 
-PathLike = str | os.PathLike[str]
 _ATTRIBUTE = "_cde_parts"
 _LOOKED_AT = 10
 
@@ -66,8 +64,10 @@ class StoreParts(KeptParts):
         """Remove documents that the store no longer has."""
         self.delete(set(self.index.ids) - looked_up(_getter(store), self.index.ids).keys())
 
-    def search(self, store: VectorStore, query: str, count: int, mode: str, fits: Any = None) -> list[Document]:
-        """Return the best documents for a query, best first.
+    def search(
+        self, store: VectorStore, query: str, count: int, mode: str, fits: Any = None
+    ) -> list[tuple[Document, float]]:
+        """Return the best documents for a query with their scores, best first.
 
         Args:
             store: The store, which gives the documents.
@@ -81,12 +81,6 @@ class StoreParts(KeptParts):
             ContextMismatchError: if a document was embedded under another context.
             ConfigError: for a filter of another kind.
         """
-        return [document for document, _ in self.search_with_scores(store, query, count, mode, fits)]
-
-    def search_with_scores(
-        self, store: VectorStore, query: str, count: int, mode: str, fits: Any = None
-    ) -> list[tuple[Document, float]]:
-        """Return what `search` does, with scores."""
         parts = self.embedding.embed_query_in_parts(query)
         found = self.find(parts, count, mode, _getter(store), _predicate(fits))
         check_stamps([document for document, _ in found], self.embedding.stamp)

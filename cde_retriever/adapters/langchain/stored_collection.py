@@ -13,7 +13,7 @@ from cde_retriever.adapters.langchain.known_vectors import known_vectors
 from cde_retriever.adapters.langchain.stores import guard
 from cde_retriever.adapters.new_collection import begin_collection, check_written, is_chroma
 from cde_retriever.adapters.plain_vectors import read_plain, write_log
-from cde_retriever.adapters.stamps import DENSE, STAMP
+from cde_retriever.adapters.stamps import STAMP, is_dense
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.context.selection import kinds_of
@@ -37,8 +37,7 @@ class StoredCollection:
         self._ids = [str(document.id) for document in self._documents]
         self.texts = [document.page_content for document in self._documents]
         self._beside = index_file(folder).is_file()
-        dense = str(self._documents[0].metadata.get(STAMP)).endswith(DENSE)
-        self.parts: Any = "dense" if dense else "one"
+        self.parts: Any = "dense" if is_dense(self._documents[0].metadata.get(STAMP)) else "one"
         embedding = CDEEmbeddings.as_stored(model, Context.load(folder), self.parts)
         check_stamps(self._documents, embedding.stamp)
         self.encoder = embedding.encoder
@@ -64,9 +63,7 @@ class StoredCollection:
             store_over(self._collection, name, embedding, both), embedding, parts_dir=folder if self._beside else None
         )
         with known_vectors(embedding.stamp, self.texts, vectors):
-            for start in range(0, len(self._ids), AT_ONCE):
-                rows = slice(start, start + AT_ONCE)
-                store.add_documents(self._documents[rows], ids=self._ids[rows])
+            add_all(store, self._documents)
         check_written(self._client, name, self._ids)
         write_log(self.encoder.plain_documents, folder, self.texts, self.encoder.identity)
 
@@ -85,6 +82,13 @@ def document_of(record: Record) -> Document:
             "LangChain wrote it; build a new collection with from_documents"
         )
     return Document(record.metadata["page_content"], metadata=record.metadata.get("metadata") or {}, id=record.id)
+
+
+def add_all(store: VectorStore, documents: list[Document]) -> None:
+    """Write documents into a store under their own ids, some at a time."""
+    for start in range(0, len(documents), AT_ONCE):
+        some = documents[start : start + AT_ONCE]
+        store.add_documents(some, ids=[str(document.id) for document in some])
 
 
 def store_over(collection: Collection, name: str, embedding: CDEEmbeddings, both: bool) -> VectorStore:

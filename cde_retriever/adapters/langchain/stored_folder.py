@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from cde_retriever.adapters.langchain.embedders import embedding_of
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
+from cde_retriever.adapters.langchain.guard import save_local
 from cde_retriever.adapters.langchain.known_vectors import known_vectors
 from cde_retriever.adapters.langchain.store_growth import drift
 from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts, parts_of
-from cde_retriever.adapters.langchain.stores import guard, save_local
+from cde_retriever.adapters.langchain.stores import guard
 from cde_retriever.adapters.langchain.stores import open as open_store
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context, context_file

@@ -15,7 +15,6 @@ instance of its class, so ``store.as_retriever()`` and chains are guarded as wel
 made it and compares nothing; `CDERetriever` searches one safely.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,11 +23,12 @@ from typing import Any, TypeVar, cast
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from cde_retriever.adapters.contextual_embedding import PathLike
 from cde_retriever.adapters.cut_texts import one_summary
 from cde_retriever.adapters.growth import Growth
 from cde_retriever.adapters.langchain.documents import checked, stamp_documents
 from cde_retriever.adapters.langchain.embeddings import SPLIT, CDEEmbeddings
-from cde_retriever.adapters.langchain.guard import build_guarded, guard_store, save_guarded
+from cde_retriever.adapters.langchain.guard import build_guarded, guard_store
 from cde_retriever.adapters.langchain.guarded_writes import embedded, with_ids, writing
 from cde_retriever.adapters.langchain.saving import check_index, lives_in_memory
 from cde_retriever.adapters.langchain.store_growth import attach_growth
@@ -41,7 +41,6 @@ from cde_retriever.errors import ConfigError
 from cde_retriever.files.replacing import read_unchanged
 from cde_retriever.search.index_file import index_file
 
-PathLike = str | os.PathLike[str]
 Store = TypeVar("Store", bound=VectorStore)
 
 
@@ -161,13 +160,12 @@ def open(  # noqa: A001 - the counterpart of from_documents, used with its modul
     if embedding is not None and model_kwargs:
         raise TypeError(f"received an embedding and arguments for a new one ({', '.join(model_kwargs)}); give one")
     if isinstance(context, Context):
-        return _open(opener, context, None, None, embedding, model_kwargs)
+        return _open(opener, context, None, embedding, model_kwargs)
     folder = Path(context)
 
     def read() -> Store:
         check_index(folder)
-        parts_dir = folder if index_file(folder).is_file() else None
-        return _open(opener, Context.load(folder), folder, parts_dir, embedding, model_kwargs)
+        return _open(opener, Context.load(folder), folder, embedding, model_kwargs)
 
     return read_unchanged(folder, read)
 
@@ -176,22 +174,21 @@ def _open(
     opener: Callable[[CDEEmbeddings], Store],
     context: Context,
     folder: Path | None,
-    parts_dir: Path | None,
     embedding: CDEEmbeddings | None,
     model_kwargs: dict[str, Any],
 ) -> Store:
     embedding = embedding or CDEEmbeddings(context=context, **model_kwargs)
     embedding.load_context(context)
-    if parts_dir is not None:
+    if folder is None:
+        return guard(opener(embedding), embedding)
+    in_parts = index_file(folder).is_file()
+    if in_parts:
         embedding = embedding.dense_part()
-    if folder is not None:
-        open_plain(embedding.encoder, folder)
+    open_plain(embedding.encoder, folder)
     store = opener(embedding)
-    if folder is not None:
-        check_collection(store, folder)
-    guard(store, embedding, parts_dir=parts_dir)
-    if folder is not None:
-        _count(store, embedding, folder)
+    check_collection(store, folder)
+    guard(store, embedding, parts_dir=folder if in_parts else None)
+    _count(store, embedding, folder)
     return store
 
 
@@ -217,17 +214,3 @@ def guard(store: Store, embedding: CDEEmbeddings, *, parts_dir: PathLike | None 
     if parts_dir is not None:
         attach_parts(store, StoreParts.open(embedding, Path(parts_dir)))
     return store
-
-
-def save_local(store: VectorStore, folder: PathLike) -> Path:
-    """Write a guarded store that lives in memory to a folder, with its context; a killed process leaves old or new.
-
-    FAISS writes ``index.faiss`` and ``index.pkl``, `InMemoryVectorStore` ``store.json``; `open` compares them with the
-    checksums beside them. What else is in the folder stays. ``FAISS.save_local`` and ``InMemoryVectorStore.dump`` of a
-    guarded store are as safe; the latter writes neither context nor checksums.
-
-    Raises:
-        TypeError: if the store keeps its data elsewhere, as Chroma does, or is not guarded.
-        ContextMismatchError: if another context is in the folder.
-    """
-    return save_guarded(store, Path(folder))

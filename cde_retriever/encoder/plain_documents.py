@@ -5,7 +5,6 @@ again. So a document's plain vector and its text are all that a new context need
 on the model alone: a file of them stays true whatever index or context it stands beside.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ContextFormatError, ContextMismatchError
 from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import write_atomically
-from cde_retriever.files.tensors import read_tensors
+from cde_retriever.files.tensors import hash_tensors, read_tensors
 
 Vectors = NDArray[np.float32]
 
@@ -106,7 +105,7 @@ class PlainDocuments:
             "hashes": np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(-1, 32),
             "vectors": np.stack([self._rows[name] for name in names]) if names else np.zeros((0, 0), np.float32),
         }
-        header = {"sha256": _digest(arrays), "model": asdict(model)}
+        header = {"sha256": hash_tensors(arrays), "model": asdict(model)}
         return save(arrays, metadata={METADATA_KEY: _FORMAT.to_text(header)})
 
     @classmethod
@@ -131,7 +130,7 @@ class PlainDocuments:
             arrays, metadata = read_tensors(data)
             header = _FORMAT.parse(metadata[METADATA_KEY], file)
             names, vectors = arrays["hashes"], arrays["vectors"]
-            if header["sha256"] != _digest(arrays) or names.shape != (len(vectors), 32):
+            if header["sha256"] != hash_tensors(arrays) or names.shape != (len(vectors), 32):
                 raise ValueError("its content has another hash than it says")
             maker = ModelIdentity(**header["model"])
         if any(getattr(maker, name) != getattr(model, name) for name in _SAME):
@@ -143,11 +142,3 @@ class PlainDocuments:
         made = cls()
         made._rows = {row.tobytes().hex(): vector for row, vector in zip(names, vectors, strict=True)}
         return made
-
-
-def _digest(arrays: dict[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
-    for name in ("hashes", "vectors"):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()

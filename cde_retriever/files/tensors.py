@@ -1,5 +1,6 @@
-"""Read safetensors files with NumPy alone: a length of 8 bytes, a JSON header, the tensors' bytes."""
+"""Read and hash safetensors files with NumPy alone: a length of 8 bytes, a JSON header, the tensors' bytes."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,15 @@ def read_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         array = np.frombuffer(view[start + first : start + last], DTYPES[info["dtype"]])
         arrays[name] = array.reshape(info["shape"])
     return arrays, metadata
+
+
+def hash_tensors(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the sha256 over names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def read_tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:

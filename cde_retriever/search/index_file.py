@@ -5,7 +5,6 @@ old index or the new one. What joins or leaves an index later may be written int
 (`cde_retriever.files.appending`), which `open_index` reads and `save_index` removes.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from cde_retriever.errors import ContextFormatError, ContextMismatchError
 from cde_retriever.files.appending import Log
 from cde_retriever.files.records import RecordFormat, parse_json
 from cde_retriever.files.replacing import read_unchanged, write_atomically
-from cde_retriever.files.tensors import read_metadata, read_tensors
+from cde_retriever.files.tensors import hash_tensors, read_metadata, read_tensors
 from cde_retriever.search.parts_index import PartsIndex
 from cde_retriever.search.segment import LARGEST, Segment
 
@@ -129,7 +128,7 @@ def index_to_bytes(index: PartsIndex) -> bytes:
     arrays: dict[str, NDArray[Any]] = {_IDS: np.frombuffer(json.dumps(ids).encode(), np.uint8)}
     for number, segment in enumerate(segments):
         arrays |= {f"{number}.{name}": getattr(segment, name) for name in _TYPES}
-    header = {"fingerprint": index.fingerprint, "segments": len(segments), "sha256": _digest(arrays)}
+    header = {"fingerprint": index.fingerprint, "segments": len(segments), "sha256": hash_tensors(arrays)}
     return save(arrays, metadata={METADATA_KEY: FORMAT.to_text(header)})
 
 
@@ -138,7 +137,7 @@ def index_from_bytes(data: bytes, fingerprint: str, source: str = "bytes") -> Pa
     with FORMAT.reading(source):
         arrays, metadata = read_tensors(data)
         header = FORMAT.parse(metadata[METADATA_KEY], source)
-        if header["sha256"] != _digest(arrays):
+        if header["sha256"] != hash_tensors(arrays):
             raise ValueError("its content has another hash than it says")
         found = header["fingerprint"]
     if found != fingerprint:
@@ -166,11 +165,3 @@ def _segment(arrays: dict[str, NDArray[Any]], number: int) -> Segment:
     ):
         raise ValueError(f"the arrays of segment {number} do not belong together")
     return segment
-
-
-def _digest(arrays: dict[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()

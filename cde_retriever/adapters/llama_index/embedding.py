@@ -84,7 +84,7 @@ class CDEEmbedding(EmbeddingSettings):
     _first: Any = PrivateAttr(default_factory=ThreadLock)
     _slice: int | None = PrivateAttr(default=None)
 
-    def __init__(
+    def __init__(  # type checkers make one of the fields for a class without
         self, model_name: PathLike | None = None, *, context: Context | PathLike | None = None, **settings: Any
     ) -> None:
         super().__init__(model_name, context=context, **settings)

@@ -38,7 +38,7 @@ from cde_retriever.adapters.llama_index.two_parts import embedding_for, folder_o
 from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain, save_plain
 from cde_retriever.context.context import context_file, known_documents
-from cde_retriever.context.drift import Drift, Joined
+from cde_retriever.context.drift import Drift
 from cde_retriever.context.whole_numbers import true_or_false
 from cde_retriever.files.replacing import read_unchanged
 
@@ -111,12 +111,7 @@ class CDEVectorStoreIndex(JoiningNodes):
         Raises:
             ContextNotFittedError: if the index has no context yet.
         """
-        return self._growth.drift
-
-    @property
-    def joined(self) -> Joined:
-        """What joined since the context was fitted; raises as `drift` does."""
-        return self._growth.joined
+        return self.growth.drift
 
     @classmethod
     def from_documents(

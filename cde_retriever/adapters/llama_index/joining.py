@@ -79,12 +79,13 @@ class JoiningNodes(FollowedDeletes):
 
     def _count(self, nodes: Sequence[BaseNode]) -> None:
         """Count nodes that join the index after it was built."""
-        self._growth.join([embedded_text(node) for node in nodes], [node.get_embedding() for node in nodes])
+        self.growth.join([embedded_text(node) for node in nodes], [node.get_embedding() for node in nodes])
         if isinstance(self._index_struct, CDEIndexDict):
-            self._index_struct.growth = self._growth.record()
+            self._index_struct.growth = self.growth.record()
 
     @cached_property
-    def _growth(self) -> Growth:
+    def growth(self) -> Growth:
+        """What joined since the context was fitted; raises `ContextNotFittedError` where there is none yet."""
         folder = self._context_dir
         if folder is not None and Path(folder).suffix != ".safetensors":
             return Growth.open(self.embedding, Path(folder), keep=True)

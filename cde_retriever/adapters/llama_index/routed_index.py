@@ -147,7 +147,7 @@ class CDERoutedIndex:
     @property
     def drift(self) -> KindDrifts:
         """How many documents joined each kind since it was built, and how unlike its context they are."""
-        return KindDrifts({name: index.joined for name, index in self.indexes.items()})
+        return KindDrifts({name: index.growth.joined for name, index in self.indexes.items()})
 
     def as_retriever(self, *, contexts: int = CONTEXTS, similarity_top_k: int = 2, **kwargs: Any) -> BaseRetriever:
         """Return a retriever that asks the kinds whose contexts are nearest to a query.

@@ -60,12 +60,9 @@ class QueryEncoder:
         return self.encoder.encode_queries(sentences, parts="dense", batch_size=int(options.get("batch_size", 32)))
 
 
-def distil(data: Path, output: Path, config: RunConfig, say: Callable[[str], None]) -> Report:
-    """Learn, or go on, and return what came of it; arguments and errors are those of `cde_train.run.fit.fit`."""
-    return _Distillation(data, output, config, say).run()
+class Distillation:
+    """One run; arguments and errors are those of `cde_train.run.fit.fit`."""
 
-
-class _Distillation:
     def __init__(self, data: Path, output: Path, config: RunConfig, say: Callable[[str], None]) -> None:
         self.data, self.config, self.settings = data, config, config.distillation
         self.folder = RunFolder(output, say, one_at_a_time())
@@ -73,6 +70,7 @@ class _Distillation:
         self.preparation = Preparation(self.folder, config, lambda: self._start)
 
     def run(self) -> Report:
+        """Learn, or go on, and return what came of it."""
         self.folder.claim(self.config, [self.data], describe_environment())
         uses = ["model", "distillation.vector_size"]
         self.folder.step("start", [START], self._write_start, uses=uses)

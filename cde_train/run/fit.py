@@ -42,7 +42,7 @@ from cde_train.run.base import resolve
 from cde_train.run.config import to_toml
 from cde_train.run.costs import affordable_documents
 from cde_train.run.delivery import deliver
-from cde_train.run.distil import distil
+from cde_train.run.distil import Distillation
 from cde_train.run.environment import describe_environment
 from cde_train.run.folder import Report, RunFolder
 from cde_train.run.preparation import DEVELOPMENT, HELD_OUT, PAIRS, VECTORS, Preparation, Prepared
@@ -86,12 +86,8 @@ def fit(data: str | os.PathLike[str], output: str | os.PathLike[str], config: Ru
             if phase.batch_size % count
         ]
     )
-    run = distil if config.distillation.steps else _fit
-    return run(Path(data), Path(output), config, say)
-
-
-def _fit(data: Path, output: Path, config: RunConfig, say: Say) -> Report:
-    return _Fit(data, output, config, say).run()
+    run = Distillation if config.distillation.steps else _Fit
+    return run(Path(data), Path(output), config, say).run()
 
 
 class _Fit:
@@ -140,9 +136,14 @@ class _Fit:
 
     # The phases
 
+    @cached_property
+    def _prepared(self) -> Prepared:
+        """The run's own pairs."""
+        return self.preparation.prepare("data", self.data, sets_aside=True)
+
     def _train_phases(self) -> Path:
         """Train one phase after the other and return the folder of the last model."""
-        model, main = self.work / START, self.preparation.prepare("data", self.data, sets_aside=True)
+        model, main = self.work / START, self._prepared
         for number, phase in enumerate(self.config.phase):
             prepared = main
             if phase.data:
@@ -223,7 +224,7 @@ class _Fit:
 
     def _write_development(self, phase: PhaseConfig) -> Report:
         """Write what a phase measures on: as much of the development set as costs a tenth of the steps between."""
-        most = affordable_documents(phase, phase.eval_steps, read_pairs(self.work / "data" / PAIRS), self._start)
+        most = affordable_documents(phase, phase.eval_steps, self._prepared.pairs, self._start)
         sample = self.preparation.affordable(read_retrieval_set(self.work / DEVELOPMENT), int(most))
         write_retrieval_set(sample.data, self._place(phase) / DEVELOPMENT)
         return {"documents": len(sample.data.documents), "of": sample.whole, "too_high_by": sample.error}
@@ -288,7 +289,6 @@ class _Fit:
         """Return how many documents the report can encode in a tenth of the training time."""
         if not self.config.phase:
             return sys.maxsize
-        pairs = read_pairs(self.work / "data" / PAIRS)
         steps = {p: int((self.folder.done(f"{p.name} training") or {})["steps"]) for p in self.config.phase}
-        costs = (affordable_documents(phase, count, pairs, self._start) for phase, count in steps.items())
-        return int(sum(costs) / REPORT_PASSES)
+        pairs, start = self._prepared.pairs, self._start
+        return int(sum(affordable_documents(p, n, pairs, start) for p, n in steps.items()) / REPORT_PASSES)

@@ -73,7 +73,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             named), or the base of low-rank updates cannot be found or is another.
     """
     lineage = _lineage(folder)
-    config = _read_config(folder)[0]
+    config = read_config(folder)[0]
     try:
         refuse_oversize(config, file_of(lineage[-1][0], WEIGHTS_NAME))
         model = _build(config, folder)
@@ -137,7 +137,7 @@ def _lineage(folder: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Low
             f"the low-rank updates in {above[0]} are based on themselves, through {folder}; write the right base into "
             f"{LOW_RANK_KEY}.base of {above[-1] / CONFIG_NAME}"
         )
-    update = _read_config(folder)[1]
+    update = read_config(folder)[1]
     needed = (LOW_RANK_NAME,) if update else (WEIGHTS_NAME, TOKENIZER_NAME)
     for name in needed:
         if not file_of(folder, name).is_file():
@@ -178,8 +178,12 @@ def _find_base(folder: Path, update: LowRankSettings) -> Path:
         ) from error
 
 
-def _read_config(folder: Path) -> tuple[ModelConfig, LowRankSettings | None]:
-    """Return a folder's configuration, and what it says about low-rank updates."""
+def read_config(folder: Path) -> tuple[ModelConfig, LowRankSettings | None]:
+    """Return a folder's configuration, and what it says about low-rank updates.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged.
+    """
     if not (folder / CONFIG_NAME).is_file():
         raise CheckpointError(f"{folder} has no {CONFIG_NAME}; is it a CDE checkpoint?")
     try:

@@ -152,13 +152,9 @@ class LoadedModel:
     def from_model(
         cls, model: "TwoStageModel", tokenizer: Tokenizer, *, stored_dtype: "torch.dtype | None" = None
     ) -> Self:
-        """Wrap a PyTorch model.
+        """Wrap a PyTorch model and its tokenizer, which adds no prompts.
 
-        Args:
-            model: The two-stage model.
-            tokenizer: Its tokenizer, without prompts.
-            stored_dtype: Dtype in which `save_pretrained` writes the weights, and which the identity is hashed in; None
-                for float32.
+        `save_pretrained` writes its weights in `stored_dtype`, float32 by default, and the identity is hashed in that.
         """
         from cde_retriever.backends.pytorch import TorchBackend
         from cde_retriever.checkpoint.checkpoint import hash_model

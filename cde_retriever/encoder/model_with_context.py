@@ -293,11 +293,11 @@ class ModelWithContext(LoadedModel):
 
     def _require_active(self) -> ActiveContext:
         active = self._active
-        if active is not None and self.backend.is_open:
-            refuse_foreign_context(self, active.context)
         if active is None:
             raise ContextNotFittedError(
                 "no context is set; call fit_context(documents), or set_context(Context.load(path)), or "
                 "set_context(encoder.null_context()) to embed without a corpus"
             )
+        if self.backend.is_open:
+            refuse_foreign_context(self, active.context)
         return active

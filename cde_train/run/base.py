@@ -1,11 +1,11 @@
 """Read what a CDE checkpoint decides about a run that starts from it, before anything of the run is written."""
 
 from dataclasses import fields, replace
-from pathlib import Path
 
-from cde_retriever.checkpoint.folder import CONFIG_NAME, FILES_OF_KEY, LOW_RANK_KEY, SOURCE_KEY, find_checkpoint
-from cde_retriever.checkpoint.kinds import read_json
-from cde_retriever.errors import CheckpointError, ConfigError
+from cde_retriever.checkpoint.checkpoint import read_config
+from cde_retriever.checkpoint.folder import find_checkpoint
+from cde_retriever.checkpoint.kinds import CDE, kind_of
+from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig
 from cde_train.run.sections import TRAINABLE, ModelSection, RunConfig
 from cde_train.training.config import StartConfig
@@ -20,7 +20,7 @@ def resolve(config: RunConfig) -> RunConfig:
             checkpoint has a corpus head.
     """
     folder, _ = find_checkpoint(config.model.start)
-    there = read_model_config(folder)
+    there = read_config(folder)[0] if kind_of(folder) == CDE else None
     if config.distillation.steps:
         return _resolve_distillation(config, there)
     if there is None:
@@ -75,20 +75,3 @@ def _resolve_distillation(config: RunConfig, there: ModelConfig | None) -> RunCo
             "checkpoint, which says both itself; leave them out"
         )
     return replace(config, model=replace(config.model, max_length=there.max_length))
-
-
-def read_model_config(folder: Path) -> ModelConfig | None:
-    """Return the configuration of a CDE checkpoint, None for a plain encoder.
-
-    Raises:
-        CheckpointError: if it is damaged.
-    """
-    file = folder / CONFIG_NAME
-    try:
-        values = read_json(file)
-        if "cde_format_version" not in values:
-            return None
-        others = (FILES_OF_KEY, LOW_RANK_KEY, SOURCE_KEY)
-        return ModelConfig.from_dict({key: value for key, value in values.items() if key not in others})
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}); restore it, or start from another base") from error

@@ -20,6 +20,7 @@ from typing import Any
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.backends.pytorch import as_dtype
 from cde_retriever.checkpoint.folder import find_checkpoint
+from cde_retriever.checkpoint.kinds import CDE, kind_of
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -36,7 +37,7 @@ from cde_train.run.folder import Report, RunFolder
 from cde_train.run.preparation import HELD_OUT, Preparation
 from cde_train.run.sections import RunConfig
 from cde_train.training.processes import one_at_a_time
-from cde_train.training.start import is_cde_checkpoint, reading_of
+from cde_train.training.start import reading_of
 from cde_train.vectors.surrogate import embed_texts
 
 START, MODEL, REPORT_FOLDER, QUERY_VECTORS = "start", "model", "report", "query_vectors"
@@ -85,7 +86,7 @@ class Distillation:
         model, folder = self.config.model, find_checkpoint(self.config.model.start)[0]
         changes: dict[str, Any] = {"name": model.name or self.folder.output.resolve().name}
         encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=reading_of(folder)))
-        if not is_cde_checkpoint(folder):
+        if kind_of(folder) != CDE:
             size = self.settings.vector_size or encoder.backend.dimension
             said = replace(reading_of(folder), max_length=model.max_length, vector_size=size)
             encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=said))

@@ -28,6 +28,7 @@ import torch
 
 from cde_retriever.backends.pytorch import as_dtype
 from cde_retriever.checkpoint.folder import find_checkpoint
+from cde_retriever.checkpoint.kinds import CDE, kind_of
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.false_negatives import report_batches
@@ -51,7 +52,7 @@ from cde_train.training.batches import TrainingSet
 from cde_train.training.config import TrainConfig
 from cde_train.training.low_rank import merge_low_rank, write_low_rank
 from cde_train.training.processes import is_first_process, one_at_a_time, started_processes
-from cde_train.training.start import is_cde_checkpoint, open_start
+from cde_train.training.start import open_start
 from cde_train.training.term_prior import estimate_prior
 from cde_train.training.trainer import train
 from cde_train.vectors.text_vectors import TextVectors
@@ -254,7 +255,7 @@ class _Fit:
     def _keep(self, encoder: ContextualEncoder, phase: PhaseConfig) -> None:
         """Write a phase's model: low-rank updates alone if they are all that was trained on a CDE checkpoint."""
         base, folder = self.config.model.start, self._place(phase) / MODEL
-        if phase.lora_rank and len(self.config.phase) == 1 and is_cde_checkpoint(find_checkpoint(base)[0]):
+        if phase.lora_rank and len(self.config.phase) == 1 and kind_of(find_checkpoint(base)[0]) == CDE:
             write_low_rank(folder, encoder, base)
             return
         if phase.lora_rank:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from cde_retriever.checkpoint.folder import CONFIG_NAME, find_checkpoint
-from cde_retriever.checkpoint.kinds import TRANSFORMERS, kind_of, read_json
+from cde_retriever.checkpoint.folder import find_checkpoint
+from cde_retriever.checkpoint.kinds import CDE, TRANSFORMERS, kind_of
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.checkpoint.sentence_transformers import read_plain_encoder
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -82,15 +82,10 @@ def open_start(base: str | None, start: StartConfig, seed: int = 0) -> Contextua
         ConfigError: if a plain encoder has what the layout has no place for.
     """
     folder, _ = find_checkpoint(base)
-    if not is_cde_checkpoint(folder):
+    if kind_of(folder) != CDE:
         return start_from(folder, start, seed)
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu")
     if encoder.config.query_encoder is not None:
         raise ConfigError(f"{folder} {TWO_ENCODERS}")
     encoder.open_model().config = replace(encoder.config, name=start.name)
     return encoder
-
-
-def is_cde_checkpoint(folder: Path) -> bool:
-    """Tell a CDE checkpoint from a plain encoder."""
-    return "cde_format_version" in read_json(folder / CONFIG_NAME)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
-from cde_retriever.cli.model_options import add_model_options, read_model_options
+from cde_retriever.cli.model_options import add_model_options, add_pickle_option, read_model_options
 from cde_retriever.cli.output import output_folder
 from cde_retriever.context.whole_numbers import whole_number
 
@@ -52,12 +52,7 @@ def add_command(program: CommandLine) -> None:
         "--documents", type=int, default=5000, metavar="N", help="most texts to search, drawn (default: 5000)"
     )
     explore.add_argument("--port", type=int, default=8000, metavar="N", help="port, 0 for a free one (default: 8000)")
-    explore.add_argument(
-        "--allow-dangerous-deserialization",
-        action="store_true",
-        help="open the pickle of a FAISS index, which can run any program; only for an index that you made yourself "
-        "(default: refuse)",
-    )
+    add_pickle_option(explore)
     add_model_options(explore)
 
 
@@ -93,7 +88,7 @@ def _open(options: argparse.Namespace, index: Path, output: Path) -> "tuple[Expl
     from cde_retriever.encoder.encoder import ContextualEncoder
     from cde_retriever.lifecycle.doctor import plain_embedding
     from cde_retriever.lifecycle.kept_vectors import KeptVectors
-    from cde_retriever.lifecycle.stored_index import kind_of
+    from cde_retriever.lifecycle.stored_index import folder_kind
     from cde_retriever.serving.contexts import read_context
     from cde_retriever.serving.exploration import Exploration
 
@@ -105,7 +100,7 @@ def _open(options: argparse.Namespace, index: Path, output: Path) -> "tuple[Expl
     paths = [Path(name).expanduser() for name in options.context]
     contexts = {f"{path.stem:.12} {read.fingerprint[:6]}": read for path in paths for read in [read_context(path)]}
     trusted = options.allow_dangerous_deserialization
-    stored = kind_of(index).open_folder(index, read_model_options(options), trusted)
+    stored = folder_kind(index).open_folder(index, read_model_options(options), trusted)
     texts, note = list(dict.fromkeys(stored.texts)), ""
     if len(texts) > options.documents:
         note = f"They are drawn from {len(texts)}; --documents takes more."

@@ -197,9 +197,8 @@ class ModelWithContext(LoadedModel):
         if vectors.ndim != 2 or vectors.shape[1] != width or not np.isfinite(vectors).all():
             raise ContextError(f"expected finite dataset embeddings, (J, {width}), received shape {vectors.shape}")
         self._refuse_size(len(vectors))
-        context = listed_context(vectors, self.identity, self._exact_size)
-        self.set_context(context)
-        return context
+        self.set_context(listed_context(vectors, self.identity, self._exact_size))
+        return self.context
 
     @property
     def _exact_size(self) -> int | None:

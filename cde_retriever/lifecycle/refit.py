@@ -21,7 +21,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, OutputError, TruncationWarning
 from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.shadow import Begun, Shadow
-from cde_retriever.lifecycle.stored_index import FolderKind, StoredIndex, Vectors, kind_of
+from cde_retriever.lifecycle.stored_index import FolderKind, StoredIndex, Vectors, folder_kind
 from cde_retriever.progress import counter
 
 PathLike = str | os.PathLike[str]
@@ -92,7 +92,7 @@ def plan_refit(
     Args, and errors, as for `refit`.
     """
     shadow = Shadow(Path(index), collection)
-    stored = kind_of(shadow.index, collection).open_folder(shadow.index, model, trust_pickle)
+    stored = folder_kind(shadow.index, collection).open_folder(shadow.index, model, trust_pickle)
     old = stored.encoder.context
     encoder = stored.encoder.fork()
     began = time.perf_counter()
@@ -147,7 +147,7 @@ def refit(
         OSError: if another process refits it, or the disk is full; the old index is in place.
     """
     shadow = Shadow(Path(index), collection)
-    kind = kind_of(shadow.index, collection)
+    kind = folder_kind(shadow.index, collection)
     with shadow.alone():
         begun = shadow.read()
         if begun is not None and _is_swapped(shadow, kind, begun):
@@ -185,7 +185,7 @@ def confirm_refit(index: PathLike, *, collection: Collection | None = None) -> b
         OSError: if another process refits the index.
     """
     shadow = Shadow(Path(index), collection)
-    kind = kind_of(shadow.index, collection)
+    kind = folder_kind(shadow.index, collection)
     if not shadow.folder.exists():
         return False
     with shadow.alone():
@@ -207,7 +207,7 @@ def undo_refit(index: PathLike, *, collection: Collection | None = None) -> bool
         OSError: if another process refits the index.
     """
     shadow = Shadow(Path(index), collection)
-    kind = kind_of(shadow.index, collection)
+    kind = folder_kind(shadow.index, collection)
     if not shadow.folder.exists():
         return False
     with shadow.alone():

@@ -137,7 +137,7 @@ _KINDS = {
 }
 
 
-def kind_of(folder: Path, collection: Collection | None = None) -> FolderKind:
+def folder_kind(folder: Path, collection: Collection | None = None) -> FolderKind:
     """Return what knows the folder of an index, or of the context of a collection.
 
     Raises:
@@ -153,7 +153,7 @@ def kind_of(folder: Path, collection: Collection | None = None) -> FolderKind:
 
 
 def open_foreign(old: Path | Collection, trust_pickle: bool) -> ForeignIndex:
-    """Read an index that another embedding built; raises as `kind_of` does."""
+    """Read an index that another embedding built; raises as `folder_kind` does."""
     if isinstance(old, Collection):
         return cast(ForeignIndex, _module_of(old, old.name, "foreign_collection").ForeignCollection(old))
     return cast(ForeignFolderKind, _module_for(old, "foreign_folder")).open_foreign(old, trust_pickle)

@@ -7,7 +7,7 @@ from threading import Lock
 from cde_retriever.context.context import Context, context_file
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextError, ContextFormatError
-from cde_retriever.lifecycle.stored_index import kind_of
+from cde_retriever.lifecycle.stored_index import folder_kind
 
 SHORTEST = 12
 """Fewest characters of a fingerprint that name a context; messages print as many."""
@@ -127,7 +127,7 @@ def read_context(path: Path) -> Context:
         raise ConfigError(f"{path} holds no context; name a .safetensors file of one, or the folder of an index")
     if not path.is_dir() or context_file(path).is_file():
         return Context.load(path)
-    context = kind_of(path).context_of(path)
+    context = folder_kind(path).context_of(path)
     if context is None:
         raise ContextFormatError(f"the index at {path} keeps no context; name the file that holds it")
     return context

@@ -44,17 +44,17 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 
 
-def add_low_rank(model: TwoStageModel, rank: int, alpha: float, *, seed: int = 0) -> None:
+def add_low_rank(model: TwoStageModel, rank: int, alpha: float) -> None:
     """Put low-rank updates, which start as zero, into every linear layer of the second stage's backbone, in place.
 
     They and what a plain encoder does not have (gate, projection, prompt, null context, output head, the numbers of a
     `late` head) are left trainable, everything else is frozen. A model that has such updates keeps them.
+    Factors that start random are the same every time; the process' own random state stays as it is.
 
     Args:
         model: The model.
         rank: Rank of the updates.
         alpha: They are scaled by alpha / rank.
-        seed: Seed of the factors that start random; the process' own random state stays as it is.
 
     Raises:
         ValueError: if the model has updates of another rank or alpha.
@@ -67,7 +67,7 @@ def add_low_rank(model: TwoStageModel, rank: int, alpha: float, *, seed: int = 0
         names = [name.removeprefix(BACKBONE) for name in updated_layers(model)]
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=names)  # type: ignore[arg-type]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             inject_adapter_in_model(config, model.second_stage.backbone, ADAPTER)
     elif has != (rank, alpha):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The exceptions of the package.
+"""Define the exceptions of the package.
 
     CDEError
     ├── ConfigError (ValueError)         a configuration contradicts itself or names something unknown

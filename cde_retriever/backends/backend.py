@@ -1,4 +1,4 @@
-"""What runs a model's numbers: PyTorch, ONNX Runtime or OpenVINO.
+"""Define what runs a model's numbers: PyTorch, ONNX Runtime or OpenVINO.
 
 An encoder brings texts and context, a backend has neither.
 """

@@ -1,4 +1,4 @@
-"""A checkpoint as ONNX graphs (`cde_retriever.backends.export_folder`), in which a context's state is an input.
+"""Write a checkpoint as ONNX graphs (`cde_retriever.backends.export_folder`), in which a context's state is an input.
 
 What a layout makes of a context, such as the keys and values of ``cached``, is computed by one graph and given to
 another with every batch of texts, so contexts change without a new export.

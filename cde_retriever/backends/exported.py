@@ -1,4 +1,4 @@
-"""A two-stage model that was exported as graphs; the runtimes that compute them need no PyTorch.
+"""Run a two-stage model that was exported as graphs; the runtimes that compute them need no PyTorch.
 
 A server of queries can do without it, and documents are embedded faster by a runtime that was made for the machine.
 """

@@ -1,4 +1,4 @@
-"""From a name to a model that runs: a folder or a Hub id, on one of the backends."""
+"""Load the model that a name stands for, a folder or a Hub id, on one of the backends."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor

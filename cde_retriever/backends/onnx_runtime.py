@@ -1,4 +1,4 @@
-"""An export on ONNX Runtime: the fastest for queries, on a CPU or a CUDA device."""
+"""Run an export on ONNX Runtime: the fastest for queries, on a CPU or a CUDA device."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An export on OpenVINO: with 8-bit weights the fastest for documents on a CPU (docs/figures/performance.md)."""
+"""Run an export on OpenVINO: with 8-bit weights the fastest for documents on a CPU (docs/figures/performance.md)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A copy of a model that only runs, on a CPU: linear layers are packed, and BERT does nothing but its arithmetic.
+"""Copy a model to one that only runs, on a CPU: with packed linear layers, and a BERT of nothing but its arithmetic.
 
 `nn.Linear` keeps its weights row by row, and the matrix product brings them into a kernel's order in every call: for a
 query of some twenty tokens that takes longer than the product itself. Here it is done once, by the operators that

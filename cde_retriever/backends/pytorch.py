@@ -1,4 +1,4 @@
-"""A two-stage model on PyTorch: any device, any floating dtype, and the only backend that trains and writes weights."""
+"""Run a two-stage model on PyTorch, on any device, in any floating dtype; this backend alone trains and saves."""
 
 import hashlib
 import itertools

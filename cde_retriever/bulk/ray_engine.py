@@ -1,4 +1,4 @@
-"""Embedding shards on a Ray cluster, with Ray Data: few readers, many actors that each hold the model.
+"""Embed shards on a Ray cluster, with Ray Data: few readers, many actors that each hold the model.
 
     pending shards by file ──tasks──▶ shards, one a row ──actors──▶ parts on disk, reports to the driver
 

@@ -1,4 +1,4 @@
-"""How a corpus is embedded in bulk."""
+"""Define how a corpus is embedded in bulk."""
 
 from dataclasses import dataclass, field
 

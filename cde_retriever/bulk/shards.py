@@ -1,4 +1,4 @@
-"""Shards of a corpus: so many rows each, cut by position, so that every run and every engine cuts the same.
+"""Cut a corpus into shards of so many rows each, by position, so that every run and every engine cuts the same.
 
 A shard becomes one part of the output. Its texts go through the model in groups of `BATCHES_AT_ONCE` batches, sorted by
 length within a group; the same groups, whoever embeds them, and so the same vectors.

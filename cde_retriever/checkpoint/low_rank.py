@@ -1,4 +1,4 @@
-"""Low-rank updates of a second stage (LoRA, arXiv 2106.09685), read without `peft`.
+"""Read low-rank updates of a second stage (LoRA, arXiv 2106.09685), without `peft`.
 
 A checkpoint of updates is a folder with ``config.json`` and ``low_rank.safetensors``, a few MB instead of a whole
 model. Under ``low_rank`` its configuration names the checkpoint that the updates were trained on and that one's hash:

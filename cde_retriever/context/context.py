@@ -1,4 +1,4 @@
-"""The context: a sample of the user's corpus as the model sees it, an artifact with an identity.
+"""Hold a context: a sample of the user's corpus as the model sees it, an artifact with an identity.
 
 Documents embedded under one context and queries under another still give numbers of the right shape. A context
 therefore carries a fingerprint of what made it (model and texts, not floats), and whatever stores vectors stores the

@@ -1,4 +1,4 @@
-"""Callers of several threads who want the same thing done: what they ask for at once runs as one batch."""
+"""Run as one batch what callers of several threads ask for at once."""
 
 import threading
 from collections.abc import Callable, Hashable

@@ -1,4 +1,4 @@
-"""One copy of a checkpoint's weights for all encoders of a process that want it run in the same way.
+"""Share one copy of a checkpoint's weights between all encoders of a process that want it run in the same way.
 
 Contexts are many (one a corpus), weights are few: a second encoder of a checkpoint costs no memory and no reading. The
 weights go when the last encoder that uses them goes. A checkpoint written anew is read anew.

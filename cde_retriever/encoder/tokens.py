@@ -1,4 +1,4 @@
-"""Texts to token ids: task prompt, truncation, padding.
+"""Turn texts into token ids: task prompt, truncation, padding.
 
 Uses the `tokenizers` library directly; a checkpoint's ``tokenizer.json`` says everything that is needed.
 """

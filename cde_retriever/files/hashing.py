@@ -1,4 +1,4 @@
-"""What is in files, as sha256: how runs and saved states tell that a file is as it was left."""
+"""Say what is in files, as sha256: how runs and saved states tell that a file is as it was left."""
 
 import hashlib
 from collections.abc import Iterator

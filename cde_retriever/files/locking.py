@@ -1,4 +1,4 @@
-"""One process at a time writes to a folder."""
+"""Let one process at a time write to a folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

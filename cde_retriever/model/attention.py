@@ -1,4 +1,4 @@
-"""Attention of a text to itself and to a context whose keys and values are already known.
+"""Attend from a text to itself and to a context whose keys and values are already known.
 
 `transformers` calls the function registered here in every attention layer of a backbone (its
 ``AttentionInterface``), for BERT, NomicBERT and ModernBERT alike, so no backbone is rewritten. Two passes use it:

@@ -1,4 +1,4 @@
-"""The bidirectional encoders both stages are built from: native `transformers` models, no remote code."""
+"""Build the bidirectional encoders of both stages: native `transformers` models, no remote code."""
 
 from collections.abc import Mapping
 from typing import Any

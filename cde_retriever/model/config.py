@@ -1,4 +1,4 @@
-"""What a two-stage model is built from: the frozen, validated content of a checkpoint's ``config.json``."""
+"""Validate what a two-stage model is built from, the content of a checkpoint's ``config.json``, and freeze it."""
 
 import difflib
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What a pooled vector can be told about its corpus: where the corpus lies, and how it spreads.
+"""Tell a pooled vector about its corpus: where the corpus lies, and how it spreads.
 
     y = normalize((z - a(z) m) W)        z: a text's plain unit vector; m, W: of the context alone
 

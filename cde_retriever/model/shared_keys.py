@@ -1,4 +1,4 @@
-"""Attention of many texts to keys that they share, and of each to its own, without a copy of the shared ones.
+"""Attend from many texts to keys that they share, and from each to its own, without a copy of the shared ones.
 
 The obvious way joins the shared keys to each text's own: for 32 texts, 512 context documents and a width of 384 it
 copies 50 MB a layer, and as much gradient back. Here the shared part is one attention of all tokens of all texts.

@@ -1,4 +1,4 @@
-"""What a context says about words: how many of its documents hold each token, and what a text's vector makes of it.
+"""Pool a text by what a context says about its words: how many of the context's documents hold each token.
 
 BM25 knows that "NFL" is worth little inside a sports archive. So does this head. With p the share of documents that
 hold a token, estimated from c context documents and a prior worth κ documents (Dirichlet smoothing, Zhai & Lafferty

@@ -1,4 +1,4 @@
-"""The two-stage model (paper, section 4.2).
+"""Join both stages to the two-stage model (paper, section 4.2).
 
     phi(d; D) = M2( M1(d^1) ... M1(d^J),  E(d_1) ... E(d_T) )        document, T tokens
     psi(q; D) = M2( M1(d^1) ... M1(d^J),  E(q_1) ... E(q_T) )        query, same M2, same context

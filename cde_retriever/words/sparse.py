@@ -1,4 +1,4 @@
-"""Sparse vectors over 2³² places, as rows of numbers and values."""
+"""Hold sparse vectors over 2³² places, as rows of numbers and values."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain

@@ -1,4 +1,4 @@
-"""Attention of plain encoders in bfloat16 on a CPU, with the faster of two kernels on the way back.
+"""Compute the attention of plain encoders in bfloat16 on a CPU, with the faster of two kernels on the way back.
 
 PyTorch's own takes three to five times as long backward in bfloat16 as in float32 where texts are short
 (`cde_retriever.model.shared_keys.attention_gradients`), more than all else in a layer. `transformers` calls the

@@ -1,4 +1,4 @@
-"""A guard on LangChain stores: vectors made under one context meet no query and no vector of another.
+"""Guard LangChain stores: vectors made under one context meet no query and no vector of another.
 
 The stamp in a document's metadata says what made its vector; it is the one carrier that every store keeps. A guarded
 store is an instance of a subclass of its own class, made here, so it remains what it was in every other respect, for

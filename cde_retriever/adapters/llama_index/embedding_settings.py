@@ -1,4 +1,4 @@
-"""The settings of a `CDEEmbedding`, the model they name, and what is copied, pickled and written of both.
+"""Hold the settings of a `CDEEmbedding` and the model they name: what is copied, pickled and written of both.
 
 What decides the vectors cannot be assigned later: the model is loaded. A copy has the same context; LlamaIndex asks for
 copies, dictionaries and pickles where it starts workers, makes keys of a cache, and tells of events.

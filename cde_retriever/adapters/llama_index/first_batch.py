@@ -1,4 +1,4 @@
-"""Making the first batch of documents the context: when not to, and what to tell the user about it.
+"""Tell when the first batch of documents is not to be the context, and what to tell the user about it.
 
 `VectorStoreIndex` embeds slices of 2,048 nodes in corpus order: a sample of the first is a sample of the first files.
 """

@@ -1,4 +1,4 @@
-"""Nothing retrieved under one context leaves here with vectors of another: a retriever and a node postprocessor.
+"""Refuse what was retrieved under one context by vectors of another: a retriever and a node postprocessor.
 
 LlamaIndex compares nothing: a query under the wrong context has the right width and gives some ranking.
 """

@@ -1,4 +1,4 @@
-"""Where LlamaIndex keeps a context: its fingerprint in every node's metadata, its bytes in the `StorageContext`.
+"""Keep a context in LlamaIndex: its fingerprint in every node's metadata, its bytes in the `StorageContext`.
 
 The stamp ``metadata["cde_context"]`` is excluded from the embedded text and from what an LLM reads. The bytes stand,
 in base64, in the metadata of an otherwise empty `SimpleVectorStore` under the namespace ``cde_context``:

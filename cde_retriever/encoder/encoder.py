@@ -197,9 +197,8 @@ class ContextualEncoder(ModelWithContext):
         check_parts(parts, active.head is not None, self.identity.name)
         if parts == "sparse" or not isinstance(texts, Sequence):  # such as a generator, which is read once
             texts = check_texts(texts)
-        if parts == "sparse":
-            dense = np.zeros((len(texts), 0), np.float32)  # words need no model
-        else:
+        dense = np.zeros((len(texts), 0), np.float32)  # words need no model
+        if parts != "sparse":
             dense = self._dense_of(active, texts, role, batch_size, show_progress, on_truncation)
         return active.join(dense, texts, role, parts, chunks_of)
 

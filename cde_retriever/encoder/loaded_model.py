@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from tokenizers import Tokenizer
 
@@ -138,12 +138,7 @@ class LoadedModel:
 
     @classmethod
     def from_spec(cls, spec: ModelSpec, found: FoundModel | None = None) -> Self:
-        """Load the model that a spec names; see `from_pretrained`.
-
-        Args:
-            spec: The model, and how to run it.
-            found: What `find_model` returned for the spec, if it was asked before.
-        """
+        """Load the model that a spec names, where `find_model` found it if it was asked; see `from_pretrained`."""
         made = cls(*load(spec, found), truncate_dim=spec.truncate_dim)
         made.spec = spec
         return made
@@ -176,8 +171,7 @@ class LoadedModel:
         Raises:
             ConfigError: if the model runs as an export, which has no weights to write.
         """
-        written: Path = self._torch().save(Path(folder), self._tokenizer, dtype, self._query_route)
-        return written
+        return cast(Path, self._torch().save(Path(folder), self._tokenizer, dtype, self._query_route))
 
     def open_model(self) -> "TwoStageModel":
         """Hand out the PyTorch model, to look into or to change.
@@ -188,8 +182,7 @@ class LoadedModel:
         Raises:
             ConfigError: if the model runs as an export.
         """
-        model: TwoStageModel = self._torch().open_model()
-        return model
+        return cast("TwoStageModel", self._torch().open_model())
 
     def _torch(self) -> Any:
         if not hasattr(self.backend, "open_model"):

@@ -59,8 +59,7 @@ class ModelWithContext(LoadedModel):
     ) -> Context:
         """Sample a corpus, look at the sample as the model does, and set the result as context.
 
-        The first stage embeds the sample, where the second stage reads its vectors. One pass over the documents; memory
-        grows with the context, not with the corpus.
+        The first stage embeds the sample where the second reads its vectors. One pass; memory grows with the context.
 
         Args:
             documents: The corpus, as texts; any iterable.
@@ -138,8 +137,7 @@ class ModelWithContext(LoadedModel):
         context, head = self.context, self.head_settings
         if head is None:
             return context.reference()
-        neighbours = Neighbours(context.vectors, head)
-        return context.reference(neighbours.move(context.vectors, np.arange(context.size)))
+        return context.reference(Neighbours(context.vectors, head).move(context.vectors, np.arange(context.size)))
 
     def list_context(self, documents: Sequence[str], *, store_texts: bool = True) -> Context:
         """Set a context of given documents, in the order given, and return it; nothing is drawn.

@@ -9,10 +9,10 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.pages.plots import Plot, Table, Value
@@ -99,7 +99,7 @@ class Page:
         Args:
             script: Where the library that draws is; None puts it into the page.
         """
-        figures = [{"data": plot.traces, "layout": plot.layout} for plot in self._plots]
+        figures = [_as_text({"data": plot.traces, "layout": plot.layout}) for plot in self._plots]
         library = ""
         if self._plots:
             library = (
@@ -179,6 +179,15 @@ def _csv(table: Table) -> bytes:
     written = io.StringIO()
     csv.writer(written, lineterminator="\n").writerows([table.headings, *table.rows])
     return written.getvalue().encode("utf-8", "replace")
+
+
+def _as_text(value: Any) -> Any:
+    """Return values of a figure with every text escaped: Plotly reads names and labels as markup, links among it."""
+    if isinstance(value, str):
+        return escape(value, quote=False)
+    if isinstance(value, Mapping):
+        return {name: _as_text(one) for name, one in value.items()}
+    return [_as_text(one) for one in value] if isinstance(value, Sequence) else value
 
 
 def _json(values: Sequence[object]) -> str:

@@ -152,3 +152,16 @@ def test_the_doctors_page_shows_its_report(opened, tmp_path):
         found.page.locator(".plot").get_attribute("aria-label").endswith("two parts, own context of 512, m, at +2.0.")
     )
     found.screenshot("doctor")
+
+
+def test_names_in_plots_are_text_and_no_markup(opened, tmp_path):
+    names = ['<b>bold</b><br><a href="https://elsewhere">link</a>', "a List<T> &amp; &lt;i&gt;"]
+    ways = ["<i>one</i>", "two & three"]
+    page = Page("Names").plot(moves("Moves", "Lines.", ways, [(name, (1, 2)) for name in names]))
+    found = opened.go(
+        page.plot(points("Map", "Dots.", {names[0]: [(1, 2, "")]}, x="<b>x</b>", y="")).save(tmp_path / "p.html")
+    )
+    assert [one.text_content() for one in found.page.locator("#plot-0 .legendtext").all()] == names
+    assert [one.text_content() for one in found.page.locator("#plot-0 .xtick text").all()] == ways
+    assert found.page.locator("#plot-1 .xtitle").text_content() == "<b>x</b>"
+    assert found.page.locator(".plot a").count() == 0

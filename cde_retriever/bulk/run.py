@@ -100,6 +100,8 @@ def embed_corpus(
     settings = replace(settings, model=settings.model.for_stored(maker))
     encoder = ContextualEncoder.from_spec(settings.model)
     check_parts(settings.parts, encoder.config.corpus_head is not None, encoder.identity.name)
+    if settings.model.truncate_dim is not None and written_width(encoder, settings.parts) != encoder.dimension:
+        raise ConfigError("--truncate-dim cuts one vector alone; leave it out, or take --parts one")
     passages = encoder.passage_size() if are_documents(names) else None
     run = _Run(root, names, folder, settings, encoder, passages, show_progress)
     with only_writer(folder):
@@ -150,7 +152,7 @@ class _Run:
                 "choose another output"
             )
         if context is not None:
-            self._refuse_other_language(context)
+            self.settings.refuse_other_making(context)
             self.encoder.set_context(context)
         hashes = self._hash_files()
         rows: list[int] = []
@@ -190,7 +192,7 @@ class _Run:
                 f"{self.folder} holds vectors under context {manifest.context[:12]}, received "
                 f"{context.fingerprint[:12]}; choose another output, or continue without --context"
             )
-        self._refuse_other_language(context)
+        self.settings.refuse_other_making(context)
         manifest.refuse_setting("dtype", self.encoder.backend.precision, self.folder)
         for name in ("parts", "shard_size", "columns"):
             manifest.refuse_setting(name, getattr(self.settings, name), self.folder)
@@ -198,14 +200,6 @@ class _Run:
         manifest.refuse_files(self._hash_files(), self.folder)
         self.encoder.set_context(context)
         context.save(self.folder / RECORDS_FOLDER / FILE_NAME)
-
-    def _refuse_other_language(self, context: Context) -> None:
-        said, counted = self.settings.language, context.words and context.words.language
-        if said not in (None, counted):
-            raise ConfigError(
-                f"--language is {said!r}, but the words of context {context.fingerprint[:12]} were counted in "
-                f"{counted!r}; leave --language out, or choose another output and no --context"
-            )
 
     def embed(self, manifest: Manifest, on_part: Callable[[PartReport], object]) -> BulkSummary:
         """Embed what is missing."""

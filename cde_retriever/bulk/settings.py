@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.context.context import Context
 from cde_retriever.corpus.rows import Columns
 from cde_retriever.errors import ConfigError
 
@@ -52,3 +53,21 @@ class BulkSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
+
+    def refuse_other_making(self, context: Context) -> None:
+        """Refuse a context that is there already, and was made otherwise than these settings say.
+
+        Raises:
+            ConfigError: naming what differs.
+        """
+        said, counted = self.language, context.words and context.words.language
+        if said not in (None, counted):
+            raise ConfigError(
+                f"--language is {said!r}, but the words of context {context.fingerprint[:12]} were counted in "
+                f"{counted!r}; leave --language out, or choose another output and no --context"
+            )
+        if self.selection not in (BulkSettings.selection, context.selection):
+            raise ConfigError(
+                f"--selection is {self.selection!r}, but the documents of context {context.fingerprint[:12]} were "
+                f"chosen by {context.selection!r}; leave it out, or choose another output and no --context"
+            )

@@ -46,6 +46,8 @@ def _wrap(options: argparse.Namespace) -> None:
     if (folder / MODULES_NAME).exists() or (there and "cde_format_version" not in there):
         raise ConfigError(f"{folder} holds another model, which would be lost; choose another folder")
     encoder = ContextualEncoder.from_spec(ModelSpec(options.model, options.revision, device="cpu", reading=reading))
+    for role in encoder.config.prompts:
+        encoder.text_tokenizer(role=role)  # refuses a prompt that leaves no room for a text
     encoder.save_pretrained(folder)
     say(f"{folder} holds {encoder.identity.name}, {encoder.dimension} numbers a vector; CDEEmbedding({str(folder)!r})")
     said = {"output": str(folder), "sha256": encoder.identity.sha256, "dimension": encoder.dimension}

@@ -33,11 +33,8 @@ class Listing(NamedTuple):
         """Warn if there are files that are not read."""
         if self.others:
             counts = ", ".join(f"{count} {ending}" for ending, count in list(self.others.items())[:5])
-            warnings.warn(
-                f"{sum(self.others.values())} files beside those of the corpus {self.folder} are not read "
-                f"({counts}{', ...' if len(self.others) > 5 else ''})",
-                stacklevel=2,
-            )
+            more = ", ..." if len(self.others) > 5 else ""
+            warnings.warn(f"files in the corpus {self.folder} that are not read: {counts}{more}", stacklevel=2)
 
 
 def list_files(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Listing:
@@ -47,6 +44,10 @@ def list_files(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Listin
         FileNotFoundError: if there is nothing at the path.
     """
     place = Path(path).expanduser()
+    if not os.fspath(path):
+        raise FileNotFoundError("the corpus has no name; give a file or folder, . for this one")
+    if place.exists() and not (place.is_file() or place.is_dir()):
+        raise FileNotFoundError(f"{place} is neither file nor folder, and a corpus is read twice; write it to a file")
     if not place.exists():
         raise FileNotFoundError(f"{place} does not exist; expected a file or folder of {', '.join(endings)}")
     if place.is_file():
@@ -56,7 +57,7 @@ def list_files(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Listin
         if has_ending(name, endings):
             names.append(name)
         else:
-            others[Path(name).suffix.lower() or "without ending"] += 1
+            others["linked folder" if name.endswith("/") else Path(name).suffix.lower() or "without ending"] += 1
     return Listing(place, sorted(names), dict(others.most_common()))
 
 
@@ -66,8 +67,10 @@ def has_ending(name: str, endings: tuple[str, ...]) -> bool:
 
 
 def _below(folder: Path) -> Iterator[str]:
+    """Yield the files below a folder, and the links to folders, these with a slash at their end."""
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (f"{name}/" for name in folders if Path(root, name).is_symlink())
         for name in files:
             file = Path(root, name)
             if not name.startswith(".") and file.is_file():

@@ -650,3 +650,13 @@ def test_the_language_of_a_corpus(corpus, tmp_path):
             ConfigError, match=r"--language is 'french', but the words of context .* in 'german'; leave"
         ):
             embed_corpus(corpus, output, replace(settings, language="french"), context=given)
+    with pytest.raises(
+        ConfigError, match=r"--selection is 'kmeans', but the documents .* were chosen by 'random'; leave"
+    ):
+        embed_corpus(corpus, tmp_path / "out", replace(settings, selection="kmeans"))
+
+
+def test_a_size_of_one_vector_is_no_size_of_parts(corpus, in_parts, tmp_path):
+    with pytest.raises(ConfigError, match="--truncate-dim cuts one vector alone; leave it out, or take --parts one"):
+        embed_corpus(corpus, tmp_path / "out", replace(in_parts, model=replace(in_parts.model, truncate_dim=5)))
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import shutil
 
 import pyarrow
@@ -212,6 +213,11 @@ def test_a_file_cut_short_is_named(tmp_path, name):
 def test_what_is_no_corpus_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         find_files(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="the corpus has no name"):
+        find_files("")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"pipe.jsonl is neither file nor folder, and a corpus is read twice"):
+        find_files(tmp_path / "pipe.jsonl")
     (tmp_path / "c.xml").write_text("<text/>")
     for path, said in ((tmp_path, "has no file that ends in"), (tmp_path / "c.xml", "c.xml ends in none of")):
         with pytest.raises(
@@ -250,6 +256,7 @@ def test_a_bad_line_of_a_table_is_named(tmp_path, data, message):
 def test_what_is_not_read_is_said(tmp_path):
     for name in ("a.jsonl", "b.PDF", "c.pdf", "d.md", "LICENSE"):
         (tmp_path / name).write_text("{}")
-    with pytest.warns(UserWarning, match=r"4 files beside .* are not read \(2 .pdf, 1 .md, 1 without ending\)"):
+    (tmp_path / "linked").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.warns(UserWarning, match=r"that are not read: 2 .pdf, 1 linked folder, 1 .md, 1 without ending$"):
         find_files(tmp_path).warn_of_others()
     find_files(tmp_path / "a.jsonl").warn_of_others()  # warnings are errors here

@@ -22,6 +22,7 @@ from cde_retriever import (
     TruncationWarning,
 )
 from cde_retriever.backends.pytorch import as_dtype
+from cde_retriever.cli.main import main as cde
 from cde_retriever.encoder.batches import batches_of
 from tests.tiny import documents, headed_encoder, plain_encoder, tiny_encoder
 
@@ -85,6 +86,10 @@ def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(tmp_path):
     small = ContextualEncoder.from_pretrained(folder, max_length=4, **settings)
     with pytest.raises(ConfigError, match="max_length is 4, but prompt and special tokens of a query are 4; leave"):
         small.encode_under(["baron"], "query", [])
+    asked = [str(folder), "-o", str(tmp_path / "out"), "--pooling", "mean", "--query-prompt", "baron kolak "]
+    assert cde(["wrap", *asked, "--max-length", "4"]) == 2
+    assert not (tmp_path / "out").exists()
+    assert cde(["wrap", *asked, "--max-length", "5"]) == 0
     enough = ContextualEncoder.from_pretrained(folder, max_length=5, **settings)
     assert enough.tokenize(["misim", "ludor"], "query").truncated == []
 

@@ -47,7 +47,7 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
         language: Whose words a corpus is counted in, such as ``"german"``, ``"none"`` for no stemmer; None for the
             model's own language. A context says its own.
         selection: How context documents are chosen: ``"random"``, ``"stratified"``, ``"kmeans"`` or ``"k-center"``
-            (docs/lifecycle.md).
+            (docs/contexts.md).
         kind_field: Metadata field that says what kind of document one is, for ``"stratified"`` alone.
         batch_size: Texts of 128 tokens through the model at once, of shorter ones more; does not change the result.
         show_progress: Whether to show progress bars on stderr.

@@ -61,7 +61,7 @@ class CDEEmbedding(EmbeddingSettings):
         language: Whose words a corpus is counted in, such as ``"german"``, ``"none"`` for no stemmer; None for the
             model's own language. A context says its own.
         selection: How context documents are chosen: ``"random"``, ``"stratified"``, ``"kmeans"`` or ``"k-center"``
-            (docs/lifecycle.md).
+            (docs/contexts.md).
         kind_field: Metadata field that says what kind of document a node is of, for ``"stratified"`` alone.
         on_missing_context: ``"fit"``: the first batch of documents becomes the context; ``"error"``: it raises.
             Copies that travel to another process without a context raise. Queries and single texts always do.

@@ -140,7 +140,8 @@ class Context:
             ContextError: if there is nothing to compare with: the null context, or a model without a corpus head.
         """
         if self.words is None or self.size < 2:
-            what = "keeps no words, as its model has no corpus head" if self.words is None else "is of no corpus"
+            few = "is of one document" if self.size else "is of no corpus"
+            what = "keeps no words, as its model has no corpus head" if self.words is None else few
             raise ContextError(f"context {self.fingerprint[:12]} {what}, so drift from it cannot be told")
         return Reference(self.text_hashes, self.words, self.vectors, moved)
 

@@ -167,6 +167,8 @@ def test_a_document_of_the_context_has_the_place_that_it_has_among_the_others(pa
 
 def test_there_must_be_something_to_compare_with():
     encoder = tiny_encoder(**HEADED)
+    with pytest.raises(ContextError, match="is of one document, so drift from it cannot be told"):
+        encoder.fork().fit_context(["baron kolak"] * 9).drift(["a"])
     with pytest.raises(ContextError, match="is of no corpus, so drift from it cannot be told"):
         encoder.null_context().drift(["a"])
     with pytest.raises(ContextError, match="keeps no words, as its model has no corpus head"):

@@ -2,6 +2,7 @@
 
     python -m benchmarks.ablation.curves benchmarks/ablation/curves.toml --until 65536 --seeds 0 1 2
     python -m benchmarks.ablation.curves benchmarks/ablation/curves.toml --page docs/figures/ablation-curves
+    python -m benchmarks.ablation.curves benchmarks/ablation/held_out.toml --page docs/figures/ablation-held-out
 
 A rung ends where the pairs seen are twice those of the rung before it. It begins with that one's weights, warms up and
 decays to zero by itself, so that every point of a curve is a finished model, and a later session adds rungs without
@@ -42,6 +43,15 @@ from cde_train.training.start import start_from
 from cde_train.training.trainer import train
 from cde_train.vectors.surrogate import embed_texts, load_surrogate, surrogate_identity
 from cde_train.vectors.text_vectors import TextVectors
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Return what a file says; joined with the file that it ``extends``, but for that one's cells and effects."""
+    own = tomllib.loads(file.read_text())
+    if "extends" not in own:
+        return own
+    base = read_settings(file.with_name(own.pop("extends"))) | {"cell": {}, "effects": {}}
+    return base | {key: base[key] | value if isinstance(value, dict) else value for key, value in own.items()}
 
 
 @dataclass(frozen=True)
@@ -190,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="*", type=int, default=[])
     parser.add_argument("--page", type=Path, help="write PAGE.json, PAGE.md and the figure from what is done")
     options = parser.parse_args(arguments)
-    config = tomllib.loads(options.config.read_text())
+    config = read_settings(options.config)
     chosen = list(rungs(config, options.until, options.cells, options.seeds))
     if options.page:
         results = [json.loads(rung.result.read_text()) for rung in chosen if rung.result.exists()]

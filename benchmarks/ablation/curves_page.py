@@ -14,24 +14,24 @@ def write_page(settings: Path, config: dict[str, Any], results: list[dict[str, A
     """Write PAGE.json, PAGE.md and PAGE.svg; cells and effects are named as the file of settings says."""
     titles = {name: cell["title"] for name, cell in config["cell"].items() if any(r["cell"] == name for r in results)}
     write_atomically(page.with_suffix(".json"), (json.dumps(results, indent=1) + "\n").encode())
-    text = markdown(results, titles, config["effects"], settings.as_posix(), page.name)
+    text = markdown(results, config, titles, settings.as_posix(), page.name)
     write_atomically(page.with_suffix(".md"), text.encode())
     draw(results, titles, page.with_suffix(".svg"))
 
 
 def markdown(
-    results: list[dict[str, Any]], titles: dict[str, str], effects: dict[str, list[str]], settings: str, name: str
+    results: list[dict[str, Any]], config: dict[str, Any], titles: dict[str, str], settings: str, name: str
 ) -> str:
     """Return the page's text."""
     sets, sizes = sorted(results[0]["sets"]), sorted({r["pairs"] for r in results})
     head = f"| | {' | '.join(f'{size:,}' for size in sizes)} |"
     lines = [
-        "# Ablation, by pairs seen",
+        f"# {config['title']}",
         "",
         f"Written by `python -m benchmarks.ablation.curves {settings} --page`; the file says what is trained.",
         "",
-        f"nDCG@10 x 100, mean over {', '.join(sets)}, full-corpus retrieval; cells with the contextual architecture "
-        "under own context. ± is half the 95 % interval over seeds (Student's t); a figure without it is of one seed.",
+        f"nDCG@10 x 100, mean over {', '.join(sets)}, full-corpus retrieval, under own context where a model "
+        "reads one. ± is half the 95 % interval over seeds (Student's t); a figure without it is of one seed.",
         "",
         head,
         "|---|" + "--:|" * len(sizes),
@@ -41,7 +41,7 @@ def markdown(
             f"| {title} | " + " | ".join(show(list(scores(results, cell, size).values())) for size in sizes) + " |"
         )
     lines += ["", "Effects, paired by seed:", "", head, "|---|" + "--:|" * len(sizes)]
-    for title, (one, other) in effects.items():
+    for title, (one, other) in config["effects"].items():
         found = [differences(results, one, other, size) for size in sizes]
         if any(found):
             lines.append(f"| {title} | " + " | ".join(map(show, found)) + " |")
@@ -50,12 +50,7 @@ def markdown(
         runs = [r for r in results if r["cell"] == cell]
         speed = np.median([pairs_trained(r, results) / r["training_cpu_seconds"] for r in runs])
         lines.append(f"| {title} | {np.mean([r['batch_difficulty'] for r in runs]):.3f} | {speed:.0f} |")
-    lines += ["", f"![nDCG@10 by pairs seen]({name}.svg)", ""]
-    lines += [
-        "Which corpus's context helps which corpus, of a model that reads its context: [map](context-map.md).",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"![nDCG@10 by pairs seen]({name}.svg)", ""])
 
 
 def pairs_trained(result: dict[str, Any], results: list[dict[str, Any]]) -> int:

@@ -6,7 +6,7 @@ import torch
 from transformers import BertModel
 
 from benchmarks.ablation import curves
-from benchmarks.ablation.curves import Pairs, Rung, perform, rungs
+from benchmarks.ablation.curves import Pairs, Rung, perform, read_settings, rungs
 from benchmarks.ablation.curves_page import differences, markdown, scores
 from benchmarks.ablation.curves_start import make_start, token_weights
 from benchmarks.ablation.data import DataConfig, draw_pairs, held_out_sets
@@ -31,6 +31,17 @@ def config(tmp_path) -> dict:
             "mixed": {"clustering": {"method": "domain", "mixed": True}, "contexts": ["null"]},
             "both": {"clustering": {"method": "kmeans", "cluster_size": 8}, "contexts": ["corpus"]},
         },
+    }
+
+
+def test_a_file_that_extends_another_changes_what_it_names(tmp_path):
+    (tmp_path / "base.toml").write_text('seeds = [0, 1]\n[data]\na = 1\nb = 2\n[cell.x]\n[effects]\ne = ["x", "x"]\n')
+    (tmp_path / "own.toml").write_text('extends = "base.toml"\nseeds = [5]\n[data]\nb = 3\n[cell.y]\nc = 1\n')
+    assert read_settings(tmp_path / "own.toml") == {
+        "seeds": [5],
+        "data": {"a": 1, "b": 3},
+        "cell": {"y": {"c": 1}},
+        "effects": {},
     }
 
 
@@ -136,7 +147,8 @@ def test_the_page_compares_equal_seeds_and_sizes():
     assert differences(results, "both", "mixed", 16) == pytest.approx([3, 5])
     assert differences(results, "both", "mixed", 32) == []
     effects = {"both - random": ["both", "mixed"], "both, own - foreign": ["both", "both foreign"]}
-    text = markdown(results, {"mixed": "neither", "both": "both"}, effects, "curves.toml", "page")
+    settings = {"title": "By pairs", "effects": effects}
+    text = markdown(results, settings, {"mixed": "neither", "both": "both"}, "curves.toml", "page")
     assert "| both - random | 4.00 ± 12.71 |  |" in text
     assert "| both, own - foreign | 3.50 ± 19.06 | 5.00 |" in text
     assert "| both | 0.100 | 8 |" in text  # 16 pairs in the first rung and 16 more in the second, two seconds each

@@ -140,8 +140,8 @@ class Context:
             ContextError: if there is nothing to compare with: the null context, or a model without a corpus head.
         """
         if self.words is None or self.size < 2:
-            few = "is of one document" if self.size else "is of no corpus"
-            what = "keeps no words, as its model has no corpus head" if self.words is None else few
+            what = "is of one document" if self.size else "is of no corpus"
+            what = what if self.words else "keeps no words, as its model has no corpus head"
             raise ContextError(f"context {self.fingerprint[:12]} {what}, so drift from it cannot be told")
         return Reference(self.text_hashes, self.words, self.vectors, moved)
 
@@ -150,8 +150,7 @@ class Context:
 
         Args:
             documents: The new documents, of any number; `FEWEST` of them tell something.
-            vectors: Their plain vectors, (n, d or more), as the null context's ``parts="dense"`` are; None for words
-                alone.
+            vectors: Their plain vectors, (n, d or more), as null's ``parts="dense"`` are; None for words alone.
 
         Raises:
             TypeError: if they are one string, or not strings.

@@ -91,7 +91,8 @@ def make_app(
         async with embedding.alone:
             return _describe(await run_in_threadpool(contexts.fit, request.documents, request.language))
 
-    @app.api_route("/health", methods=["GET", "HEAD"])
+    @app.get("/health")
+    @app.head("/health", include_in_schema=False)
     async def health() -> dict[str, Any]:
         return {"status": "ok", "model": contexts.model, "contexts": len(contexts.encoders)}
 

@@ -27,7 +27,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, WORD_SHARE
 from cde_retriever.lifecycle.kept_vectors import Embed
 from cde_retriever.search.best_first import best_first
-from cde_retriever.search.bm25 import score_bm25
+from cde_retriever.search.bm25 import WordSearch
 from cde_retriever.search.hybrid import score
 from cde_retriever.search.mixture import mixed
 from cde_retriever.serving.context_topics import ContextTopics
@@ -131,6 +131,7 @@ class Exploration:
         self._topics = {name: ContextTopics(context, self.texts) for name, context in self.contexts.items()}
         self._documents = {name: one.documents(self._plain, self.texts, form) for name, one in self._heads.items()}
         self._beside = {name: (other, other(self.texts, "document")) for name, other in (beside or {}).items()}
+        self._word_search = WordSearch(self.texts)
         self._middle = self._plain.mean(axis=0)
         spread = self._plain - self._middle
         self._axes = np.linalg.eigh((spread.T @ spread).astype(np.float64))[1][:, :-3:-1]
@@ -150,7 +151,7 @@ class Exploration:
         """Return what queries find, in every way."""
         vectors = self._embed(queries, "query")
         ways = {name: self._score(name, vectors, queries) for name in self._heads}
-        words = np.stack(list(score_bm25(self.texts, queries)))
+        words = np.stack(list(self._word_search.score(queries)))
         plain = vectors @ self._plain.T
         ways[BM25] = np.where(words > 0, words, -np.inf).astype(np.float32)
         ways[MIXTURE] = np.stack([mixed(*rows, WORD_SHARE) for rows in zip(words, plain, strict=True)])

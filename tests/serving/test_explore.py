@@ -11,6 +11,7 @@ from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ContextMismatchError
 from cde_retriever.lifecycle.doctor import plain_embedding
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
+from cde_retriever.search import bm25
 from cde_retriever.search.bm25 import score_bm25
 from cde_retriever.search.hybrid import score
 from cde_retriever.serving.context_topics import ContextTopics
@@ -59,6 +60,13 @@ def test_ways_are_those_of_the_index_and_its_rivals(encoder, explored):
     (words,) = score_bm25(TEXTS, [QUERY])
     assert answer.best("BM25", 50) == [n for n in np.argsort(-words, kind="stable") if words[n] > 0]
     assert list(answer.scores) == ["own context", "null context", "BM25", "BM25 + plain", "plain", "another"]
+
+
+def test_the_words_of_an_index_are_read_once(explored, monkeypatch):
+    read = []
+    monkeypatch.setattr(bm25, "with_spaces", lambda text: read.append(text) or text)
+    explored.ask([QUERY])
+    assert read == [QUERY]
 
 
 @pytest.mark.parametrize("way", ["own context", "null context"])

@@ -39,10 +39,9 @@ def test_a_text_without_terms_stays_finite():
     assert np.isfinite(shorten(vectors, 10, 8)).all()
 
 
-@pytest.mark.parametrize("settings", [{}, TERMS])
-@pytest.mark.parametrize("backend", ["torch", "onnx"])
-def test_an_encoder_gives_shorter_vectors(tmp_path, settings, backend, monkeypatch):
-    monkeypatch.setenv("CDE_CACHE", str(tmp_path / "cache"))
+@pytest.mark.parametrize(("backend", "settings"), [("torch", {}), ("torch", TERMS), ("onnx", TERMS)])
+@pytest.mark.usefixtures("exports")
+def test_an_encoder_gives_shorter_vectors(tmp_path, settings, backend):
     if backend == "onnx":
         pytest.importorskip("onnxruntime")
     backbone = tiny_backbone("bert", tiny_tokenizer().get_vocab_size()) | {"num_hidden_layers": 1}

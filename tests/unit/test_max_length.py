@@ -54,6 +54,7 @@ def test_it_goes_with_windows(written):
     assert (longer.config.max_length, longer.config.long_texts) == (40, "windows")
 
 
+@pytest.mark.usefixtures("exports")
 def test_exports_and_adapters_read_it(written):
     pytest.importorskip("onnxruntime")
     text = " ".join(LONG.split()[:30])

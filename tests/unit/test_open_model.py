@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cde_retriever import ConfigError, ContextMismatchError, ContextualEncoder
+from cde_retriever import ContextMismatchError, ContextualEncoder
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.encoder.shared_weights import shared_encoder
 from tests.tiny import documents, tiny_checkpoint, tiny_encoder, tiny_tokenizer
@@ -136,11 +136,3 @@ def test_what_decides_a_vector_cannot_be_assigned(name):
     encoder = tiny_encoder()
     with pytest.raises(AttributeError):
         setattr(encoder, name, getattr(encoder, name))
-
-
-def test_an_export_has_no_model_to_open(tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setenv("CDE_CACHE", str(tmp_path / "cache"))
-    encoder = ContextualEncoder.from_pretrained(tiny_checkpoint(tmp_path / "m", **LATE), device="cpu", backend="onnx")
-    with pytest.raises(ConfigError, match=r"backend=OnnxBackend.*load the checkpoint with backend='torch'"):
-        encoder.open_model()

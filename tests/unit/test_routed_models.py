@@ -99,6 +99,7 @@ def test_a_context_is_of_documents(tmp_path):
     assert np.abs(encoder.context.vectors - null.encode_documents(encoder.context.texts, parts="dense")).max() < 1e-6
 
 
+@pytest.mark.usefixtures("exports")
 def test_exports_agree(tmp_path):
     pytest.importorskip("onnxruntime")
     save_routed(tmp_path, "static queries")

@@ -85,6 +85,7 @@ def test_it_is_another_model(tmp_path):
     assert again.config.long_texts == "windows"
 
 
+@pytest.mark.usefixtures("exports")
 def test_exports_and_adapters_read_windows(tmp_path):
     pytest.importorskip("onnxruntime")
     save_model(tmp_path)

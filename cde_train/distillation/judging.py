@@ -7,7 +7,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.distillation.teacher import Vectors
-from cde_train.evaluation.baselines import rank_bm25
+from cde_train.evaluation.baselines import rank_bm25, rank_mixture
 from cde_train.evaluation.comparison import rank_in_context, rank_plain, result_of
 from cde_train.evaluation.ranking import Ranking, measure
 from cde_train.evaluation.results import PLAIN_MODES, Comparison
@@ -20,7 +20,8 @@ def compare_learned(
     plain: tuple[Vectors, Vectors],
     foreign: Sequence[str],
 ) -> Comparison:
-    """Measure both under the corpus's context, and what was learned under null and foreign context; and plain vectors.
+    """Measure both under the corpus's context, and what was learned under null and foreign context; BM25, plain
+    vectors, and both together.
 
     Args:
         learned: Keeps the last context, and the documents' plain vectors.
@@ -34,7 +35,10 @@ def compare_learned(
     kept.add(data.documents, documents)
     for encoder in (learned, start):
         encoder.keep_plain(kept)
-    ways: dict[str, Callable[[], Ranking]] = {"bm25": lambda: rank_bm25(data.documents, data.queries)}
+    ways: dict[str, Callable[[], Ranking]] = {
+        "bm25": partial(rank_bm25, data.documents, data.queries),
+        "mixture": partial(rank_mixture, data.documents, data.queries, (queries, documents)),
+    }
     ways |= {mode: partial(rank_plain, mode, queries, documents) for mode in PLAIN_MODES}
     contexts = {"null": None, "foreign": foreign, "corpus": data.documents}
     ways |= {mode: partial(rank_in_context, learned, data, source) for mode, source in contexts.items()}

@@ -3,6 +3,7 @@
 | mode | what ranks |
 | --- | --- |
 | ``bm25`` | BM25 |
+| ``mixture`` | BM25 and plain vectors together, as hybrid search does elsewhere |
 | ``plain`` | the backbone without context: the checkpoint's first stage on both sides, under their prompts |
 | ``centring`` … ``all_but_the_top`` | plain vectors, adapted to the corpus's (`cde_train.evaluation.baselines`) |
 | ``null``, ``foreign``, ``corpus`` | the checkpoint under null context, another corpus's, the corpus's own |
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.data.retrieval_sets import RetrievalSet
-from cde_train.evaluation.baselines import ADAPTATIONS, rank_bm25
+from cde_train.evaluation.baselines import ADAPTATIONS, rank_bm25, rank_mixture
 from cde_train.evaluation.kept_results import KeptResults
 from cde_train.evaluation.ranking import Quality, Ranking, measure, rank
 from cde_train.evaluation.results import PLAIN_MODES, Comparison, Result
@@ -118,7 +119,7 @@ def compare(
 
 
 def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progress: bool) -> dict[str, Rank]:
-    """Return BM25 and the plain modes, which share one encoding of the texts, made when it is first needed."""
+    """Return BM25, the mixture and the plain modes, which share one encoding of the texts, made when first needed."""
 
     @cache
     def vectors() -> tuple[Vectors, Vectors]:
@@ -128,8 +129,11 @@ def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progre
     def plain(mode: str) -> Rank:
         return lambda: rank_plain(mode, *vectors())
 
-    bm25: dict[str, Rank] = {"bm25": lambda: rank_bm25(data.documents, data.queries)}
-    return bm25 | {mode: plain(mode) for mode in PLAIN_MODES}
+    words: dict[str, Rank] = {
+        "bm25": lambda: rank_bm25(data.documents, data.queries),
+        "mixture": lambda: rank_mixture(data.documents, data.queries, vectors()),
+    }
+    return words | {mode: plain(mode) for mode in PLAIN_MODES}
 
 
 def _in_contexts(

@@ -14,7 +14,7 @@ from typing import Any
 from cde_retriever.files.replacing import write_atomically
 from cde_train.evaluation.results import LABELS, Comparison
 
-RIVALS = ("start", "bm25", "whitening")
+RIVALS = ("start", "mixture", "bm25", "whitening")
 CARD, REPORT = "README.md", "report.json"
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_train.evaluation.baselines import ADAPTATIONS
+from cde_train.evaluation.baselines import ADAPTATIONS, WORD_SHARE
 from cde_train.evaluation.statistics import bootstrap
 
 PLAIN_MODES = ("plain", *ADAPTATIONS)
 CONTEXT_MODES = ("null", "foreign", "corpus")
 OTHER_MODES = ("start", "against")
-MODES = ("bm25", *PLAIN_MODES, *CONTEXT_MODES, *OTHER_MODES)
+MODES = ("bm25", "mixture", *PLAIN_MODES, *CONTEXT_MODES, *OTHER_MODES)
 LABELS = {
     "bm25": "BM25",
+    "mixture": f"BM25 {WORD_SHARE} + plain backbone {1 - WORD_SHARE}",
     "plain": "plain backbone",
     "centring": "+ centring",
     "whitening": "+ PCA whitening",

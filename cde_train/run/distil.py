@@ -4,7 +4,8 @@
     data           as in `cde_train.run.fit`: pairs, made from documents if there are only these; a part held out
     vectors        plain vectors of documents, in ``vectors``, and of queries, in ``query_vectors``; each text once
     distillation   the numbers, by the rankings of a teacher that knows all words of the documents
-    report         what came of it on what was held out, beside the start, plain vectors, BM25, null and foreign context
+    report         what came of it on what was held out, beside the start, plain vectors, BM25, both of these together,
+                   null and foreign context
     result         what was learned if it is better than the start beyond chance, the start if not
 
 The same held-out queries decide and judge: there are two models to choose from, and the start is one of them.
@@ -41,7 +42,7 @@ from cde_train.training.start import reading_of
 from cde_train.vectors.surrogate import embed_texts
 
 START, MODEL, REPORT_FOLDER, QUERY_VECTORS = "start", "model", "report", "query_vectors"
-RIVALS = ("start", "plain", "null", "foreign", "bm25")
+RIVALS = ("start", "plain", "null", "foreign", "mixture", "bm25")
 FOREIGN_DOCUMENTS = 128
 FOREIGN = "Foreign context: the reference of the Python language."
 KEPT = (

@@ -59,7 +59,7 @@ def test_what_was_learned_is_delivered_where_it_is_better(finished):
 def test_the_report_has_start_plain_null_and_foreign_with_intervals(finished):
     report = json.loads((finished / "report.json").read_text())
     found = {d["rival"]: d for d in report["differences"]}
-    assert {"start", "plain", "null", "foreign", "bm25"} <= found.keys()
+    assert {"start", "plain", "null", "foreign", "mixture", "bm25"} <= found.keys()
     assert found["start"]["low"] > 0
     means = {mode: values["ndcg_at_10"] for mode, values in report["means"].items()}
     assert found["start"]["mean"] == pytest.approx(means["corpus"] - means["start"])

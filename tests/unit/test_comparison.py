@@ -47,7 +47,7 @@ def test_figures_equal_direct_computation(encoder, sets):
         row = next(r for r in found.results if (r.set, r.mode, r.seed) == ("a", mode, seed))
         assert row.ndcg_per_query == tuple(quality.ndcg_at_10)
         assert row.recall_at_100 == quality.means()["recall_at_100"]
-    assert found.modes == ["bm25", *PLAIN_MODES, "null", "foreign", "corpus", "start", "against"]
+    assert found.modes == ["bm25", "mixture", *PLAIN_MODES, "null", "foreign", "corpus", "start", "against"]
 
 
 def test_plain_vectors_of_queries_have_the_prompt_of_queries(sets):

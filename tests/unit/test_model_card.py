@@ -10,6 +10,7 @@ from tests.unit.test_comparison import made
 VALUES = {
     "a": {
         "bm25": [0.9, 0.8] * 20,
+        "mixture": [0.8, 0.7] * 20,
         "whitening": [0.1, 0.2] * 20,
         "corpus": [0.6, 0.5] * 20,
         "start": [0.5, 0.6] * 20,
@@ -27,7 +28,7 @@ def test_the_table_holds_the_figures_of_the_report(tmp_path):
     }
     for row in report["results"]:
         assert table[LABELS[row["mode"]]][0] == round(100 * row["ndcg_at_10"], 2)
-    assert len(table) == len(report["results"]) == 4
+    assert len(table) == len(report["results"]) == 5
     assert "| skipped | empty 2 |" in text
     assert 'base_model: "org/start"' in text
     assert "base_model" not in replace(card, base_model=str(tmp_path)).markdown()
@@ -35,9 +36,10 @@ def test_the_table_holds_the_figures_of_the_report(tmp_path):
 
 
 def test_verdicts():
-    start, bm25, whitening = verdicts(made(VALUES))
+    start, mixture, bm25, whitening = verdicts(made(VALUES))
     assert start.startswith("It does not beat starting model: +0.00")
     assert "no difference that this many queries can show" in start
+    assert mixture == "It does not beat BM25 0.4 + plain backbone 0.6: -20.00 nDCG@10 (-20.00 to -20.00)."
     assert bm25 == "It does not beat BM25: -30.00 nDCG@10 (-30.00 to -30.00)."
     both = verdicts(made({"a": VALUES["a"], "b": {"corpus": [0.6] * 40, "bm25": [0.5] * 40}}), ["bm25"])
     assert both[0].endswith("; it loses on a.")

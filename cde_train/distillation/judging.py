@@ -20,8 +20,7 @@ def compare_learned(
     plain: tuple[Vectors, Vectors],
     foreign: Sequence[str],
 ) -> Comparison:
-    """Measure both under the corpus's context, and what was learned under null and foreign context; BM25, plain
-    vectors, and both together.
+    """Measure both under the corpus's context, and what was learned under null and foreign context; and BM25 and plain.
 
     Args:
         learned: Keeps the last context, and the documents' plain vectors.

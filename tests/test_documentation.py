@@ -76,3 +76,9 @@ def test_a_page_begins_with_a_title_and_a_sentence(page):
     assert title.startswith("# ")
     assert empty == ""
     assert re.match(r"[A-Z0-9a-z`]", sentence), f"{page.name} begins with {sentence!r}"
+
+
+def test_the_readme_names_the_two_commands():
+    """One installs what it needs and runs the main job, one runs the tests; both are targets."""
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    assert {"demo", "test"} <= set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.M)) <= set(targets)

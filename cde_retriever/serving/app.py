@@ -128,12 +128,20 @@ def _refuse_form(request: Request, error: Exception) -> JSONResponse:
 
 def _refuse_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    said = str(error.detail)
+    said, headers = str(error.detail), error.headers
     if error.status_code in (404, 405):
         said = f"{request.method} {request.url.path[:100]} is not served; {SERVED} are"
     if error.status_code == 400:
         said = f"the body cannot be read ({said}); send a JSON object in UTF-8, not deeply nested"
-    return JSONResponse(write_error(error.status_code, said), error.status_code, error.headers)
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(_methods_of(request))}
+    return JSONResponse(write_error(error.status_code, said), error.status_code, headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods that a path is served with, those of all its routes; Starlette names the first one's."""
+    routes = [route for route in request.app.routes if getattr(route, "path", None) == request.url.path]
+    return sorted({method for route in routes for method in route.methods})
 
 
 def _too_long(most_bytes: int) -> Any:  # Starlette's types know no handlers that return at once

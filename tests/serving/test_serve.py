@@ -159,6 +159,16 @@ def test_a_path_that_is_not_served_is_told_what_is(server):
     assert said.startswith("GET /v1/nothing is not served; POST /v1/embeddings, GET /v1/models, GET and POST")
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"), [("/v1/contexts", "GET, POST"), ("/v1/embeddings", "POST"), ("/health", "GET, HEAD")]
+)
+def test_a_method_that_is_not_served_is_told_which_are(server, path, methods):
+    request = urllib.request.Request(server["url"] + path, method="DELETE", headers={"Authorization": f"Bearer {KEY}"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert (refused.value.code, refused.value.headers["Allow"]) == (405, methods)
+
+
 def test_those_who_watch_a_server_may_ask_for_no_body(server):
     request = urllib.request.Request(server["url"] + "/health", method="HEAD")
     with urllib.request.urlopen(request, timeout=30) as answer:

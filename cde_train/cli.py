@@ -1,14 +1,5 @@
 """Train an encoder on your documents: in one command, or step by step.
 
-    cde-train fit DATA -o OUT              train from data to a checkpoint, resumably
-    cde-train embed | cluster | pack | filter
-                                           run one step alone, from files to files
-    cde-train evaluate [CHECKPOINT] SETS   measure retrieval quality beside every baseline, or with --mteb
-                                           on tasks of MTEB
-    cde-train report RUN                   show what a run did, as a page
-    cde-train analyse CHECKPOINT SETS      show a checkpoint under many contexts, as a page
-    cde-train validate RUN.toml            name all faults of a configuration at once
-
 Results go to stdout as JSON lines, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130
 interrupted. Only a command that needs a framework loads it.
 """

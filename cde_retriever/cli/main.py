@@ -1,14 +1,4 @@
-"""`cde`: contextual embeddings from the command line.
-
-    cde doctor CORPUS -o OUT     tell what context is worth on a corpus, and which setting to take
-    cde embed CORPUS -o OUT      embed a corpus of any size into files of vectors, resumably
-    cde explore INDEX            see what an index finds, under its context and without, and why
-    cde export [MODEL] -o OUT    write a model as ONNX graphs that run without PyTorch
-    cde wrap MODEL -o OUT        write any encoder as a checkpoint that knows its corpus
-    cde refit INDEX              embed an index again under a context of the documents that it holds now
-    cde migrate OLD -o NEW       make an index that knows its corpus of one that another embedding built
-    cde serve CONTEXT            serve vectors over HTTP in OpenAI's format
-    cde verify MODEL             tell which network the authors' released weights belong to
+"""Embed texts with the context of their corpus, from the command line.
 
 The result goes to stdout as a line of JSON, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130
 interrupted.

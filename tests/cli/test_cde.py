@@ -42,6 +42,12 @@ def test_help_has_examples_that_the_command_understands(name, capsys):
         assert program().parser.parse_args(arguments).command == name
 
 
+def test_help_lists_every_command_once(capsys):
+    assert main(["--help"]) == 0
+    starts = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert [name for name in COMMANDS if sum(name in start for start in starts) != 1] == []
+
+
 def test_every_option_says_what_it_does_and_its_default(capsys):
     for name in COMMANDS:
         subparser = program()._commands.choices[name]

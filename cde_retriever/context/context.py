@@ -104,9 +104,7 @@ class Context:
                 f"a token is said to occur in {frequencies[:, 1].max()} documents, but the context has {len(vectors)}"
             )
         if self.words is not None and self.words.counts.rows != self.size:
-            raise ContextError(
-                f"the context has words of {self.words.counts.rows} documents, but {self.size} documents"
-            )
+            raise ContextError(f"the context has words of {self.words.counts.rows} documents, but has {self.size}")
         if self.texts is not None and tuple(map(hash_text, self.texts)) != self.text_hashes:
             raise ContextError("the texts of the context do not have the hashes it lists; fit it again")
 
@@ -276,7 +274,8 @@ class Context:
         """
         file = context_file(path)
         if not file.is_file():
-            raise FileNotFoundError(f"no context at {file}; fit one and save it there")
+            remedy = "restore it from a copy, as vectors of it go with no other; of no vectors yet, fit one and save it"
+            raise FileNotFoundError(f"no context at {file}; {remedy}")
         return cls.from_bytes(file.read_bytes(), source=str(file))
 
 
@@ -292,7 +291,7 @@ def context_file(path: str | os.PathLike[str]) -> Path:
     if path.suffix == ".safetensors":
         return path
     file, beside_vectors = path / FILE_NAME, path / RECORDS_FOLDER / FILE_NAME
-    return beside_vectors if beside_vectors.is_file() and not file.is_file() else file
+    return beside_vectors if beside_vectors.parent.is_dir() and not file.is_file() else file
 
 
 def known_documents(context: Context, documents: Sequence[str]) -> int:

@@ -190,8 +190,13 @@ def test_every_flipped_byte_is_noticed(tmp_path) -> None:
 
 
 def test_load_says_what_is_wrong(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="no context at"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no context at .*nothing.*; restore it from a copy, as vectors of it go"
+    ):
         Context.load(tmp_path / "nothing")
+    (tmp_path / "vectors/_cde").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no context at .*vectors/_cde/context.safetensors; restore"):
+        Context.load(tmp_path / "vectors")
     (tmp_path / "context.safetensors").write_bytes(b"no such thing")
     with pytest.raises(ContextFormatError, match="is damaged"):
         Context.load(tmp_path)

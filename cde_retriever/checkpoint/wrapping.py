@@ -27,6 +27,11 @@ def wrap(folder: Path, reading: Reading, name: str) -> Checkpoint:
         CheckpointError: if something is missing, damaged or not understood.
         ConfigError: if what the user says does not go with the encoder.
     """
+    if reading.variant is not None:
+        raise ConfigError(
+            f"variant is {reading.variant!r}, but {folder} holds none of the authors' own weights, which alone have "
+            "variants; leave it out"
+        )
     plain = read_plain_encoder(folder, reading)
     queries = None
     if plain.queries is not None:

@@ -228,6 +228,7 @@ def test_what_is_said_and_does_not_fit(folder, tmp_path):
         with pytest.raises(TypeError, match=f"max_length must be a whole number, received {length!r}"):
             ContextualEncoder.from_pretrained(folder, max_length=length)
     refused(folder, r"says itself how it pools \(mean\), received pooling 'cls'", pooling="cls")
+    refused(folder, "variant is 'trained', but .* holds none of the authors' own weights.*leave", variant="trained")
     refused(folder, "prompts has the keys .'passage'., expected some of", prompts={"passage": "x"})
     refused(
         tiny_checkpoint(tmp_path / "ours"),

@@ -62,20 +62,21 @@ def export_onnx(
 
     Raises:
         CheckpointError: if the checkpoint is incomplete or damaged.
-        ConfigError: for another dtype, a folder that holds anything but an export, or a model with
+        ConfigError: for another dtype, an export as source, a folder that holds anything but one, or a model with
             ``context_moments``: ONNX has no eigen-decomposition.
         ImportError: if ``onnx``, ``onnxscript`` or ``onnxruntime`` is not installed.
     """
     if dtype not in PRECISIONS:
         raise ConfigError(f"dtype is {dtype!r}, ONNX exports are {' or '.join(PRECISIONS)}")
+    if is_export(source):
+        raise ConfigError(f"{source} is an export already; copy it, or export the checkpoint that it was made from")
     if folder.is_dir() and not is_export(folder) and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds something that is no export; choose another folder")
     _require_packages()
     read = open_model(source, reading or Reading(), name=name or source.resolve().name)
     if isinstance(read.model.second_stage, LateSecondStage) and read.model.second_stage.moment_head is not None:
         raise ConfigError(
-            f"{read.model.config.name} uses context_moments, whose eigen-decomposition ONNX does not have; use "
-            "backend='torch'"
+            f"{read.model.config.name} uses context_moments, whose eigen-decomposition ONNX lacks; use backend='torch'"
         )
     switches = ", ".join(read.model.config.released_switches)
     if switches:

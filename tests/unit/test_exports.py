@@ -151,10 +151,13 @@ def test_a_context_of_another_model_is_refused(checkpoint, tmp_path):
         ContextualEncoder.from_pretrained(checkpoint, backend="onnx").set_context(other.fit_context(documents(5)))
 
 
-def test_what_cannot_be_exported_says_why(tmp_path, checkpoint):
+def test_what_cannot_be_exported_says_why(tmp_path, checkpoint, exported):
     moments = few_layers(tmp_path / "moments", context_attention="late")
     with pytest.raises(ConfigError, match=r"context_moments, whose eigen-decomposition .* use backend='torch'"):
         ContextualEncoder.from_pretrained(moments, backend="onnx")
+    made = exported(tmp_path / "made")
+    with pytest.raises(ConfigError, match="made is an export already; copy it, or export the checkpoint"):
+        export_onnx(made, tmp_path / "again")
     with pytest.raises(ConfigError, match="dtype is 'bfloat16', ONNX exports are float32 or int8"):
         ContextualEncoder.from_pretrained(checkpoint, backend="onnx", dtype="bfloat16")
     with pytest.raises(ConfigError, match="backend is 'onxx', expected 'torch', 'onnx', 'openvino'"):

@@ -141,17 +141,30 @@ def find_files(corpus: str | os.PathLike[str]) -> Listing:
 
     Raises:
         FileNotFoundError: if there is nothing.
-        CorpusError: if no file has one of the known endings.
+        CorpusError: if no file has one of the known endings, or judged queries stand beside a corpus.
     """
     for endings in (ENDINGS, DOCUMENT_ENDINGS, delimited.ENDINGS):
         found = list_files(corpus, endings)
         if found.names:
+            _refuse_queries(found)
             return found
     has_none = "ends in none of" if Path(corpus).expanduser().is_file() else "has no file that ends in"
     raise CorpusError(
         f"{corpus} {has_none} {', '.join((*ENDINGS, *DOCUMENT_ENDINGS, *delimited.ENDINGS))}; write the corpus as one "
         "of them"
     )
+
+
+def _refuse_queries(found: Listing) -> None:
+    """Refuse folders as BEIR has them, whose ``queries.jsonl`` would be embedded as documents."""
+    for ending in json_lines.ENDINGS:
+        for name in found.names:
+            corpus = Path(name).with_name(f"corpus{ending}").as_posix()
+            if Path(name).name.startswith("queries.json") and corpus in found.names:
+                raise CorpusError(
+                    f"{found.folder / name} holds queries, as in BEIR's folders, and no documents; name the corpus "
+                    f"alone: {found.folder / corpus}"
+                )
 
 
 def are_documents(names: list[str]) -> bool:

@@ -210,6 +210,18 @@ def test_a_file_cut_short_is_named(tmp_path, name):
         list(read_documents(file.parent, file.name, Columns()))
 
 
+def test_queries_beside_a_corpus_are_no_documents(tmp_path):
+    place = tmp_path / "scifact"
+    place.mkdir()
+    (place / "queries.jsonl").write_text('{"_id": "q", "text": "which?"}\n')
+    assert find_files(tmp_path).names == ["scifact/queries.jsonl"]  # no set of judged queries
+    (place / "corpus.jsonl").write_text('{"_id": "d", "text": "this"}\n')
+    for folder in (tmp_path, place):
+        with pytest.raises(CorpusError, match=r"queries.jsonl holds queries.*alone: .*/scifact/corpus.jsonl"):
+            find_files(folder)
+    assert find_files(place / "corpus.jsonl").names == ["corpus.jsonl"]
+
+
 def test_what_is_no_corpus_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         find_files(tmp_path / "nowhere")

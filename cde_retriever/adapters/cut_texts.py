@@ -10,6 +10,12 @@ from contextvars import ContextVar
 
 from cde_retriever.errors import TruncationWarning
 
+MIGRATED = (
+    "texts stay as they are in a migration: read them whole with --long-texts windows, or build a new index of the "
+    "documents that they came from, which splits them to fit"
+)
+"""What to do where texts of an index of another embedding were cut."""
+
 
 class TruncationSummary(TruncationWarning):
     """What all texts of a run that were cut have lost.

@@ -6,7 +6,6 @@ embedded, and if one of them has another vector than the index, all documents ar
 """
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from cde_retriever.context.whole_numbers import true_or_false
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_retriever.encoder.shared_weights import shared_encoder
-from cde_retriever.errors import ConfigError, TruncationWarning
+from cde_retriever.errors import ConfigError
 from cde_retriever.files.leftovers import remove
 from cde_retriever.files.locking import LOCK, only_writer
 from cde_retriever.lifecycle.collection import Collection
@@ -144,7 +143,7 @@ def _plain_vectors(
         kept.add(texts, unit(stored.vectors))
         return kept, cosine, len(texts)
     embed = KeptVectors(
-        lambda some, _: plain.encode_documents(some, parts="dense"),
+        lambda some, _: plain.encode_documents(some, parts="dense", on_truncation=lambda _: None),  # building tells
         encoder.identity.sha256,
         work,
         show_progress=show_progress,
@@ -159,7 +158,6 @@ def _lowest_cosine(plain: ContextualEncoder, texts: Sequence[str], vectors: Vect
         return None
     by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     rows = [by_length[place] for place in np.unique(np.linspace(0, len(texts) - 1, COMPARED).astype(int))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TruncationWarning)  # building tells of all texts
-        found = plain.encode_documents([texts[row] for row in rows], parts="dense")
+    # Building tells what is cut of all texts.
+    found = plain.encode_documents([texts[row] for row in rows], parts="dense", on_truncation=lambda _: None)
     return float((unit(vectors[rows]) * found).sum(axis=1).min())

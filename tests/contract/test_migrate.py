@@ -19,7 +19,7 @@ from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.cli.main import main
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import FILE_NAME
-from cde_retriever.errors import ConfigError
+from cde_retriever.errors import ConfigError, TruncationWarning
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.lifecycle.kept_vectors import KeptVectors
 from cde_retriever.lifecycle.migrate import migrate
@@ -184,6 +184,28 @@ def test_vectors_of_another_encoder_are_made_anew_and_a_stopped_run_goes_on(stoc
     form = "dense" if kind is LlamaIndex else "one"
     expected = encoder.encode_documents([text for text, *_ in after.values()], parts=form)
     np.testing.assert_allclose(np.array([vector for *_, vector in after.values()]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("reversed_vectors", [False, True], ids=["taken over", "embedded"])
+def test_texts_that_are_cut_are_told_once_with_what_a_migration_can_do(reversed_vectors, model, tmp_path):
+    old = tmp_path / "old"
+    nodes = [TextNode(text=f"baron {number} kolak " * 40) for number in range(6)]
+    VectorStoreIndex(nodes, embed_model=StockEmbedding(model[1])).storage_context.persist(old)
+    if reversed_vectors:
+        file = old / "default__vector_store.json"
+        content = json.loads(file.read_text())
+        content["embedding_dict"] = {name: vector[::-1] for name, vector in content["embedding_dict"].items()}
+        file.write_text(json.dumps(content))
+    with pytest.warns(TruncationWarning) as told:
+        done = migrate(old, tmp_path / "new", model=ModelSpec(str(model[0])))
+    assert done.taken_over == (0 if reversed_vectors else 6)
+    said = [str(warning.message) for warning in told if issubclass(warning.category, TruncationWarning)]
+    assert len(said) == 1
+    assert said[0].startswith("6 of 6 texts are longer than the 64 tokens this model reads")
+    assert said[0].endswith(
+        "in a migration: read them whole with --long-texts windows, or build a new index of the "
+        "documents that they came from, which splits them to fit"
+    )
 
 
 def test_one_foreign_vector_among_those_compared_is_enough(model, tmp_path):

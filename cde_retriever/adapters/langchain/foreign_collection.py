@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cde_retriever.adapters.cut_texts import MIGRATED, one_summary
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.stored_collection import add_all, document_of, store_over
 from cde_retriever.adapters.langchain.stores import guard
@@ -27,6 +28,7 @@ class ForeignCollection:
         self.texts: list[str] = [document.page_content for document in self._documents]
         self.vectors: Vectors | None = self._client.vectors(collection.name, self._ids)
 
+    @one_summary(MIGRATED)
     def build(self, folder: Path, new: NewIndex) -> str:
         """Write the documents into a new collection, its context into a folder; return the context's fingerprint."""
         embedding = CDEEmbeddings(model_name=new.model.name, **new.model.arguments())

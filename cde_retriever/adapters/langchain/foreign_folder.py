@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from langchain_core.embeddings import FakeEmbeddings
 
+from cde_retriever.adapters.cut_texts import MIGRATED, one_summary
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.guard import save_local
 from cde_retriever.adapters.langchain.stored_folder import community, context_of, refuse_pickle
@@ -29,6 +30,7 @@ class ForeignFolder:
         except RuntimeError:  # an index that keeps no vectors, or only codes of them
             self.vectors = None
 
+    @one_summary(MIGRATED)
     def build(self, folder: Path, new: NewIndex) -> str:
         """Write an index of ours of the same documents to a new folder; return the fingerprint of its context."""
         embedding = CDEEmbeddings(model_name=new.model.name, **new.model.arguments())

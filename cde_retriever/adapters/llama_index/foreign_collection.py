@@ -4,6 +4,7 @@ from pathlib import Path
 
 from llama_index.core import StorageContext
 
+from cde_retriever.adapters.cut_texts import MIGRATED, one_summary
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.adapters.llama_index.storage import embedded_text
@@ -31,6 +32,7 @@ class ForeignCollection:
         self.texts = [embedded_text(node) for node in nodes]
         self.vectors: Vectors | None = self._client.vectors(collection.name, self._ids)
 
+    @one_summary(MIGRATED)
     def build(self, folder: Path, new: NewIndex) -> str:
         """Write the nodes into a new collection, its context into a folder; return the context's fingerprint."""
         embedding = CDEEmbedding(new.model.name, **new.model.arguments())

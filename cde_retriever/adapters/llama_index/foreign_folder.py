@@ -7,6 +7,7 @@ from llama_index.core import StorageContext
 from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, SimpleVectorStore
 
+from cde_retriever.adapters.cut_texts import MIGRATED, one_summary
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.adapters.llama_index.index_folder import read_index_folder
@@ -38,6 +39,7 @@ class ForeignFolder:
         whole = all(row is not None and len(row) == len(rows[0] or ()) for row in rows)
         self.vectors: Vectors | None = np.array(rows, np.float32) if rows and whole else None
 
+    @one_summary(MIGRATED)
     def build(self, folder: Path, new: NewIndex) -> str:
         """Write an index of ours of the same nodes to a new folder; return the fingerprint of its context."""
         embedding = CDEEmbedding(new.model.name, **new.model.arguments())

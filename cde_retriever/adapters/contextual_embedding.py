@@ -15,7 +15,7 @@ from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ConfigError, ContextNotFittedError
+from cde_retriever.errors import ContextNotFittedError
 
 PathLike = str | os.PathLike[str]
 
@@ -65,12 +65,7 @@ class ContextualEmbedding(BaseModel):
             self._own.set(context)
 
     def _require_two_parts(self) -> None:
-        check_parts("both", self.has_corpus_head, self._encoder.identity.name)
-        if self.truncate_dim is not None:
-            raise ConfigError(
-                f"truncate_dim is {self.truncate_dim}, and cuts texts in one vector alone; leave it out for two parts, "
-                "or take one vector"
-            )
+        check_parts("both", self.has_corpus_head, self._encoder.identity.name, self.truncate_dim)
 
     # The context
 

@@ -137,8 +137,8 @@ def check_chunks(chunks_of: Sequence[Hashable], texts: int, has_head: bool, name
     return documents
 
 
-def check_parts(parts: str, has_head: bool, name: str) -> None:
-    """Refuse an unknown form, and a sparse part of a model that has none.
+def check_parts(parts: str, has_head: bool, name: str, truncate_dim: int | None = None) -> None:
+    """Refuse an unknown form, a sparse part of a model that has none, and a dense part that would have to be cut.
 
     Raises:
         ConfigError: naming what there is.
@@ -149,4 +149,9 @@ def check_parts(parts: str, has_head: bool, name: str) -> None:
         raise ConfigError(
             f"parts is {parts!r}, but model {name!r} has no corpus head, which makes the sparse part; load one that "
             "has, or use parts='one'"
+        )
+    if parts in ("dense", "both") and has_head and truncate_dim is not None:
+        raise ConfigError(
+            f"truncate_dim is {truncate_dim}, and cuts texts in one vector alone; leave it out for two parts, or take "
+            "one vector"
         )

@@ -124,8 +124,8 @@ class ContextualEncoder(ModelWithContext):
 
         Raises:
             ContextNotFittedError: if no context is set.
-            ConfigError: if the model has no such part, or takes no chunks, or `chunks_of` names more or fewer than
-                there are texts.
+            ConfigError: if the model has no such part, takes no chunks, or is cut by `truncate_dim`, which a dense part
+                cannot be, or `chunks_of` names more or fewer than there are texts.
             TypeError: if a text is not a string, or `chunks_of` is one; names its index.
         """
         if chunks_of is not None:
@@ -194,7 +194,7 @@ class ContextualEncoder(ModelWithContext):
         chunks_of: Sequence[Hashable] | None = None,
     ) -> "Vectors | csr_array[Any] | Parts":
         active = self._require_active()
-        check_parts(parts, active.head is not None, self.identity.name)
+        check_parts(parts, active.head is not None, self.identity.name, self.truncate_dim)
         if parts == "sparse" or not isinstance(texts, Sequence):  # such as a generator, which is read once
             texts = check_texts(texts)
         dense = np.zeros((len(texts), 0), np.float32)  # words need no model

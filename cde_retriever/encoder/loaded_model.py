@@ -67,7 +67,7 @@ class LoadedModel:
         self._backend = backend
         self._tokenizer = tokenizer
         self._identity = identity
-        self._truncate_dim = truncate_dim
+        self._truncate_dim = None if truncate_dim == longest else truncate_dim
         self._query_route = queries
         self._runner = TextRunner(backend, tokenizer, queries)
 
@@ -101,7 +101,7 @@ class LoadedModel:
                 other backends ``"float32"`` (default; that of the export, if `name` is one) or ``"int8"``.
             backend: ``"torch"``, the default; ``"onnx"``, faster for queries; ``"openvino"``, with ``dtype="int8"``
                 faster for documents on a CPU. Vectors of all are the same, to rounding.
-            truncate_dim: How many numbers of a vector to keep (`cde_retriever.encoder.dimensions`); None for all.
+            truncate_dim: How many numbers of one vector to keep (`cde_retriever.encoder.dimensions`); None for all.
             pooling: How an encoder of `transformers` pools its token vectors, such as ``"mean"`` or ``"cls"``;
                 sentence-transformers models and CDE checkpoints say it themselves.
             max_length: Longest text in tokens, at most what the model can read; its own by default. Another one makes

@@ -25,6 +25,7 @@ from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.making import make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.corpus_head import CorpusHead
+from cde_retriever.encoder.dimensions import full_dimension
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 from cde_retriever.lifecycle.kept_vectors import Embed
@@ -78,7 +79,7 @@ def plain_embedding(encoder: ContextualEncoder) -> Embed:
             f"{encoder.config.name} has no corpus head, and the doctor compares contexts by one; name an encoder such "
             "as sentence-transformers/all-MiniLM-L6-v2, or leave --model out"
         )
-    plain = encoder.without_context()
+    plain = encoder.fork(truncate_dim=full_dimension(encoder.backend)).without_context()
 
     def embed(texts: Sequence[str], role: str) -> NDArray[np.float32]:
         if role == "query":

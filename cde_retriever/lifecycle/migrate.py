@@ -23,7 +23,8 @@ from cde_retriever.errors import ConfigError
 from cde_retriever.files.leftovers import remove
 from cde_retriever.files.locking import LOCK, only_writer
 from cde_retriever.lifecycle.collection import Collection
-from cde_retriever.lifecycle.kept_vectors import KeptVectors
+from cde_retriever.lifecycle.doctor import plain_embedding
+from cde_retriever.lifecycle.kept_vectors import Embed, KeptVectors
 from cde_retriever.lifecycle.stored_index import ForeignIndex, NewIndex, open_foreign
 
 PathLike = str | os.PathLike[str]
@@ -137,27 +138,21 @@ def _plain_vectors(
     """
     if encoder.config.corpus_head is None:
         return None, None, 0
-    plain, kept, texts = encoder.without_context(), PlainDocuments(), stored.texts
-    cosine = _lowest_cosine(plain, texts, stored.vectors)
+    plain, kept, texts = plain_embedding(encoder), PlainDocuments(), stored.texts
+    cosine = _lowest_cosine(plain, encoder.dense_dimension, texts, stored.vectors)
     if cosine is not None and cosine >= SAME and stored.vectors is not None:
         kept.add(texts, unit(stored.vectors))
         return kept, cosine, len(texts)
-    embed = KeptVectors(
-        lambda some, _: plain.encode_documents(some, parts="dense", on_truncation=lambda _: None),  # building tells
-        encoder.identity.sha256,
-        work,
-        show_progress=show_progress,
-    )
+    embed = KeptVectors(plain, encoder.identity.sha256, work, show_progress=show_progress)
     kept.add(texts, embed(texts, "document"))
     return kept, cosine, 0
 
 
-def _lowest_cosine(plain: ContextualEncoder, texts: Sequence[str], vectors: Vectors | None) -> float | None:
+def _lowest_cosine(plain: Embed, width: int, texts: Sequence[str], vectors: Vectors | None) -> float | None:
     """Return the lowest cosine of stored and plain vectors of documents of all lengths; None if not comparable."""
-    if vectors is None or vectors.shape[1] != plain.dense_dimension or not np.isfinite(vectors).all():
+    if vectors is None or vectors.shape[1] != width or not np.isfinite(vectors).all():
         return None
     by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     rows = [by_length[place] for place in np.unique(np.linspace(0, len(texts) - 1, COMPARED).astype(int))]
-    # Building tells what is cut of all texts.
-    found = plain.encode_documents([texts[row] for row in rows], parts="dense", on_truncation=lambda _: None)
+    found = plain([texts[row] for row in rows], "document")
     return float((unit(vectors[rows]) * found).sum(axis=1).min())

@@ -12,6 +12,7 @@ from cde_retriever.context.knowledge import Knowledge
 from cde_retriever.context.neighbours import Neighbours, spread_of, unit
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
+from cde_retriever.lifecycle.doctor import plain_embedding
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.projection import project, signs_of
 from cde_retriever.words.reading import WordReader
@@ -299,6 +300,19 @@ def test_shorter_vectors_leave_out_the_sketch_then_the_topics(encoder, width):
     vectors = short.encode_documents(TEXTS[:3])
     assert vectors.shape == (3, width)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+
+
+def test_a_dense_part_is_not_cut(encoder):
+    short = encoder.fork(truncate_dim=20)
+    short.set_context(encoder.context)
+    for parts in ("dense", "both"):
+        for encode in (short.encode_documents, short.encode_queries):
+            with pytest.raises(ConfigError, match="truncate_dim is 20, and cuts texts in one vector alone; leave"):
+                encode(TEXTS[:3], parts=parts)
+    assert short.encode_documents(TEXTS[:3], parts="sparse").shape[0] == 3
+    whole = encoder.without_context().encode_documents(TEXTS[:3], parts="dense")
+    np.testing.assert_array_equal(plain_embedding(short)(TEXTS[:3], "document"), whole)
+    assert encoder.fork(truncate_dim=encoder.dimension).truncate_dim is None
 
 
 def test_vectors_do_not_depend_on_company_or_on_what_is_added(encoder):

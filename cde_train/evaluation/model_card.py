@@ -6,16 +6,20 @@ Nothing is claimed beyond the figures of the comparison, and the same input give
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cde_retriever.files.replacing import write_atomically
-from cde_train.evaluation.results import LABELS, Comparison
+from cde_train.evaluation.results import Comparison
+from cde_train.evaluation.verdicts import RIVALS, verdicts
 
-RIVALS = ("start", "mixture", "bm25", "whitening")
 CARD, REPORT = "README.md", "report.json"
+MADE = (
+    "The queries were made of the documents and share their words; people ask otherwise: judge by questions of your "
+    "users with `cde-train evaluate`."
+)
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
@@ -31,8 +35,10 @@ class ModelCard:
         languages: Language codes, if known.
         data: Source, pairs, domains, skipped counts, filter report: label to value.
         compute: Seconds, device, steps: label to value.
-        settings: The resolved configuration, as TOML.
+        settings: The settings that were used, as TOML.
         rivals: Whom the verdicts are about.
+        advice: What to do with the model, in one sentence (`cde_train.evaluation.verdicts.advise`).
+        queries_made: Whether queries were made of the documents.
         sample: What to know of the sample that figures were measured on; empty for the full corpus.
     """
 
@@ -46,6 +52,8 @@ class ModelCard:
     settings: str = ""
     sample: str = ""
     rivals: tuple[str, ...] = RIVALS
+    advice: str = ""
+    queries_made: bool = False
 
     def markdown(self) -> str:
         """Return the README."""
@@ -54,6 +62,7 @@ class ModelCard:
         parts = [
             self._front_matter(),
             f"# {self.name}\n\nA two-stage contextual document encoder, made with `cde-train`.",
+            *([f"**{self.advice}**" + (f" {MADE}" if self.queries_made else "")] if self.advice else []),
             f"## Use\n\n{fence}python\nfrom cde_retriever.llama_index import CDEEmbedding  # LlamaIndex\n"
             f"from cde_retriever.langchain import CDEEmbeddings  # LangChain\n\n"
             f'embedding = CDEEmbedding("path/to/{self.name}")\n'
@@ -65,7 +74,8 @@ class ModelCard:
             self.comparison.markdown().strip(),
             "## Training data\n\n" + _table(self.data),
             "## Training\n\n" + _table(self.compute),
-            f"<details><summary>Resolved configuration</summary>\n\n{fence}toml\n{self.settings.strip()}\n{fence}\n\n"
+            "<details><summary>Settings that this run used; run.toml has all</summary>\n\n"
+            f"{fence}toml\n{self.settings.strip()}\n{fence}\n\n"
             "</details>",
             f"## Limits\n\nTexts beyond {self.comparison.max_length} tokens are cut. Languages: "
             f"{', '.join(self.languages) or 'unknown, those of the training data'}. "
@@ -83,24 +93,6 @@ class ModelCard:
         return "\n".join([*lines, "---"])
 
 
-def verdicts(comparison: Comparison, rivals: Sequence[str] = RIVALS) -> list[str]:
-    """Return a sentence a rival: better, worse, or no difference that this many queries can show."""
-    found = {d.rival: d for d in comparison.differences()}
-    lines = []
-    for rival in rivals:
-        label = LABELS[rival].removeprefix("+ ")
-        if rival not in found:
-            lines.append(f"Against {label}: not measured.")
-            continue
-        d = found[rival]
-        figures = f"{100 * d.mean:+.2f} nDCG@10 ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
-        says = {"beats": "It beats", "loses to": "It does not beat", "level with": "It does not beat"}[d.verdict]
-        level = "; no difference that this many queries can show" if d.verdict == "level with" else ""
-        losses = f"; it loses on {', '.join(d.loses_on)}" if d.loses_on and d.sets > 1 else ""
-        lines.append(f"{says} {label}: {figures}{level}{losses}.")
-    return lines
-
-
 def write_model_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
     """Write README.md and report.json into a folder, each all or nothing, and return the card's path."""
     folder = Path(folder)
@@ -111,11 +103,18 @@ def write_model_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
 
 
 def _table(values: Mapping[str, Any]) -> str:
-    rows = [f"| {key} | {_cell(value)} |" for key, value in values.items()]
+    rows = [f"| {_words(key)} | {_cell(value)} |" for key, value in values.items()]
     return "\n".join(["| | |", "|---|---|", *rows]) if rows else "Not recorded."
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_cell(one)}" for key, one in value.items()) or "none"
+        return ", ".join(f"{_words(key)} {_cell(one)}" for key, one in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _words(key: str) -> str:
+    """Return the name of a figure in words; anything else, such as a file's name, as it is."""
+    return key.replace("_", " ") if key.isidentifier() else key

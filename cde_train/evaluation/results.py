@@ -49,7 +49,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Difference:
-    """Corpus context minus a rival in nDCG@10, -1 to 1, with the ends of the 95 % interval over queries."""
+    """One mode, corpus context if not said, minus a rival in nDCG@10, -1 to 1, with the ends of its 95 % interval."""
 
     rival: str
     mean: float
@@ -95,14 +95,14 @@ class Comparison:
         found = self._of(name, mode)
         return np.array([] if found is None else found.ndcg_per_query)
 
-    def differences(self) -> list[Difference]:
-        """Return corpus context minus every other mode, over the sets that have both."""
+    def differences(self, of: str = "corpus") -> list[Difference]:
+        """Return one mode, the corpus context, minus every other, over the sets that have both."""
         found = []
         for rival in self.modes:
-            names = [n for n in self.sets if rival != "corpus" and self._of(n, rival) and self._of(n, "corpus")]
+            names = [n for n in self.sets if rival != of and self._of(n, rival) and self._of(n, of)]
             if not names:
                 continue
-            paired = {name: self._per_query(name, "corpus") - self._per_query(name, rival) for name in names}
+            paired = {name: self._per_query(name, of) - self._per_query(name, rival) for name in names}
             losses = {name: float(values.mean()) for name, values in paired.items() if values.mean() < 0}
             found.append(Difference(rival, *bootstrap(list(paired.values())), len(names), losses))
         return found
@@ -146,5 +146,6 @@ class Comparison:
         for d in self.differences():
             losses = ", ".join(f"{name} {100 * value:+.1f}" for name, value in d.loses_on.items()) or "no set"
             interval = f"{100 * d.low:+.2f} to {100 * d.high:+.2f}"
-            lines.append(f"| {LABELS[d.rival]} ({d.sets} sets) | {100 * d.mean:+.2f} | {interval} | {losses} |")
+            rival = f"{LABELS[d.rival]} ({d.sets} set{'s' * (d.sets > 1)})"
+            lines.append(f"| {rival} | {100 * d.mean:+.2f} | {interval} | {losses} |")
         return "\n".join(lines) + "\n"

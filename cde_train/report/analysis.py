@@ -18,7 +18,9 @@ from cde_retriever.pages.page import Page
 from cde_retriever.pages.plots import Plot, Table, heat_map, lines, points
 from cde_retriever.words.reading import split
 from cde_train.data.retrieval_sets import RetrievalSet
-from cde_train.evaluation.ranking import evaluate
+from cde_train.evaluation.baselines import rank_mixture
+from cde_train.evaluation.ranking import evaluate, measure
+from cde_train.evaluation.results import LABELS
 
 SIZES = (16, 64, 128, 256, 512)
 NULL = "null"
@@ -35,6 +37,7 @@ class Analysis:
     Attributes:
         names: Names of the corpora, c.
         by_context: Under the context of each corpus, and at last the null context, on each corpus, (c + 1, c).
+        mixture: Of BM25 and plain vectors together on each corpus, (c,).
         sizes: Context sizes.
         by_size: Under the corpus's own context of each size, (sizes, c).
         distances: How far word statistics of two corpora are apart, 0 to 1, (c, c).
@@ -44,6 +47,7 @@ class Analysis:
 
     names: Sequence[str]
     by_context: NDArray[np.float64]
+    mixture: NDArray[np.float64]
     sizes: Sequence[int]
     by_size: NDArray[np.float64]
     distances: NDArray[np.float64]
@@ -69,7 +73,7 @@ def analyse(encoder: ContextualEncoder, sets: Sequence[RetrievalSet], *, show_pr
 
     own = [fit(data, sizes[-1]) for data in sets] + [maker.null_context()]
     by_context, by_size = np.zeros((len(own), len(sets))), np.zeros((len(sizes), len(sets)))
-    difficulty, by_query = [], []
+    difficulty, by_query, mixture = [], [], []
     for column, data in enumerate(sets):
         contexts = [*own, *(fit(data, size) for size in sizes[:-1])]
         queries = maker.encode_under(data.queries, "query", contexts)
@@ -80,8 +84,12 @@ def analyse(encoder: ContextualEncoder, sets: Sequence[RetrievalSet], *, show_pr
         by_size[:, column] = [*means[len(own) :], means[column]]
         difficulty.append(query_difficulty(data, queries[len(sets)], documents[len(sets)]))
         by_query.append(found[column])
+        plain = maker.encode_first_stage(data.queries, role="query"), maker.encode_first_stage(data.documents)
+        ranked = rank_mixture(data.documents, data.queries, plain)
+        mixture.append(100 * float(measure(data, ranked).ndcg_at_10.mean()))
     names = [data.name for data in sets]
-    return Analysis(names, by_context, sizes, by_size, word_distances(sets), difficulty, by_query)
+    distances = word_distances(sets)
+    return Analysis(names, by_context, np.array(mixture), sizes, by_size, distances, difficulty, by_query)
 
 
 def query_difficulty(
@@ -128,8 +136,14 @@ def write_analysis_page(name: str, found: Analysis) -> Page:
     spread = f"average of {len(gain)} corpora, from {gain.min():+.1f} to {gain.max():+.1f}"
     where = spread if len(gain) > 1 else found.names[0]
     page.text(f"Own context against null: {gain.mean():+.1f} nDCG@10 on {where}.", strong=True)
+    above = own - found.mixture
+    page.text(f"Own context against {LABELS['mixture']}, a usual hybrid search: {above.mean():+.1f} nDCG@10.")
     rows = [(label, row.tolist()) for label, row in zip([*found.names, NULL], found.by_context, strict=True)]
-    alt = "nDCG@10 under each context, a row, on each corpus, a column; own contexts on the diagonal, null below."
+    rows.append((LABELS["mixture"], found.mixture.tolist()))
+    alt = (
+        "nDCG@10 under each context, a row, on each corpus, a column; own contexts on the diagonal, below them "
+        "null and a usual hybrid search without a context."
+    )
     page.plot(heat_map("Each context on each corpus", alt, found.names, rows, x="corpus", y="context"))
     series = {name: (list(found.sizes), found.by_size[:, column].tolist()) for column, name in enumerate(found.names)}
     alt = f"nDCG@10 on each corpus under its own context of {found.sizes[0]} to {found.sizes[-1]} documents, or of all."
@@ -141,10 +155,9 @@ def write_analysis_page(name: str, found: Analysis) -> Page:
     if len(found.names) > 1:
         page.plot(_by_distance(found))
     page.plot(_by_difficulty(found))
-    summary = [
-        (name, *figures) for name, *figures in zip(found.names, null.tolist(), own.tolist(), gain.tolist(), strict=True)
-    ]
-    return page.table(Table(("corpus", "null", "own", "gain"), summary), "nDCG@10 (0 to 100)")
+    columns = (found.names, *(figures.tolist() for figures in (null, own, gain, found.mixture)))
+    headings = ("corpus", "null", "own", "gain", LABELS["mixture"])
+    return page.table(Table(headings, list(zip(*columns, strict=True))), "nDCG@10 (0 to 100)")
 
 
 def _by_distance(found: Analysis) -> Plot:

@@ -52,4 +52,5 @@ def _analyse(options: argparse.Namespace) -> None:
     page = write_analysis_page(encoder.config.name, found)
     file = page.save(output / "analysis.html", tables=True)
     own = found.by_context.diagonal().tolist()
-    write_result({"page": str(file), "corpora": found.names, "null": found.by_context[-1].tolist(), "own": own})
+    figures = {"null": found.by_context[-1].tolist(), "own": own, "mixture": found.mixture.tolist()}
+    write_result({"page": str(file), "corpora": found.names, **figures})

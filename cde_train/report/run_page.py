@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.pages.page import Page
-from cde_retriever.pages.plots import Plot, Table, lines
+from cde_retriever.pages.plots import Plot, Table, intervals, lines
 from cde_train.batching.clustering import Clustering
 from cde_train.batching.difficulty import pair_difficulty
 from cde_train.batching.packing import load_batches
 from cde_train.batching.pair_vectors import views
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.readers import read_pairs
+from cde_train.evaluation.model_card import REPORT
+from cde_train.evaluation.results import LABELS, MEASURES
 from cde_train.report.timings import write_environments, write_run_timings, write_step_timings
 from cde_train.run.config import load_run_config
-from cde_train.run.fit import BATCHES, FILTER, STATES
+from cde_train.run.fit import BATCHES, FILTER, REPORT_FOLDER, STATES
 from cde_train.run.folder import CONFIG_NAME, RunFolder
 from cde_train.run.preparation import CLUSTERS, PAIRS, VECTORS
 from cde_train.run.sections import PhaseConfig
@@ -58,8 +60,13 @@ def write_run_page(run: Path) -> Page:
         raise FileNotFoundError(f"{run} holds no run; give the folder that cde-train fit wrote to")
     reports, config = folder.reports(), load_run_config(run / CONFIG_NAME)
     page = Page(f"Training run {run.resolve().name}")
-    for verdict in reports.get("report", {}).get("verdicts", ["It is not finished: there is no comparison yet."]):
-        page.text(verdict, strong=True)
+    found = reports.get("report", {"advice": "It is not finished: there is no comparison yet."})
+    if "advice" in found:  # runs of earlier versions have none
+        page.text(found["advice"], strong=True)
+    for verdict in found.get("verdicts", []):
+        page.text(verdict)
+    if (folder.work / REPORT_FOLDER / REPORT).is_file():
+        _write_figures(page, json.loads((folder.work / REPORT_FOLDER / REPORT).read_text()))
     page.heading("Steps")
     rows = [
         (name, key.replace("_", " "), _said(value)) for name, report in reports.items() for key, value in report.items()
@@ -75,6 +82,16 @@ def write_run_page(run: Path) -> Page:
     write_environments(page, folder.environments())
     page.heading("Settings").folded("run.toml", (run / CONFIG_NAME).read_text())
     return page
+
+
+def _write_figures(page: Page, found: dict[str, Any]) -> None:
+    """Write what was measured on the held-out part, given what report.json holds."""
+    rows = [(LABELS[d["rival"]], *(100 * d[key] for key in ("mean", "low", "high"))) for d in found["differences"]]
+    alt = "How much better the result is, under the context of the corpus, than each other way: right of 0 is better."
+    title, unit = "The result minus each other way, with 95 % intervals over queries", "nDCG@10 (0 to 100)"
+    page.plot(intervals(title, alt, rows, x=unit))
+    means = [(LABELS[mode], *(100 * row[key] for key in MEASURES)) for mode, row in found["means"].items()]
+    page.table(Table(("way", *MEASURES.values()), means), "What was measured on the held-out part (0 to 100)")
 
 
 def _write_phase(page: Page, work: Path, phase: PhaseConfig, batches_an_epoch: int | None) -> None:

@@ -17,7 +17,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,22 @@ def parse_run_config(values: Mapping[str, Any], faults: Sequence[str] = ()) -> R
     return RunConfig(**sections)
 
 
-def to_toml(config: RunConfig) -> str:
-    """Return every setting of a run; `load_run_config` makes the same run of it."""
+def to_toml(config: RunConfig, used: Collection[str] | None = None) -> str:
+    """Return every setting of a run; `load_run_config` makes the same run of it.
+
+    Args:
+        config: The run.
+        used: Paths of settings; of those outside of phases, others are left out.
+    """
     values = asdict(config)
     for section, key in OF_THE_PHASE:
         values[section].pop(key)
-    values["phase"] = [_name_first(phase) for phase in values["phase"]]
+    phases = [_name_first(phase) for phase in values.pop("phase")]
     values["model"] = _name_first(values["model"])
-    return tomli_w.dumps(_without_none(values))
+    if used is not None:
+        names = {tuple(path.split(".")[:2]) for path in used}
+        values = {part: {key: v for key, v in own.items() if (part, key) in names} for part, own in values.items()}
+    return tomli_w.dumps(_without_none({part: own for part, own in values.items() if own} | {"phase": phases}))
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.distillation.judging import compare_learned
 from cde_train.distillation.lessons import choose, learn
 from cde_train.distillation.teacher import Vectors
-from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
+from cde_train.evaluation.model_card import ModelCard, write_model_card
+from cde_train.evaluation.verdicts import advise, verdicts
 from cde_train.run.config import to_toml
 from cde_train.run.delivery import deliver
 from cde_train.run.environment import describe_environment
@@ -45,6 +46,7 @@ START, MODEL, REPORT_FOLDER, QUERY_VECTORS = "start", "model", "report", "query_
 RIVALS = ("start", "plain", "null", "foreign", "mixture", "bm25")
 FOREIGN_DOCUMENTS = 128
 FOREIGN = "Foreign context: the reference of the Python language."
+THE_START = "the start, the same vector with numbers learned on other corpora, which this checkpoint is"
 KEPT = (
     "What was learned is not better than the start beyond chance, so this checkpoint is the start; the corpus context "
     "below is that of what was learned, which is in work/model."
@@ -74,7 +76,8 @@ class Distillation:
     def run(self) -> Report:
         """Learn, or go on, and return what came of it."""
         self.folder.claim(self.config, [self.data], describe_environment())
-        uses = ["model", "distillation.vector_size"]
+        uses = [f"model.{name}" for name in ("base", "name", "dtype", "max_length", "context_size")]
+        uses.append("distillation.vector_size")
         self.folder.step("start", [START], self._write_start, uses=uses)
         pairs = self.preparation.read("data", self.data, sets_aside=True)
         uses = ["surrogate", "distillation"]
@@ -123,6 +126,10 @@ class Distillation:
         start, settings = self._start, self.settings
         assert start.head_settings is not None
         chosen = choose(pairs, settings)
+        self.folder.say(
+            f"distillation: learns from {len(chosen.queries)} queries and {len(chosen.documents)} documents; what of "
+            "them has no vector yet is embedded"
+        )
         vectors = self._plain(chosen.documents, chosen.queries)
         learned = learn(chosen, vectors, start.head_settings, start.config.context_size, settings)
         encoder = ContextualEncoder.from_pretrained(self.work / START, device="cpu")
@@ -138,19 +145,23 @@ class Distillation:
             learned, self._start, held_out, self._plain(held_out.documents, held_out.queries), foreign_documents()
         )
         better = any(d.rival == "start" and d.verdict == "beats" for d in comparison.differences())
+        data = self.folder.done("data") or {}
+        advice = advise(comparison, THE_START)
         card = ModelCard(
             name=learned.config.name,
             comparison=comparison,
             base_model=self.config.model.start,
-            data={"source": str(self.data), **(self.folder.done("data") or {})},
+            data={"source": str(self.data), **data},
             compute={"start": self.folder.done("start"), "distillation": learning},
-            settings=to_toml(self.config),
+            settings=to_toml(self.config, self.folder.used()),
             sample=f"{'' if better else KEPT + ' '}Measured on the full corpus. {FOREIGN}",
             rivals=RIVALS,
+            advice=advice,
+            queries_made=data.get("kind") == "documents",
         )
         write_model_card(self.work / REPORT_FOLDER, card)
         delivered = "what was learned" if better else "the start"
-        return {"delivered": delivered, "verdicts": verdicts(comparison, RIVALS)}
+        return {"delivered": delivered, "advice": advice, "verdicts": verdicts(comparison, RIVALS)}
 
 
 def foreign_documents() -> list[str]:

@@ -38,7 +38,8 @@ from cde_train.data.pairs import documents_by_domain, write_pairs
 from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import read_retrieval_set, write_retrieval_set
 from cde_train.evaluation.comparison import compare
-from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
+from cde_train.evaluation.model_card import ModelCard, write_model_card
+from cde_train.evaluation.verdicts import advise, verdicts
 from cde_train.run.base import resolve
 from cde_train.run.config import to_toml
 from cde_train.run.costs import affordable_documents
@@ -273,18 +274,22 @@ class _Fit:
         trained = ContextualEncoder.from_pretrained(model)
         sample = self.preparation.affordable(read_retrieval_set(self.work / HELD_OUT), self._affordable())
         comparison = compare(trained, [sample.data], start=self._start, show_progress=True)
+        data, base = self.folder.done("data") or {}, self.config.model.start
         card = ModelCard(
             name=trained.config.name,
             comparison=comparison,
-            base_model=self.config.model.start,
-            data={"source": str(self.data), **(self.folder.done("data") or {})},
+            base_model=base,
+            data={"source": str(self.data), **data},
             compute={phase.name: self.folder.done(f"{phase.name} training") for phase in self.config.phase}
             or {"nothing was trained": self.folder.done("prior")},
-            settings=to_toml(self.config),
+            settings=to_toml(self.config, self.folder.used()),
             sample=sample.sentence if len(sample.data.documents) < sample.whole else "",
+            advice=advise(comparison, f"the model it started from ({base}; as a checkpoint in work/{START})"),
+            queries_made=data.get("kind") == "documents",
         )
         write_model_card(self.work / REPORT_FOLDER, card)
-        return {"verdicts": verdicts(comparison), "documents": len(sample.data.documents), "of": sample.whole}
+        found = {"advice": card.advice, "verdicts": verdicts(comparison)}
+        return found | {"documents": len(sample.data.documents), "of": sample.whole}
 
     def _affordable(self) -> int:
         """Return how many documents the report can encode in a tenth of the training time."""

@@ -141,6 +141,10 @@ class RunFolder:
         """Return what the finished steps report, by name, in the order they were done; their files are not compared."""
         return {name: step["report"] for name, step in self._read()["steps"].items()}
 
+    def used(self) -> set[str]:
+        """Return the paths of the settings that the finished steps used."""
+        return {path for step in self._read()["steps"].values() for path in step.get("settings", self.settings)}
+
     def seconds(self) -> dict[str, float]:
         """Return how long the finished steps took, of those that say so."""
         return {name: step["seconds"] for name, step in self._read()["steps"].items() if "seconds" in step}
@@ -232,4 +236,8 @@ def hash_files(path: Path) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {_short(one)}" for key, one in value.items()) or "none"
+    if isinstance(value, list):
+        return " ".join(map(_short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

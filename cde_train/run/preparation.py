@@ -22,6 +22,7 @@ from cde_train.vectors.text_vectors import TextVectors
 
 PAIRS, VECTORS, CLUSTERS = "pairs.jsonl", "vectors", "clusters.safetensors"
 HELD_OUT, DEVELOPMENT = "held_out", "development"
+PURPOSES = {HELD_OUT: "the report", DEVELOPMENT: "choosing the best weights"}
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ class Preparation:
         pairs = found.pairs
         report: Report = {"kind": found.kind, "documents": len(found.documents), "skipped": found.skipped}
         if not pairs:
-            trip = self._make_pairs(found)
+            trip = self._make_pairs(found, sets_aside)
             pairs = trip.pairs
-            report |= {"round_trip_kept": trip.kept, "round_trip_dropped": trip.dropped}
+            report |= {"made_queries_kept": trip.kept, "made_queries_dropped": trip.dropped}
         before = len(pairs)
         if sets_aside:
             for part, seed in self.parts.items():
@@ -121,11 +122,17 @@ class Preparation:
         write_pairs(pairs, place / PAIRS)
         return report | {"held_out_pairs_and_copies": before - len(pairs), "pairs": len(pairs)}
 
-    def _make_pairs(self, found: TrainingData) -> RoundTrip:
+    def _make_pairs(self, found: TrainingData, sets_aside: bool) -> RoundTrip:
         """Make pairs of documents, and keep those whose query finds its document."""
         settings = self.config.pseudo_queries
         made = make_pairs(found.documents, found.domain, settings)
-        texts = [*texts_of(list(made)), *(pair.source for pair in made)]
+        texts = list(dict.fromkeys([*texts_of(list(made)), *(pair.source for pair in made)]))
+        share = f"{self.config.held_out.share:.0%} of them" + " each" * (len(self.parts) > 1)
+        self.folder.say(
+            f"data: {len(found.documents)} passages read, {len(made)} queries made of them; "
+            + (f"{share} go to {' and '.join(PURPOSES[part] for part in self.parts)}; " if sets_aside else "")
+            + f"{len(texts)} texts are embedded: passages, queries, and passages without the words that became a query"
+        )
         return round_trip_filter(made, self.embed(texts), settings)
 
     def _cluster(self, pairs: list[TrainingPair], file: str) -> Report:

@@ -1,6 +1,7 @@
 """`cde-train fit --config distil`, end to end on a tiny plain encoder."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,11 @@ def test_the_report_has_start_plain_null_and_foreign_with_intervals(finished):
     ranked = {result["mode"]: result["ndcg_per_query"] for result in report["results"]}
     assert ranked["foreign"] not in (ranked["corpus"], ranked["null"])
     card = (finished / "README.md").read_text()
-    assert "- It beats starting model: +" in card
+    assert "- It is better than the model it started from: +" in card
+    assert re.search(r"\*\*(Take this model|Use .* better than this model)", card)
+    sections = re.findall(r"^\[(.*)\]$", card.split("```toml")[1], re.MULTILINE)
+    assert sections == ["model", "surrogate", "held_out", "distillation"]  # and no more: these are what it used
+    assert "context_attention" not in card
     assert "Foreign context: the reference of the Python language." in card
     assert distil.KEPT not in card
 
@@ -86,7 +91,8 @@ def test_the_start_is_kept_where_nothing_better_was_learned(command, tmp_path, m
     assert (output / "config.json").read_bytes() == (output / "work/start/config.json").read_bytes()
     card = (output / "README.md").read_text()
     assert distil.KEPT in card
-    assert "It does not beat starting model" in card
+    assert "It is better than the model it started from" not in card
+    assert f"**Stay with {distil.THE_START}" in card or f"better than {distil.THE_START}" in card
 
 
 def test_a_run_killed_in_every_step_ends_with_the_same_checkpoint(command, tmp_path):

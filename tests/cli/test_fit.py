@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from cde_train.cli import main
 from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.evaluation import sampled_corpus
+from cde_train.evaluation.model_card import MADE
 from cde_train.run import fit as fitting
 from cde_train.run import preparation
 from tests.tiny import documents, plain_encoder, tiny_checkpoint
@@ -99,7 +101,16 @@ def test_fit_leaves_a_checkpoint_a_card_a_report_and_the_configuration(finished)
     assert encoder.config.name == "my-cde"
     encoder.fit_context(documents(12))
     assert np.isfinite(encoder.encode_queries(["baron kolak"])).all()
-    assert "my-cde" in (finished / "README.md").read_text()
+    card = (finished / "README.md").read_text()
+    assert "# my-cde\n" in card
+    assert MADE not in card
+    assert (
+        f"**{json.loads((finished / 'work/manifest.json').read_text())['steps']['report']['report']['advice']}**"
+        in card
+    )
+    assert tomllib.loads(re.search("```toml\n(.*)```", card, re.DOTALL)[1]).keys() == {
+        *("model", "surrogate", "clustering", "packing", "filtering", "held_out", "phase")
+    }
 
 
 def test_both_phases_changed_the_model(finished):
@@ -200,9 +211,11 @@ def test_fit_takes_a_folder_of_documents(config, tmp_path, capsys):
     command = ["fit", str(folder), "-o", str(tmp_path / "out"), "--config", str(config)]
     assert main([*command, "--set", "phase.1.warmup_steps=200"]) == 0
     assert ContextualEncoder.from_pretrained(tmp_path / "out", device="cpu").config.name == "out"
-    (warning,) = [
-        line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: the learning rate")
-    ]
+    err = capsys.readouterr().err.splitlines()
+    first = next(line for line in err if line.startswith(("data: ", "Embedding")))
+    assert first.startswith("data: 25 passages read, 46 queries made of them; "), "before texts are embedded"
+    assert "; 30% of them each go to the report and choosing the best weights; " in first
+    (warning,) = [line for line in err if line.startswith("warning: the learning rate")]
     steps = json.loads((tmp_path / "out/work/manifest.json").read_text())["steps"]["supervised training"]["report"][
         "steps"
     ]
@@ -210,6 +223,7 @@ def test_fit_takes_a_folder_of_documents(config, tmp_path, capsys):
         f"phase supervised rises for 200 steps and it has {steps}, so it comes no higher than {steps / 2:.0f}%"
         in warning
     )
+    assert MADE in (tmp_path / "out/README.md").read_text()
 
 
 def test_a_large_corpus_is_sampled_for_report_and_development_set(config, pairs, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,8 @@ import pytest
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.cli import main
 from cde_train.data.retrieval_sets import read_retrieval_set
-from cde_train.evaluation.ranking import evaluate
+from cde_train.evaluation.baselines import rank_mixture
+from cde_train.evaluation.ranking import evaluate, measure
 from cde_train.report.analysis import analyse, word_distances, write_analysis_page
 from tests.tiny import HEADED, documents, tiny_checkpoint
 
@@ -50,6 +51,12 @@ def test_each_cell_is_that_context_on_that_corpus(places):
         assert found.by_size[row, 1] == pytest.approx(alone(sets[1]), abs=0.5)
     assert np.ptp(found.by_context) > 1
     assert [values.mean() for values in found.by_query] == pytest.approx(np.diag(found.by_context).tolist())
+    plain = [
+        (encoder.encode_first_stage(d.queries, role="query"), encoder.encode_first_stage(d.documents)) for d in sets
+    ]
+    ranked = [rank_mixture(d.documents, d.queries, vectors) for d, vectors in zip(sets, plain, strict=True)]
+    expected = [100 * measure(d, row).ndcg_at_10.mean() for d, row in zip(sets, ranked, strict=True)]
+    assert found.mixture.tolist() == pytest.approx(expected)
     encoder.set_context(encoder.null_context())
     for data, difficulty in zip(sets, found.difficulty, strict=True):
         cosines = encoder.encode_queries(data.queries) @ encoder.encode_documents(data.documents).T
@@ -87,6 +94,12 @@ def test_the_command_writes_page_and_tables(places, opened, tmp_path, capsys):
         assert np.mean([float(y) for corpus, _, y in fifths if corpus == name]) == pytest.approx(own)
         xs = [float(x) for corpus, x, _ in fifths if corpus == name]
         assert (len(xs), xs) == (5, sorted(xs))
+    above = np.subtract(said["own"], said["mixture"]).mean()
+    hybrid = "BM25 0.4 + plain backbone 0.6"
+    assert f"against {hybrid}, a usual hybrid search: {above:+.1f} nDCG@10" in found.page.inner_text("main")
+    (heat,) = (tmp_path / "seen").glob("*each-context*.csv")
+    *_, last = (line.split(",") for line in heat.read_text().splitlines())
+    assert (last[0], [float(value) for value in last[1:]]) == (hybrid, pytest.approx(said["mixture"]))
     gain = np.subtract(said["own"], said["null"])
     assert f"{gain.mean():+.1f} nDCG@10 on average of 2 corpora" in found.page.inner_text("main")
 

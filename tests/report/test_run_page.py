@@ -14,6 +14,8 @@ from cde_train.cli import main
 from cde_train.data.readers import read_pairs
 from cde_train.report.run_page import write_run_page
 from cde_train.vectors.text_vectors import TextVectors
+from tests.unit.test_comparison import made
+from tests.unit.test_model_card import VALUES
 
 RUN = Path(__file__).parent.parent / "fixtures" / "fit" / "full"
 
@@ -46,6 +48,23 @@ def test_the_page_shows_the_runs_own_figures(run, opened, capsys, tmp_path):
     left_out = json.loads((run / "work/phase-training/filter.json").read_text())
     for example in left_out["examples"]:
         assert found.page.get_by_role("cell", name=example["dropped"], exact=True).count() >= 1
+
+
+def test_a_finished_run_says_what_to_do_and_shows_every_way_it_was_compared_with(run, opened, tmp_path):
+    manifest = run / "work/manifest.json"
+    values = json.loads(manifest.read_text())
+    said = {"advice": "Stay with the start.", "verdicts": ["It is worse than BM25."]}
+    values["steps"]["report"] = {"files": {}, "report": said, "seconds": 1.0}
+    manifest.write_text(json.dumps(values))
+    (run / "work/report").mkdir()
+    (run / "work/report/report.json").write_text(json.dumps(made(VALUES).to_dict()))
+    found = opened.go(write_run_page(run).save(tmp_path / "report.html", tables=True))
+    assert found.errors == []
+    assert found.page.locator("main p").first.inner_text() == "Stay with the start."
+    hybrid = "BM25 0.4 + plain backbone 0.6"
+    assert f"{hybrid}\t75\t75\t75" in found.page.get_by_role("table", name="held-out part").inner_text()
+    (row,) = [row for row in rows_of(tmp_path, "minus") if row[0] == hybrid]
+    assert [float(value) for value in row[1:]] == pytest.approx([-20, -20, -20])
 
 
 def test_difficulty_is_what_batching_maximises(run, tmp_path):

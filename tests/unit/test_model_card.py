@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from cde_train.evaluation.model_card import ModelCard, verdicts, write_model_card
+from cde_train.evaluation.model_card import MADE, ModelCard, write_model_card
 from cde_train.evaluation.results import LABELS
 from tests.unit.test_comparison import made
 
@@ -19,7 +19,12 @@ VALUES = {
 
 
 def test_the_table_holds_the_figures_of_the_report(tmp_path):
-    card = ModelCard("mine", made(VALUES), base_model="org/start", data={"pairs": 5, "skipped": {"empty": 2}})
+    card = ModelCard(
+        "mine",
+        made(VALUES),
+        base_model="org/start",
+        data={"pairs": 5, "skipped": {"empty": 2, "no_text.md (empty)": 1}},
+    )
     text = write_model_card(tmp_path / "out", card).read_text()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     table = {
@@ -29,19 +34,18 @@ def test_the_table_holds_the_figures_of_the_report(tmp_path):
     for row in report["results"]:
         assert table[LABELS[row["mode"]]][0] == round(100 * row["ndcg_at_10"], 2)
     assert len(table) == len(report["results"]) == 5
-    assert "| skipped | empty 2 |" in text
+    assert "| skipped | empty 2, no_text.md (empty) 1 |" in text
     assert 'base_model: "org/start"' in text
     assert "base_model" not in replace(card, base_model=str(tmp_path)).markdown()
     assert card.markdown() == text
 
 
-def test_verdicts():
-    start, mixture, bm25, whitening = verdicts(made(VALUES))
-    assert start.startswith("It does not beat starting model: +0.00")
-    assert "no difference that this many queries can show" in start
-    assert mixture == "It does not beat BM25 0.4 + plain backbone 0.6: -20.00 nDCG@10 (-20.00 to -20.00)."
-    assert bm25 == "It does not beat BM25: -30.00 nDCG@10 (-30.00 to -30.00)."
-    both = verdicts(made({"a": VALUES["a"], "b": {"corpus": [0.6] * 40, "bm25": [0.5] * 40}}), ["bm25"])
-    assert both[0].endswith("; it loses on a.")
-    assert whitening.startswith("It beats PCA whitening: +40.00")
-    assert verdicts(made({"a": {"corpus": [1.0]}}))[0] == "Against starting model: not measured."
+def test_figures_of_steps_are_rounded_and_named_in_words():
+    card = ModelCard("mine", made(VALUES), compute={"training": {"best_step": 3, "best_ndcg_at_10": 0.812345678}})
+    assert "| training | best step 3, best ndcg at 10 0.8123 |" in card.markdown()
+
+
+def test_the_advice_stands_first_and_says_what_made_queries_are_worth():
+    card = ModelCard("mine", made(VALUES), advice="Take this model.", queries_made=True)
+    assert f"\n\n**Take this model.** {MADE}\n\n## Use" in card.markdown()
+    assert MADE not in replace(card, queries_made=False).markdown()

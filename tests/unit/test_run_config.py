@@ -31,6 +31,13 @@ def test_resolved_file_names_every_setting():
     assert written["phase"][0].keys() == {f.name for f in fields(PhaseConfig)}
 
 
+def test_a_file_may_name_only_what_was_used():
+    used = {"model.base", "held_out.share", "pseudo_queries.generators.0"}
+    written = tomllib.loads(to_toml(load_run_config("distil"), used))
+    assert written.pop("pseudo_queries").keys() == {"generators"}
+    assert written == {"model": {"base": "cde-minilm-l6-short"}, "held_out": {"share": 0.2}, "phase": []}
+
+
 @pytest.mark.parametrize(("name", "tokens", "documents", "batch"), [("small", 64, 64, 256), ("large", 512, 512, 512)])
 def test_presets_follow_the_papers_table(name, tokens, documents, batch):
     config = load_run_config(name)
@@ -101,7 +108,7 @@ def test_every_fault_is_reported_at_once_and_named_as_on_the_command_line(tmp_pa
         ("phase.0.steps=3.0", "phase.0.steps is 3.0, but should be a valid integer"),
         ("model.name=3", "model.name is 3, but should be a valid string"),
         ("phase.0.context_sizes=[4]", r"phase\.0\.context_sizes\.1 is missing"),
-        ("phase.0.steps=5", "phase.0.warmup_steps is 20, more than the 5 steps of the phase"),
+        ("phase.0.steps=5", "phase.0.warmup_steps is 20, more than the 5 steps of the phase; lower it"),
         ("phase.0.name=a/b", "phase.0.name is 'a/b', expected letters"),
         ("phase.0.context_source=corpus", "phase.0.context_source is 'corpus', expected 'batch' or 'domain'"),
         ("phase.0.patience=-1", "phase.0.patience is -1, expected at least 0"),

@@ -1,0 +1,70 @@
+"""Say in sentences what a comparison means: what to do, and how the model stands to each rival.
+
+Better and worse are differences in nDCG@10 whose 95 % interval over queries leaves out 0.
+"""
+
+from collections.abc import Sequence
+
+from cde_train.evaluation.results import LABELS, Comparison, Difference
+
+RIVALS = ("start", "mixture", "bm25", "whitening")
+SIMPLER = ("mixture", "bm25", "plain")
+"""What needs neither training nor a context, and is advised where it is better."""
+NAMES = LABELS | {
+    "mixture": f"the usual hybrid search ({LABELS['mixture']})",
+    "plain": "plain vectors",
+    "whitening": "plain vectors after PCA whitening",
+    "null": "itself without a context",
+    "foreign": "itself under a foreign context",
+    "start": "the model it started from",
+}
+
+
+def advise(comparison: Comparison, start: str = NAMES["start"]) -> str:
+    """Return what to do, in one sentence: take the model, stay with its start, or use a simpler search.
+
+    Args:
+        comparison: The figures, with those of the start.
+        start: What to call the start.
+    """
+    gain = next((d for d in comparison.differences() if d.rival == "start"), None)
+    if gain is None:
+        return "Measure the model it started from too: without that nothing can be advised."
+    taken = "corpus" if gain.verdict == "beats" else "start"
+    better = [d for d in comparison.differences(taken) if d.rival in SIMPLER and d.verdict == "loses to"]
+    brought = {
+        "beats": f"is {100 * gain.mean:.1f} nDCG@10 better than the model it started from",
+        "loses to": f"made it {-100 * gain.mean:.1f} nDCG@10 worse",
+        "level with": f"brought no difference that {_queries(comparison)} queries can show",
+    }[gain.verdict]
+    if better:
+        best = min(better, key=lambda d: d.mean)
+        than = f"this model, which {brought}" if taken == "corpus" else f"{start}; training {brought}"
+        return f"Use {NAMES[best.rival]} instead: it is {-100 * best.mean:.1f} nDCG@10 better than {than}."
+    rest = "no simpler search measured here is better beyond chance"
+    if taken == "corpus":
+        return f"Take this model: it {brought}, and {rest}."
+    return f"Stay with {start}: training {brought}, and {rest}."
+
+
+def verdicts(comparison: Comparison, rivals: Sequence[str] = RIVALS) -> list[str]:
+    """Return a sentence a rival: better, worse, or no difference that this many queries can show."""
+    found = {d.rival: d for d in comparison.differences()}
+    return [
+        _verdict(found[rival], _queries(comparison)) if rival in found else f"Not compared with {NAMES[rival]}."
+        for rival in rivals
+    ]
+
+
+def _verdict(d: Difference, queries: int) -> str:
+    says = {
+        "beats": "It is better than {}",
+        "loses to": "It is worse than {}",
+        "level with": f"No difference from {{}} that {queries} queries can show",
+    }[d.verdict].format(NAMES[d.rival])
+    losses = f"; worse on {', '.join(d.loses_on)}" if d.loses_on and d.sets > 1 else ""
+    return f"{says}: {100 * d.mean:+.1f} nDCG@10 ({100 * d.low:+.1f} to {100 * d.high:+.1f}){losses}."
+
+
+def _queries(comparison: Comparison) -> int:
+    return sum(result.queries for result in comparison.results if result.mode == "corpus")

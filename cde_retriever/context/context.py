@@ -274,7 +274,7 @@ class Context:
         """
         file = context_file(path)
         if not file.is_file():
-            remedy = "restore it from a copy, as vectors of it go with no other; of no vectors yet, fit one and save it"
+            remedy = "restore it from a copy, since its vectors go with no other; if it has none, fit one and save it"
             raise FileNotFoundError(f"no context at {file}; {remedy}")
         return cls.from_bytes(file.read_bytes(), source=str(file))
 

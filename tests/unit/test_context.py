@@ -191,7 +191,7 @@ def test_every_flipped_byte_is_noticed(tmp_path) -> None:
 
 def test_load_says_what_is_wrong(tmp_path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no context at .*nothing.*; restore it from a copy, as vectors of it go"
+        FileNotFoundError, match=r"no context at .*nothing.*; restore it from a copy, since its vectors go"
     ):
         Context.load(tmp_path / "nothing")
     (tmp_path / "vectors/_cde").mkdir(parents=True)

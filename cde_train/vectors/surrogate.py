@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BATCHES_A_CHUNK = 32
 """Batches sorted by length together and written together; a kill loses the work of one chunk at most."""
+BATCHES_A_CALL = 4
+"""Batches the surrogate is given at once; the bar moves after them."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def embed_texts(
 
     Args:
         texts: The texts; any iterable, read once.
-        surrogate: The encoder; called with lists of `batch_size` * 32 texts, longest first.
+        surrogate: The encoder; called with lists of `batch_size` * 4 texts, longest first.
         folder: Where the vectors lie or will lie. Texts that take different prompts need different folders.
         identity: Name of the surrogate and its weights, for instance from `surrogate_identity`.
         prompt: Text put before every text.
@@ -153,10 +155,10 @@ def embed_texts(
         with counter(total=total, label="Embedding", unit="text", show=show_progress) as bar:
             for seen, chunk in _new_texts(texts, rows, batch_size * BATCHES_A_CHUNK):
                 if chunk:
-                    vectors = _embed(list(chunk.values()), surrogate, prompt, batch_size)
+                    vectors = _embed(list(chunk.values()), surrogate, prompt, batch_size, bar.update)
                     manifest = append_rows(folder, manifest, vectors, list(chunk))
                     rows.update(zip(chunk, range(len(rows), manifest.rows), strict=True))
-                bar.update(seen)
+                bar.update(seen - len(chunk))
         return TextVectors.opened(folder, manifest, rows)
 
 
@@ -178,20 +180,28 @@ def _new_texts(texts: Iterable[str], rows: dict[bytes, int], size: int) -> Itera
     yield seen, chunk
 
 
-def _embed(texts: list[str], surrogate: Surrogate, prompt: str, batch_size: int) -> NDArray[np.float32]:
-    """Return unit vectors in the order of the texts, (n, d)."""
+def _embed(
+    texts: list[str], surrogate: Surrogate, prompt: str, batch_size: int, done: Callable[[int], object]
+) -> NDArray[np.float32]:
+    """Return unit vectors in the order of the texts, (n, d); `done` is told how many more there are, now and then."""
     accepted = inspect.signature(surrogate.encode).parameters
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
     if prompt and "prompt" in accepted:  # pooling may leave a prompt out if it knows of it
         options["prompt"] = prompt
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # stable: fixed batches, little padding
     given = [texts[i] if "prompt" in options else prompt + texts[i] for i in order]
-    encoded = surrogate.encode(given, **{name: value for name, value in options.items() if name in accepted})
-    found = np.asarray(encoded, dtype=np.float32)
-    if found.ndim != 2 or len(found) != len(texts) or not found.shape[1]:
-        raise TrainingDataError(
-            f"the surrogate returned shape {found.shape} for {len(texts)} texts, expected one vector a text, (n, d)"
-        )
+    options = {name: value for name, value in options.items() if name in accepted}
+    parts = []
+    for start in range(0, len(given), batch_size * BATCHES_A_CALL):
+        part = given[start : start + batch_size * BATCHES_A_CALL]
+        encoded = np.asarray(surrogate.encode(part, **options), dtype=np.float32)
+        if encoded.ndim != 2 or len(encoded) != len(part) or not encoded.shape[1]:
+            raise TrainingDataError(
+                f"the surrogate returned shape {encoded.shape} for {len(part)} texts, expected one a text, (n, d)"
+            )
+        parts.append(encoded)
+        done(len(part))
+    found = np.concatenate(parts)
     length = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
     broken = np.flatnonzero(~np.isfinite(length[:, 0]) | (length[:, 0] == 0))
     if len(broken):

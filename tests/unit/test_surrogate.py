@@ -69,11 +69,17 @@ def test_each_distinct_text_is_embedded_once_and_later_calls_append(tmp_path):
     assert len(TextVectors.open(tmp_path)) == 4
 
 
-def test_chunks_are_bounded_and_sorted_by_length(tmp_path):
+def test_chunks_are_bounded_and_sorted_by_length(tmp_path, monkeypatch):
+    """Two chunks, of 64 and 39 texts, each sorted as a whole; a call has four batches, and then the bar moves."""
+    moved = []
+    monkeypatch.setattr("tqdm.std.tqdm.update", lambda _, n=1: moved.append(n))
     surrogate = CountingSurrogate()
     embed(TEXTS, tmp_path, surrogate, batch_size=2)
-    assert [len(call) for call in surrogate.seen] == [2 * BATCHES_A_CHUNK, BATCHES_A_CHUNK + 7]
-    assert all(call == sorted(call, key=len, reverse=True) for call in surrogate.seen)
+    calls = [len(call) for call in surrogate.seen]
+    assert calls == [8] * 8 + [8] * 4 + [7]
+    for chunk in (surrogate.texts[: 2 * BATCHES_A_CHUNK], surrogate.texts[2 * BATCHES_A_CHUNK :]):
+        assert chunk == sorted(chunk, key=len, reverse=True)
+    assert [n for n in moved if n] == calls
 
 
 def test_a_text_without_a_vector_is_named(tmp_path):
@@ -169,10 +175,11 @@ def test_killed_while_embedding_then_resumed(tmp_path):
     code = f"""
         import os, signal
         from pathlib import Path
+        from cde_train.vectors.surrogate import BATCHES_A_CALL, BATCHES_A_CHUNK
         from tests.unit.test_surrogate import TEXTS, CountingSurrogate, embed
         class Killed(CountingSurrogate):
             def encode(self, sentences, **_):
-                if len(self.seen) == 2:
+                if len(self.seen) == 2 * BATCHES_A_CHUNK // BATCHES_A_CALL + 1:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return super().encode(sentences)
         embed(TEXTS, Path({str(tmp_path / "killed")!r}), Killed())

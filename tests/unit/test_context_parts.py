@@ -80,7 +80,7 @@ def test_arrays_get_the_types_that_files_have() -> None:
         ({"frequencies": np.ones((2, 3), np.int64)}, r"pairs of token id and count, received \(2, 3\)"),
         ({"frequencies": np.array([[4, -1]])}, r"pairs of token id and count, received \(1, 2\)"),
         ({"frequencies": np.array([[0, 1], [5, 4]])}, "occur in 4 documents, but the context has 3"),
-        ({"words": words_of(2)}, "words of 2 documents, and 3 documents"),
+        ({"words": words_of(2)}, "of 3 documents has words of 2"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(changes, message) -> None:

@@ -104,7 +104,7 @@ class Context:
                 f"a token is said to occur in {frequencies[:, 1].max()} documents, but the context has {len(vectors)}"
             )
         if self.words is not None and self.words.counts.rows != self.size:
-            raise ContextError(f"the context of {self.size} documents has words of {self.words.counts.rows}; fit it again")
+            raise ContextError(f"the context of {self.size} documents has words of {self.words.counts.rows}; fit again")
         if self.texts is not None and tuple(map(hash_text, self.texts)) != self.text_hashes:
             raise ContextError("the texts of the context do not have the hashes it lists; fit it again")
 

@@ -43,7 +43,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.model.late import LateSecondStage
-from cde_retriever.search.bm25 import score_bm25
+from cde_retriever.search.bm25 import WordSearch, score_bm25
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, hash_retrieval_set, read_retrieval_set
 from cde_train.evaluation.baselines import rank_bm25
 from cde_train.evaluation.comparison import rank_plain
@@ -109,7 +109,7 @@ class Bench:
         start = time.perf_counter()
         extra: dict[str, Any] = {}
         if task.mode == "bm25":
-            ranking = rank_bm25(data.documents, data.queries)
+            ranking = rank_bm25(WordSearch(data.documents), data.queries)
         elif task.mode not in WITHOUT_CONTEXT:
             context = self._kept_context(folder, task)
             parts = "both" if task.mode in HYBRID_MODES else "one"

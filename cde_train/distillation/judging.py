@@ -5,6 +5,7 @@ from functools import partial
 
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import PlainDocuments
+from cde_retriever.search.bm25 import WordSearch
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.distillation.teacher import Vectors
 from cde_train.evaluation.baselines import rank_bm25, rank_mixture
@@ -34,9 +35,10 @@ def compare_learned(
     kept.add(data.documents, documents)
     for encoder in (learned, start):
         encoder.keep_plain(kept)
+    words = WordSearch(data.documents)
     ways: dict[str, Callable[[], Ranking]] = {
-        "bm25": partial(rank_bm25, data.documents, data.queries),
-        "mixture": partial(rank_mixture, data.documents, data.queries, (queries, documents)),
+        "bm25": partial(rank_bm25, words, data.queries),
+        "mixture": partial(rank_mixture, words, data.queries, (queries, documents)),
     }
     ways |= {mode: partial(rank_plain, mode, queries, documents) for mode in PLAIN_MODES}
     contexts = {"null": None, "foreign": foreign, "corpus": data.documents}

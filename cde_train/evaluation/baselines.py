@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.search.best_first import best_first
-from cde_retriever.search.bm25 import score_bm25
+from cde_retriever.search.bm25 import WordSearch
 from cde_retriever.search.mixture import mixed
 from cde_train.evaluation.ranking import DEPTH, Ranking
 
@@ -34,26 +34,26 @@ RELATIVE_RANK = 1e-6
 """Directions with less than this share of the largest variance count as not spanned."""
 
 
-def rank_bm25(documents: Sequence[str], queries: Sequence[str]) -> Ranking:
+def rank_bm25(words: WordSearch, queries: Sequence[str]) -> Ranking:
     """Rank by BM25; documents that share no word with the query are not retrieved, so a row may be short."""
     ranking: Ranking = []
-    for scores in score_bm25(documents, queries):
+    for scores in words.score(queries):
         row = best_first(scores, DEPTH)
         ranking.append(row[scores[row] > 0])
     return ranking
 
 
-def rank_mixture(documents: Sequence[str], queries: Sequence[str], vectors: tuple[Vectors, Vectors]) -> Ranking:
+def rank_mixture(words: WordSearch, queries: Sequence[str], vectors: tuple[Vectors, Vectors]) -> Ranking:
     """Rank as hybrid search does elsewhere (`cde_retriever.search.mixture`).
 
     Args:
-        documents: The corpus, n texts.
+        words: BM25 of the corpus, n documents.
         queries: What is asked, q texts.
         vectors: Plain vectors of queries, (q, d), and of documents, (n, d).
     """
     ranking: Ranking = []
     asked, held = vectors
-    for by_words, query in zip(score_bm25(documents, queries), asked, strict=True):
+    for by_words, query in zip(words.score(queries), asked, strict=True):
         scores = mixed(by_words, held @ query, WORD_SHARE)
         row = best_first(scores, DEPTH)
         ranking.append(row[np.isfinite(scores[row])])

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.search.bm25 import WordSearch
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.baselines import ADAPTATIONS, rank_bm25, rank_mixture
 from cde_train.evaluation.kept_results import KeptResults
@@ -119,21 +120,25 @@ def compare(
 
 
 def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progress: bool) -> dict[str, Rank]:
-    """Return BM25, the mixture and the plain modes, which share one encoding of the texts, made when first needed."""
+    """Return BM25, the mixture and the plain modes, which share an encoding and an index, made when needed."""
 
     @cache
     def vectors() -> tuple[Vectors, Vectors]:
         queries = encoder.encode_first_stage(data.queries, role="query", show_progress=show_progress)
         return queries, encoder.encode_first_stage(data.documents, show_progress=show_progress)
 
+    @cache
+    def words() -> WordSearch:
+        return WordSearch(data.documents)
+
     def plain(mode: str) -> Rank:
         return lambda: rank_plain(mode, *vectors())
 
-    words: dict[str, Rank] = {
-        "bm25": lambda: rank_bm25(data.documents, data.queries),
-        "mixture": lambda: rank_mixture(data.documents, data.queries, vectors()),
+    by_words: dict[str, Rank] = {
+        "bm25": lambda: rank_bm25(words(), data.queries),
+        "mixture": lambda: rank_mixture(words(), data.queries, vectors()),
     }
-    return words | {mode: plain(mode) for mode in PLAIN_MODES}
+    return by_words | {mode: plain(mode) for mode in PLAIN_MODES}
 
 
 def _in_contexts(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.search.bm25 import WordSearch
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.baselines import rank_bm25
 from cde_train.evaluation.ranking import Ranking, measure, rank
@@ -62,10 +63,10 @@ def sample_corpus(data: RetrievalSet, vectors: TextLookup, most: int, *, seed: i
     """
     data = _with_answers(data, int(ANSWERS * most))
     queries, documents = vectors.take(data.queries), vectors.take(data.documents)
-    by_words, by_vectors = rank_bm25(data.documents, data.queries), rank(queries, documents)
+    by_words, by_vectors = rank_bm25(WordSearch(data.documents), data.queries), rank(queries, documents)
     order = np.random.default_rng(seed).permutation(len(data.documents))
     left = _choose(data, [by_vectors], order, most)
-    words = measure(_part(data, left), rank_bm25([data.documents[i] for i in left], data.queries))
+    words = measure(_part(data, left), rank_bm25(WordSearch([data.documents[i] for i in left]), data.queries))
     left = _choose(data, [by_words], order, most)
     dense = measure(_part(data, left), rank(queries, documents[left]))
     gains = [

@@ -16,6 +16,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.pages.page import Page
 from cde_retriever.pages.plots import Plot, Table, heat_map, lines, points
+from cde_retriever.search.bm25 import WordSearch
 from cde_retriever.words.reading import split
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.baselines import rank_mixture
@@ -85,7 +86,7 @@ def analyse(encoder: ContextualEncoder, sets: Sequence[RetrievalSet], *, show_pr
         difficulty.append(query_difficulty(data, queries[len(sets)], documents[len(sets)]))
         by_query.append(found[column])
         plain = maker.encode_first_stage(data.queries, role="query"), maker.encode_first_stage(data.documents)
-        ranked = rank_mixture(data.documents, data.queries, plain)
+        ranked = rank_mixture(WordSearch(data.documents), data.queries, plain)
         mixture.append(100 * float(measure(data, ranked).ndcg_at_10.mean()))
     names = [data.name for data in sets]
     distances = word_distances(sets)

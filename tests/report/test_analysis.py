@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.search.bm25 import WordSearch
 from cde_train.cli import main
 from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.evaluation.baselines import rank_mixture
@@ -54,7 +55,7 @@ def test_each_cell_is_that_context_on_that_corpus(places):
     plain = [
         (encoder.encode_first_stage(d.queries, role="query"), encoder.encode_first_stage(d.documents)) for d in sets
     ]
-    ranked = [rank_mixture(d.documents, d.queries, vectors) for d, vectors in zip(sets, plain, strict=True)]
+    ranked = [rank_mixture(WordSearch(d.documents), d.queries, vectors) for d, vectors in zip(sets, plain, strict=True)]
     expected = [100 * measure(d, row).ndcg_at_10.mean() for d, row in zip(sets, ranked, strict=True)]
     assert found.mixture.tolist() == pytest.approx(expected)
     encoder.set_context(encoder.null_context())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cde_retriever.search.bm25 import WordSearch
 from cde_train.evaluation.baselines import (
     ADAPTATIONS,
     all_but_the_top,
@@ -35,7 +36,7 @@ def covariance(vectors):
 
 def test_bm25_finds_stems_and_ignores_stop_words():
     documents = ["The cat sleeps on a mat.", "Dogs were barking loudly.", "The of and is."]
-    cats, dogs, nothing = rank_bm25(documents, ["sleeping cats", "does the dog bark", "the and of"])
+    cats, dogs, nothing = rank_bm25(WordSearch(documents), ["sleeping cats", "does the dog bark", "the and of"])
     assert cats.tolist() == [0]
     assert dogs.tolist() == [1]
     assert nothing.tolist() == []
@@ -43,18 +44,18 @@ def test_bm25_finds_stems_and_ignores_stop_words():
 
 def test_bm25_prefers_the_rare_word():
     documents = ["common rare", "common words", "common words", "common things"]
-    assert rank_bm25(documents, ["common rare"])[0].tolist() == [0, 1, 2, 3]
+    assert rank_bm25(WordSearch(documents), ["common rare"])[0].tolist() == [0, 1, 2, 3]
 
 
 def test_the_mixture_adds_both_scaled_and_leaves_out_what_neither_finds():
     """Words find documents 0 and 1 (0 better, scaled 1 and 0), vectors all three: 0.4 · words + 0.6 · vectors."""
     documents = ["red apple", "red things of other kinds", "nothing"]
     vectors = np.array([[0.0, 1.0], [0.5, 0.0], [1.0, 0.0]], np.float32)  # cosines 0, 0.5, 1 to the query below
-    (row,) = rank_mixture(documents, ["red apple"], (np.array([[1.0, 0.0]], np.float32), vectors))
+    (row,) = rank_mixture(WordSearch(documents), ["red apple"], (np.array([[1.0, 0.0]], np.float32), vectors))
     assert row.tolist() == [2, 0, 1]  # 0.6, 0.4, 0.3
     many = ["red apple", *["blank"] * 150]
     far = np.linspace(1, 0, 151, dtype=np.float32)[:, None] * [[1.0, 0.0]]
-    (row,) = rank_mixture(many, ["apple"], (np.array([[1.0, 0.0]], np.float32), far.astype(np.float32)))
+    (row,) = rank_mixture(WordSearch(many), ["apple"], (np.array([[1.0, 0.0]], np.float32), far.astype(np.float32)))
     assert row.tolist() == list(range(100)), "a hundred of each list, as the systems people use take"
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cde_retriever.search.bm25 import WordSearch
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation import sampled_corpus
 from cde_train.evaluation.baselines import rank_bm25
@@ -50,7 +51,7 @@ def test_a_sample_has_the_answers_and_what_is_near_and_measures_as_the_whole(dat
 def test_the_error_is_what_a_ranker_without_a_part_in_the_choice_gains(data):
     """BM25 has three equal documents for a query; a sample by vectors alone leaves most of the two others out."""
     sample = sample_corpus(data, Vectors(), 60)
-    whole = measure(data, rank_bm25(data.documents, data.queries)).ndcg_at_10.mean()
+    whole = measure(data, rank_bm25(WordSearch(data.documents), data.queries)).ndcg_at_10.mean()
     assert 0.2 < sample.error == pytest.approx(1 - whole), "in the sample every answer comes first"
     assert f"{100 * sample.error:.2f} nDCG@10" in sample.sentence
     assert sample_corpus(data, Vectors(), 360).error == pytest.approx(0)

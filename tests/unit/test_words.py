@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from cde_retriever.search.bm25 import WordSearch
 from cde_retriever.words.pieces import comparable, count_words, pieces, sentences, with_spaces
 from cde_train.data.holdout import HoldOutConfig, hold_out
 from cde_train.data.pairs import TrainingPair
@@ -65,5 +66,5 @@ def test_near_copies_without_spaces_are_not_trained_on() -> None:
 
 def test_bm25_finds_a_text_without_spaces() -> None:
     texts = [text_of(CHINESE, seed) for seed in range(30)]
-    ranking = rank_bm25(texts, [text[40:60] for text in texts])
+    ranking = rank_bm25(WordSearch(texts), [text[40:60] for text in texts])
     assert [int(row[0]) for row in ranking] == list(range(30))

@@ -73,6 +73,13 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 class _Lines(plain_tqdm):  # type: ignore[type-arg]
     _instances: ClassVar["WeakSet[_Lines]"] = WeakSet()
     monitor_interval = 0  # no thread of its own
+    _written: int | float | None = None
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write a line, unless the last one had the same count, as at the end of what took long."""
+        if self.n != self._written:
+            self._written = self.n
+            super().display(msg, pos)
 
 
 def _renew_locks() -> None:

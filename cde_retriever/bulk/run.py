@@ -211,7 +211,7 @@ class _Run:
         bar = counter(
             total=manifest.rows,
             initial=manifest.rows - left,
-            label="Embedding",
+            label="Embedding documents",
             unit="doc",
             show=self.show_progress and left > 0,
         )

@@ -18,7 +18,7 @@ from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.model_with_context import ModelWithContext
 from cde_retriever.encoder.options import DocumentOptions, QueryOptions
 from cde_retriever.encoder.shared_queries import SharedBatches
-from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, OnTruncation, Vectors
+from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, OnTruncation, Vectors, label_of
 from cde_retriever.encoder.tokens import check_texts
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
@@ -269,13 +269,14 @@ class ContextualEncoder(ModelWithContext):
         texts, contexts = check_texts(texts), list(contexts)
         ids = self._runner.tokenize(texts, role, batch_size)
         if self.head_settings is not None:
-            plain = self._plain(ids, role, batch_size, show_progress and len(contexts) > 0)
+            plain = self._plain(ids, role, batch_size, label_of(role, show_progress and len(contexts) > 0))
             made = [activate(self, context).join(plain, texts, role, "one") for context in contexts]
             return cast("list[Vectors]", made)
         output = [np.zeros((len(ids), self.dimension), np.float32) for _ in contexts]
         with self._runner.lock:
             states = [activate(self, context).state for context in contexts]
-            for rows, input_ids, mask in self._runner.batches(ids, role, batch_size, show_progress and bool(states)):
+            label = label_of(role, show_progress and bool(states))
+            for rows, input_ids, mask in self._runner.batches(ids, role, batch_size, label):
                 for vectors, part in zip(output, self.backend.embed_under(input_ids, mask, states), strict=True):
                     vectors[rows] = self._shortened(part)
         return output
@@ -288,7 +289,7 @@ class ContextualEncoder(ModelWithContext):
         def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
             return self._shortened(backend.embed(input_ids, mask, active.state))
 
-        return self._runner.run(ids, embed, self.dense_dimension, batch_size, show_progress, role)
+        return self._runner.run(ids, embed, self.dense_dimension, batch_size, label_of(role, show_progress), role)
 
     def _shortened(self, vectors: Vectors) -> Vectors:
         if self.truncate_dim is None or self.head_settings is not None:

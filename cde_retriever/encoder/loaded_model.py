@@ -15,7 +15,7 @@ from cde_retriever.context.context import ModelIdentity
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.dimensions import full_dimension
-from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, TextRunner, Vectors
+from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, TextRunner, Vectors, label_of
 from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig
@@ -282,18 +282,19 @@ class LoadedModel:
         Documents' are a context's vectors. They are not comparable with those of `encode_documents`. `role`,
         ``"query"`` or ``"document"``, decides the prompt.
         """
-        return self._first_stage(self._runner.tokenize(texts, role, batch_size), batch_size, show_progress)
+        ids = self._runner.tokenize(texts, role, batch_size)
+        return self._first_stage(ids, batch_size, label_of(role, show_progress))
 
-    def _first_stage(self, ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors:
+    def _first_stage(self, ids: list[Ids], batch_size: int, label: str) -> Vectors:
         width = self.config.first_stage_width
-        return self._runner.run(ids, self.backend.embed_first_stage, width, batch_size, show_progress)
+        return self._runner.run(ids, self.backend.embed_first_stage, width, batch_size, label)
 
-    def _plain(self, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
+    def _plain(self, ids: list[Ids], role: str, batch_size: int, label: str) -> Vectors:
         """Return vectors of a model with a corpus head, without any context."""
         backend = self._runner.route(role)[0]
         embed = partial(backend.embed, state=backend.prepare(Evidence(0)))
 
         def run(rows: list[Ids]) -> Vectors:
-            return self._runner.run(rows, embed, self.backend.dimension, batch_size, show_progress, role)
+            return self._runner.run(rows, embed, self.backend.dimension, batch_size, label, role)
 
         return self._runner.compared(ids, role, run)

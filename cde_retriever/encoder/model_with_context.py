@@ -210,12 +210,13 @@ class ModelWithContext(LoadedModel):
 
     def _vectors_of(self, texts: Sequence[str], ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors | None:
         """Return what a context keeps of its documents' vectors; None for nothing."""
+        label = "Embedding the context" if show_progress else ""
         if self.head_settings is not None:
             kept = self._kept_plain("document")
             if kept is not None and not kept.missing(texts):
                 return kept.of(texts)
-            return self._plain(ids, "document", batch_size, show_progress)
-        return self._first_stage(ids, batch_size, show_progress) if self.backend.reads_dataset_embeddings else None
+            return self._plain(ids, "document", batch_size, label)
+        return self._first_stage(ids, batch_size, label) if self.backend.reads_dataset_embeddings else None
 
     def keep_plain(self, kept: PlainDocuments | None = None) -> None:
         """Keep plain vectors of documents from now on, and take those that are kept instead of running the model.

@@ -95,23 +95,26 @@ class TextRunner:
         embed: Embed,
         width: int,
         batch_size: int = DEFAULT_BATCH,
-        show_progress: bool = False,
+        label: str = "",
         role: str = "document",
     ) -> Vectors:
-        """Run token ids in batches of similar length, and return the rows, (n, width), in input order."""
+        """Run token ids in batches of similar length, and return the rows, (n, width), in input order.
+
+        A progress bar of that `label` is shown; none without one.
+        """
         output = np.zeros((len(ids), width), dtype=np.float32)
-        for rows, input_ids, mask in self.batches(ids, role, batch_size, show_progress):
+        for rows, input_ids, mask in self.batches(ids, role, batch_size, label):
             with self.lock:  # for a batch alone, so that few queries need not wait for many documents
                 output[rows] = embed(input_ids, mask)
         return output
 
     def batches(
-        self, ids: list[Ids], role: str, batch_size: int, show_progress: bool
+        self, ids: list[Ids], role: str, batch_size: int, label: str
     ) -> Iterator[tuple[list[int], NDArray[np.int64], NDArray[np.int64]]]:
         """Yield batches of similar length: rows of the input, token ids and mask, (b, s)."""
         batches: Iterable[list[int]] = batches_of(ids, batch_size)
-        if show_progress:
-            batches = _with_progress(batches, len(ids))
+        if label:
+            batches = _with_progress(batches, len(ids), label)
         for rows in batches:
             yield rows, *self.tokenizer(role).pad([ids[i] for i in rows], role)
 
@@ -137,11 +140,16 @@ class TextRunner:
         return vectors
 
 
-def _with_progress(batches: Iterable[list[int]], texts: int) -> Iterator[list[int]]:
+def label_of(role: str, show_progress: bool) -> str:
+    """Return the label of a bar over texts of a role; none where no bar is asked for."""
+    return f"Embedding {'queries' if role == 'query' else 'documents'}" if show_progress else ""
+
+
+def _with_progress(batches: Iterable[list[int]], texts: int, label: str) -> Iterator[list[int]]:
     # Not counter(show=False): making even that takes time where a query counts, and importing tqdm where a start does.
     from cde_retriever.progress import counter
 
-    with counter(total=texts, label="Embedding", unit="text") as bar:
+    with counter(total=texts, label=label, unit="text") as bar:
         for rows in batches:
             yield rows
             bar.update(len(rows))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.sampling import hash_text
+from cde_retriever.encoder.text_runner import label_of
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.progress import counter
 
@@ -37,7 +38,7 @@ class KeptVectors:
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         place = {text: row for row, text in enumerate(distinct)}
         parts = []
-        with counter(total=len(distinct), label="embedding", unit=role, show=self._show) as bar:
+        with counter(total=len(distinct), label=label_of(role, True), unit=role, show=self._show) as bar:
             for start in range(0, len(distinct), CHUNK):
                 chunk = distinct[start : start + CHUNK]
                 parts.append(self._chunk(chunk, role))

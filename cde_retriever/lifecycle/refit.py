@@ -252,7 +252,7 @@ def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool
     encoder, embedded, known = stored.encoder.fork(), 0, 0
     encoder.set_context(Context.load(shadow.folder))
     made = []
-    with counter(total=begun.documents, label="embedding", unit="document", show=show_progress) as bar:
+    with counter(total=begun.documents, label="Embedding documents", unit="document", show=show_progress) as bar:
         for number, start in enumerate(range(0, begun.documents, begun.part)):
             texts = stored.texts[start : start + begun.part]
 

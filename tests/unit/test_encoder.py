@@ -312,9 +312,20 @@ def test_progress_goes_to_stderr_and_only_when_asked(encoder, capsys) -> None:
     assert capsys.readouterr().err == ""
     encoder.encode_documents(documents(5), show_progress=True)
     captured = capsys.readouterr()
-    assert "Embedding" in captured.err
     assert "5/5" in captured.err
     assert captured.out == ""
+
+
+def test_a_bar_says_what_is_embedded(encoder, capsys) -> None:
+    texts = documents(80)  # few queries show no bar
+    context = encoder.fit_context(texts, show_progress=True)
+    encoder.encode_documents(texts, show_progress=True)
+    encoder.encode_queries(texts, show_progress=True)
+    encoder.encode_first_stage(texts, role="query", show_progress=True)
+    encoder.encode_under(texts, "document", [context], show_progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    of = ["the context", "documents", "queries", "queries", "documents"]
+    assert [line.split(":")[0] for line in lines] == [f"Embedding {what}" for what in of]
 
 
 def test_unknown_checkpoint_is_a_clear_error(tmp_path, monkeypatch) -> None:

@@ -31,10 +31,20 @@ def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end(clock, capsys):
             clock[0] += 0.5
             shown.update()
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 6  # after 10, 20, 30, 40 and 50 seconds, and the last
-    assert [line.split("|")[0].split()[1] for line in lines] == ["20%", "40%", "60%", "80%", "100%", "100%"]
+    assert [line.split("|")[0].split()[1] for line in lines] == ["20%", "40%", "60%", "80%", "100%"]
     assert "20/100 [00:10<00:40,  2.00 text/s]" in lines[0]
     assert "\r" not in "".join(lines)
+
+
+def test_a_log_gets_the_last_count_once(clock, capsys):
+    for seconds in (1, 10):  # before the end is due for a line, and when it is
+        with counter(total=2, label="Embedding", unit="text") as shown:
+            for _ in range(2):
+                clock[0] += seconds
+                shown.update()
+        assert capsys.readouterr().err.count("2/2") == 1
+    counter(total=2, label="Embedding", unit="text").close()
+    assert "Embedding:   0% 0/2" in capsys.readouterr().err
 
 
 def test_items_are_yielded_and_counted(clock, capsys):

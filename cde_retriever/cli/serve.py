@@ -49,6 +49,14 @@ def add_command(program: CommandLine) -> None:
         action="store_true",
         help=f"let in everybody at any address (default: where callers are elsewhere, {KEYS} holds their keys)",
     )
+    serve.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="one more name that a server without keys or --open answers to, may be repeated (default: localhost, "
+        "127.0.0.1 and [::1] alone)",
+    )
     add_model_options(serve)
 
 
@@ -60,6 +68,7 @@ def _serve(options: argparse.Namespace) -> None:
     from cde_retriever.errors import ConfigError, TruncationWarning
     from cde_retriever.serving.app import make_app
     from cde_retriever.serving.contexts import ServedContexts, read_context
+    from cde_retriever.serving.gate import LOCAL_NAMES
     from cde_retriever.serving.server import serve
 
     keep_few_kernels(KERNELS)
@@ -79,7 +88,8 @@ def _serve(options: argparse.Namespace) -> None:
         contexts.append(encoder.null_context())
     served = ServedContexts(encoder, contexts, store=store, most=options.most_contexts)
     warnings.simplefilter("ignore", TruncationWarning)  # callers are told in the answer
-    app = make_app(served, keys=keys, rate=options.rate, most_bytes=options.most_bytes)
+    names = () if keys or options.open else (*LOCAL_NAMES, *options.allow_host)
+    app = make_app(served, keys=keys, rate=options.rate, names=names, most_bytes=options.most_bytes)
 
     def ready(address: str) -> None:
         names = [f"{served.model}@{encoder.context.fingerprint}" for encoder in served.encoders]

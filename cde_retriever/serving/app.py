@@ -45,7 +45,12 @@ CALLER_GONE = 499
 
 
 def make_app(
-    contexts: ServedContexts, *, keys: Sequence[str] = (), rate: str | None = None, most_bytes: int = MOST_BYTES
+    contexts: ServedContexts,
+    *,
+    keys: Sequence[str] = (),
+    rate: str | None = None,
+    names: Sequence[str] = (),
+    most_bytes: int = MOST_BYTES,
 ) -> FastAPI:
     """Return the application.
 
@@ -53,6 +58,7 @@ def make_app(
         contexts: What is served.
         keys: Keys of callers, as `Gate` takes them.
         rate: Requests a caller may make, such as ``"600/minute"``; None for any number.
+        names: What callers may call this server, as `Gate` takes them.
         most_bytes: Longest request.
 
     Raises:
@@ -66,7 +72,7 @@ def make_app(
         redoc_url=None,
         middleware=[
             Middleware(Measured, metrics=metrics),
-            Middleware(Gate, keys=keys, rate=limit, most_bytes=most_bytes),
+            Middleware(Gate, keys=keys, rate=limit, names=names, most_bytes=most_bytes),
             Middleware(RequestBodyLimitMiddleware, max_body_size=most_bytes),  # of bodies that state no length
         ],
         exception_handlers={**_HANDLERS, 413: _too_long(most_bytes)},

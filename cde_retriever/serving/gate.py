@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 
 from limits import RateLimitItem, parse
@@ -16,6 +17,9 @@ from cde_retriever.serving.requests import write_error
 OPEN = ("/health",)
 """What needs no key and has no rate: those who watch the server ask it."""
 
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+"""What programs of this machine call it."""
+
 TOO_LONG = "the request has more than {most} bytes; send fewer texts at once"
 
 
@@ -27,21 +31,42 @@ class Gate:
         keys: The keys that are let in, sent as ``Authorization: Bearer KEY``; none lets in all.
         rate: Requests a caller may make; None for any number. A caller is a key, or an address where there are no
             keys.
+        names: What callers may call this server, without port; none for any. To whom a key is no bar, its names are: a
+            page of another site reaches a server of this machine by a name that it lets point here (DNS rebinding).
         most_bytes: Longest request by what its header states; one that states nothing is counted as it is read.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Sequence[str] = (), rate: RateLimitItem | None = None, *, most_bytes: int
+        self,
+        app: ASGIApp,
+        keys: Sequence[str] = (),
+        rate: RateLimitItem | None = None,
+        names: Sequence[str] = (),
+        *,
+        most_bytes: int,
     ) -> None:
         self._app, self._most_bytes = app, most_bytes
+        self._names = [name.lower() for name in names]
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._limit = rate
         self._counts = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 401, 413 or 429."""
-        refusal = self._refusal(scope) if scope["type"] == "http" and scope["path"] not in OPEN else None
+        """Pass a request on, or answer 401, 413, 421 or 429."""
+        refusal = None
+        if scope["type"] == "http":
+            refusal = self._wrong_name(scope) or (None if scope["path"] in OPEN else self._refusal(scope))
         await (refusal or self._app)(scope, receive, send)
+
+    def _wrong_name(self, scope: Scope) -> JSONResponse | None:
+        called = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        if not self._names or re.sub(r":\d+$", "", called.lower()) in self._names:
+            return None
+        message = (
+            f"this server is called {called[:100]!r}, expected {', '.join(self._names)}; start it with --allow-host "
+            "NAME to answer to another name, or with keys"
+        )
+        return JSONResponse(write_error(421, message), 421)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         header = dict(scope["headers"]).get(b"authorization", b"")

@@ -1,6 +1,8 @@
 """`cde explore`: ways that rank as the index and its rivals do, reasons that add up, pages in a real browser."""
 
 import json
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -195,4 +197,7 @@ def test_the_command_writes_a_page_or_serves_one(headed_folder, opened, tmp_path
         found.go(served["url"] + "/?q=ron&context=gone")
         assert found.page.get_by_label("Context", exact=True).input_value() == "own context"
         assert found.errors == []
+        foreign = urllib.request.Request(served["url"], headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(foreign, timeout=30)
         assert {url.split("?")[0] for url in found.requests} == {served["url"] + "/", served["url"] + "/plotly.js"}

@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.mixtures import rank_mixture
 from cde_retriever import ContextualEncoder
-from cde_retriever.search.bm25 import score_bm25
+from cde_retriever.search.bm25 import WordSearch
+from cde_train.evaluation.baselines import rank_mixture
 from cde_train.evaluation.ranking import Ranking, rank
 
-MIXTURE = "convex_30"
-"""The best single mixture on the development sets (docs/figures/quality.md)."""
 FILES = ("plain_vectors.npy", "plain_ids.npy")
 
 
@@ -45,8 +43,7 @@ class PlainVectors:
             texts: The texts of `ids`, in their order.
         """
         queries = unit_length(encoder.encode_first_stage(questions, role="query"))
-        words = score_bm25(texts, questions)
-        return rank(queries, self.vectors), rank_mixture(MIXTURE, words, queries, self.vectors)
+        return rank(queries, self.vectors), rank_mixture(WordSearch(texts), questions, (queries, self.vectors))
 
     def save(self, folder: Path) -> None:
         """Write vectors and ids into a folder."""

@@ -1,4 +1,7 @@
-"""Mix scores of words and of vectors as hybrid search does elsewhere: each list scaled to 0 … 1, query by query."""
+"""Mix scores of words and of vectors as hybrid search does elsewhere: each list scaled to 0 … 1, query by query.
+
+So do Weaviate's ``relativeScoreFusion`` and LlamaIndex's fusion retriever.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +11,7 @@ from cde_retriever.search.best_first import best_first
 DEPTH = 100
 
 Scores = NDArray[np.float32]
+Places = NDArray[np.int64]
 
 
 def mixed(by_words: Scores, by_vectors: Scores, weight: float) -> Scores:
@@ -20,12 +24,22 @@ def mixed(by_words: Scores, by_vectors: Scores, weight: float) -> Scores:
         by_vectors: Inner products with all documents, (n,).
         weight: Share of words, from 0 to 1.
     """
-    total = np.full(len(by_words), -np.inf, np.float32)
-    for share, scores in ((weight, np.where(by_words > 0, by_words, -np.inf)), (1 - weight, by_vectors)):
-        best = best_first(scores, DEPTH)
-        best = best[np.isfinite(scores[best])]
+    total, lists = np.zeros(len(by_words), np.float32), found(by_words, by_vectors)
+    for share, scores, best in zip((weight, 1 - weight), (by_words, by_vectors), lists, strict=True):
         if len(best):
             low, high = scores[best].min(), scores[best].max()
-            scaled = (scores[best] - low) / (high - low) if high > low else np.ones(len(best))
-            total[best] = np.where(np.isfinite(total[best]), total[best], 0) + share * scaled
-    return total
+            total[best] += share * ((scores[best] - low) / (high - low) if high > low else np.ones(len(best)))
+    return scores_at(np.concatenate(lists), total)
+
+
+def found(by_words: Scores, by_vectors: Scores) -> tuple[Places, Places]:
+    """Return the places of the 100 best documents of each list, best first; of words those above 0 alone."""
+    words, vectors = best_first(by_words, DEPTH), best_first(by_vectors, DEPTH)
+    return words[by_words[words] > 0], vectors
+
+
+def scores_at(places: Places, scores: Scores) -> Scores:
+    """Return scores, (n,), at some places, and minus infinity at all others."""
+    output = np.full_like(scores, -np.inf)
+    output[places] = scores[places]
+    return output

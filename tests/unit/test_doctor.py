@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from benchmarks.doctor import agrees
-from benchmarks.mixtures import rank_mixture
 from cde_retriever.cli.main import main
 from cde_retriever.errors import ConfigError, CorpusError
 from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, examine, interval, plain_embedding, recommend
@@ -19,7 +18,6 @@ from cde_retriever.lifecycle.report import make_report
 from cde_retriever.lifecycle.trial import Question, Trial, automatic_trial, judged_trial, ndcg
 from cde_retriever.search.bm25 import score_bm25
 from cde_retriever.search.hybrid import score
-from cde_retriever.search.mixture import mixed
 from tests.tiny import WORDS, headed_encoder, tiny_encoder
 
 
@@ -90,16 +88,6 @@ def test_ndcg_is_trec_evals():
     unfound = np.array([[-np.inf, 1.0, -np.inf]], np.float32)
     assert ndcg(unfound, [Question("", {0: 1.0}, "")])[0] == 0
     assert ndcg(unfound, [Question("", {1: 1.0}, "")])[0] == 1
-
-
-def test_a_mixture_ranks_as_that_of_the_benchmarks():
-    rng = np.random.default_rng(1)
-    queries, documents = (rng.normal(size=(n, 8)).astype(np.float32) for n in (10, 90))
-    words = np.maximum(rng.normal(size=(10, 90)), 0).astype(np.float32)
-    theirs = rank_mixture("convex_30", words, queries, documents)
-    for by_words, query, ranking in zip(words, queries, theirs, strict=True):
-        ours = np.argsort(-mixed(by_words, documents @ query, 0.3), kind="stable")
-        assert ours[:20].tolist() == ranking[:20].tolist()
 
 
 def test_documents_of_stop_words_alone_have_no_score_by_words():

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.mixtures import MIXTURE_LABELS, MIXTURES, rank_mixture, scaled
+from benchmarks.mixtures import MIXTURE_LABELS, MIXTURES, rank_mixture
 from benchmarks.quality_table import select
+from cde_retriever.search.mixture import mixed
 
 WORDS = [np.array([0, 4, 2, 0], np.float32)]
 QUERY = np.array([[1, 0]], np.float32)
@@ -30,9 +31,13 @@ def test_a_query_without_words_ranks_by_vectors():
         assert rank_mixture(mode, nothing, QUERY, DOCUMENTS)[0].tolist() == [0, 3, 2, 1]
 
 
-def test_equal_scores_scale_to_one():
-    assert scaled(np.full(3, 7, np.float32)).tolist() == [1, 1, 1]
-    assert scaled(np.zeros(0, np.float32)).tolist() == []
+def test_equal_scores_scale_to_one_and_what_neither_list_has_is_not_found():
+    same = np.full(4, 7, np.float32)
+    assert mixed(np.array([0, 3, 3, 0], np.float32), same, 0.25).tolist() == [0.75, 1, 1, 0.75]
+    by_words = np.r_[np.zeros(110), [1.0]].astype(np.float32)  # the last by vectors, beyond the 100 best
+    scores = mixed(by_words, np.arange(111, 0, -1).astype(np.float32), 0.25)
+    assert np.flatnonzero(np.isneginf(scores)).tolist() == list(range(100, 110))
+    assert scores[[0, 99, 110]].tolist() == [0.75, 0, 0.25]
 
 
 def test_the_best_mixture_of_a_set_is_the_one_with_the_highest_mean():

@@ -21,7 +21,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, OutputError, TruncationWarning
 from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.shadow import Begun, Shadow
-from cde_retriever.lifecycle.stored_index import FolderKind, StoredIndex, Vectors, folder_kind
+from cde_retriever.lifecycle.stored_index import StoredIndex
 from cde_retriever.progress import counter
 
 PathLike = str | os.PathLike[str]
@@ -92,7 +92,7 @@ def plan_refit(
     Args, and errors, as for `refit`.
     """
     shadow = Shadow(Path(index), collection)
-    stored = folder_kind(shadow.index, collection).open_folder(shadow.index, model, trust_pickle)
+    stored = shadow.open(model, trust_pickle)
     old = stored.encoder.context
     encoder = stored.encoder.fork()
     began = time.perf_counter()
@@ -147,21 +147,15 @@ def refit(
         OSError: if another process refits it, or the disk is full; the old index is in place.
     """
     shadow = Shadow(Path(index), collection)
-    kind = folder_kind(shadow.index, collection)
     with shadow.alone():
         begun = shadow.read()
-        if begun is not None and _is_swapped(shadow, kind, begun):
+        if begun is not None and shadow.is_swapped(begun):
             shadow.clear_vectors()
-            _check_unchanged(shadow, kind.open_folder(shadow.index, model, trust_pickle), begun)
+            _check_unchanged(shadow, shadow.open(model, trust_pickle), begun)
             return _done(shadow, begun, 0, 0)
-        source = shadow.hash_index()
-        stored = kind.open_folder(shadow.index, model, trust_pickle)
-        if (
-            begun is None
-            or begun.source != source
-            or begun.part != documents_at_once
-            or _keeps_old(shadow, kind, begun)
-        ):
+        source, stored = shadow.hash_index(), shadow.open(model, trust_pickle)
+        same = begun is not None and (begun.source, begun.part) == (source, documents_at_once)
+        if begun is None or not same or shadow.keeps_old(begun):
             shadow.clear()
             context = _fit(stored, stored.encoder.fork(), show_progress)
             old = stored.encoder.context.fingerprint
@@ -185,12 +179,11 @@ def confirm_refit(index: PathLike, *, collection: Collection | None = None) -> b
         OSError: if another process refits the index.
     """
     shadow = Shadow(Path(index), collection)
-    kind = folder_kind(shadow.index, collection)
     if not shadow.folder.exists():
         return False
     with shadow.alone():
         begun = shadow.read()
-        if begun is not None and not _is_swapped(shadow, kind, begun):
+        if begun is not None and not shadow.is_swapped(begun):
             raise ConfigError(f"the refit of {shadow.given} is not done; run it again to continue, or undo it")
         shadow.clear()
     return begun is not None
@@ -207,7 +200,6 @@ def undo_refit(index: PathLike, *, collection: Collection | None = None) -> bool
         OSError: if another process refits the index.
     """
     shadow = Shadow(Path(index), collection)
-    kind = folder_kind(shadow.index, collection)
     if not shadow.folder.exists():
         return False
     with shadow.alone():
@@ -217,7 +209,7 @@ def undo_refit(index: PathLike, *, collection: Collection | None = None) -> bool
                 f"nothing says whether {shadow.given} or {shadow.kept} is the old index, as refit.json is gone; move "
                 "the one that you want to the index's place by hand, and delete the other"
             )
-        swapped = begun is not None and _is_swapped(shadow, kind, begun) and shadow.other.is_dir()
+        swapped = begun is not None and shadow.is_swapped(begun) and shadow.other.is_dir()
         if swapped:
             shadow.swap()
         shadow.clear()
@@ -255,19 +247,17 @@ def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool
     with counter(total=begun.documents, label="Embedding documents", unit="document", show=show_progress) as bar:
         for number, start in enumerate(range(0, begun.documents, begun.part)):
             texts = stored.texts[start : start + begun.part]
-
-            def embed(texts: list[str] = texts) -> Vectors:
-                nonlocal embedded, known
+            vectors = shadow.read_vectors(number)
+            if vectors is None:
                 embedded += len(texts)
                 if encoder.plain_documents is not None:
                     known += len(texts) - len(encoder.plain_documents.missing(texts))
-                vectors: Vectors = encoder.encode_documents(texts, parts=stored.parts)
-                return vectors
-
-            made.append(shadow.vectors(number, embed))
+                vectors = encoder.encode_documents(texts, parts=stored.parts)
+                shadow.write_vectors(number, vectors)
+            made.append(vectors)
             bar.update(len(texts))
-    vectors = np.concatenate(made)
-    shadow.build(lambda folder: stored.rebuild(folder, encoder.context, vectors))
+    whole = np.concatenate(made)
+    shadow.build(lambda folder: stored.rebuild(folder, encoder.context, whole))
     return embedded, known
 
 
@@ -279,21 +269,6 @@ def _check_unchanged(shadow: Shadow, stored: StoredIndex, begun: Begun) -> None:
             f"now, {stored.drift.added} joined), and the index before is still kept in {shadow.kept}; confirm that "
             "refit (--confirm), then refit again"
         )
-
-
-def _is_swapped(shadow: Shadow, kind: FolderKind, begun: Begun) -> bool:
-    """Tell whether the new index is in place, by the context that its folder keeps."""
-    return shadow.is_swapped(begun, _fingerprint(kind, shadow.index))
-
-
-def _keeps_old(shadow: Shadow, kind: FolderKind, begun: Begun) -> bool:
-    """Tell whether what is beside the index is an old one too: somebody put the old index back after the exchange."""
-    return shadow.other.is_dir() and _fingerprint(kind, shadow.other) != begun.new
-
-
-def _fingerprint(kind: FolderKind, folder: Path) -> str | None:
-    context = kind.context_of(folder)
-    return None if context is None else context.fingerprint
 
 
 def _done(shadow: Shadow, begun: Begun, embedded: int, known: int) -> Refit:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.errors import ConfigError, OutputError
 from cde_retriever.files.hashing import files_of, hash_file
 from cde_retriever.files.leftovers import remove
@@ -28,6 +29,7 @@ from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import exchange_folders, write_atomically
 from cde_retriever.files.tensors import read_tensors
 from cde_retriever.lifecycle.collection import Collection
+from cde_retriever.lifecycle.stored_index import StoredIndex, folder_kind
 
 Vectors = NDArray[np.float32]
 _FORMAT = RecordFormat(1, OutputError, "delete it, and refit again")
@@ -61,11 +63,14 @@ class Shadow:
     Args:
         index: Folder of the index, or of the context of a collection.
         collection: The collection; None for an index that is in its folder.
+
+    Raises:
+        FileNotFoundError, ConfigError, ImportError: as `folder_kind` does.
     """
 
     def __init__(self, index: Path, collection: Collection | None = None) -> None:
         self.given, self.index = index, index.resolve()
-        self.collection = collection
+        self.collection, self._kind = collection, folder_kind(self.index, collection)
         self.folder = self.index.with_name(f"{self.index.name}.refit")
         self.other = self.folder / "index"
 
@@ -109,12 +114,17 @@ class Shadow:
             )
         return begun
 
-    def is_swapped(self, begun: Begun, fingerprint: str | None) -> bool:
-        """Tell whether the new index is in place, given the fingerprint of the context that the index's folder keeps.
+    def open(self, model: ModelSpec, trust_pickle: bool) -> StoredIndex:
+        """Read the index that is in place."""
+        return self._kind.open_folder(self.index, model, trust_pickle)
+
+    def is_swapped(self, begun: Begun) -> bool:
+        """Tell whether the new index is in place, by the context that the index's folder keeps.
 
         Raises:
-            OutputError: if it is neither the old context's nor the new one's.
+            OutputError: if that is neither the old context nor the new one.
         """
+        fingerprint = self._fingerprint(self.index)
         if fingerprint not in (begun.old, begun.new):
             raise OutputError(
                 f"{self.given} holds context {str(fingerprint)[:12]}, and {self.folder} is about replacing "
@@ -122,6 +132,14 @@ class Shadow:
                 "in it is needed, and refit again"
             )
         return fingerprint == begun.new
+
+    def keeps_old(self, begun: Begun) -> bool:
+        """Tell whether what is beside the index is an old one too: somebody put that back after the exchange."""
+        return self.other.is_dir() and self._fingerprint(self.other) != begun.new
+
+    def _fingerprint(self, folder: Path) -> str | None:
+        context = self._kind.context_of(folder)
+        return None if context is None else context.fingerprint
 
     def hash_index(self) -> str:
         """Return a hash of all files of the index, their names included, and of what is in its collection."""
@@ -135,16 +153,24 @@ class Shadow:
         """Record what is being made; the new context is there already."""
         _FORMAT.write(self.folder / _RECORD, asdict(begun))
 
-    def vectors(self, number: int, embed: Callable[[], Vectors]) -> Vectors:
-        """Return the vectors of a part, which are computed unless they are there whole."""
-        file = self.folder / f"vectors-{number:06d}.safetensors"
-        found = _read_vectors(file)
-        if found is None:
-            from safetensors.numpy import save
+    def read_vectors(self, number: int) -> Vectors | None:
+        """Return the vectors of a part; None if they are not there whole."""
+        try:
+            arrays, metadata = read_tensors(self._vectors_file(number).read_bytes())
+            vectors: Vectors = arrays["vectors"]
+            return vectors if metadata[_SHA256] == _digest(vectors) else None
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
 
-            found = embed()
-            write_atomically(file, save({"vectors": found}, metadata={_SHA256: _digest(found)}))
-        return found
+    def write_vectors(self, number: int, vectors: Vectors) -> None:
+        """Keep the vectors of a part; a killed process leaves all of them or none."""
+        from safetensors.numpy import save
+
+        content = save({"vectors": vectors}, metadata={_SHA256: _digest(vectors)})
+        write_atomically(self._vectors_file(number), content)
+
+    def _vectors_file(self, number: int) -> Path:
+        return self.folder / f"vectors-{number:06d}.safetensors"
 
     def build(self, write: Callable[[Path], None]) -> None:
         """Make the new index in a copy of the old one's folder, by a function that writes into it."""
@@ -217,13 +243,3 @@ def _hash_folder(folder: Path) -> str:
 
 def _digest(vectors: Vectors) -> str:
     return hashlib.sha256(np.ascontiguousarray(vectors).tobytes()).hexdigest()
-
-
-def _read_vectors(file: Path) -> Vectors | None:
-    """Return the vectors in a file; None if it is not there, or damaged."""
-    try:
-        arrays, metadata = read_tensors(file.read_bytes())
-        vectors: Vectors = arrays["vectors"]
-        return vectors if metadata[_SHA256] == _digest(vectors) else None
-    except (FileNotFoundError, ValueError, KeyError):
-        return None

@@ -25,8 +25,8 @@ from benchmarks.quality import Bench
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
 from cde_retriever.files.replacing import write_atomically
-from cde_retriever.lifecycle.doctor import MIXTURE, PLAIN, Setting, examine, plain_embedding, recommend
-from cde_retriever.lifecycle.kept_vectors import KeptVectors
+from cde_retriever.lifecycle.doctor import MIXTURE, PLAIN, Setting, examine, recommend
+from cde_retriever.lifecycle.kept_vectors import kept_embedding
 from cde_retriever.lifecycle.trial import JUDGED, Question, Trial, automatic_trial
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
 
@@ -40,7 +40,7 @@ class Vectors:
 
     def __init__(self, encoder: ContextualEncoder, cache: Path) -> None:
         self._known: dict[tuple[str, str], NDArray[np.float32]] = {}
-        self._others = KeptVectors(plain_embedding(encoder), encoder.identity.sha256, cache, show_progress=True)
+        self._others = kept_embedding(encoder, cache, show_progress=True)
 
     def add(self, role: str, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Add vectors that are known."""

@@ -57,8 +57,8 @@ def add_command(program: CommandLine) -> None:
 
 def _doctor(options: argparse.Namespace) -> None:
     from cde_retriever.encoder.encoder import ContextualEncoder
-    from cde_retriever.lifecycle.doctor import examine, merge, plain_embedding
-    from cde_retriever.lifecycle.kept_vectors import KeptVectors
+    from cde_retriever.lifecycle.doctor import examine, merge
+    from cde_retriever.lifecycle.kept_vectors import kept_embedding
     from cde_retriever.lifecycle.report import write_report
 
     for name in ("documents", "questions"):
@@ -72,7 +72,7 @@ def _doctor(options: argparse.Namespace) -> None:
     found = []
     for number, model in enumerate(models):
         encoder = ContextualEncoder.from_pretrained(model) if number else first
-        embed = KeptVectors(plain_embedding(encoder), encoder.identity.sha256, folder / "vectors", show_progress=True)
+        embed = kept_embedding(encoder, folder / "vectors", show_progress=True)
         found.append(examine(encoder, trial, embed, foreign=foreign, language=options.language, seed=options.seed))
     report = write_report(folder, trial, merge(found), options.model)
     say(report.page)

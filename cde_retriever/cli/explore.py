@@ -86,16 +86,13 @@ def _explore(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace, index: Path, output: Path) -> "tuple[Exploration, str]":
     from cde_retriever.encoder.encoder import ContextualEncoder
-    from cde_retriever.lifecycle.doctor import plain_embedding
-    from cde_retriever.lifecycle.kept_vectors import KeptVectors
+    from cde_retriever.lifecycle.kept_vectors import KeptVectors, kept_embedding
     from cde_retriever.lifecycle.stored_index import folder_kind
     from cde_retriever.serving.contexts import read_context
     from cde_retriever.serving.exploration import Exploration
 
     def embedding(encoder: ContextualEncoder) -> KeptVectors:
-        return KeptVectors(
-            plain_embedding(encoder), encoder.identity.sha256, output / "vectors", show_progress=not options.query
-        )
+        return kept_embedding(encoder, output / "vectors", show_progress=not options.query)
 
     paths = [Path(name).expanduser() for name in options.context]
     contexts = {f"{path.stem:.12} {read.fingerprint[:6]}": read for path in paths for read in [read_context(path)]}

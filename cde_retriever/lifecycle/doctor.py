@@ -21,17 +21,14 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
-from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.making import make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.corpus_head import CorpusHead
-from cde_retriever.encoder.dimensions import full_dimension
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import ConfigError
 from cde_retriever.lifecycle.kept_vectors import Embed
 from cde_retriever.lifecycle.trial import Scores, Trial, ndcg
 from cde_retriever.search.bm25 import score_bm25
-from cde_retriever.search.hybrid import score
+from cde_retriever.search.hybrid import score_one_form
 from cde_retriever.search.mixture import mixed
 
 PLAIN, BM25, MIXTURE = "plain", "BM25", "BM25 + plain"
@@ -68,27 +65,6 @@ class Setting:
         return 100 * float(self.quality.mean())
 
 
-def plain_embedding(encoder: ContextualEncoder) -> Embed:
-    """Return what embeds texts with an encoder's model, without any context.
-
-    Raises:
-        ConfigError: for a model without a corpus head, which would have to read every text once a context.
-    """
-    if encoder.config.corpus_head is None:
-        raise ConfigError(
-            f"{encoder.config.name} has no corpus head, and the doctor compares contexts by one; name an encoder such "
-            "as sentence-transformers/all-MiniLM-L6-v2, or leave --model out"
-        )
-    plain = encoder.fork(truncate_dim=full_dimension(encoder.backend)).without_context()
-
-    def embed(texts: Sequence[str], role: str) -> NDArray[np.float32]:
-        if role == "query":
-            return plain.encode_queries(texts, parts="dense")
-        return plain.encode_documents(texts, parts="dense", on_truncation=lambda _: None)
-
-    return embed
-
-
 def examine(
     encoder: ContextualEncoder,
     trial: Trial,
@@ -104,7 +80,7 @@ def examine(
     Args:
         encoder: The encoder, with a corpus head.
         trial: Documents and questions.
-        embed: Makes its plain vectors, as `plain_embedding` does.
+        embed: Makes its plain vectors (`cde_retriever.lifecycle.kept_vectors`).
         foreign: Documents of another corpus, for the row of a foreign context; None for no such row.
         sizes: Documents in a context, for two parts; the largest is measured as one vector too.
         language: Language of the corpus, as `ContextualEncoder.fit_context` takes it.
@@ -143,11 +119,9 @@ class _Examination:
 
     def without_context(self) -> list[Setting]:
         """Return plain, BM25 and both together."""
-        plain = self.queries @ self.documents.T
         words = np.stack(list(score_bm25(self.trial.documents, self.texts)))
-        mixture = np.stack([mixed(*rows, WORD_SHARE) for rows in zip(words, plain, strict=True)])
-        found = np.where(words > 0, words, -np.inf)
-        return [self.setting(PLAIN, plain), self.setting(BM25, found), self.setting(MIXTURE, mixture)]
+        scores = score_without_context(words, self.queries @ self.documents.T)
+        return [self.setting(name, found) for name, found in scores.items()]
 
     def fit(self, texts: Sequence[str], size: int, vectors: NDArray[np.float32]) -> Context:
         """Return the context that `ContextualEncoder.fit_context` would make of texts, out of their vectors."""
@@ -162,13 +136,15 @@ class _Examination:
         head = CorpusHead(self.head, context, self.documents.shape[1], self.encoder.dimension)
         documents = head.documents(self.documents, self.trial.documents, parts)
         queries = head.queries(self.queries, self.texts, parts)
-        if isinstance(queries, Parts) and isinstance(documents, Parts):
-            scores = score(queries, documents)
-        else:
-            scores = np.asarray(queries) @ np.asarray(documents).T
         form = "two parts" if parts == "both" else "one vector"
         name = f"{form}, {kind} context" + (f" of {context.size}" if context.size else "")
-        return self.setting(name, scores, parts, kind, context.size)
+        return self.setting(name, score_one_form(queries, documents), parts, kind, context.size)
+
+
+def score_without_context(words: Scores, plain: Scores) -> dict[str, Scores]:
+    """Return the scores, (q, n), of plain, BM25 and both together, given BM25's and inner products of plain vectors."""
+    mixture = np.stack([mixed(*rows, WORD_SHARE) for rows in zip(words, plain, strict=True)])
+    return {PLAIN: plain, BM25: np.where(words > 0, words, np.float32(-np.inf)), MIXTURE: mixture}
 
 
 def interval(differences: NDArray[np.float64]) -> tuple[float, float]:

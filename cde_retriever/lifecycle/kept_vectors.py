@@ -1,4 +1,4 @@
-"""Keep plain vectors of texts in a folder, so that an interrupted command continues where it stopped."""
+"""Make plain vectors of texts, and keep them in a folder, so that an interrupted command continues where it stopped."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.sampling import hash_text
+from cde_retriever.encoder.dimensions import full_dimension
+from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.text_runner import label_of
+from cde_retriever.errors import ConfigError
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.progress import counter
 
@@ -18,6 +21,32 @@ DIGEST = 32
 Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[str], str], Vectors]
 """Makes plain unit vectors, (n, d), of texts that are ``"document"`` or ``"query"``."""
+
+
+def plain_embedding(encoder: ContextualEncoder) -> Embed:
+    """Return what embeds texts with an encoder's model, without any context.
+
+    Raises:
+        ConfigError: for a model without a corpus head, where the context changes what the model itself computes.
+    """
+    if encoder.config.corpus_head is None:
+        raise ConfigError(
+            f"{encoder.config.name} has no corpus head, so contexts cannot be compared on the same plain vectors; name "
+            "an encoder such as sentence-transformers/all-MiniLM-L6-v2, or leave --model out"
+        )
+    plain = encoder.fork(truncate_dim=full_dimension(encoder.backend)).without_context()
+
+    def embed(texts: Sequence[str], role: str) -> Vectors:
+        if role == "query":
+            return plain.encode_queries(texts, parts="dense")
+        return plain.encode_documents(texts, parts="dense", on_truncation=lambda _: None)
+
+    return embed
+
+
+def kept_embedding(encoder: ContextualEncoder, folder: Path, *, show_progress: bool) -> "KeptVectors":
+    """Return the same, of which a folder keeps what was embedded; raises as `plain_embedding` does."""
+    return KeptVectors(plain_embedding(encoder), encoder.identity.sha256, folder, show_progress=show_progress)
 
 
 class KeptVectors:

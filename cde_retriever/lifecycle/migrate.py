@@ -23,8 +23,7 @@ from cde_retriever.errors import ConfigError
 from cde_retriever.files.leftovers import remove
 from cde_retriever.files.locking import LOCK, only_writer
 from cde_retriever.lifecycle.collection import Collection
-from cde_retriever.lifecycle.doctor import plain_embedding
-from cde_retriever.lifecycle.kept_vectors import Embed, KeptVectors
+from cde_retriever.lifecycle.kept_vectors import Embed, kept_embedding, plain_embedding
 from cde_retriever.lifecycle.stored_index import ForeignIndex, NewIndex, open_foreign
 
 PathLike = str | os.PathLike[str]
@@ -138,12 +137,12 @@ def _plain_vectors(
     """
     if encoder.config.corpus_head is None:
         return None, None, 0
-    plain, kept, texts = plain_embedding(encoder), PlainDocuments(), stored.texts
-    cosine = _lowest_cosine(plain, encoder.dense_dimension, texts, stored.vectors)
+    kept, texts = PlainDocuments(), stored.texts
+    cosine = _lowest_cosine(plain_embedding(encoder), encoder.dense_dimension, texts, stored.vectors)
     if cosine is not None and cosine >= SAME and stored.vectors is not None:
         kept.add(texts, unit(stored.vectors))
         return kept, cosine, len(texts)
-    embed = KeptVectors(plain, encoder.identity.sha256, work, show_progress=show_progress)
+    embed = kept_embedding(encoder, work, show_progress=show_progress)
     kept.add(texts, embed(texts, "document"))
     return kept, cosine, 0
 

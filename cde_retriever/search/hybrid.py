@@ -76,6 +76,14 @@ def score(queries: Parts, documents: Parts) -> NDArray[np.float32]:
     return scores
 
 
+def score_one_form(queries: Any, documents: Any) -> NDArray[np.float32]:
+    """Return the scores of documents for queries, (q, n), both in two parts, as `score` does, or both in one vector."""
+    if isinstance(queries, Parts):
+        return score(queries, documents)
+    scores: NDArray[np.float32] = queries @ documents.T
+    return scores
+
+
 def search(queries: Parts, documents: Parts, count: int) -> Found:
     """Return the best documents of each query; of equal scores the earlier document comes first.
 

@@ -24,12 +24,11 @@ from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, WORD_SHARE
+from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, score_without_context
 from cde_retriever.lifecycle.kept_vectors import Embed
 from cde_retriever.search.best_first import best_first
 from cde_retriever.search.bm25 import WordSearch
-from cde_retriever.search.hybrid import score
-from cde_retriever.search.mixture import mixed
+from cde_retriever.search.hybrid import score_one_form
 from cde_retriever.serving.context_topics import ContextTopics
 from cde_retriever.words.reading import grams_of, hash_word, split
 
@@ -100,7 +99,7 @@ class Exploration:
         texts: What the index embedded.
         encoder: Its encoder, with a corpus head, under its context.
         form: ``"both"`` if the index holds two parts, else ``"one"``.
-        embed: Makes plain vectors, as `cde_retriever.lifecycle.doctor.plain_embedding` does.
+        embed: Makes plain vectors (`cde_retriever.lifecycle.kept_vectors`).
         beside: Plain embeddings of other encoders, by name.
         contexts: Other contexts of the same model, by name.
 
@@ -150,25 +149,19 @@ class Exploration:
     def ask(self, queries: Sequence[str]) -> list[Answer]:
         """Return what queries find, in every way."""
         vectors = self._embed(queries, "query")
-        ways = {name: self._score(name, vectors, queries) for name in self._heads}
+        ways = {
+            name: score_one_form(head.queries(vectors, queries, self.form), self._documents[name])
+            for name, head in self._heads.items()
+        }
         words = np.stack(list(self._word_search.score(queries)))
-        plain = vectors @ self._plain.T
-        ways[BM25] = np.where(words > 0, words, -np.inf).astype(np.float32)
-        ways[MIXTURE] = np.stack([mixed(*rows, WORD_SHARE) for rows in zip(words, plain, strict=True)])
-        ways[PLAIN] = plain
+        others = score_without_context(words, vectors @ self._plain.T)
+        ways |= {name: others[name] for name in (BM25, MIXTURE, PLAIN)}
         ways |= {name: embed(queries, "query") @ documents.T for name, (embed, documents) in self._beside.items()}
         places = (vectors - self._middle) @ self._axes
         return [
             Answer(query, {name: scores[number] for name, scores in ways.items()}, (float(x), float(y)))
             for number, (query, (x, y)) in enumerate(zip(queries, places, strict=True))
         ]
-
-    def _score(self, name: str, vectors: Vectors, queries: Sequence[str]) -> NDArray[np.float32]:
-        asked, documents = self._heads[name].queries(vectors, queries, self.form), self._documents[name]
-        if isinstance(asked, Parts) and isinstance(documents, Parts):
-            return score(asked, documents)
-        scores: NDArray[np.float32] = np.asarray(asked) @ np.asarray(documents).T
-        return scores
 
     def explain(self, query: str, number: int, way: str = OWN) -> Reason:
         """Say why a document is found under a context."""

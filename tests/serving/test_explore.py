@@ -11,7 +11,7 @@ from cde_retriever.cli.main import main
 from cde_retriever.context.context import Context
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ContextMismatchError
-from cde_retriever.lifecycle.doctor import plain_embedding
+from cde_retriever.lifecycle.kept_vectors import plain_embedding
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from cde_retriever.search import bm25
 from cde_retriever.search.bm25 import score_bm25

@@ -12,7 +12,7 @@ from cde_retriever.context.knowledge import Knowledge
 from cde_retriever.context.neighbours import Neighbours, spread_of, unit
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
-from cde_retriever.lifecycle.doctor import plain_embedding
+from cde_retriever.lifecycle.kept_vectors import plain_embedding
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.projection import project, signs_of
 from cde_retriever.words.reading import WordReader

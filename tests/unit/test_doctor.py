@@ -12,8 +12,8 @@ import pytest
 from benchmarks.doctor import agrees
 from cde_retriever.cli.main import main
 from cde_retriever.errors import ConfigError, CorpusError
-from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, examine, interval, plain_embedding, recommend
-from cde_retriever.lifecycle.kept_vectors import KeptVectors
+from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, examine, interval, recommend
+from cde_retriever.lifecycle.kept_vectors import KeptVectors, plain_embedding
 from cde_retriever.lifecycle.report import make_report
 from cde_retriever.lifecycle.trial import Question, Trial, automatic_trial, judged_trial, ndcg
 from cde_retriever.search.bm25 import score_bm25

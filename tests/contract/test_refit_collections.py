@@ -326,7 +326,9 @@ def test_a_copy_that_does_not_name_its_collection_yet_takes_none_with_it(place):
             confirm_refit(place.context, collection=place.collection)
             before = place.contents()
         names = place.names()
-        shutil.copytree(place.context, Shadow(place.context).folder / "unfinished")  # killed just then
+        shutil.copytree(
+            place.context, Shadow(place.context, place.collection).folder / "unfinished"
+        )  # killed just then
         assert not place.undo()
         assert place.names() == names
         assert_same(place.contents(), before)

@@ -68,6 +68,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from cde_train.data.retrieval_sets import find_retrieval_sets, hash_retrieval_set, read_retrieval_set
     from cde_train.evaluation.comparison import compare
     from cde_train.evaluation.kept_results import KeptResults
+    from cde_train.evaluation.verdicts import advise
 
     sets = [read_retrieval_set(path) for path in find_retrieval_sets(where)]
 
@@ -84,6 +85,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         write_result(row)
     for difference in comparison.differences():
         write_result({"verdict": difference.verdict, **asdict(difference)})
+    measured = "" if encoder.head_settings is None else " Measured is its one vector; `cde doctor` measures two parts."
+    say(advise(comparison) + measured)
 
 
 def _evaluate_mteb(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Hold what a comparison measured: each ranking, differences with their intervals, and the tables of both."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class Comparison:
     sha256: str
     max_length: int
     results: tuple[Result, ...]
+    _differences: dict[str, list[Difference]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def sets(self) -> list[str]:
@@ -96,7 +97,12 @@ class Comparison:
         return np.array([] if found is None else found.ndcg_per_query)
 
     def differences(self, of: str = "corpus") -> list[Difference]:
-        """Return one mode, the corpus context, minus every other, over the sets that have both."""
+        """Return one mode, the corpus context, minus every other, over the sets that have both; drawn once."""
+        if of not in self._differences:
+            self._differences[of] = self._drawn(of)
+        return list(self._differences[of])
+
+    def _drawn(self, of: str) -> list[Difference]:
         found = []
         for rival in self.modes:
             names = [n for n in self.sets if rival != of and self._of(n, rival) and self._of(n, of)]

@@ -24,12 +24,12 @@ def advise(comparison: Comparison, start: str = NAMES["start"]) -> str:
     """Return what to do, in one sentence: take the model, stay with its start, or use a simpler search.
 
     Args:
-        comparison: The figures, with those of the start.
+        comparison: The figures; without those of a start the model is compared with simpler searches alone.
         start: What to call the start.
     """
     gain = next((d for d in comparison.differences() if d.rival == "start"), None)
     if gain is None:
-        return "Measure the model it started from too: without that nothing can be advised."
+        return _advise_alone(comparison)
     taken = "corpus" if gain.verdict == "beats" else "start"
     better = [d for d in comparison.differences(taken) if d.rival in SIMPLER and d.verdict == "loses to"]
     brought = {
@@ -45,6 +45,20 @@ def advise(comparison: Comparison, start: str = NAMES["start"]) -> str:
     if taken == "corpus":
         return f"Take this model: it {brought}, and {rest}."
     return f"Stay with {start}: training {brought}, and {rest}."
+
+
+def _advise_alone(comparison: Comparison) -> str:
+    """Return which of the model and the simpler searches to take: the best, or either where none is better."""
+    found = [d for d in comparison.differences() if d.rival in SIMPLER]
+    if not found:
+        return "Measure BM25, plain vectors or the model it started from too: without them nothing can be advised."
+    best = min(found, key=lambda d: d.mean)
+    name, points = NAMES[best.rival], f"{abs(100 * best.mean):.1f} nDCG@10"
+    if best.verdict == "loses to":
+        return f"Use {name} instead: it is {points} better than this model."
+    if best.verdict == "beats":
+        return f"Take this model: it is {points} better than {name}, the best of the simpler searches."
+    return f"Take this model or {name}: no difference that {_queries(comparison)} queries can show."
 
 
 def verdicts(comparison: Comparison, rivals: Sequence[str] = RIVALS) -> list[str]:

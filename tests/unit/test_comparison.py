@@ -9,11 +9,12 @@ from cde_retriever.cli.command_line import INTERRUPTED
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.cli import main
 from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
-from cde_train.evaluation import comparison
+from cde_train.evaluation import comparison, results
 from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.ranking import evaluate
 from cde_train.evaluation.results import PLAIN_MODES, Comparison, Result
 from cde_train.evaluation.statistics import bootstrap
+from cde_train.evaluation.verdicts import advise, verdicts
 from tests.tiny import tiny_encoder
 from tests.unit.test_quality import write_sets
 
@@ -25,12 +26,12 @@ def sets(tmp_path):
 
 def made(values):
     """Make a comparison from {set: {mode: nDCG of each query}}."""
-    results = [
+    rows = [
         Result(name, mode, 0, 9, len(row), *[float(np.mean(row))] * 3, tuple(row))
         for name, modes in values.items()
         for mode, row in modes.items()
     ]
-    return Comparison("tiny", "0" * 64, 64, tuple(results))
+    return Comparison("tiny", "0" * 64, 64, tuple(rows))
 
 
 def test_figures_equal_direct_computation(encoder, sets):
@@ -73,6 +74,18 @@ def test_differences_by_hand():
     assert (difference.mean, difference.low, difference.high) == pytest.approx((0.05, 0.05, 0.05))
     assert difference.loses_on == pytest.approx({"b": -0.1})
     assert "| plain backbone (2 sets) | +5.00 | +5.00 to +5.00 | b -10.0 |" in found.markdown()
+
+
+def test_differences_are_drawn_once(monkeypatch):
+    found, drawn = made({"a": {"plain": [0.5, 0.5], "start": [0.5, 0.6], "corpus": [0.7, 0.7]}}), []
+    monkeypatch.setattr(results, "bootstrap", lambda values: drawn.append(values) or bootstrap(values))
+    first = found.differences()
+    drawn.clear()
+    assert found.differences() == first
+    advise(found), verdicts(found)
+    assert drawn == []
+    assert [d.rival for d in found.differences("start")] == ["plain", "corpus"]
+    assert found == made({"a": {"plain": [0.5, 0.5], "start": [0.5, 0.6], "corpus": [0.7, 0.7]}})
 
 
 def test_an_interval_around_zero_is_level():
@@ -127,7 +140,10 @@ def test_an_interrupted_evaluation_measures_only_what_is_missing(checkpoint, tmp
     assert main(command) == 0
     whole = json.loads(output.read_text())
     assert whole["results"][: len(kept)] == kept
-    assert "results are in" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "results are in" in said
+    rows = tuple(Result(**{**row, "ndcg_per_query": tuple(row["ndcg_per_query"])}) for row in whole["results"])
+    assert said.splitlines()[-1] == advise(Comparison("tiny", "0" * 64, 64, rows)), "one sentence on what to do"
     monkeypatch.setattr(ContextualEncoder, "encode_under", None)
     monkeypatch.setattr(comparison, "rank_bm25", None)
     assert main(command) == 0, "nothing is left to measure"

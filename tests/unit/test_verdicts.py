@@ -55,5 +55,17 @@ def test_a_simpler_search_is_advised_where_it_is_better_than_what_would_be_taken
     assert advice(0.4, 0.5, mixture=0.45).startswith("Stay with the model it started from")
 
 
-def test_without_the_start_nothing_is_advised():
-    assert advise(made({"a": {"corpus": [1.0]}})).startswith("Measure the model it started from too")
+def test_without_the_start_the_model_is_held_to_simpler_searches():
+    def alone(corpus, **rivals):
+        return advise(made({"a": {"corpus": corpus, **{mode: [v] * 9 for mode, v in rivals.items()}}}))
+
+    hybrid = "the usual hybrid search (BM25 0.4 + plain backbone 0.6)"
+    assert alone([0.6] * 9, mixture=0.7, bm25=0.65, plain=0.5) == (
+        f"Use {hybrid} instead: it is 10.0 nDCG@10 better than this model."
+    )
+    assert alone([0.6] * 9, mixture=0.4, bm25=0.5, whitening=0.9) == (
+        "Take this model: it is 10.0 nDCG@10 better than BM25, the best of the simpler searches."
+    )
+    level = f"Take this model or {hybrid}: no difference that 9 queries can show."
+    assert alone([0.0, 1.0] * 4 + [0.5], mixture=0.5, plain=0.1) == level
+    assert alone([1.0]).startswith("Measure BM25, plain vectors or the model it started from too")

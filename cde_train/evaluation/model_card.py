@@ -38,6 +38,7 @@ class ModelCard:
         settings: The settings that were used, as TOML.
         rivals: Whom the verdicts are about.
         advice: What to do with the model, in one sentence (`cde_train.evaluation.verdicts.advise`).
+        what: What kind of model it is.
         queries_made: Whether queries were made of the documents.
         sample: What to know of the sample that figures were measured on; empty for the full corpus.
     """
@@ -53,6 +54,7 @@ class ModelCard:
     sample: str = ""
     rivals: tuple[str, ...] = RIVALS
     advice: str = ""
+    what: str = "A two-stage contextual document encoder"
     queries_made: bool = False
 
     def markdown(self) -> str:
@@ -61,7 +63,7 @@ class ModelCard:
         queries = {r.set: r.queries for r in self.comparison.results}
         parts = [
             self._front_matter(),
-            f"# {self.name}\n\nA two-stage contextual document encoder, made with `cde-train`.",
+            f"# {self.name}\n\n{self.what}, made with `cde-train`.",
             *([f"**{self.advice}**" + (f" {MADE}" if self.queries_made else "")] if self.advice else []),
             f"## Use\n\n{fence}python\nfrom cde_retriever.llama_index import CDEEmbedding  # LlamaIndex\n"
             f"from cde_retriever.langchain import CDEEmbeddings  # LangChain\n\n"

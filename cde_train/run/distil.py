@@ -36,7 +36,7 @@ from cde_train.run.config import to_toml
 from cde_train.run.delivery import deliver
 from cde_train.run.environment import describe_environment
 from cde_train.run.folder import Report, RunFolder
-from cde_train.run.preparation import HELD_OUT, Preparation
+from cde_train.run.preparation import HELD_OUT, Preparation, pieces
 from cde_train.run.sections import RunConfig
 from cde_train.training.processes import one_at_a_time
 from cde_train.training.start import reading_of
@@ -47,6 +47,7 @@ RIVALS = ("start", "plain", "null", "foreign", "mixture", "bm25")
 FOREIGN_DOCUMENTS = 128
 FOREIGN = "Foreign context: the reference of the Python language."
 THE_START = "the start, the same vector with numbers learned on other corpora, which this checkpoint is"
+WHAT = "An encoder with a short vector that knows the corpus it searches"
 KEPT = (
     "What was learned is not better than the start beyond chance, so this checkpoint is the start; the corpus context "
     "below is that of what was learned, which is in work/model."
@@ -119,6 +120,7 @@ class Distillation:
             self.work / QUERY_VECTORS,
             identity=self._start.identity.sha256,
             batch_size=self.config.surrogate.batch_size,
+            label="Embedding queries",
         )
         return self.preparation.embed(documents).take(documents), asked.take(queries)
 
@@ -126,15 +128,16 @@ class Distillation:
         start, settings = self._start, self.settings
         assert start.head_settings is not None
         chosen = choose(pairs, settings)
+        searched = pieces((self.folder.done("data") or {}).get("kind", ""))
         self.folder.say(
-            f"distillation: learns from {len(chosen.queries)} queries and {len(chosen.documents)} documents; what of "
+            f"distillation: learns from {len(chosen.queries)} queries and {len(chosen.documents)} {searched}; what of "
             "them has no vector yet is embedded"
         )
         vectors = self._plain(chosen.documents, chosen.queries)
         learned = learn(chosen, vectors, start.head_settings, start.config.context_size, settings)
         encoder = ContextualEncoder.from_pretrained(self.work / START, device="cpu")
         self._save(encoder, MODEL, corpus_head=learned.head.to_dict())
-        texts = {"queries": len(chosen.queries), "documents": len(chosen.documents)}
+        texts = {"queries": len(chosen.queries), searched: len(chosen.documents)}
         return texts | {"divergence_before": learned.before, "divergence": learned.after} | _numbers(learned.head)
 
     def _compare(self, learning: Report) -> Report:
@@ -149,6 +152,7 @@ class Distillation:
         advice = advise(comparison, THE_START)
         card = ModelCard(
             name=learned.config.name,
+            what=WHAT,
             comparison=comparison,
             base_model=self.config.model.start,
             data={"source": str(self.data), **data},

@@ -273,6 +273,10 @@ class _Fit:
         """Measure the result beside the start and every baseline on what was held out, and write the model card."""
         trained = ContextualEncoder.from_pretrained(model)
         sample = self.preparation.affordable(read_retrieval_set(self.work / HELD_OUT), self._affordable())
+        documents, queries = len(sample.data.documents), len(sample.data.queries)
+        self.folder.say(
+            f"report: asks {queries} held-out queries of {documents} documents, of the result and its rivals"
+        )
         comparison = compare(trained, [sample.data], start=self._start, show_progress=True)
         data, base = self.folder.done("data") or {}, self.config.model.start
         card = ModelCard(

@@ -33,6 +33,11 @@ class Prepared:
     clustering: Clustering
 
 
+def pieces(kind: str) -> str:
+    """Return the word for what is searched: documents without queries were cut into passages."""
+    return "passages" if kind == "documents" else "documents"
+
+
 class Preparation:
     """Prepares the sources of one run, as steps of its folder.
 
@@ -101,7 +106,7 @@ class Preparation:
         place.mkdir(exist_ok=True)
         found = read_data(source, lambda: self.start().passage_size())
         pairs = found.pairs
-        report: Report = {"kind": found.kind, "documents": len(found.documents), "skipped": found.skipped}
+        report: Report = {"kind": found.kind, pieces(found.kind): len(found.documents), "skipped": found.skipped}
         if not pairs:
             trip = self._make_pairs(found, sets_aside)
             pairs = trip.pairs

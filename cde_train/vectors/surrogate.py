@@ -125,6 +125,7 @@ def embed_texts(
     prompt: str = "",
     batch_size: int = 64,
     show_progress: bool = True,
+    label: str = "Embedding texts",
 ) -> TextVectors:
     """Embed every distinct text that the folder does not hold yet.
 
@@ -136,6 +137,7 @@ def embed_texts(
         prompt: Text put before every text.
         batch_size: Texts through the surrogate at once.
         show_progress: Show a progress bar on stderr.
+        label: What the bar says.
 
     Raises:
         TypeError: if an item is not a string.
@@ -152,7 +154,7 @@ def embed_texts(
         manifest = resume(folder, Manifest(identity, prompt))
         rows = read_keys(folder, manifest)
         total = len(texts) if isinstance(texts, Sized) else None
-        with counter(total=total, label="Embedding", unit="text", show=show_progress) as bar:
+        with counter(total=total, label=label, unit="text", show=show_progress) as bar:
             for seen, chunk in _new_texts(texts, rows, batch_size * BATCHES_A_CHUNK):
                 if chunk:
                     vectors = _embed(list(chunk.values()), surrogate, prompt, batch_size, bar.update)

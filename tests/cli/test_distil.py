@@ -74,6 +74,10 @@ def test_the_report_has_start_plain_null_and_foreign_with_intervals(finished):
     assert "context_attention" not in card
     assert "Foreign context: the reference of the Python language." in card
     assert distil.KEPT not in card
+    assert (
+        "# my-cde\n\nAn encoder with a short vector that knows the corpus it searches, made with `cde-train`." in card
+    )
+    assert "two-stage" not in card
 
 
 def test_a_finished_run_is_not_done_again(finished, command, capsys):

@@ -223,7 +223,9 @@ def test_fit_takes_a_folder_of_documents(config, tmp_path, capsys):
         f"phase supervised rises for 200 steps and it has {steps}, so it comes no higher than {steps / 2:.0f}%"
         in warning
     )
-    assert MADE in (tmp_path / "out/README.md").read_text()
+    card = (tmp_path / "out/README.md").read_text()
+    assert MADE in card
+    assert "| passages | 25 |" in card, "not documents, which were cut into them"
 
 
 def test_a_large_corpus_is_sampled_for_report_and_development_set(config, pairs, tmp_path, monkeypatch, capsys):

@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainingArguments
 from transformers import Trainer as HuggingFaceTrainer
 
 from cde_retriever.backends.pytorch import default_device
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
-from cde_retriever.progress import counter
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.comparison import rank_in_context
 from cde_train.evaluation.ranking import measure
 from cde_train.training.batches import BatchBuilder, TrainingSet
+from cde_train.training.callbacks import METRIC, BestState, TrainingProgress
 from cde_train.training.config import TrainConfig
 from cde_train.training.cpu_attention import faster_attention
 from cde_train.training.gradient_caching import Chunking, cached_step
@@ -37,8 +37,6 @@ from cde_train.training.saved_state import claim, load_model, newest_whole_state
 from cde_train.training.term_prior import estimate_prior
 from cde_train.vectors.surrogate import FirstStage, embed_texts
 from cde_train.vectors.text_vectors import TextVectors
-
-METRIC = "ndcg@10"
 
 
 @dataclass(frozen=True)
@@ -81,20 +79,21 @@ def train(
         ArtifactError: if the folder belongs to a run with other settings.
         FloatingPointError: if the loss is not a finite number.
     """
-    start = {n: t.clone() for n, t in encoder.open_model().state_dict().items()} if config.interpolation != 1 else {}
+    model = encoder.open_model()
     output.mkdir(parents=True, exist_ok=True)
     identity = encoder.identity.sha256
     claim(output, config, data.batches, identity)
     if encoder.config.term_statistics:
         estimate_prior(encoder, data.documents_by_domain)
+    start = {n: weight.detach().clone() for n, weight in model.named_parameters()} if config.interpolation != 1 else {}
     trainer = TwoStageTrainer(encoder, data, config, output, development, identity)
     saved = newest_whole_state(output)
-    with faster_attention(encoder.open_model()) if trainer.args.bf16 else nullcontext():
+    with faster_attention(model) if trainer.args.bf16 else nullcontext():
         trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
-    trained = encoder.open_model().state_dict()
+    model.requires_grad_(False).eval()
+    trained = dict(model.named_parameters())  # each once, also what both stages share; buffers are not trained
     for name, weight in start.items():
         trained[name].lerp_(weight.to(trained[name]), 1 - config.interpolation)
-    encoder.open_model().requires_grad_(False).eval()
     state = trainer.state
     best = (state.best_global_step, state.best_metric) if trainer.measured else (None, None)
     return TrainResult(state.global_step, *best, list(state.log_history))
@@ -136,13 +135,17 @@ class TwoStageTrainer(HuggingFaceTrainer):
             for stage in (self.two_stage.first_stage, self.two_stage.second_stage):
                 stage.backbone.activation_checkpointing_enable()
         self.tokenizer = encoder.text_tokenizer(config.train_length)
-        self.builder = BatchBuilder(
+        self.builder = self._batch_builder(data, output)
+
+    def _batch_builder(self, data: TrainingSet, output: Path) -> BatchBuilder:
+        """Return what builds this process's part of each step."""
+        return BatchBuilder(
             data,
-            config,
+            self.config,
             self.tokenizer,
             first_stage=self._first_stage_vectors(data, output),
             reads_vectors=self.two_stage.second_stage.reads_dataset_embeddings,
-            vocabulary=encoder.vocabulary_size if encoder.config.term_statistics else 0,
+            vocabulary=self.encoder.vocabulary_size if self.encoder.config.term_statistics else 0,
             rank=self.args.process_index,
             processes=self.args.world_size,
         )
@@ -270,31 +273,3 @@ def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) ->
         report_to=list(config.report_to),
         seed=config.seed,
     )
-
-
-class BestState(TrainerCallback):
-    """Find the best state of a resumed run beside the others; the `Trainer` has stored a path, and runs are moved."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Name it by its step."""
-        if state.best_global_step:
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
-
-
-class TrainingProgress(ProgressCallback):
-    """Show steps and last figures as every long task here does; the bar of the `Trainer` would fill a log file."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Begin where a resumed run begins."""
-        self.current_step = state.global_step
-        if state.is_world_process_zero:
-            self.training_bar: Any = counter(
-                total=state.max_steps, initial=state.global_step, label="Training", unit="step"
-            )
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """Show loss, accuracy and measurements."""
-        figures = {k: v for k, v in (logs or {}).items() if k in ("loss", "accuracy", f"eval_{METRIC}")}
-        if figures and self.training_bar is not None:
-            shown = ", ".join(f"{name}={value:.4g}" for name, value in figures.items())
-            self.training_bar.set_postfix_str(shown, refresh=False)

@@ -26,7 +26,7 @@ from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.errors import ArtifactError, TrainingDataError
 from cde_train.evaluation.ranking import evaluate
-from cde_train.training import trainer
+from cde_train.training import callbacks, trainer
 from cde_train.training.batches import BatchBuilder, TrainingSet
 from cde_train.training.config import TrainConfig
 from cde_train.training.gradient_caching import Chunking
@@ -49,6 +49,7 @@ CONFIG = TrainConfig(
     warmup_steps=2,
     save_steps=2,
 )
+COUNTING = {"context_attention": "late", "context_moments": False, "term_statistics": True, "share_backbone": True}
 
 
 def training_set(negatives: int = 0, steps: int = 6) -> TrainingSet:
@@ -141,7 +142,7 @@ class Counted:
 
 def test_the_bar_begins_where_a_run_goes_on_and_shows_its_last_figures(tmp_path, monkeypatch):
     bars = []
-    monkeypatch.setattr(trainer, "counter", lambda **settings: bars.append(Counted(**settings)) or bars[-1])
+    monkeypatch.setattr(callbacks, "counter", lambda **settings: bars.append(Counted(**settings)) or bars[-1])
     config = replace(CONFIG, steps=4, eval_steps=4, save_steps=4)
     result = train(tiny_encoder(), training_set(), config, tmp_path / "run", development=development())
     steps = [f"loss={row['loss']:.4g}, accuracy={row['accuracy']:.4g}" for row in result.log if "loss" in row]
@@ -458,13 +459,26 @@ def test_a_run_that_was_moved_when_all_steps_were_done_finds_its_best_state(tmp_
     assert_same_weights(weights(first), weights(second))
 
 
-def test_interpolation_stops_on_the_way(tmp_path):
-    start, whole, quarter = tiny_encoder(), tiny_encoder(), tiny_encoder()
-    train(whole, training_set(), CONFIG, tmp_path / "whole")
-    train(quarter, training_set(), replace(CONFIG, interpolation=0.25), tmp_path / "quarter")
-    on_the_way = {name: 0.75 * tensor + 0.25 * weights(whole)[name] for name, tensor in weights(start).items()}
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [({}, {}), ({"share_word_embeddings": True}, {"train_first_stage": True}), (COUNTING, {})],
+    ids=["two encoders", "shared words", "one encoder, and a prior still to be counted"],
+)
+def test_interpolation_stops_on_the_way(tmp_path, model, settings):
+    """Weights that both stages share go as far as others; the prior is counted, not trained, and stays whole."""
+    start, whole, quarter = (tiny_encoder(**model) for _ in range(3))
+    for encoder in (start, whole, quarter):
+        if model == COUNTING:
+            encoder.open_model().second_stage.term_head.log_prior.fill_(-7)
+    config = replace(CONFIG, **settings)
+    train(whole, training_set(), config, tmp_path / "whole")
+    train(quarter, training_set(), replace(config, interpolation=0.25), tmp_path / "quarter")
+    prior = "second_stage.term_head.log_prior"
     for name, tensor in weights(quarter).items():
-        torch.testing.assert_close(tensor, on_the_way[name], rtol=1e-5, atol=1e-6)
+        share = 1 if name == prior else 0.25
+        expected = (1 - share) * weights(start)[name] + share * weights(whole)[name]
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6, msg=name)
+    assert changed(weights(start), weights(whole)) >= ({prior} if model == COUNTING else set())
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):

@@ -65,13 +65,14 @@ class TrainConfig(Settings):
         context_dropout: Chance that the null context's vector replaces a context document (paper: 0.005).
         null_rate: Share of steps under the null context.
         train_first_stage: Whether the first stage is trained too; if not, its vectors are computed once.
-        train_backbone: Whether the second stage's backbone is trained, or only what a plain one does not have: gate,
-            projection, heads. Where both stages are one encoder, this is about that one.
+        train_backbone: Whether the second stage's encoder is trained, or only what a plain one does not have: gate,
+            heads, what leads the context in. Where both stages are one encoder, this is about that one.
         lora_rank: Rank of the low-rank updates to train instead of the full weights; 0 for full weights.
         lora_alpha: Scale of the updates is alpha / rank.
         temperature: Divides the cosine scores (paper: 0.02).
-        learning_rate: Peak rate of backbone weights and of low-rank updates (paper: 2e-5).
-        new_learning_rate: Peak rate of projection, null context, prompt and output head, which start untrained.
+        learning_rate: Peak rate of what a plain encoder has, and of low-rank updates (paper: 2e-5).
+        new_learning_rate: Peak rate of what leads the context in, null context, prompt and output head, which start
+            untrained.
         gate_learning_rate: Peak rate of the gate and of the numbers of a `late` head, which must travel far.
         weight_decay: AdamW's, on matrices only.
         warmup_steps: Steps of linear warm-up; linear decay to zero follows.

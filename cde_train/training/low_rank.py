@@ -47,9 +47,10 @@ ADAPTER = "default"
 def add_low_rank(model: TwoStageModel, rank: int, alpha: float) -> None:
     """Put low-rank updates, which start as zero, into every linear layer of the second stage's backbone, in place.
 
-    They and what a plain encoder does not have (gate, projection, prompt, null context, output head, the numbers of a
-    `late` head) are left trainable, everything else is frozen. A model that has such updates keeps them.
-    Factors that start random are the same every time; the process' own random state stays as it is.
+    They and what else of the second stage is stored whole (`whole_parameters`: layers after pooling, gate, prompt, null
+    context, output head, the numbers of a `late` head) are left trainable, everything else is frozen. A model that has
+    such updates keeps them. Factors that start random are the same every time; the process' own random state stays as
+    it is.
 
     Args:
         model: The model.

@@ -61,6 +61,19 @@ def test_the_numbers_of_a_late_head_move_at_the_gate_s_rate():
     assert set(heads.values()) == {GATE}
 
 
+DENSE = {"kind": "dense", "inputs": 32, "outputs": 16, "bias": True, "activation": "tanh", "residual": False}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"train_backbone": False}, {"lora_rank": 2}])
+def test_the_layers_after_pooling_of_a_plain_encoder_are_trained_as_its_backbone_is(shared, settings):
+    layout = LATE | {"context_moments": False, "share_backbone": shared, "projection": (DENSE,)}
+    found = {name: rates for name, rates in groups_of(layout, **settings).items() if ".projection." in name}
+    linear = "second_stage.projection.0.linear."
+    trained = {f"{linear}weight": MATRIX, f"{linear}bias": VECTOR}
+    assert found == ({} if settings.get("train_backbone") is False else trained)
+
+
 @pytest.mark.parametrize(
     ("layout", "settings", "first", "second"),
     [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cde_retriever.cli.command_line import CommandLine, Run, say, write_result
 from cde_retriever.cli.output import output_file, output_folder
+from cde_retriever.errors import ConfigError
 from cde_train.errors import ArtifactError
 from cde_train.evaluation.commands import EXAMPLES as EVALUATE
 from cde_train.evaluation.commands import add_commands as add_evaluate
@@ -21,7 +22,7 @@ from cde_train.report.commands import add_commands as add_pages
 
 if TYPE_CHECKING:  # help needs no extra
     from cde_train.data.pairs import TrainingPair
-    from cde_train.run.sections import RunConfig
+    from cde_train.run.sections import PhaseConfig, RunConfig
     from cde_train.vectors.text_vectors import TextVectors
 
 PRESETS = sorted(file.stem for file in (Path(__file__).parent / "presets").glob("*.toml"))
@@ -160,6 +161,17 @@ def _configuration(options: argparse.Namespace, **settings: object) -> "RunConfi
     return load_run_config(options.config, [*options.overrides, *given])
 
 
+def _first_phase(config: "RunConfig") -> "PhaseConfig":
+    """Return the phase whose batches are made.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if not config.phase:
+        raise ConfigError("phase is empty, and batches are those of phase.0; give settings with a [[phase]]")
+    return config.phase[0]
+
+
 def _fit(options: argparse.Namespace) -> None:
     config = _configuration(options, model__base=options.base)
     if not Path(options.data).exists():  # said before the seconds that importing torch takes
@@ -222,13 +234,13 @@ def _pack(options: argparse.Namespace) -> None:
         phase__0__steps=None if options.epochs is None else 0,
         packing__order=options.order,
     )
-    output = output_file(options.output)
+    phase, output = _first_phase(config), output_file(options.output)
     from dataclasses import asdict
 
     from cde_train.batching.clustering import Clustering
     from cde_train.batching.packing import packer, save_batches
 
-    phase, (pairs, vectors) = config.phase[0], _pairs_and_vectors(options)
+    pairs, vectors = _pairs_and_vectors(options)
     clustering = Clustering.load(options.clusters)
     packing = packer(pairs, vectors, clustering, config.packing_of(phase))
     batches = packing.run(steps=phase.steps, epochs=phase.epochs)
@@ -240,7 +252,8 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _filter(options: argparse.Namespace) -> None:
-    config, output = _configuration(options), output_file(options.output)
+    config = _configuration(options)
+    phase, output = _first_phase(config), output_file(options.output)
     from dataclasses import asdict
 
     from cde_retriever.files.replacing import write_atomically
@@ -249,7 +262,14 @@ def _filter(options: argparse.Namespace) -> None:
 
     pairs, vectors = _pairs_and_vectors(options)
     batches = load_batches(options.batches, pairs=len(pairs))
-    report = report_batches(pairs, batches, config.filtering, queries=vectors, documents=vectors)
+    report = report_batches(
+        pairs,
+        batches,
+        config.filtering,
+        hard_negatives=phase.hard_negatives,
+        queries=vectors,
+        documents=vectors,
+    )
     write_atomically(output, report.to_json().encode())
     write_result({"report": str(output), "margin": report.margin, **asdict(report.total)})
 

@@ -154,6 +154,7 @@ def report_batches(
     batches: Iterable[NDArray[np.int64]],
     config: FilterConfig,
     *,
+    hard_negatives: int,
     queries: TextLookup,
     documents: TextLookup,
     examples: int = 5,
@@ -164,6 +165,7 @@ def report_batches(
         pairs: All pairs.
         batches: Rows of pair numbers, each row from one domain.
         config: The filter.
+        hard_negatives: How many of its hard negatives a pair brings into training; others are not looked at.
         queries: Vectors of the queries; may be the same object as `documents`.
         documents: Vectors of documents and hard negatives.
         examples: Examples to keep of each domain.
@@ -172,7 +174,8 @@ def report_batches(
     kept: dict[str, int] = {}
     for row in progress(batches, label="Filtering", unit="batch"):
         batch = [pairs[i] for i in row]
-        texts = [pair.document for pair in batch] + [text for pair in batch for text in pair.negatives]
+        texts = [pair.document for pair in batch]
+        texts += [text for pair in batch for text in pair.negatives[:hard_negatives]]
         duplicates = duplicate_mask([pair.query for pair in batch], texts)
         dropped = np.zeros_like(duplicates)
         domain = batch[0].domain

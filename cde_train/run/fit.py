@@ -211,8 +211,14 @@ class _Fit:
                 "lower warmup_steps",
                 stacklevel=2,
             )
-        one_epoch = batches[: packing.report.batches]
-        report = report_batches(prepared.pairs, one_epoch, self.config.filtering, queries=vectors, documents=vectors)
+        report = report_batches(
+            prepared.pairs,
+            batches[: packing.report.batches],  # one epoch
+            self.config.filtering,
+            hard_negatives=phase.hard_negatives,
+            queries=vectors,
+            documents=vectors,
+        )
         write_atomically(self._place(phase) / FILTER, report.to_json().encode())
         return {
             "batches": len(batches),

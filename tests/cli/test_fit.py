@@ -335,6 +335,16 @@ def test_steps_alone_give_what_fit_gives(finished, config, tmp_path):
     assert clusters.read_bytes() == (work / "data" / "clusters.safetensors").read_bytes()
     assert main(["pack", *data, "--clusters", str(clusters), "-o", str(batches), *options]) == 0
     assert batches.read_bytes() == (work / "phase-weak" / "batches.npy").read_bytes()
+    report = tmp_path / "filter.json"
+    assert main(["filter", *data, "--batches", str(batches), "-o", str(report), *options]) == 0
+    assert report.read_bytes() == (work / "phase-weak" / "filter.json").read_bytes()
+
+
+def test_settings_without_a_phase_have_no_batches(pairs, tmp_path, capsys):
+    for step, files in (("pack", ["--clusters", "c.safetensors"]), ("filter", ["--batches", "b.npy"])):
+        command = [step, str(pairs), "--vectors", "vectors", *files, "-o", str(tmp_path / "out")]
+        assert main([*command, "--config", "untrained"]) == 2
+        assert "phase is empty, and batches are those of phase.0" in capsys.readouterr().err
 
 
 def test_a_step_without_its_input_says_which(pairs, tmp_path, capsys):

@@ -109,7 +109,7 @@ def example_batches():
 
 def test_report_counts_what_is_left_out():
     pairs, batches, queries, documents = example_batches()
-    report = report_batches(pairs, batches, FilterConfig(), queries=queries, documents=documents)
+    report = report_batches(pairs, batches, FilterConfig(), hard_negatives=2, queries=queries, documents=documents)
     x, y = report.domains["x"], report.domains["y"]
     assert (x.queries, x.candidates, x.false_negatives, x.duplicates) == (3, 12, 3, 0)
     assert (x.queries_affected, x.queries_without_negatives) == (2, 0)
@@ -125,7 +125,9 @@ def test_report_counts_what_is_left_out():
 
 def test_report_of_a_filter_that_is_off_counts_duplicates_only():
     pairs, batches, queries, documents = example_batches()
-    report = report_batches(pairs, batches, FilterConfig(enabled=False), queries=queries, documents=documents)
+    report = report_batches(
+        pairs, batches, FilterConfig(enabled=False), hard_negatives=2, queries=queries, documents=documents
+    )
     assert report.margin is None
     assert (report.total.false_negatives, report.total.duplicates) == (0, 2)
     assert report.examples == []
@@ -135,7 +137,9 @@ def test_examples_are_limited_and_name_hard_negatives():
     pairs, _, queries, documents = example_batches()
     pairs[0] = TrainingPair("q0", "d0", "x", negatives=("d3",))
     alone = [np.array([0, 2])] * 3  # without q1 and d1, the hard negative is the only one left out
-    report = report_batches(pairs, alone, FilterConfig(), queries=queries, documents=documents, examples=2)
+    report = report_batches(
+        pairs, alone, FilterConfig(), hard_negatives=2, queries=queries, documents=documents, examples=2
+    )
     assert [(example.dropped, example.hard_negative) for example in report.examples] == [("d3", True)] * 2
     assert report.total.false_negatives == 3
 
@@ -143,7 +147,9 @@ def test_examples_are_limited_and_name_hard_negatives():
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
 def test_totals_are_sums_over_batches_in_any_order(order):
     pairs, batches, queries, documents = example_batches()
-    report = report_batches(pairs, batches[order], FilterConfig(margin=0.05), queries=queries, documents=documents)
+    report = report_batches(
+        pairs, batches[order], FilterConfig(margin=0.05), hard_negatives=2, queries=queries, documents=documents
+    )
     assert report.margin == 0.05
     assert report.total == FilterCounts(
         batches=2,
@@ -159,15 +165,30 @@ def test_totals_are_sums_over_batches_in_any_order(order):
 @pytest.mark.parametrize(("limit", "expected"), [({"examples": 1}, 1), ({"examples": 0}, 0), ({}, 5)])
 def test_a_domain_keeps_as_many_examples_as_asked_for_and_five_unasked(limit, expected):
     pairs, batches, queries, documents = example_batches()
-    report = report_batches(pairs, batches[:1] * 7, FilterConfig(), queries=queries, documents=documents, **limit)
+    report = report_batches(
+        pairs, batches[:1] * 7, FilterConfig(), hard_negatives=2, queries=queries, documents=documents, **limit
+    )
     assert [example.domain for example in report.examples] == ["x"] * expected
 
 
 def test_a_batch_of_one_pair_meets_its_hard_negatives():
     pairs, _, queries, documents = example_batches()
-    report = report_batches(pairs, [np.array([0])], FilterConfig(), queries=queries, documents=documents)
+    report = report_batches(
+        pairs, [np.array([0])], FilterConfig(), hard_negatives=2, queries=queries, documents=documents
+    )
     assert report.domains == {"x": report.total}
     assert (report.total.candidates, report.total.false_negatives) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("used", "candidates", "false_negatives"), [(0, 6, 2), (1, 9, 3), (2, 12, 3)], ids=["none", "the first", "both"]
+)
+def test_hard_negatives_that_training_does_not_use_are_not_counted(used, candidates, false_negatives):
+    pairs, batches, queries, documents = example_batches()
+    total = report_batches(
+        pairs, batches[:1], FilterConfig(), hard_negatives=used, queries=queries, documents=documents
+    ).total
+    assert (total.candidates, total.false_negatives) == (candidates, false_negatives)
 
 
 def test_the_example_is_the_document_most_ahead_of_its_positive_not_the_highest_score():
@@ -178,7 +199,9 @@ def test_the_example_is_the_document_most_ahead_of_its_positive_not_the_highest_
     documents = Vectors({name: np.array(vector, np.float32) for name, vector in vectors.items()})
     queries = Vectors({"qa": np.eye(2, dtype=np.float32)[0], "qb": np.eye(2, dtype=np.float32)[1]})
     pairs = [TrainingPair("qa", "dä", "x"), TrainingPair("qb", "db", "x")]
-    report = report_batches(pairs, [np.array([0, 1])], FilterConfig(), queries=queries, documents=documents)
+    report = report_batches(
+        pairs, [np.array([0, 1])], FilterConfig(), hard_negatives=2, queries=queries, documents=documents
+    )
     (example,) = report.examples
     assert (example.query, example.positive, example.dropped) == ("qb", "db", "dä")
     assert (example.positive_score, example.dropped_score) == (0.1123, 0.5123)

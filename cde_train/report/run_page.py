@@ -24,8 +24,8 @@ from cde_train.evaluation.model_card import REPORT
 from cde_train.evaluation.results import LABELS, MEASURES
 from cde_train.report.timings import write_environments, write_run_timings, write_step_timings
 from cde_train.run.config import load_run_config
-from cde_train.run.fit import BATCHES, FILTER, REPORT_FOLDER, STATES
-from cde_train.run.folder import CONFIG_NAME, RunFolder
+from cde_train.run.folder import CONFIG_NAME, REPORT_FOLDER, RunFolder
+from cde_train.run.phases import BATCHES, FILTER, STATES
 from cde_train.run.preparation import CLUSTERS, PAIRS, VECTORS
 from cde_train.run.sections import PhaseConfig
 from cde_train.training.saved_state import COMPLETE_NAME

@@ -35,14 +35,14 @@ from cde_train.evaluation.verdicts import advise, verdicts
 from cde_train.run.config import to_toml
 from cde_train.run.delivery import deliver
 from cde_train.run.environment import describe_environment
-from cde_train.run.folder import Report, RunFolder
+from cde_train.run.folder import MODEL, REPORT_FOLDER, START, Report, RunFolder
 from cde_train.run.preparation import HELD_OUT, Preparation, pieces
 from cde_train.run.sections import RunConfig
 from cde_train.training.processes import one_at_a_time
 from cde_train.training.start import reading_of
 from cde_train.vectors.surrogate import embed_texts
 
-START, MODEL, REPORT_FOLDER, QUERY_VECTORS = "start", "model", "report", "query_vectors"
+QUERY_VECTORS = "query_vectors"
 RIVALS = ("start", "plain", "null", "foreign", "mixture", "bm25")
 FOREIGN_DOCUMENTS = 128
 FOREIGN = "Foreign context: the reference of the Python language."

@@ -27,6 +27,8 @@ from cde_train.run.config import load_run_config, settings_of, to_toml
 from cde_train.run.sections import RunConfig
 
 CONFIG_NAME, WORK_NAME, MANIFEST_NAME = "run.toml", "work", "manifest.json"
+START, MODEL, REPORT_FOLDER = "start", "model", "report"
+"""Folders of the work folder that every run has, or gets with a phase of its own."""
 Report = dict[str, Any]
 Settings = dict[str, Any]
 """Every single setting by its path, such as ``phase.0.steps``."""

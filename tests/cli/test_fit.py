@@ -20,8 +20,7 @@ from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.evaluation import sampled_corpus
 from cde_train.evaluation.model_card import MADE
-from cde_train.run import fit as fitting
-from cde_train.run import preparation
+from cde_train.run import phases, preparation
 from tests.tiny import documents, plain_encoder, tiny_checkpoint
 
 SETTINGS = """
@@ -146,7 +145,7 @@ def test_a_run_killed_three_times_ends_with_the_same_weights(finished, config, p
 
     output = tmp_path / "my-cde"
     command = ["fit", str(pairs), "-o", str(output), "--config", str(config)]
-    for module, name, call in ((preparation, "cluster_pairs", 1), (fitting, "save_batches", 1), (fitting, "train", 2)):
+    for module, name, call in ((preparation, "cluster_pairs", 1), (phases, "save_batches", 1), (phases, "train", 2)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, name, dying(getattr(module, name), call))
             with pytest.raises(Killed):

@@ -63,11 +63,11 @@ class PhaseConfig(TrainConfig):
         yield from super().contradictions()
         if not self.name.replace("-", "").replace("_", "").isalnum():
             yield f"name is {self.name!r}, expected letters, digits, - and _, because a folder is named after it"
-        most = self.batch_size * (1 + self.hard_negatives)
-        if self.context_source == "batch" and self.context_sizes[0] > most:
+        if self.context_source == "batch" and self.context_sizes[0] > self.batch_size:
             yield (
-                f"context_sizes is {list(self.context_sizes)}, but a batch has {most} documents to draw a context "
-                'from; lower the first, raise batch_size, or set context_source to "domain"'
+                f"context_sizes is {list(self.context_sizes)}, but a batch has {self.batch_size} documents to draw a "
+                "context from (hard negatives are none); lower the first, raise batch_size, or set context_source to "
+                '"domain"'
             )
         if 0 < self.steps < self.warmup_steps:
             yield f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the phase; lower it"

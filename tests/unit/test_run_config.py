@@ -93,12 +93,19 @@ def test_every_fault_is_reported_at_once_and_named_as_on_the_command_line(tmp_pa
         "phase.0.temperature is 0, expected more than 0",
         "phase.0.learning_rate is 'fast', but should be a valid number",
         "phase.0.weight_decay is nan, expected a finite number",
-        "phase.1.context_sizes is [200, 300], but a batch has 128 documents to draw a context from; lower the first, "
-        'raise batch_size, or set context_source to "domain"',
+        "phase.1.context_sizes is [200, 300], but a batch has 128 documents to draw a context from (hard negatives "
+        'are none); lower the first, raise batch_size, or set context_source to "domain"',
         "phase.0.train_length is 128, more than the 16 tokens of model.max_length that the model reads",
         "phase.1.name is 'training', as that of an earlier phase; name it otherwise",
     ]
     assert lines[1:] == expected
+
+
+def test_hard_negatives_are_no_documents_of_a_batch_that_a_context_is_drawn_from():
+    overrides = ["phase.0.context_source=batch", "phase.0.hard_negatives=1", "phase.0.context_sizes=[64, 512]"]
+    assert load_run_config(None, overrides).phase[0].batch_size == 64
+    with pytest.raises(ConfigError, match=r"context_sizes is \[65, 512\], but a batch has 64 documents"):
+        load_run_config(None, [*overrides, "phase.0.context_sizes=[65, 512]"])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,7 @@ def read_retrieval_set(folder: str | os.PathLike[str], split: str = "test") -> R
     if not trec.is_file() and not beir.is_file():
         raise FileNotFoundError(f"{folder} has no judgements; expected qrels.tsv or qrels/{split}.tsv")
     judged = _read_judgements(trec, TREC) if trec.is_file() else _read_judgements(beir, BEIR)
-    relevant: dict[str, dict[str, int]] = {}
-    unknown = []
-    for query, document, gain in judged:
-        if query not in queries or document not in documents:
-            unknown.append(f"{query} {document}")
-        elif gain > 0:
-            relevant.setdefault(query, {})[document] = gain
+    relevant, unknown = _relevant(judged, queries, documents)
     if unknown:
         warnings.warn(
             f"{folder.name}: {len(unknown)} judgements name a query or document that is not there and were left out, "
@@ -86,6 +80,20 @@ def read_retrieval_set(folder: str | os.PathLike[str], split: str = "test") -> R
         relevant=relevant,
         unknown_judgements=len(unknown),
     )
+
+
+def _relevant(
+    judged: Iterable[tuple[str, str, int]], queries: Collection[str], documents: Collection[str]
+) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Return gains above 0 by query and document, and the judgements of what is not there."""
+    relevant: dict[str, dict[str, int]] = {}
+    unknown = []
+    for query, document, gain in judged:
+        if query not in queries or document not in documents:
+            unknown.append(f"{query} {document}")
+        elif gain > 0:
+            relevant.setdefault(query, {})[document] = gain
+    return relevant, unknown
 
 
 def write_retrieval_set(data: RetrievalSet, folder: Path) -> None:

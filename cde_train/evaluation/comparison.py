@@ -14,7 +14,7 @@ Cost: every text is encoded once for the plain modes and once per context, or un
 contexts of a model (`ContextualEncoder.encode_under`); the rest is seconds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 
 import numpy as np
@@ -95,7 +95,7 @@ def compare(
     if not names or len(set(names)) < len(names):
         raise ValueError(f"expected sets of different names, received {names}")
     encoder, start, against = encoder.fork(), start and start.fork(), against and against.fork()
-    results = []
+    results: list[Result] = []
     for i, data in enumerate(sets):
         contexts: dict[str, Sequence[str] | None] = {"null": None}
         if len(sets) > 1:
@@ -107,16 +107,23 @@ def compare(
         if against is not None:
             others["against"] = partial(rank_in_context, against, data, None, show_progress=show_progress)
         plain_modes = _without_context(encoder, data, show_progress)
-        modes = [*plain_modes, *contexts, *others]
-        known = {mode: result for mode in modes if kept and (result := kept.get(data.name, mode))}
-        missing = {mode: source for mode, source in contexts.items() if mode not in known}
-        rankings = plain_modes | _in_contexts(encoder, data, missing, show_progress) | others
-        for mode in modes:
-            result = known.get(mode) or result_of(data, mode, measure(data, rankings[mode]()))
-            results.append(result)
-            if kept and mode not in known:
-                kept.add(result)
+        missing = {mode: source for mode, source in contexts.items() if not (kept and kept.get(data.name, mode))}
+        in_contexts = _in_contexts(encoder, data, missing, show_progress)
+        results += _measured(data, [*plain_modes, *contexts, *others], plain_modes | in_contexts | others, kept)
     return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))
+
+
+def _measured(
+    data: RetrievalSet, modes: Sequence[str], rankings: Mapping[str, Rank], kept: KeptResults | None
+) -> Iterator[Result]:
+    """Yield the result of each mode: what is kept already, or what its ranking measures, which is then kept."""
+    for mode in modes:
+        result = kept.get(data.name, mode) if kept else None
+        if result is None:
+            result = result_of(data, mode, measure(data, rankings[mode]()))
+            if kept:
+                kept.add(result)
+        yield result
 
 
 def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progress: bool) -> dict[str, Rank]:

@@ -44,6 +44,8 @@ from cde_train.training.processes import (
 
 Ids = Sequence[Sequence[int]]
 """Token ids of texts, one sequence a text."""
+Chunk = tuple[list[int], Tensor, Tensor]
+"""Some of the texts: their rows among all, their token ids and mask, (b, s)."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Chunking:
     autocast: Callable[[], contextlib.AbstractContextManager[object]] = field(default=contextlib.nullcontext)
     lap: Callable[[str], object] = field(default=lambda _: None)
 
-    def chunks(self, ids: Ids) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    def chunks(self, ids: Ids) -> Iterator[Chunk]:
         """Yield rows, token ids and mask, the longest texts first, so that a chunk needs little padding."""
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         for start in range(0, len(order), self.size):
@@ -140,7 +142,6 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
         ValueError: if processes hold unequal numbers of texts.
     """
     second = model.second_stage
-    texts = [*batch.queries, *batch.documents]
     before = set_aside_gradients(model)
 
     # 1. Dataset embeddings, without a graph.
@@ -154,40 +155,67 @@ def cached_step(model: TwoStageModel, batch: TwoStageBatch, temperature: float, 
     with how.autocast():
         state = second.prepare(batch.evidence(embeddings), batch.dropped)
     leaves: State = tuple(tensor.detach().requires_grad_(tensor.requires_grad) for tensor in state)
-    chunks = list(how.chunks(texts))
-    with torch.no_grad():
-        found = [_embed(second, ids, mask, leaves, how) for _, ids, mask in chunks[:-1]]
-    found.append(_embed(second, *chunks[-1][1:], leaves, how))
-    outputs = torch.cat(found).detach()[_inverse([row for rows, _, _ in chunks for row in rows])]
+    chunks = list(how.chunks([*batch.queries, *batch.documents]))
+    outputs, last = _first_pass(second, chunks, leaves, how)
     how.lap("first pass")
 
     # 3. The loss of all processes' vectors, and its gradient at this process's.
     outputs.requires_grad_()
     result = _loss(outputs, batch, temperature)
     result.loss.backward()  # type: ignore[no-untyped-call]
-    gradient = outputs.grad
-    assert gradient is not None  # of a leaf that the loss was made of
+    assert outputs.grad is not None  # of a leaf that the loss was made of
     how.lap("loss")
 
     # 4. The last chunk, and the others again one by one, each with the gradient at its vectors.
-    again = (_embed(second, ids, mask, leaves, how) for _, ids, mask in reversed(chunks[:-1]))
-    for (rows, _, _), vectors in zip(reversed(chunks), itertools.chain(found[-1:], again), strict=True):
-        if vectors.requires_grad:
-            vectors.backward(gradient[rows])  # type: ignore[no-untyped-call]
+    _second_pass(second, chunks, leaves, last, outputs.grad, how)
 
-    # 5. The state's graph, then the first stage again. Every process now adds up what all of them found at C.
+    # 5. The state's graph, then the first stage again.
     reached = [(t, leaf.grad) for t, leaf in zip(state, leaves, strict=True) if leaf.grad is not None]
     if reached:
         torch.autograd.backward([t for t, _ in reached], [g for _, g in reached])
     if trained:
         assert embeddings is not None  # of the token ids that the context is here
-        at_context = torch.zeros_like(embeddings) if embeddings.grad is None else embeddings.grad
-        at_context = sum_over_processes(at_context)
-        for r, vectors in _first_stage_share(model, context, how):
-            vectors.backward(at_context[r])  # type: ignore[no-untyped-call]
+        _first_stage_pass(model, context, embeddings, how)
     add_over_processes(before)
     how.lap("second pass")
     return StepResult(result.loss.detach(), result.accuracy)
+
+
+def _first_pass(second: nn.Module, chunks: Sequence[Chunk], state: State, how: Chunking) -> tuple[Tensor, Tensor]:
+    """Return the output vectors of all chunks in the order of the texts, cut off, and the last chunk's with a graph."""
+    with torch.no_grad():
+        found = [_embed(second, ids, mask, state, how) for _, ids, mask in chunks[:-1]]
+    _, ids, mask = chunks[-1]
+    last = _embed(second, ids, mask, state, how)
+    rows = [row for rows, _, _ in chunks for row in rows]
+    return torch.cat([*found, last]).detach()[_inverse(rows)], last
+
+
+def _second_pass(
+    second: nn.Module, chunks: Sequence[Chunk], state: State, last: Tensor, gradient: Tensor, how: Chunking
+) -> None:
+    """Go back through the last chunk's graph, and through one of each other chunk, made for it.
+
+    Args:
+        second: The second stage; its parameters and the state get gradients.
+        chunks: All chunks.
+        state: The state, of leaves.
+        last: The last chunk's output vectors, with their graph.
+        gradient: The gradient at the output vectors of all texts, (q + n, d).
+        how: Precision.
+    """
+    again = (_embed(second, ids, mask, state, how) for _, ids, mask in reversed(chunks[:-1]))
+    for (rows, _, _), vectors in zip(reversed(chunks), itertools.chain([last], again), strict=True):
+        if vectors.requires_grad:
+            vectors.backward(gradient[rows])  # type: ignore[no-untyped-call]
+
+
+def _first_stage_pass(model: TwoStageModel, context: Ids, embeddings: Tensor, how: Chunking) -> None:
+    """Go back through this process's share of the context, with what all processes found at the embeddings, (c, d)."""
+    gradient = torch.zeros_like(embeddings) if embeddings.grad is None else embeddings.grad
+    gradient = sum_over_processes(gradient)
+    for rows, vectors in _first_stage_share(model, context, how):
+        vectors.backward(gradient[rows])  # type: ignore[no-untyped-call]
 
 
 def _embed(second: nn.Module, ids: Tensor, mask: Tensor, state: State, how: Chunking) -> Tensor:

@@ -3,9 +3,9 @@
 | part | what is done |
 | --- | --- |
 | batch | texts are tokenised, context drawn, false negatives found |
-| first pass | all texts run through the model, without a graph |
+| first pass | all texts run through the model, without a graph but the last chunk |
 | loss | loss, and its gradient at the vectors |
-| second pass | all texts again, with gradients |
+| second pass | back through all texts, which the others run through again |
 | rest | between steps: clipping, optimizer, logging, saving |
 | measuring | retrieval on the development set |
 """

@@ -2,8 +2,9 @@
 
     score(q, d) = dense_q · dense_d + sparse_q · sparse_d
 
-Nothing is scaled or fused a query: what words are worth is in the query's sparse part already. So a store that adds
-inner products ranks as `score` does. Products go through the places that occur, never along the 2**32 that there are.
+Nothing is scaled or fused a query: what words are worth is in the query's sparse part already, and `weigh` changes it
+there. So a store that adds inner products ranks as `score` does. Products go through the places that occur, never along
+the 2**32 that there are.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.knowledge import Parts
+from cde_retriever.errors import ConfigError
 from cde_retriever.words.sparse import Sparse
 
 if TYPE_CHECKING:
@@ -48,6 +50,40 @@ def sparse_vectors(array: "csr_array[Any]") -> Iterator[SparseVector]:
 def depth_of_lists(count: int) -> int:
     """Return how many documents of each part's list to fetch, deeper than asked: the best by both may be low in one."""
     return max(LEAST_DEPTH, DEPTH * count)
+
+
+def weights_of(alpha: float | None) -> tuple[float, float]:
+    """Return what meaning and words are to count, as multiples of what the context says: 2 alpha and 2 (1 - alpha).
+
+    Args:
+        alpha: From 0, words alone, to 1, meaning alone; 0.5, or None, is what the context says.
+
+    Raises:
+        ConfigError: if it is not from 0 to 1.
+    """
+    if alpha is None:
+        return 1.0, 1.0
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha is {alpha!r}, expected from 0 (words alone) to 1 (meaning alone); 0.5 is the default")
+    return 2 * alpha, 2 * (1 - alpha)
+
+
+def weigh(queries: Parts, alpha: float | None) -> Parts:
+    """Return queries whose meaning counts 2 alpha times and whose words count 2 (1 - alpha) times as much.
+
+    Documents stay as they are, so one index answers under every alpha.
+
+    Args:
+        queries: From `ContextualEncoder.encode_queries` with ``parts="both"``.
+        alpha: As for `weights_of`.
+
+    Raises:
+        ConfigError: if alpha is not from 0 to 1.
+    """
+    if alpha is None:
+        return queries
+    meaning, words = weights_of(alpha)
+    return Parts(np.float32(meaning) * queries.dense, (queries.sparse * words).astype(np.float32))
 
 
 def inner_products(queries: "csr_array[Any]", documents: "csr_array[Any]") -> NDArray[np.float32]:

@@ -101,6 +101,41 @@ def test_a_store_follows_adds_changes_and_deletes(store_class, embedding, tmp_pa
     assert_hybrid(store, [*left, Document(text)], embedding)
 
 
+@pytest.mark.parametrize("store_class", STORES)
+def test_alpha_weighs_vectors_beside_words(store_class, embedding, tmp_path):
+    documents = named(0)
+    store = build(store_class, documents, embedding, tmp_path)
+    orders = set()
+    for alpha in (0.05, 0.5, 1.0):
+        assert_alpha(store, documents, embedding, alpha)
+        orders.add(tuple(found(store, QUERIES[0], embedding, alpha=alpha)))
+    assert len(orders) > 1
+    assert found(store, QUERIES[0], embedding, alpha=0.5) == found(store, QUERIES[0], embedding)
+
+
+def assert_alpha(store, documents, embedding, alpha):
+    texts = texts_of(documents)
+    made = embedding.encoder.encode_documents(texts, parts="both")
+    for query in QUERIES:
+        asked = embedding.encoder.encode_queries([query], parts="both")
+        words = 2 * (1 - alpha) * inner_products(asked.sparse, made.sparse)[0]
+        scores = 2 * alpha * (made.dense @ asked.dense[0]) + words
+        best = [texts[row] for row in np.argsort(-scores, kind="stable")]
+        assert found(store, query, embedding, alpha=alpha) == best
+
+
+def test_alpha_where_nothing_is_mixed_is_refused(embedding, tmp_path):
+    store = build(InMemoryVectorStore, named(0), embedding, tmp_path)
+    for mode in ("dense", "sparse"):
+        with pytest.raises(ConfigError, match=f"alpha is 0.3, but this retriever searches by '{mode}'"):
+            cde.CDERetriever(store=store, embedding=embedding, mode=mode, alpha=0.3)
+    one = cde.from_documents(InMemoryVectorStore, named(0), embedding)
+    with pytest.raises(ConfigError, match=r"alpha is 0\.3, but this retriever searches by one vector a document"):
+        cde.CDERetriever(store=one, embedding=embedding, alpha=0.3)
+    with pytest.raises(ConfigError, match=r"alpha is 2\.0, expected from 0"):
+        cde.CDERetriever(store=store, embedding=embedding, alpha=2)
+
+
 @pytest.mark.parametrize("store_class", [InMemoryVectorStore, Chroma])
 def test_a_document_that_is_written_again_is_found_by_its_new_text_alone(store_class, embedding, tmp_path):
     documents = named(0)
@@ -380,6 +415,7 @@ def test_qdrant_adds_the_scores_if_it_is_told_to(headed, tmp_path):
             by_words = found(store, query, given, mode="sparse")
             assert set(by_words) == with_words
             assert by_words[:1] == [texts_of(documents)[int(np.argmax(words))]][: len(with_words)]
+    assert_alpha(store, documents, dense, 0.2)
     only = models.Filter(must=[models.FieldCondition(key="metadata.source", match=models.MatchValue(value=3))])
     assert len(found(store, QUERIES[0], dense, search_kwargs={"filter": only})) == 1
     by_ranks = [texts_of(store.similarity_search(query, k=12)) for query in QUERIES]

@@ -78,6 +78,35 @@ def test_each_mode_ranks_as_the_encoder_does_and_hybrid_is_the_default(index):
     )
 
 
+def weighed(index, alpha, nodes=None, count=5):
+    """Return ids and scores of the best nodes, a cosine counting 2 alpha and words 2 (1 - alpha)."""
+    nodes, encoder = list(index.docstore.docs.values()) if nodes is None else nodes, index.embedding.encoder
+    asked = encoder.encode_queries([QUERY], parts="both")
+    made = encoder.encode_documents([embedded_text(node) for node in nodes], parts="both")
+    words = 2 * (1 - alpha) * inner_products(asked.sparse, made.sparse)
+    scored = zip((2 * alpha * asked.dense @ made.dense.T + words)[0], (node.node_id for node in nodes), strict=True)
+    return {name: pytest.approx(float(value), abs=1e-4) for value, name in sorted(scored, reverse=True)[:count]}
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+def test_alpha_weighs_vectors_beside_words(index, alpha):
+    assert found(index, alpha=alpha) == found(index, "hybrid", alpha=alpha) == weighed(index, alpha)
+    assert (found(index, alpha=alpha) == found(index)) == (alpha == 0.5)
+    engine = index.as_query_engine(llm=MockLLM(), similarity_top_k=5, alpha=alpha)
+    assert {node.node_id: node.score for node in engine.query(QUERY).source_nodes} == weighed(index, alpha)
+
+
+def test_alpha_where_nothing_is_mixed_is_refused(index, model):
+    for mode in ("dense", "sparse"):
+        with pytest.raises(ConfigError, match=f"alpha is 0.3, but this retriever searches by '{mode}'"):
+            index.as_retriever(mode=mode, alpha=0.3)
+    one = CDEVectorStoreIndex.from_documents(corpus(9), embed_model=CDEEmbedding(model), parts="one")
+    with pytest.raises(ConfigError, match=r"alpha is 0\.3, but this retriever searches by one vector a node"):
+        one.as_retriever(alpha=0.3)
+    with pytest.raises(ConfigError, match="alpha is 2, expected from 0"):
+        index.as_retriever(alpha=2)
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_asynchronously_the_same(index, mode):
     nodes = await index.as_retriever(mode=mode, similarity_top_k=5).aretrieve(QUERY)
@@ -302,6 +331,9 @@ def test_qdrant_keeps_both_parts_itself(model, tmp_path):
     all_nodes = {"similarity_top_k": 60, "sparse_top_k": 60, "hybrid_top_k": 5}
     stock = VectorIndexRetriever(index, vector_store_query_mode="hybrid", **all_nodes).retrieve(QUERY)
     assert {node.node_id: node.score for node in stock} == found(index)
+    stock = VectorIndexRetriever(index, vector_store_query_mode="hybrid", alpha=0.2, **all_nodes).retrieve(QUERY)
+    left = index.vector_store.get_nodes()
+    assert {node.node_id: node.score for node in stock} == found(index, alpha=0.2) == weighed(index, 0.2, left)
     other = CDEEmbedding(model)
     other.fit([document.text for document in corpus(12, 1)])
     with pytest.raises(ContextMismatchError):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cde_retriever.context.knowledge import Parts
-from cde_retriever.search.hybrid import inner_products, score, search, sparse_vectors
+from cde_retriever.errors import ConfigError
+from cde_retriever.search.hybrid import inner_products, score, search, sparse_vectors, weigh
 from cde_retriever.words.sparse import WIDTH, Sparse
 from tests.tiny import documents, headed_encoder
 
@@ -27,6 +28,22 @@ def test_the_best_come_first_and_the_earlier_of_equal_ones():
     assert search(QUERIES, DOCUMENTS, 9).positions.shape == (2, 3)
     with pytest.raises(ValueError, match="count is 0, expected at least 1"):
         search(QUERIES, DOCUMENTS, 0)
+
+
+def test_alpha_weighs_meaning_and_words_by_hand():
+    assert weigh(QUERIES, None) is QUERIES
+    for alpha, scores in (
+        (0.0, [[1.0, 0, 2.0], [0, 0, 0]]),
+        (0.25, [[0.3 + 0.75, 0.5, 1.5], [0.4, 0, 0.5]]),
+        (0.5, [[1.1, 1.0, 1.0], [0.8, 0, 1.0]]),
+        (1.0, [[1.2, 2.0, 0], [1.6, 0, 2.0]]),
+    ):
+        weighed = weigh(QUERIES, alpha)
+        assert score(weighed, DOCUMENTS) == pytest.approx(np.array(scores))
+        assert weighed.dense.dtype == weighed.sparse.dtype == np.float32
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match=r"alpha is .*, expected from 0 \(words alone\) to 1"):
+            weigh(QUERIES, wrong)
 
 
 def test_rows_as_indices_and_values():

@@ -14,7 +14,7 @@ from langchain_core.vectorstores import VectorStore
 from cde_retriever.adapters.langchain.documents import check_stamps
 from cde_retriever.adapters.langchain.embedders import check_embedders
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
-from cde_retriever.search.hybrid import depth_of_lists
+from cde_retriever.search.hybrid import depth_of_lists, weights_of
 
 
 def keeps_both(store: VectorStore) -> bool:
@@ -24,7 +24,13 @@ def keeps_both(store: VectorStore) -> bool:
 
 
 def search_both(
-    store: VectorStore, embedding: CDEEmbeddings, query: str, count: int, mode: str, search_kwargs: Mapping[str, Any]
+    store: VectorStore,
+    embedding: CDEEmbeddings,
+    query: str,
+    count: int,
+    mode: str,
+    search_kwargs: Mapping[str, Any],
+    alpha: float | None = None,
 ) -> list[Document]:
     """Return the best documents for a query, best first.
 
@@ -35,6 +41,7 @@ def search_both(
         count: How many.
         mode: ``"hybrid"`` or ``"sparse"``.
         search_kwargs: Further arguments of the store's search.
+        alpha: What vectors count beside words in ``"hybrid"`` (`cde_retriever.search.hybrid.weights_of`).
 
     Raises:
         ContextMismatchError: if the store, or a document, was embedded under another context.
@@ -47,7 +54,10 @@ def search_both(
         words.retrieval_mode = type(words.retrieval_mode)("sparse")
         found = words.similarity_search(query, k=count, **search_kwargs)
     else:
-        scores: list[Any] = ["$score[0]", "$score[1]"]
-        added = models.FormulaQuery(formula=models.SumExpression(sum=scores), defaults=dict.fromkeys(scores, 0.0))
+        scores = ["$score[0]", "$score[1]"]
+        weighed: list[Any] = [
+            models.MultExpression(mult=[weight, name]) for weight, name in zip(weights_of(alpha), scores, strict=True)
+        ]
+        added = models.FormulaQuery(formula=models.SumExpression(sum=weighed), defaults=dict.fromkeys(scores, 0.0))
         found = store.similarity_search(query, k=depth_of_lists(count), hybrid_fusion=added, **search_kwargs)[:count]
     return cast(list[Document], check_stamps(found, embedding.stamp))

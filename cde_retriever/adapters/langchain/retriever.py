@@ -14,6 +14,7 @@ from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.native_parts import keeps_both, search_both
 from cde_retriever.adapters.langchain.store_parts import check_search_kwargs, parts_of
 from cde_retriever.errors import ConfigError
+from cde_retriever.search.hybrid import weights_of
 
 
 class CDERetriever(BaseRetriever):
@@ -24,6 +25,8 @@ class CDERetriever(BaseRetriever):
         embedding: Embeds the queries.
         mode: ``"hybrid"`` ranks by dense and sparse part together, ``"sparse"`` by exact words, ``"dense"`` by the
             store's vectors. None: hybrid if the store keeps its documents in two parts, else by its vectors.
+        alpha: What vectors count beside words in hybrid search, from 0, words alone, to 1, vectors alone; None for 0.5,
+            what the context says.
         k: How many documents to return.
         search_kwargs: Further arguments of the store's search, such as ``filter``; where an index beside the store is
             searched, ``"hybrid"`` and ``"sparse"`` know ``filter`` alone, a mapping of metadata to values or a function
@@ -33,6 +36,7 @@ class CDERetriever(BaseRetriever):
     store: VectorStore
     embedding: CDEEmbeddings
     mode: Literal["hybrid", "dense", "sparse"] | None = None
+    alpha: float | None = None
     k: int = Field(default=4, ge=1)
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
 
@@ -45,14 +49,21 @@ class CDERetriever(BaseRetriever):
 
         Raises:
             TypeError: if the store cannot search by vector.
-            ConfigError: for a mode that the store does not have, or other arguments than it knows.
+            ConfigError: for a mode that the store does not have, an alpha where nothing is mixed, or other arguments
+                than it knows.
         """
+        weights_of(self.alpha)
         both = parts_of(self.store)
         in_one = both is None and not keeps_both(self.store)
         if in_one and (self.mode in ("hybrid", "sparse") or (self.mode and self.embedding.parts == "one")):
             raise ConfigError(
                 f"mode is {self.mode!r}, but the store keeps one vector a document; build it with "
                 "from_documents(..., hybrid=True), or leave mode out"
+            )
+        if self.alpha is not None and (in_one or self.mode in ("dense", "sparse")):
+            raise ConfigError(
+                f"alpha is {self.alpha!r}, but this retriever searches by "
+                f"{'one vector a document' if in_one else repr(self.mode)}; alpha is of hybrid search, leave it out"
             )
         check_search_kwargs(self.search_kwargs, both is not None and self.mode != "dense")
         if self._in_two_parts:
@@ -93,8 +104,8 @@ class CDERetriever(BaseRetriever):
     def _search_in_parts(self, query: str, count: int) -> list[Document]:
         embedding, both, mode = self._dense_embedding(), parts_of(self.store), self.mode or "hybrid"
         if both is None:
-            return search_both(self.store, embedding, query, count, mode, self.search_kwargs)
-        found = both.search(self.store, query, count, mode, self.search_kwargs.get("filter"))
+            return search_both(self.store, embedding, query, count, mode, self.search_kwargs, self.alpha)
+        found = both.search(self.store, query, count, mode, self.search_kwargs.get("filter"), self.alpha)
         return [document for document, _ in found]
 
     async def _aget_relevant_documents(

@@ -15,6 +15,7 @@ from cde_retriever.adapters.langchain.saving import lives_in_memory
 from cde_retriever.adapters.stamps import check_stamp
 from cde_retriever.adapters.stored_count import stored_count
 from cde_retriever.errors import ConfigError, ContextMismatchError
+from cde_retriever.search.hybrid import weigh
 from cde_retriever.search.index_file import index_from_bytes, index_to_bytes
 from cde_retriever.search.parts_index import PartsIndex
 
@@ -65,7 +66,7 @@ class StoreParts(KeptParts):
         self.delete(set(self.index.ids) - looked_up(_getter(store), self.index.ids).keys())
 
     def search(
-        self, store: VectorStore, query: str, count: int, mode: str, fits: Any = None
+        self, store: VectorStore, query: str, count: int, mode: str, fits: Any = None, alpha: float | None = None
     ) -> list[tuple[Document, float]]:
         """Return the best documents for a query with their scores, best first.
 
@@ -76,12 +77,13 @@ class StoreParts(KeptParts):
             mode: ``"hybrid"`` or ``"sparse"``.
             fits: Metadata that documents must have, as a mapping of names to values, or a function that is given a
                 `Document`; None for all documents.
+            alpha: What vectors count beside words in ``"hybrid"`` (`cde_retriever.search.hybrid.weigh`).
 
         Raises:
             ContextMismatchError: if a document was embedded under another context.
             ConfigError: for a filter of another kind.
         """
-        parts = self.embedding.embed_query_in_parts(query)
+        parts = weigh(self.embedding.embed_query_in_parts(query), alpha)
         found = self.find(parts, count, mode, _getter(store), _predicate(fits))
         check_stamps([document for document, _ in found], self.embedding.stamp)
         return found

@@ -18,6 +18,7 @@ from cde_retriever.adapters.llama_index.guarded_store import is_empty
 from cde_retriever.adapters.llama_index.storage import check_stamps
 from cde_retriever.adapters.llama_index.two_parts import MODES, searcher
 from cde_retriever.errors import ConfigError, ContextMismatchError
+from cde_retriever.search.hybrid import weights_of
 
 
 class CDERetriever(VectorIndexRetriever):
@@ -27,20 +28,25 @@ class CDERetriever(VectorIndexRetriever):
         index: The index.
         mode: ``"hybrid"`` adds the inner products of vectors and of exact words, ``"dense"`` and ``"sparse"`` take one
             of them. None: hybrid where the index holds both, else by its vectors.
+        alpha: What vectors count beside words in hybrid search, from 0, words alone, to 1, vectors alone; None for 0.5,
+            what the context says.
         kwargs: As for `VectorIndexRetriever`; a ``vector_store_query_mode`` asks the vector store itself.
 
     Raises:
-        ConfigError: for an unknown mode, or one that the index's form does not allow.
+        ConfigError: for an unknown mode, one that the index's form does not allow, or an alpha where nothing is mixed.
         TypeError: if the embedding is no `CDEEmbedding`.
     """
 
-    def __init__(self, index: VectorStoreIndex, mode: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, index: VectorStoreIndex, mode: str | None = None, alpha: float | None = None, **kwargs: Any
+    ) -> None:
         if mode not in (None, *MODES):
             raise ConfigError(f"mode is {mode!r}, expected one of {', '.join(map(repr, MODES))}")
+        weights_of(alpha)
         self._mode = mode
         self._asks_store_itself = mode is None and "vector_store_query_mode" in kwargs
         self._aimed = False
-        super().__init__(index, **kwargs)
+        super().__init__(index, alpha=alpha, **kwargs)
         if require_cde(self._embed_model).is_fitted or require_cde(self._embed_model).parts == "one":
             self._aim()
 
@@ -53,6 +59,11 @@ class CDERetriever(VectorIndexRetriever):
             self._vector_store_query_mode = MODES[self._mode or "hybrid"]
         if both is not None and self._vector_store_query_mode in MODES.values():
             self._vector_store = cast(BasePydanticVectorStore, both)
+        if self._alpha is not None and not self._asks_store_itself and self._vector_store_query_mode != MODES["hybrid"]:
+            raise ConfigError(
+                f"alpha is {self._alpha!r}, but this retriever searches by "
+                f"{'one vector a node' if both is None else repr(self._mode)}; alpha is of hybrid search, leave it out"
+            )
         self._aimed = True
 
     def _finds_nothing(self) -> bool:

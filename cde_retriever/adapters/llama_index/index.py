@@ -249,10 +249,10 @@ class CDEVectorStoreIndex(JoiningNodes):
 
         Args:
             mode: ``"hybrid"``, ``"dense"`` or ``"sparse"``; None for the best that the index allows (`CDERetriever`).
-            kwargs: As for `VectorIndexRetriever`.
+            kwargs: As for `VectorIndexRetriever`; ``alpha`` weighs vectors beside words (`CDERetriever`).
 
         Raises:
-            ConfigError: for a mode that the index's form does not allow.
+            ConfigError: for a mode, or an alpha, that the index's form does not allow.
         """
         return CDERetriever(
             self,

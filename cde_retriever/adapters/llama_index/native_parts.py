@@ -21,7 +21,7 @@ from llama_index.core.vector_stores.types import (
 
 from cde_retriever.adapters.contextual_embedding import ContextualEmbedding
 from cde_retriever.adapters.stamps import check_stamp
-from cde_retriever.search.hybrid import depth_of_lists, sparse_vectors
+from cde_retriever.search.hybrid import depth_of_lists, sparse_vectors, weights_of
 
 Held = TypeVar("Held", bound=ContextualEmbedding)
 Lists = tuple[list[list[int]], list[list[float]]]
@@ -136,7 +136,7 @@ def _plan(query: VectorStoreQuery) -> Generator[VectorStoreQuery, VectorStoreQue
         if lacking:
             asked = replace(query, mode=mode, similarity_top_k=len(lacking), node_ids=lacking)
             scores[mode] |= _read((yield asked), nodes)
-    return _summed(nodes, list(scores.values()), query.similarity_top_k)
+    return _summed(nodes, list(scores.values()), query.alpha, query.similarity_top_k)
 
 
 def add_scores(
@@ -147,16 +147,21 @@ def add_scores(
     Args:
         dense_result: What the store found by vectors.
         sparse_result: What it found by words.
-        alpha: Of no use here: what words are worth is in the query's sparse part.
+        alpha: From 0, words alone, to 1, vectors alone; 0.5 is what the context says.
         top_k: How many nodes to return.
     """
-    del alpha
     nodes: dict[str, BaseNode] = {}
-    return _summed(nodes, [_read(result, nodes) for result in (dense_result, sparse_result)], top_k)
+    return _summed(nodes, [_read(result, nodes) for result in (dense_result, sparse_result)], alpha, top_k)
 
 
-def _summed(nodes: dict[str, BaseNode], scores: Sequence[dict[str, float]], count: int) -> VectorStoreQueryResult:
-    sums = {name: sum(found.get(name, 0.0) for found in scores) for name in nodes}
+def _summed(
+    nodes: dict[str, BaseNode], scores: Sequence[dict[str, float]], alpha: float | None, count: int
+) -> VectorStoreQueryResult:
+    weights = weights_of(alpha)
+    sums = {
+        name: sum(weight * found.get(name, 0.0) for weight, found in zip(weights, scores, strict=True))
+        for name in nodes
+    }
     best = sorted(sums, key=lambda name: -sums[name])[:count]
     return VectorStoreQueryResult(
         nodes=[nodes[name] for name in best], similarities=[sums[name] for name in best], ids=best

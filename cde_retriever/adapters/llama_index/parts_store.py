@@ -23,6 +23,7 @@ from cde_retriever.adapters.llama_index.storage import check_stamps, embedded_te
 from cde_retriever.adapters.stamps import DIGEST, check_stamp
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.errors import ContextFormatError, ContextMismatchError
+from cde_retriever.search.hybrid import weigh
 from cde_retriever.search.index_file import index_from_bytes, index_to_bytes
 from cde_retriever.search.parts_index import PartsIndex
 
@@ -170,7 +171,10 @@ def embedded_in_parts(nodes: Sequence[BaseNode], embedding: CDEEmbedding) -> Par
 def asked_in_parts(query: VectorStoreQuery, embedding: CDEEmbedding, holder: str) -> tuple[str, Parts]:
     """Return a query's mode as `PartsIndex.search` calls it, and its parts; words are those of its text.
 
+    A query's ``alpha`` weighs them (`cde_retriever.search.hybrid.weigh`).
+
     Raises:
+        ConfigError: if alpha is not from 0 to 1.
         ContextMismatchError: if its vector does not bear the embedding's stamp; names `holder`.
         ValueError: for another mode than those of `MODES`, or fewer than one node.
     """
@@ -183,4 +187,5 @@ def asked_in_parts(query: VectorStoreQuery, embedding: CDEEmbedding, holder: str
         raise ValueError(f"similarity_top_k is {query.similarity_top_k}, expected at least 1")
     if query.mode not in _NAMES:
         raise ValueError(f"mode is {query.mode!r}, expected one of {', '.join(MODES)}")
-    return _NAMES[query.mode], Parts(dense, encoder.encode_queries([query.query_str or ""], parts="sparse"))
+    parts = Parts(dense, encoder.encode_queries([query.query_str or ""], parts="sparse"))
+    return _NAMES[query.mode], weigh(parts, query.alpha) if query.mode == VectorStoreQueryMode.HYBRID else parts

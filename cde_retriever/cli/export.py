@@ -32,5 +32,5 @@ def _export(options: argparse.Namespace) -> None:
     source, _ = find_checkpoint(options.model, options.revision)
     folder = export_onnx(source, output, options.dtype, reading=read_reading(options))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    say(f'{folder} holds the model in {options.dtype}, {size / 1e6:.0f} MB; load it with backend="onnx"')
+    say(f"{folder} holds the model in {options.dtype}, {size / 1e6:.0f} MB; give this folder wherever a model is named")
     write_result({"output": str(folder), "dtype": options.dtype, "bytes": size})

@@ -163,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         vectors.add("query", plain.queries, plain.query_vectors)
         trial = automatic_trial(data.documents, documents=options.documents, questions=options.questions)
         found = examine(encoder, trial, vectors)
-        judged = examine(encoder, judged_by_people(data), vectors)
+        # The settings that made questions choose among.
+        judged = [one for one in examine(encoder, judged_by_people(data), vectors) if one.alpha == 0.5]
         results.append(row(data, found, judged))
         stated = {"model": encoder.identity.sha256, "name": encoder.config.name, "questions": options.questions}
         write_atomically(options.output, json.dumps({**stated, "results": results}, indent=1).encode())

@@ -9,18 +9,21 @@ Every text is embedded once, plain. All contexts are made of these vectors, so a
 | BM25 + plain | 0.3 BM25 + 0.7 plain, each scaled to 0 … 1 query by query |
 | two parts, one vector | the encoder with a corpus head, under null, foreign or own context of J documents |
 
+On questions that people judged, two parts are also tried with words that count twice and half as much (`ALPHAS`).
+
 nDCG@10 of each is measured on the same questions (`cde_retriever.lifecycle.trial`); intervals are of differences to
 plain, question by question.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.making import make_context
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.encoder.corpus_head import CorpusHead
@@ -28,11 +31,13 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.lifecycle.kept_vectors import Embed
 from cde_retriever.lifecycle.trial import Scores, Trial, ndcg
 from cde_retriever.search.bm25 import score_bm25
-from cde_retriever.search.hybrid import score_one_form
+from cde_retriever.search.hybrid import score_one_form, weigh
 from cde_retriever.search.mixture import mixed
 
 PLAIN, BM25, MIXTURE = "plain", "BM25", "BM25 + plain"
 SIZES = (16, 64, 128, 256, 512)
+ALPHAS = (1 / 3, 2 / 3)
+"""What vectors count beside words (`cde_retriever.search.hybrid.weigh`), beside what the context says."""
 WORD_SHARE = 0.3
 RESAMPLES = 2000
 LEAD = 3.0
@@ -49,6 +54,7 @@ class Setting:
         parts: ``"both"`` or ``"one"`` for those with a corpus head, else empty.
         context: ``"null"``, ``"foreign"``, ``"own"``, or empty.
         size: Documents in the context.
+        alpha: What vectors count beside words; 0.5 is what the context says.
         quality: nDCG@10 of each question, from 0 to 1.
     """
 
@@ -58,6 +64,7 @@ class Setting:
     context: str
     size: int
     quality: NDArray[np.float64]
+    alpha: float = 0.5
 
     @property
     def mean(self) -> float:
@@ -100,7 +107,10 @@ def examine(
     contexts = [examination.fit(trial.documents, size, examination.documents) for size in sorted(sizes)]
     fitted = {context.size: context for context in contexts}
     settings += [examination.under(context, "both", "own") for context in fitted.values()]
-    return [*settings, examination.under(fitted[max(fitted)], "one", "own")]
+    largest = fitted[max(fitted)]
+    if trial.judged:
+        settings += [examination.under(largest, "both", "own", alpha) for alpha in ALPHAS]
+    return [*settings, examination.under(largest, "one", "own")]
 
 
 class _Examination:
@@ -131,14 +141,17 @@ class _Examination:
         words = self.encoder.count_words(sample.texts, self.language)
         return make_context(sample, rows, self.encoder.identity, words=words)
 
-    def under(self, context: Context, parts: str, kind: str) -> Setting:
-        """Return the ranking by two parts or one vector under a context, measured."""
+    def under(self, context: Context, parts: str, kind: str, alpha: float = 0.5) -> Setting:
+        """Return the ranking by two parts or one vector under a context, measured; `alpha` is for two parts."""
         head = CorpusHead(self.head, context, self.documents.shape[1], self.encoder.dimension)
         documents = head.documents(self.documents, self.trial.documents, parts)
         queries = head.queries(self.queries, self.texts, parts)
+        if isinstance(queries, Parts) and alpha != 0.5:
+            queries = weigh(queries, alpha)
         form = "two parts" if parts == "both" else "one vector"
         name = f"{form}, {kind} context" + (f" of {context.size}" if context.size else "")
-        return self.setting(name, score_one_form(queries, documents), parts, kind, context.size)
+        measured = self.setting(name, score_one_form(queries, documents), parts, kind, context.size)
+        return measured if alpha == 0.5 else replace(measured, name=f"{name}, alpha {alpha:.2f}", alpha=alpha)
 
 
 def score_without_context(words: Scores, plain: Scores) -> dict[str, Scores]:
@@ -158,9 +171,9 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
 def recommend(settings: Sequence[Setting], *, judged: bool) -> Setting:
     """Return the setting to take.
 
-    On judged questions the best; of contexts that differ by chance alone the largest. On questions that were made of
-    documents the one that is best on most corpora, two parts under the largest own context, unless another is more than
-    `LEAD` above it: made questions do not tell which of them people are better served by (`docs/figures/doctor.md`). A
+    On judged questions the best; of contexts that differ by chance alone the largest, of alphas 0.5. On questions made
+    of documents the one that is best on most corpora, two parts under the largest own context, unless another is more
+    than `LEAD` above it: made questions do not tell which of them people are better served by (`docs/figures/doctor.md`). A
     foreign context is never recommended, BM25 alone on judged questions only: those made of a document's own words
     flatter it.
 
@@ -181,7 +194,7 @@ def recommend(settings: Sequence[Setting], *, judged: bool) -> Setting:
         if (other.model, other.parts, other.context) == (best.model, best.parts, best.context)
         and interval(best.quality - other.quality)[0] <= 0
     ]
-    return max(alike, key=lambda setting: setting.size)
+    return max(alike, key=lambda setting: (setting.size, setting.alpha == 0.5, setting.mean))
 
 
 def merge(found: Sequence[Sequence[Setting]]) -> list[Setting]:

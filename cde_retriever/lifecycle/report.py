@@ -77,7 +77,7 @@ def _label(row: Mapping[str, Any]) -> str:
 
 def make_report(trial: Trial, settings: Sequence[Setting], names: Sequence[str] | None) -> Report:
     """Put the findings into a sentence, code and a table."""
-    advice = recommend(settings, judged=all(question.kind == JUDGED for question in trial.questions))
+    advice = recommend(settings, judged=trial.judged)
     plain = {one.model: one for one in settings if one.name == PLAIN}
     base = plain.get(advice.model) or next(iter(plain.values()))
     rows = [_row(one, base) for one in settings]
@@ -134,6 +134,11 @@ def _code(advice: Setting, settings: Sequence[Setting], names: Sequence[str] | N
         f"vectors = encoder.encode_documents(documents{parts})",
         f"queries = encoder.encode_queries(questions{parts})",
     ]
+    if advice.alpha != 0.5:
+        lines.insert(1, "from cde_retriever.search.hybrid import weigh")
+        lines[-1] = (
+            f"queries = weigh(encoder.encode_queries(questions{parts}), {advice.alpha:.2f})  # alpha of retrievers"
+        )
     return "\n".join(lines)
 
 

@@ -54,6 +54,11 @@ class Trial:
     seen: int
     most: int | None = None
 
+    @property
+    def judged(self) -> bool:
+        """Whether people judged every question."""
+        return all(question.kind == JUDGED for question in self.questions)
+
 
 def automatic_trial(corpus: Iterable[str], *, documents: int, questions: int, seed: int = 0) -> Trial:
     """Draw documents and make questions of some of them, of each kind equally many where the texts give them.

@@ -15,9 +15,9 @@ from cde_retriever.errors import ConfigError, CorpusError
 from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, examine, interval, recommend
 from cde_retriever.lifecycle.kept_vectors import KeptVectors, plain_embedding
 from cde_retriever.lifecycle.report import make_report
-from cde_retriever.lifecycle.trial import Question, Trial, automatic_trial, judged_trial, ndcg
+from cde_retriever.lifecycle.trial import JUDGED, Question, Trial, automatic_trial, judged_trial, ndcg
 from cde_retriever.search.bm25 import score_bm25
-from cde_retriever.search.hybrid import score
+from cde_retriever.search.hybrid import score, weigh
 from tests.tiny import WORDS, headed_encoder, tiny_encoder
 
 
@@ -113,6 +113,37 @@ def test_settings_are_those_of_the_encoder(headed):
     plain = encoder.encode_queries(texts, parts="dense") @ encoder.encode_documents(trial.documents, parts="dense").T
     np.testing.assert_allclose(found[PLAIN].quality, ndcg(plain, trial.questions), atol=1e-6)
     assert {found[BM25].model, found[MIXTURE].model} == {"", "tiny-bert"}
+
+
+def test_judged_questions_also_try_words_that_count_more_and_less(headed):
+    made = automatic_trial(pages(40), documents=40, questions=20)
+    trial = replace(made, questions=tuple(replace(question, kind=JUDGED) for question in made.questions))
+    assert (made.judged, trial.judged) == (False, True)
+    found = {one.name: one for one in examine(headed, trial, plain_embedding(headed), sizes=(8, 16))}
+    encoder = headed.fork()
+    encoder.fit_context(trial.documents, context_size=16)
+    asked = encoder.encode_queries([question.text for question in trial.questions], parts="both")
+    documents = encoder.encode_documents(trial.documents, parts="both")
+    for alpha, name in ((1 / 3, "0.33"), (2 / 3, "0.67")):
+        one = found[f"two parts, own context of 16, alpha {name}"]
+        assert one.alpha == alpha
+        np.testing.assert_allclose(one.quality, ndcg(score(weigh(asked, alpha), documents), trial.questions), atol=1e-6)
+    assert sum(one.alpha != 0.5 for one in found.values()) == 2
+
+
+def test_another_alpha_is_recommended_only_beyond_chance():
+    own, plain = settings(own512=0.6, plain=0.5)
+    words = replace(own, name="words", alpha=1 / 3)
+    level = replace(words, quality=own.quality + np.random.default_rng(1).normal(0.001, 0.1, 200))
+    assert recommend([plain, own, level], judged=True).alpha == 0.5
+    better = replace(words, quality=own.quality + 0.03)
+    assert recommend([plain, own, better], judged=True).alpha == 1 / 3
+    trial = Trial(("a",), tuple(Question("q", {0: 1.0}, JUDGED) for _ in range(200)), 1)
+    code = make_report(trial, [plain, own, better], None).values["code"]
+    assert 'queries = weigh(encoder.encode_queries(questions, parts="both"), 0.33)' in code
+    assert "from cde_retriever.search.hybrid import weigh" in code
+    compile(code, "report", "exec")
+    assert "weigh" not in make_report(trial, [plain, own], None).values["code"]
 
 
 def test_a_model_without_a_corpus_head_is_refused():

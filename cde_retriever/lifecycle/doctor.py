@@ -171,11 +171,11 @@ def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
 def recommend(settings: Sequence[Setting], *, judged: bool) -> Setting:
     """Return the setting to take.
 
-    On judged questions the best; of contexts that differ by chance alone the largest, of alphas 0.5. On questions made
-    of documents the one that is best on most corpora, two parts under the largest own context, unless another is more
-    than `LEAD` above it: made questions do not tell which of them people are better served by (`docs/figures/doctor.md`). A
-    foreign context is never recommended, BM25 alone on judged questions only: those made of a document's own words
-    flatter it.
+    On judged questions the best; of contexts that differ by chance alone the largest, of alphas 0.5. On questions
+    made of documents the one that is best on most corpora, two parts under the largest own context, unless another
+    is more than `LEAD` above it: made questions do not tell which of them people are better served by
+    (`docs/figures/doctor.md`). A foreign context is never recommended, BM25 alone on judged questions only: those
+    made of a document's own words flatter it.
 
     Args:
         settings: Those of one encoder or several, measured on the same questions.

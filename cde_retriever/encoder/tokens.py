@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cde_retriever.context.sampling import are_several
-from cde_retriever.encoder.text_start import safe_end
+from cde_retriever.corpus.text_start import safe_end, start_of
 from cde_retriever.encoder.windows import Windows
 from cde_retriever.errors import ConfigError
 
@@ -141,8 +141,7 @@ class TextTokenizer:
 
     def _start(self, text: str, size: int) -> str:
         """Return the start of a text, whose tokens are the first of the text's."""
-        end = self._safe_end.search(text, size) if len(text) > size and self._safe_end else None
-        return text if end is None else text[: end.end()]
+        return start_of(text, size, self._safe_end) if len(text) > size else text
 
     def pad(self, ids: Sequence[Sequence[int]], role: str = "document") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return token ids and mask (`cde_retriever.model.pooling`), both (b, s), padded to the longest sequence.

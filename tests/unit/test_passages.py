@@ -1,7 +1,10 @@
 """Folders of documents as passages: nothing lost, nothing glued, everything fits, and what gives no text is named."""
 
 import pytest
+from semantic_text_splitter import MarkdownSplitter
+from tokenizers import Tokenizer
 
+from cde_retriever.corpus import passage_size
 from cde_retriever.corpus.decoding import decode
 from cde_retriever.corpus.passage_size import PassageSize
 from cde_retriever.corpus.passages import cut_sections, document_files, read_file
@@ -146,6 +149,29 @@ def test_every_passage_fits_and_no_word_is_lost():
     bodies = " ".join(passage.text.split("\n\n", 1)[1] for passage in passages)
     assert bodies.replace(".", "").split() == words
     assert [passage.id for passage in passages] == [f"a.md#{i}" for i in range(1, len(passages) + 1)]
+
+
+@pytest.mark.parametrize("end", ["", " *nolak* tiron", " `nolak`\nbaron.", " " * 9_000 + "nolak", "a" * 9_000])
+def test_long_blocks_are_cut_as_if_they_were_read_whole(end):
+    text, tokenizer = "Baron kolak, misim. " * 300 + end, Tokenizer.from_str(SIZE.tokenizer)
+    assert SIZE.cut(text, 62) == MarkdownSplitter.from_huggingface_tokenizer(tokenizer, 62).chunks(text)
+    assert SIZE.count(text) > 62
+    assert SIZE.count_each(["baron", end]) == [1, len(tokenizer.encode(end, add_special_tokens=False))]
+
+
+def test_of_a_long_line_no_more_is_read_than_tells_that_it_is_long(monkeypatch):
+    tokenizer, end = passage_size._tokenizer(SIZE.tokenizer)
+    read = []
+
+    class Listening:
+        def encode_batch_fast(self, texts, **options):
+            read.extend(map(len, texts))
+            return tokenizer.encode_batch_fast(texts, **options)
+
+    monkeypatch.setattr(passage_size, "_tokenizer", lambda _: (Listening(), end))
+    text = "baron kolak " * 5_000 + "*misim* ludor"  # up to the emphasis, all is one part of a line
+    assert " ".join(passage.text for passage in cut_sections("a.txt", plain_sections(text), SIZE)) == text
+    assert max(read) < 1_000
 
 
 def test_blocks_stay_whole_while_they_fit():

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from cde_retriever import ContextualEncoder
+from cde_retriever.corpus.text_start import SPLITTING_PATTERNS, safe_end
 from cde_retriever.encoder import tokens
-from cde_retriever.encoder.text_start import SPLITTING_PATTERNS, safe_end
 from cde_retriever.encoder.tokens import TextTokenizer
 from tests.tiny import documents, tiny_encoder, tiny_tokenizer
 

@@ -49,6 +49,12 @@ def safe_end(tokenizer: Tokenizer) -> re.Pattern[str] | None:
     return re.compile(pattern)
 
 
+def start_of(text: str, size: int, end: re.Pattern[str] | None) -> str:
+    """Return a text's first characters, at least so many, whose tokens are the text's first, given its `safe_end`."""
+    found = end.search(text, size) if end and len(text) > size else None
+    return text if found is None else text[: found.end()]
+
+
 def _parts(part: Part | None) -> Iterator[Part]:
     """Yield what a sequence is made of, or the part itself."""
     if part is None:

@@ -11,7 +11,8 @@ from cde_retriever.corpus.listing import has_ending
 from cde_retriever.errors import CorpusError
 
 ENDINGS = (".csv", ".tsv")
-csv.field_size_limit(2**31 - 1)  # a text may be a book; 128 kB by default
+LONGEST = 2**31 - 1
+"""Characters of a value; a text may be a book, and `csv` reads 128 kB by default."""
 
 
 def read_delimited(path: Path, intervals: Iterable[Interval] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
@@ -22,21 +23,44 @@ def read_delimited(path: Path, intervals: Iterable[Interval] | None = None) -> I
         intervals: Rows, ascending and apart; None for all. Empty lines are no rows.
 
     Raises:
-        CorpusError: if the file is damaged, or a row has more or fewer values than columns; names file and line.
+        CorpusError: if the file is damaged, not in UTF-8, has other marks between its columns, or a row has more or
+            fewer values than columns; names file and line.
     """
-    with named(str(path)), path.open(encoding="utf-8-sig", newline="") as stream:
-        lines = csv.reader(stream, delimiter="\t" if has_ending(path.name, (".tsv",)) else ",", strict=True)
+    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))  # of the process: csv has no limit of a reader's own
+    delimiter = "\t" if has_ending(path.name, (".tsv",)) else ","
+    with named(str(path)), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        lines = csv.reader(_in_utf8(stream), delimiter=delimiter, strict=True)
         rows = (row for row in lines if row)
         at = 0
         try:
             columns = next(rows, [])
-            if len(set(columns)) < len(columns):
-                raise CorpusError(f" names a column twice: {', '.join(columns)}; rename one")
+            _check_header(columns, delimiter)
             for start, stop in [(0, sys.maxsize)] if intervals is None else intervals:
                 for row in itertools.islice(rows, start - at, stop - at):
                     if len(row) != len(columns):
                         raise CorpusError(f", line {lines.line_num} has {len(row)} values for {len(columns)} columns")
                     yield lines.line_num, dict(zip(columns, row, strict=True))
                 at = stop
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise CorpusError(f", line {lines.line_num + 1} cannot be read ({error}); expected UTF-8") from error
+        except csv.Error as error:
+            raise CorpusError(f", line {lines.line_num} cannot be read ({error})") from error
+
+
+def _check_header(columns: list[str], delimiter: str) -> None:
+    if len(set(columns)) < len(columns):
+        raise CorpusError(f" names a column twice: {', '.join(columns)}; rename one")
+    for other in ";\t,|":
+        if len(columns) == 1 and other in columns[0]:
+            raise CorpusError(
+                f" has {other!r} between its columns ({columns[0]!r:.80}), expected {delimiter!r}; convert it"
+            )
+
+
+def _in_utf8(stream: Iterable[str]) -> Iterator[str]:
+    """Yield lines that were decoded with ``surrogateescape``, and name the first that was not UTF-8."""
+    for number, line in enumerate(stream, start=1):
+        if not line.isascii():
+            try:
+                line.encode()
+            except UnicodeEncodeError as error:
+                raise CorpusError(f", line {number} is not UTF-8; convert the file to it") from error
+        yield line

@@ -6,10 +6,11 @@ every machine. Memory is a line, a row group of a Parquet file, or a file of tex
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cde_retriever.corpus import delimited, json_lines
@@ -146,7 +147,8 @@ def find_files(corpus: str | os.PathLike[str]) -> Listing:
     for endings in (ENDINGS, DOCUMENT_ENDINGS, delimited.ENDINGS):
         found = list_files(corpus, endings)
         if found.names:
-            _refuse_queries(found)
+            if endings != DOCUMENT_ENDINGS:
+                _refuse_queries(found)
             return found
     has_none = "ends in none of" if Path(corpus).expanduser().is_file() else "has no file that ends in"
     raise CorpusError(
@@ -156,15 +158,26 @@ def find_files(corpus: str | os.PathLike[str]) -> Listing:
 
 
 def _refuse_queries(found: Listing) -> None:
-    """Refuse folders as BEIR has them, whose ``queries.jsonl`` would be embedded as documents."""
-    for ending in json_lines.ENDINGS:
-        for name in found.names:
-            corpus = Path(name).with_name(f"corpus{ending}").as_posix()
-            if Path(name).name.startswith("queries.json") and corpus in found.names:
-                raise CorpusError(
-                    f"{found.folder / name} holds queries, as in BEIR's folders, and no documents; name the corpus "
-                    f"alone: {found.folder / corpus}"
-                )
+    """Refuse folders as BEIR has them, as files or folders ``corpus`` and ``queries``: queries are no documents."""
+    places = [place for name in found.names if (place := _beir_place(PurePosixPath(name)))]
+    corpora = {place.with_name("corpus"): place for place in places if _stem(place) == "corpus"}
+    for place in places:
+        corpus = corpora.get(place.with_name("corpus"))
+        if corpus and _stem(place) == "queries":
+            raise CorpusError(
+                f"{found.folder / place} holds queries, as in BEIR's folders, and no documents; name the corpus "
+                f"alone: {found.folder / corpus}"
+            )
+
+
+def _beir_place(path: PurePosixPath) -> PurePosixPath | None:
+    """Return the file or the folder above it that is named ``corpus`` or ``queries``; None if none is."""
+    above = [path, *path.parents]
+    return next((place for place in above if _stem(place) in ("corpus", "queries")), None)
+
+
+def _stem(place: PurePosixPath) -> str:
+    return re.split(r"[.-]", place.name)[0]  # a part of a data set is corpus-00000-of-00002.parquet
 
 
 def are_documents(names: list[str]) -> bool:

@@ -74,6 +74,8 @@ def read_data(path: str | os.PathLike[str], size: Callable[[], PassageSize] = bu
         TrainingDataError: for a malformed line (file and line are named), missing or ambiguous columns, a BEIR folder
             without a train split, or if nothing usable is left.
     """
+    if not os.fspath(path):
+        raise FileNotFoundError("the training data have no name; give a file or folder, . for this one")
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected training pairs or documents there")
@@ -267,8 +269,13 @@ def _read_beir(path: Path, found: _Collector) -> None:
 def _read_documents(path: Path, size: PassageSize, found: _Collector) -> None:
     folder, names, _ = list_files(path, DOCUMENT_ENDINGS)
     if not names:
+        if path.is_dir():
+            known = ", ".join((*JSON_LINES, *DOCUMENT_ENDINGS))
+            raise FileNotFoundError(
+                f"{path} has no file that ends in {known}; of {', '.join(TABLES)} name one file, not its folder"
+            )
         known = ", ".join((*JSON_LINES, *TABLES, *DOCUMENT_ENDINGS))
-        raise FileNotFoundError(f"{path} has no file that ends in {known}")
+        raise FileNotFoundError(f"{path} ends in none of {known}")
     for name in names:
         read = read_file(folder, name, size)
         for passage in read.passages:

@@ -4,10 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cde_retriever.corpus import delimited
+from cde_retriever.corpus.delimited import read_delimited
 from cde_retriever.corpus.listing import has_ending
+from cde_retriever.errors import CorpusError
 from cde_train.errors import TrainingDataError
 
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (*delimited.ENDINGS, ".parquet")
 """Endings of the files."""
 Rows = Iterable[Mapping[str, Any]]
 
@@ -32,18 +35,16 @@ def read_table(path: Path) -> Rows:
     """Return the rows of a file that ends in one of `TABLES`; in CSV and TSV every value is text.
 
     Raises:
-        TrainingDataError: if it cannot be read.
+        TrainingDataError: if it cannot be read; names the line of a CSV or TSV.
     """
-    from pyarrow import ArrowException, csv, parquet, string
+    if not has_ending(path.name, (".parquet",)):
+        try:
+            return [row for _, row in read_delimited(path)]
+        except CorpusError as error:
+            raise TrainingDataError(str(error)) from error
+    from pyarrow import ArrowException, parquet
 
     try:
-        if has_ending(path.name, (".parquet",)):
-            return parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
-        delimiter = "\t" if has_ending(path.name, (".tsv",)) else ","
-        parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        with csv.open_csv(path, parse_options=parsing) as beginning:
-            types = dict.fromkeys(beginning.schema.names, string())
-        options = csv.ConvertOptions(column_types=types)
-        return csv.read_csv(path, parse_options=parsing, convert_options=options).to_pylist()  # type: ignore[no-any-return]
+        return parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
     except (ArrowException, OSError) as error:
-        raise TrainingDataError(f"{path} cannot be read ({error}); expected columns of text in UTF-8") from error
+        raise TrainingDataError(f"{path} cannot be read ({error}); is it whole?") from error

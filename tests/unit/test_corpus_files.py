@@ -5,6 +5,9 @@ import gzip
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -210,16 +213,33 @@ def test_a_file_cut_short_is_named(tmp_path, name):
         list(read_documents(file.parent, file.name, Columns()))
 
 
-def test_queries_beside_a_corpus_are_no_documents(tmp_path):
+@pytest.mark.parametrize(
+    ("queries", "corpus", "named"),
+    [
+        ("queries.jsonl", "corpus.jsonl", "queries.jsonl"),
+        ("queries.jsonl", "corpus.jsonl.gz", "queries.jsonl"),
+        ("queries.parquet", "corpus.parquet", "queries.parquet"),
+        ("queries/part-0.parquet", "corpus/part-0.parquet", "queries"),
+        ("queries-00000-of-00001.parquet", "corpus-00000-of-00001.parquet", "queries-00000-of-00001.parquet"),
+        ("queries.csv", "corpus.csv", "queries.csv"),
+    ],
+)
+def test_queries_beside_a_corpus_are_no_documents(tmp_path, queries, corpus, named):
     place = tmp_path / "scifact"
-    place.mkdir()
-    (place / "queries.jsonl").write_text('{"_id": "q", "text": "which?"}\n')
-    assert find_files(tmp_path).names == ["scifact/queries.jsonl"]  # no set of judged queries
-    (place / "corpus.jsonl").write_text('{"_id": "d", "text": "this"}\n')
+    (place / queries).parent.mkdir(parents=True)
+    write(place / queries, [{"_id": "q", "text": "which?"}])
+    assert find_files(tmp_path).names == [f"scifact/{queries}"]  # no set of judged queries
+    (place / corpus).parent.mkdir(exist_ok=True)
+    write(place / corpus, [{"_id": "d", "text": "this"}])
+    alone = Path(corpus).parts[0]
     for folder in (tmp_path, place):
-        with pytest.raises(CorpusError, match=r"queries.jsonl holds queries.*alone: .*/scifact/corpus.jsonl"):
+        with pytest.raises(CorpusError, match=rf"/{named} holds queries.*alone: .*/scifact/{alone}$"):
             find_files(folder)
-    assert find_files(place / "corpus.jsonl").names == ["corpus.jsonl"]
+    assert find_files(place / alone).names == [Path(corpus).name]
+    for document in ("queries.md", "corpus.md"):
+        (tmp_path / "pages").mkdir(exist_ok=True)
+        (tmp_path / "pages" / document).write_text("baron")
+    assert find_files(tmp_path / "pages").names == ["corpus.md", "queries.md"]
 
 
 def test_what_is_no_corpus_is_refused(tmp_path):
@@ -248,6 +268,18 @@ def test_quoted_values_of_a_table_may_hold_anything(tmp_path):
     assert find_files(tmp_path).names == ["README.md"], "tables in a folder of documents are no corpus"
 
 
+def test_reading_rows_leaves_the_limit_of_csv_to_who_set_a_higher_one(tmp_path, monkeypatch):
+    code = "import csv, cde_retriever.corpus.rows; print(csv.field_size_limit())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "131072", "an import changes it"
+    limit = csv.field_size_limit(2**40)
+    try:
+        list(read_documents(tmp_path, write(tmp_path / "c.csv", ROWS).name, Columns()))
+        assert csv.field_size_limit() == 2**40
+    finally:
+        csv.field_size_limit(limit)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -255,8 +287,11 @@ def test_quoted_values_of_a_table_may_hold_anything(tmp_path):
         (b"id,text\n1\n", r"c\.csv, line 2 has 1 values for 2 columns"),
         (b"id,text,text\n", r"c\.csv names a column twice: id, text, text; rename one"),
         (b"id,body\n1,a\n", r"c\.csv, line 2 has no column 'text', it has id, body; name the right one: --text-column"),
-        (b"id,text\n1,caf\xe9\n", r"c\.csv, line 1 cannot be read \('utf-8' codec can't decode"),
-        (b'id,text\n1,"a\n', r"c\.csv, line 3 cannot be read \(unexpected end of data\)"),
+        (b"id,text\n1,a\n2,caf\xe9\n", r"c\.csv, line 3 is not UTF-8; convert the file to it"),
+        ("id,text\n1,a\n".encode("utf-16"), r"c\.csv, line 1 is not UTF-8"),
+        (b'id,text\n1,"a\n', r"c\.csv, line 2 cannot be read \(unexpected end of data\)"),
+        (b'id,text\n1,"a"b\n2,c\n', r"c\.csv, line 2 cannot be read \(',' expected after '\"'\)"),
+        (b"id;text\n1;a\n", r"c\.csv has ';' between its columns \('id;text'\), expected ','; convert it"),
     ],
 )
 def test_a_bad_line_of_a_table_is_named(tmp_path, data, message):

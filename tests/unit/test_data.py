@@ -69,19 +69,27 @@ def test_files_of_columns(tmp_path) -> None:
     assert found.skipped == {"empty query": 1}
     (tmp_path / "some.tsv").write_text("anchor\tpositive\tdomain\nq, r\td\tx\n")
     assert read_data(tmp_path / "some.tsv").pairs == [TrainingPair("q, r", "d", "x")]
+    book = "a b" * 1_000_000
+    (tmp_path / "long.csv").write_bytes(f"\ufeffquery,document\n1.0,{book}\n\n".encode())
+    assert read_data(tmp_path / "long.csv").pairs == [TrainingPair("1.0", book, "long")]
     write_table(pyarrow.table({"query": ["q"], "passage": ["d"], "negatives": [["n", "m"]]}), tmp_path / "some.parquet")
     assert read_data(tmp_path / "some.parquet").pairs == [TrainingPair("q", "d", "some", ("n", "m"))]
     for name, content, match in (
-        ("latin.csv", "query,document\ncafé,d\n".encode("latin-1"), r"latin\.csv cannot be read"),
+        ("latin.csv", "query,document\ncafé,d\n".encode("latin-1"), r"latin\.csv, line 2 is not UTF-8"),
+        ("ragged.csv", b"query,document\nq,d\nq,d,e\n", r"ragged\.csv, line 3 has 3 values for 2 columns"),
         ("broken.parquet", b"PAR1", r"broken\.parquet cannot be read"),
-        ("other.csv", b"query;document\nq;d\n", r"other\.csv, row 1: .*columns \['query;document'\]"),
+        ("other.csv", b"query;document\nq;d\n", r"other\.csv has ';' between its columns"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(TrainingDataError, match=match):
             read_data(tmp_path / name)
     (tmp_path / "pairs.json").write_text("[]")
-    with pytest.raises(FileNotFoundError, match=r"ends in \.jsonl, .*\.csv, .*\.html"):
+    with pytest.raises(FileNotFoundError, match=r"pairs\.json ends in none of \.jsonl, .*\.csv, .*\.html"):
         read_data(tmp_path / "pairs.json")
+    with pytest.raises(FileNotFoundError, match="the training data have no name; give a file or folder"):
+        read_data("")
+    with pytest.raises(FileNotFoundError, match=r"has no file that ends in \.jsonl.*; of \.csv, .* name one file"):
+        read_data(tmp_path)
 
 
 def test_jsonl_may_have_the_columns_of_datasets(tmp_path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cde_retriever.errors import CorpusError
+
 PAGES, MARKDOWN, RESTRUCTURED, PLAIN = (".html", ".htm", ".xhtml"), (".md", ".markdown"), (".rst",), (".txt",)
 DOCUMENT_ENDINGS = (*PAGES, *MARKDOWN, *RESTRUCTURED, *PLAIN)
 """Endings of documents, which are cut into passages (`cde_retriever.corpus.passages`)."""
@@ -42,6 +44,7 @@ def list_files(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Listin
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
+        CorpusError: if the name of a file is not UTF-8.
     """
     place = Path(path).expanduser()
     if not os.fspath(path):
@@ -51,14 +54,24 @@ def list_files(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Listin
     if not place.exists():
         raise FileNotFoundError(f"{place} does not exist; expected a file or folder of {', '.join(endings)}")
     if place.is_file():
-        return Listing(place.parent, [place.name] if has_ending(place.name, endings) else [], {})
+        return Listing(place.parent, _checked([place.name] if has_ending(place.name, endings) else []), {})
     names, others = [], Counter[str]()
     for name in _below(place):
         if has_ending(name, endings):
             names.append(name)
         else:
             others["linked folder" if name.endswith("/") else Path(name).suffix.lower() or "without ending"] += 1
-    return Listing(place, sorted(names), dict(others.most_common()))
+    return Listing(place, _checked(sorted(names)), dict(others.most_common()))
+
+
+def _checked(names: list[str]) -> list[str]:
+    """Refuse names of bytes that are no text: ids are made of names, and ids are stored as UTF-8."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(f"the name of the file {name!r} is not UTF-8; rename it") from error
+    return names
 
 
 def has_ending(name: str, endings: tuple[str, ...]) -> bool:

@@ -258,6 +258,18 @@ def test_what_is_no_corpus_is_refused(tmp_path):
             find_files(path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names of text alone")
+def test_a_file_whose_name_is_no_text_is_named(tmp_path):
+    (tmp_path / "a.md").write_text("baron")
+    (tmp_path / os.fsdecode(b"\xff.PDF")).write_text("not read")
+    assert find_files(tmp_path).names == ["a.md"]
+    file = tmp_path / os.fsdecode(b"\xff.md")
+    file.write_text("baron")
+    for path in (tmp_path, file):
+        with pytest.raises(CorpusError, match=r"the name of the file '\\udcff.md' is not UTF-8; rename it"):
+            find_files(path)
+
+
 def test_quoted_values_of_a_table_may_hold_anything(tmp_path):
     texts = ['a "quoted" text, with\ta tab,\r\nand lines\n\n', "x" * 200_000, ""]
     file = write(tmp_path / "c.csv", [{"id": i, "text": text} for i, text in enumerate(texts)])

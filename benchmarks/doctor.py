@@ -28,6 +28,7 @@ from cde_retriever.files.replacing import write_atomically
 from cde_retriever.lifecycle.doctor import MIXTURE, PLAIN, Setting, examine, recommend
 from cde_retriever.lifecycle.kept_vectors import kept_embedding
 from cde_retriever.lifecycle.trial import JUDGED, Question, Trial, automatic_trial
+from cde_retriever.search.mixture import WORD_SHARE
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets
 
 APART = 0.5
@@ -107,13 +108,13 @@ def row(data: RetrievalSet, found: Sequence[Setting], judged: Sequence[Setting])
 def write_page(file: Path) -> str:
     """Write the measurements as a page beside them, and return it."""
     stated = json.loads(file.read_text())
-    rows = stated["results"]
+    rows, share = stated["results"], stated["word_share"]
     lines = [
         "# The doctor against people's judgements",
         "",
         f"{stated['name']}, {stated['questions']} questions made of each set's documents, by `python -m "
-        "benchmarks.doctor`; nDCG@10 x 100 of plain, BM25 + plain, two parts under own context. Loss: the best judged "
-        "setting less the recommended one, and its standard error over queries.",
+        f"benchmarks.doctor`; nDCG@10 x 100 of plain, BM25 + plain ({share} and {1 - share}), two parts under own "
+        "context. Loss: the best judged setting less the recommended one, and its standard error over queries.",
         "",
         "| set | made questions | judged queries | order agrees | recommended | best judged | loss |",
         "|---|---|---|---|---|---|--:|",
@@ -167,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         judged = [one for one in examine(encoder, judged_by_people(data), vectors) if one.alpha == 0.5]
         results.append(row(data, found, judged))
         stated = {"model": encoder.identity.sha256, "name": encoder.config.name, "questions": options.questions}
+        stated["word_share"] = WORD_SHARE
         write_atomically(options.output, json.dumps({**stated, "results": results}, indent=1).encode())
         print(folder.name, results[-1]["found"], results[-1]["judged"], flush=True)
     print(write_page(options.output))

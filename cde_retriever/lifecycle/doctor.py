@@ -6,7 +6,7 @@ Every text is embedded once, plain. All contexts are made of these vectors, so a
 | --- | --- |
 | plain | the encoder alone |
 | BM25 | words alone |
-| BM25 + plain | 0.3 BM25 + 0.7 plain, each scaled to 0 … 1 query by query |
+| BM25 + plain | 0.4 BM25 + 0.6 plain, each scaled to 0 … 1 query by query |
 | two parts, one vector | the encoder with a corpus head, under null, foreign or own context of J documents |
 
 On questions that people judged, two parts are also tried with words that count twice and half as much (`ALPHAS`).
@@ -32,13 +32,12 @@ from cde_retriever.lifecycle.kept_vectors import Embed
 from cde_retriever.lifecycle.trial import Scores, Trial, ndcg
 from cde_retriever.search.bm25 import score_bm25
 from cde_retriever.search.hybrid import score_one_form, weigh
-from cde_retriever.search.mixture import mixed
+from cde_retriever.search.mixture import WORD_SHARE, mixed
 
 PLAIN, BM25, MIXTURE = "plain", "BM25", "BM25 + plain"
 SIZES = (16, 64, 128, 256, 512)
 ALPHAS = (1 / 3, 2 / 3)
 """What vectors count beside words (`cde_retriever.search.hybrid.weigh`), beside what the context says."""
-WORD_SHARE = 0.3
 RESAMPLES = 2000
 LEAD = 3.0
 """nDCG@10 x 100 by which made questions must put a setting above the usual one for it to be recommended."""

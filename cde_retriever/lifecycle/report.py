@@ -11,11 +11,12 @@ from cde_retriever.lifecycle.doctor import BM25, LEAD, MIXTURE, PLAIN, Setting, 
 from cde_retriever.lifecycle.trial import JUDGED, Trial
 from cde_retriever.pages.page import Page
 from cde_retriever.pages.plots import Table, intervals
+from cde_retriever.search.mixture import WORD_SHARE
 
 WITHOUT_CONTEXT = {
     PLAIN: "keep the encoder as it is",
     BM25: "search by words alone, as BM25 does",
-    MIXTURE: "your store's hybrid search with 0.3 for BM25 and 0.7 for vectors",
+    MIXTURE: f"your store's hybrid search with {WORD_SHARE} for BM25 and {1 - WORD_SHARE} for vectors",
 }
 FEW = 30
 """Questions below which a report says that it decides nothing."""

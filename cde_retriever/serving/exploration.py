@@ -6,7 +6,7 @@
 | null context | the same head without a corpus |
 | other contexts | the same head under contexts that the user names |
 | BM25 | words alone |
-| BM25 + plain | 0.3 BM25 + 0.7 plain, each scaled to 0 ... 1 |
+| BM25 + plain | 0.4 BM25 + 0.6 plain, each scaled to 0 ... 1 |
 | plain | the encoder alone |
 
 Texts are embedded once, plain; all ways are made of these vectors.

@@ -24,12 +24,10 @@ from numpy.typing import NDArray
 
 from cde_retriever.search.best_first import best_first
 from cde_retriever.search.bm25 import WordSearch
-from cde_retriever.search.mixture import mixed
+from cde_retriever.search.mixture import WORD_SHARE, mixed
 from cde_train.evaluation.ranking import DEPTH, Ranking
 
 Vectors = NDArray[np.float32]
-WORD_SHARE = 0.4
-"""BM25's share of the mixture: of 0.3, 0.4 and 0.5 the best on both the ten and the 52 sets (docs/figures)."""
 RELATIVE_RANK = 1e-6
 """Directions with less than this share of the largest variance count as not spanned."""
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_train.evaluation.baselines import ADAPTATIONS, WORD_SHARE
+from cde_retriever.search.mixture import WORD_SHARE
+from cde_train.evaluation.baselines import ADAPTATIONS
 from cde_train.evaluation.statistics import bootstrap
 
 PLAIN_MODES = ("plain", *ADAPTATIONS)

@@ -228,9 +228,10 @@ def test_a_report_says_what_is_gained_over_a_usual_hybrid_search():
     over_plain, over_mixture = said.split("; ")
     assert over_plain.startswith("Take b with m: +10.")
     assert re.fullmatch(r"\+[45]\.\d nDCG@10 over BM25 \+ plain \(.* to .*\), a usual hybrid search\.", over_mixture)
-    chosen = make_report(trial, settings(plain=0.5, mixture=0.6), None).values["recommendation"]
-    assert chosen.startswith("Take BM25 + plain with m:")
-    assert "usual" not in chosen
+    chosen = make_report(trial, settings(plain=0.5, mixture=0.6), None).values
+    assert chosen["recommendation"].startswith("Take BM25 + plain with m:")
+    assert "usual" not in chosen["recommendation"]
+    assert chosen["code"].startswith("# your store's hybrid search with 0.4 for BM25 and 0.6 for vectors;")
 
 
 def test_a_report_says_what_to_do():

@@ -140,8 +140,8 @@ class Drift:
             return f"{counted}, and nothing shows that they are unlike these"
         if self.needed is None:
             return (
-                f"{counted}; whether they are unlike these cannot be told, as the context has too few documents or its "
-                "model no corpus head"
+                f"{counted}; nothing shows that they are unlike these, but the context has too few documents, or its "
+                "model no corpus head, for that to mean much"
             )
         return f"{counted}: too few to tell whether they are unlike these, which takes {self.needed}"
 

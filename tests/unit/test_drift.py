@@ -95,7 +95,9 @@ def test_too_few_to_tell_is_said():
     for size in (0, 78):
         never = Drift.of(Added(62, 62 if size else 0, 31.0 if size else 0.0), 300, size)
         assert never.needed is None
-        assert "cannot be told, as the context has too few documents or its model no corpus head" in str(never)
+        assert "nothing shows that they are unlike these, but the context has too few documents, or its model" in str(
+            never
+        )
 
 
 def test_several_contexts_are_one_test_together():

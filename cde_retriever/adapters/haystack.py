@@ -121,9 +121,8 @@ class CDEDocumentEmbedder(_Embedder):
         batch_size: int = 32,
         progress_bar: bool = False,
     ) -> None:
-        _Embedder.__init__(
-            self, context, model_name, stamp, settings
-        )  # `component` makes a class anew, without `super`
+        # Without `super`: `component` makes a class anew.
+        _Embedder.__init__(self, context, model_name, stamp, settings)
         self.meta_fields_to_embed, self.embedding_separator = meta_fields_to_embed or [], embedding_separator
         self.batch_size, self.progress_bar = batch_size, progress_bar
 

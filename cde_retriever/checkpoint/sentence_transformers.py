@@ -1,12 +1,13 @@
 """Read a sentence-transformers model as sentence-transformers does; refuse by name what is not understood."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from cde_retriever.checkpoint.folder import read_tokenizer
 from cde_retriever.checkpoint.kinds import (
@@ -161,8 +162,6 @@ def _read_transformer(place: Path) -> PlainEncoder:
 
 
 def _lower(tokenizer: Tokenizer) -> None:
-    from tokenizers import normalizers
-
     there = tokenizer.normalizer
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([] if there is None else [there])])
 
@@ -195,8 +194,6 @@ def _read_static(place: Path) -> PlainEncoder:
 
 
 def _without_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    import json
-
     return Tokenizer.from_str(json.dumps({**json.loads(tokenizer.to_str()), "post_processor": None}))
 
 

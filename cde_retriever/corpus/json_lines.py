@@ -11,13 +11,14 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from cde_retriever.errors import CorpusError
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 Interval = tuple[int, int]
 """Numbers of rows, from the first to before the second."""
+Row = TypeVar("Row")
 _MARK = b"\xef\xbb\xbf"
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -49,13 +50,18 @@ def read_json_lines(path: Path, intervals: Iterable[Interval] | None = None) -> 
     """
     with named(str(path)), _open(path) as stream:
         rows = ((number, line) for number, line in enumerate(_without_mark(stream), start=1) if not line.isspace())
-        at = 0
-        for start, stop in [(0, sys.maxsize)] if intervals is None else intervals:
-            for number, line in itertools.islice(rows, start - at, stop - at):
-                with named(f", line {number}"):
-                    row = _parse(line)
-                yield number, row
-            at = stop
+        for number, line in rows_in(rows, intervals):
+            with named(f", line {number}"):
+                row = _parse(line)
+            yield number, row
+
+
+def rows_in(rows: Iterator[Row], intervals: Iterable[Interval] | None) -> Iterator[Row]:
+    """Yield those of the rows of a file that are in intervals, ascending and apart; None for all."""
+    at = 0
+    for start, stop in [(0, sys.maxsize)] if intervals is None else intervals:
+        yield from itertools.islice(rows, start - at, stop - at)
+        at = stop
 
 
 def _open(path: Path) -> IO[bytes]:

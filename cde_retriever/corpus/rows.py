@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cde_retriever.corpus import delimited, json_lines
 from cde_retriever.corpus.delimited import read_delimited
-from cde_retriever.corpus.json_lines import Interval, named, read_json_lines
+from cde_retriever.corpus.json_lines import Interval, named, read_json_lines, rows_in
 from cde_retriever.corpus.listing import DOCUMENT_ENDINGS, Listing, has_ending, list_files
 from cde_retriever.errors import ConfigError, CorpusError
 
@@ -222,10 +222,8 @@ def _read_passages(
 ) -> Iterator[Document]:
     from cde_retriever.corpus.passages import read_file
 
-    found = read_file(folder, name, size).passages
-    for start, stop in [(0, len(found))] if intervals is None else intervals:
-        for passage in found[start:stop]:
-            yield Document(passage.id, passage.text)
+    for passage in rows_in(iter(read_file(folder, name, size).passages), intervals):
+        yield Document(passage.id, passage.text)
 
 
 def _read_parquet(path: Path, columns: Columns, intervals: list[Interval] | None) -> Iterator[Document]:

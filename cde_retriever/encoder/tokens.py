@@ -96,9 +96,8 @@ class TextTokenizer:
         special = encoding.special_tokens_mask
         before = next((place for place, mark in enumerate(special) if not mark), len(special))
         ends = (end for (_, end), mark in zip(encoding.offsets, special, strict=True) if not mark)
-        own = sum(
-            end <= len(prompt.rstrip()) for end in ends
-        )  # a blank at the prompt's end is the text's first token's
+        # A blank at the prompt's end is the text's first token's.
+        own = sum(end <= len(prompt.rstrip()) for end in ends)
         return before + own, sum(special) - before
 
     def windows(self, ids: Sequence[Ids], role: str) -> Windows:

@@ -63,13 +63,16 @@ def make_page(values: Mapping[str, Any]) -> Page:
         x="nDCG@10 (0 to 100) over plain",
         chosen=_label(chosen),
     )
-    asked = ", ".join(f"{count} {kind}" for kind, count in values["questions"].items())
     page = Page("What context is worth on this corpus").text(values["recommendation"], strong=True)
     page.code(values["code"]).plot(plot)
     page.table(Table(("setting", "model", "nDCG@10 (0 to 100)", "over plain", "from", "to"), table), "All settings")
-    return page.text(f"Questions: {asked}. Searched: {values['documents']} of {values['seen']} documents.").text(
-        " ".join(values["doubts"])
-    )
+    return page.text(_asked(values)).text(" ".join(values["doubts"]))
+
+
+def _asked(values: Mapping[str, Any]) -> str:
+    """Say what was asked, and of how many documents."""
+    questions = ", ".join(f"{count} {kind}" for kind, count in values["questions"].items())
+    return f"Questions: {questions}. Searched: {values['documents']} of {values['seen']} documents."
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -144,15 +147,13 @@ def _code(advice: Setting, settings: Sequence[Setting], names: Sequence[str] | N
 
 
 def _text(values: Mapping[str, Any], base: Setting) -> str:
-    asked = ", ".join(f"{count} {kind}" for kind, count in values["questions"].items())
     lines = [values["recommendation"], "", "```python", values["code"], "```", ""]
     lines += [f"| | model | nDCG@10 | over {base.name} | 95 % interval |", "|---|---|--:|--:|---|"]
     for row in values["settings"]:
         low, high = row["interval"]
         figures = f"{row['ndcg_at_10']:.1f} | {row['over_plain']:+.1f} | {low:+.1f} to {high:+.1f}"
         lines.append(f"| {row['name']} | {row['model']} | {figures} |")
-    lines += ["", f"Questions: {asked}. Searched: {values['documents']} of {values['seen']} documents."]
-    return "\n".join([*lines, *values["doubts"]])
+    return "\n".join([*lines, "", _asked(values), *values["doubts"]])
 
 
 def _doubts(trial: Trial, kinds: Mapping[str, int]) -> Iterator[str]:

@@ -126,15 +126,15 @@ class ForeignFolderKind(Protocol):
         """Read an index."""
 
 
-class _Known(NamedTuple):
+class _Framework(NamedTuple):
     adapter: str
     extra: str
 
 
-_KINDS = {
-    "docstore.json": _Known("cde_retriever.adapters.llama_index", "cde-retriever[llama-index]"),
-    "index.faiss": _Known("cde_retriever.adapters.langchain", "cde-retriever[langchain]"),
-}
+_LLAMA_INDEX = _Framework("cde_retriever.adapters.llama_index", "cde-retriever[llama-index]")
+_LANGCHAIN = _Framework("cde_retriever.adapters.langchain", "cde-retriever[langchain]")
+_FILES = {"docstore.json": _LLAMA_INDEX, "index.faiss": _LANGCHAIN}
+"""The file of an index's folder by which the framework that wrote it is known."""
 
 
 def folder_kind(folder: Path, collection: Collection | None = None) -> FolderKind:
@@ -167,16 +167,16 @@ def _module_of(collection: Collection, in_force: str, name: str) -> ModuleType:
     first = next(client.records(in_force), None)
     if first is None:
         raise ConfigError(f"collection {in_force!r} holds no documents; add some, or build a new one")
-    known = _KINDS["docstore.json" if "_node_content" in first.metadata else "index.faiss"]
-    return _adapter(known, name, f"collection {in_force!r}")
+    framework = _LLAMA_INDEX if "_node_content" in first.metadata else _LANGCHAIN
+    return _adapter(framework, name, f"collection {in_force!r}")
 
 
 def _module_for(folder: Path, name: str) -> ModuleType:
     if not folder.is_dir():
         raise FileNotFoundError(f"no index at {folder}; give the folder that index.persist or save_local wrote")
-    for file, known in _KINDS.items():
+    for file, framework in _FILES.items():
         if (folder / file).is_file():
-            return _adapter(known, name, f"the index at {folder}")
+            return _adapter(framework, name, f"the index at {folder}")
     if (routes := folder / "routes.json").is_file():
         raise ConfigError(
             f"{folder} holds an index of several contexts; give the folder of one of its kinds, as {routes} names them"
@@ -187,9 +187,9 @@ def _module_for(folder: Path, name: str) -> ModuleType:
     )
 
 
-def _adapter(known: _Known, name: str, what: str) -> ModuleType:
+def _adapter(framework: _Framework, name: str, what: str) -> ModuleType:
     """Import a module of an adapter."""
     try:
-        return import_module(f"{known.adapter}.{name}")
+        return import_module(f"{framework.adapter}.{name}")
     except ImportError as error:
-        raise ImportError(f"{what} cannot be read ({error}); pip install '{known.extra}'") from error
+        raise ImportError(f"{what} cannot be read ({error}); pip install '{framework.extra}'") from error

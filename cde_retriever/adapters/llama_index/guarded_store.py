@@ -3,8 +3,7 @@
 A guarded store is an instance of a subclass of its own class, made here, so it remains what it was in every other
 respect, and stock retrievers, query engines and pipelines that hold the same object are guarded as well. It takes nodes
 that bear its stamp, and answers queries whose vector bears it: `CDEEmbedding` gives such vectors, no other embedding
-does. What is written to the same collection through another
-object is met, and refused, when a search returns it.
+does. What is written to the same collection through another object is met, and refused, when a search returns it.
 """
 
 from collections.abc import Sequence

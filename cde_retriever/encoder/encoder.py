@@ -18,7 +18,7 @@ from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.model_with_context import ModelWithContext
 from cde_retriever.encoder.options import DocumentOptions, QueryOptions
 from cde_retriever.encoder.shared_queries import SharedBatches
-from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, OnTruncation, Vectors, label_of
+from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, OnTruncation, TextRun, Vectors
 from cde_retriever.encoder.tokens import check_texts
 
 if TYPE_CHECKING:  # a server of queries runs without PyTorch
@@ -131,7 +131,8 @@ class ContextualEncoder(ModelWithContext):
         if chunks_of is not None:
             texts = check_texts(texts)
             chunks_of = check_chunks(chunks_of, len(texts), self.head_settings is not None, self.identity.name)
-        return self._encode(texts, "document", parts, batch_size, show_progress, on_truncation, chunks_of)
+        how = TextRun.of("document", batch_size, show_progress)
+        return self._encode(texts, how, parts, on_truncation, chunks_of)
 
     @overload
     def encode_queries(
@@ -156,7 +157,7 @@ class ContextualEncoder(ModelWithContext):
         Few queries at a time (at most `QUERIES_AT_ONCE`) run together with those of other threads that wait, so that
         many callers do not queue up one after the other; a vector does not depend on its company.
         """
-        return self._encode(texts, "query", parts, batch_size, show_progress, None)
+        return self._encode(texts, TextRun.of("query", batch_size, show_progress), parts)
 
     def embed(self, documents: str | Iterable[str], batch_size: int = 256) -> Iterator[NDArray[np.float32]]:
         """Yield vectors, (d,) float32, of documents that come one by one, under the context of now; fastembed's call.
@@ -186,11 +187,9 @@ class ContextualEncoder(ModelWithContext):
     def _encode(
         self,
         texts: Sequence[str],
-        role: str,
+        how: TextRun,
         parts: str,
-        batch_size: int,
-        show_progress: bool,
-        on_truncation: OnTruncation | None,
+        on_truncation: OnTruncation | None = None,
         chunks_of: Sequence[Hashable] | None = None,
     ) -> "Vectors | csr_array[Any] | Parts":
         active = self._require_active()
@@ -199,45 +198,38 @@ class ContextualEncoder(ModelWithContext):
             texts = check_texts(texts)
         dense = np.zeros((len(texts), 0), np.float32)  # words need no model
         if parts != "sparse":
-            dense = self._dense_of(active, texts, role, batch_size, show_progress, on_truncation)
-        return active.join(dense, texts, role, parts, chunks_of)
+            dense = self._dense_of(active, texts, how, on_truncation)
+        return active.join(dense, texts, how.role, parts, chunks_of)
 
     def _dense_of(
-        self,
-        active: ActiveContext,
-        texts: Sequence[str],
-        role: str,
-        batch_size: int,
-        show_progress: bool,
-        on_truncation: OnTruncation | None,
+        self, active: ActiveContext, texts: Sequence[str], how: TextRun, on_truncation: OnTruncation | None
     ) -> Vectors:
         """Return what `_dense` does of texts; of those whose plain vectors are there without running the model."""
-        kept = self._kept_plain(role)
+        kept = self._kept_plain(how.role)
         if kept is None:
-            ids = self._runner.tokenize(texts, role, batch_size, on_truncation, stacklevel=5)
-            return self._dense(active, ids, role, batch_size, show_progress)
+            return self._dense(active, self._runner.tokenize(texts, how.role, on_truncation, stacklevel=5), how)
         texts = check_texts(texts)
         missing = kept.missing(texts)
         # Nobody was told what is cut of a sample's texts.
-        untold = role == "document" and (self._sampled is not None or kept is not self.plain_documents)
+        untold = how.role == "document" and (self._sampled is not None or kept is not self.plain_documents)
         if missing or not texts or untold:
-            ids = self._runner.tokenize(texts, role, batch_size, on_truncation, stacklevel=5)
+            ids = self._runner.tokenize(texts, how.role, on_truncation, stacklevel=5)
         if missing or not texts:
-            made = self._dense(active, [ids[row] for row in missing], role, batch_size, show_progress)
+            made = self._dense(active, [ids[row] for row in missing], how)
             kept.add([texts[row] for row in missing], made)
             if len(missing) == len(texts):
                 return made
         return kept.of(texts)
 
-    def _dense(self, active: ActiveContext, ids: list[Ids], role: str, batch_size: int, show_progress: bool) -> Vectors:
+    def _dense(self, active: ActiveContext, ids: list[Ids], how: TextRun) -> Vectors:
         """Return what the backend makes of texts under a context; with a corpus head plain vectors."""
 
         def run(rows: list[Ids]) -> Vectors:
-            if role == "query" and 0 < len(rows) <= QUERIES_AT_ONCE:
+            if how.role == "query" and 0 < len(rows) <= QUERIES_AT_ONCE:
                 return np.stack(self._queries(active, rows))
-            return self._run_under(active, rows, role, batch_size, show_progress)
+            return self._run_under(active, rows, how)
 
-        return self._runner.compared(ids, role, run)
+        return self._runner.compared(ids, how.role, run)
 
     def encode_under(
         self,
@@ -267,29 +259,27 @@ class ContextualEncoder(ModelWithContext):
             TypeError: if a text is not a string; names its index.
         """
         texts, contexts = check_texts(texts), list(contexts)
-        ids = self._runner.tokenize(texts, role, batch_size)
+        how = TextRun.of(role, batch_size, show_progress and len(contexts) > 0)
+        ids = self._runner.tokenize(texts, role)
         if self.head_settings is not None:
-            plain = self._plain(ids, role, batch_size, label_of(role, show_progress and len(contexts) > 0))
+            plain = self._plain(ids, how)
             made = [activate(self, context).join(plain, texts, role, "one") for context in contexts]
             return cast("list[Vectors]", made)
         output = [np.zeros((len(ids), self.dimension), np.float32) for _ in contexts]
         with self._runner.lock:
             states = [activate(self, context).state for context in contexts]
-            label = label_of(role, show_progress and bool(states))
-            for rows, input_ids, mask in self._runner.batches(ids, role, batch_size, label):
+            for rows, input_ids, mask in self._runner.batches(ids, how):
                 for vectors, part in zip(output, self.backend.embed_under(input_ids, mask, states), strict=True):
                     vectors[rows] = self._shortened(part)
         return output
 
-    def _run_under(
-        self, active: ActiveContext, ids: list[Ids], role: str, batch_size: int, show_progress: bool
-    ) -> Vectors:
-        backend = self._runner.route(role)[0]
+    def _run_under(self, active: ActiveContext, ids: list[Ids], how: TextRun) -> Vectors:
+        backend = self._runner.route(how.role)[0]
 
         def embed(input_ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Vectors:
             return self._shortened(backend.embed(input_ids, mask, active.state))
 
-        return self._runner.run(ids, embed, self.dense_dimension, batch_size, label_of(role, show_progress), role)
+        return self._runner.run(ids, how, embed, self.dense_dimension)
 
     def _shortened(self, vectors: Vectors) -> Vectors:
         if self.truncate_dim is None or self.head_settings is not None:
@@ -298,4 +288,4 @@ class ContextualEncoder(ModelWithContext):
 
     def _embed_queries(self, active: Hashable, ids: list[Ids]) -> list[NDArray[np.float32]]:
         assert isinstance(active, ActiveContext)
-        return list(self._run_under(active, ids, "query", DEFAULT_BATCH, False))
+        return list(self._run_under(active, ids, TextRun("query")))

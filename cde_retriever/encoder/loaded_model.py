@@ -15,7 +15,7 @@ from cde_retriever.context.context import ModelIdentity
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.encoder.dimensions import full_dimension
-from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, TextRunner, Vectors, label_of
+from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, TextRun, TextRunner, Vectors
 from cde_retriever.encoder.tokens import TextTokenizer, TokenizedTexts
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig
@@ -158,8 +158,7 @@ class LoadedModel:
         refuse_unknown_ids(tokenizer, int(model.second_stage.backbone.config.vocab_size), model.config.name)
         backend = TorchBackend(model) if stored_dtype is None else TorchBackend(model, stored_dtype)
         sha256 = hash_model(model, tokenizer, backend.stored_dtype)
-        own = Tokenizer.from_str(tokenizer.to_str())
-        return cls(backend, own, identify(model.config, sha256, None))
+        return cls(backend, Tokenizer.from_str(tokenizer.to_str()), identify(model.config, sha256, None))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: "torch.dtype | None" = None) -> Path:
         """Write the checkpoint to a folder; all or nothing.
@@ -279,22 +278,23 @@ class LoadedModel:
     ) -> Vectors:
         """Embed texts with the first stage alone, (n, d) float32; needs no context.
 
-        Documents' are a context's vectors. They are not comparable with those of `encode_documents`. `role`,
-        ``"query"`` or ``"document"``, decides the prompt.
+        Documents' are a context's vectors, of a model with a corpus head plain ones; not comparable with those of
+        `encode_documents`. `role`, ``"query"`` or ``"document"``, decides the prompt.
         """
-        ids = self._runner.tokenize(texts, role, batch_size)
-        return self._first_stage(ids, batch_size, label_of(role, show_progress))
+        ids = self._runner.tokenize(texts, role)
+        return self._first_stage(ids, TextRun.of(role, batch_size, show_progress))
 
-    def _first_stage(self, ids: list[Ids], batch_size: int, label: str) -> Vectors:
-        width = self.config.first_stage_width
-        return self._runner.run(ids, self.backend.embed_first_stage, width, batch_size, label)
+    def _first_stage(self, ids: list[Ids], how: TextRun) -> Vectors:
+        if self.head_settings is not None:
+            return self._plain(ids, how)
+        return self._runner.run(ids, how, self.backend.embed_first_stage, self.config.first_stage_width)
 
-    def _plain(self, ids: list[Ids], role: str, batch_size: int, label: str) -> Vectors:
+    def _plain(self, ids: list[Ids], how: TextRun) -> Vectors:
         """Return vectors of a model with a corpus head, without any context."""
-        backend = self._runner.route(role)[0]
+        backend = self._runner.route(how.role)[0]
         embed = partial(backend.embed, state=backend.prepare(Evidence(0)))
 
         def run(rows: list[Ids]) -> Vectors:
-            return self._runner.run(rows, embed, self.backend.dimension, batch_size, label, role)
+            return self._runner.run(rows, how, embed, self.backend.dimension)
 
-        return self._runner.compared(ids, role, run)
+        return self._runner.compared(ids, how.role, run)

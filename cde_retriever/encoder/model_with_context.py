@@ -15,7 +15,7 @@ from cde_retriever.encoder.active_context import ActiveContext, activate, refuse
 from cde_retriever.encoder.loaded_model import LoadedModel
 from cde_retriever.encoder.one_pass import shared_plain
 from cde_retriever.encoder.plain_documents import PlainDocuments
-from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, Vectors
+from cde_retriever.encoder.text_runner import DEFAULT_BATCH, Ids, TextRun, Vectors
 from cde_retriever.encoder.tokens import count_documents
 from cde_retriever.errors import ConfigError, ContextError, ContextNotFittedError
 from cde_retriever.words.corpus_words import CorpusWords
@@ -93,7 +93,8 @@ class ModelWithContext(LoadedModel):
             batch_size=batch_size,
             show_progress=show_progress,
         )
-        return self._set_context_of(chosen, language, store_texts, batch_size, show_progress)
+        how = TextRun.of("document", batch_size, show_progress, "the context")
+        return self._set_context_of(chosen, language, store_texts, how)
 
     def choose_documents(
         self,
@@ -109,7 +110,7 @@ class ModelWithContext(LoadedModel):
     ) -> Chosen:
         """Return the documents that `fit_context` would make a context of; args, and errors, are of that."""
         size = self.config.context_size if context_size is None else whole_number("context_size", context_size, 1)
-        whole_number("batch_size", batch_size, 1)
+        how = TextRun.of("document", batch_size, show_progress, "the context")
         if size > (self._exact_size or size):
             raise ConfigError(
                 f"context_size is {size}, but {self.config.name} reads {self.config.context_size} context "
@@ -117,7 +118,7 @@ class ModelWithContext(LoadedModel):
             )
 
         def embed(texts: Sequence[str]) -> Vectors:
-            vectors = self._vectors_of(texts, self.tokenize(texts).ids, batch_size, show_progress)
+            vectors = self._vectors_of(texts, self.tokenize(texts).ids, how)
             if vectors is None:
                 raise ConfigError(
                     f"selection is {selection!r}, which compares vectors, and a context of {self.config.name} has "
@@ -153,11 +154,9 @@ class ModelWithContext(LoadedModel):
         texts = tuple(checked_documents(documents))
         self._refuse_size(len(texts))
         chosen = Chosen(Sample(texts, len(texts), Choice(seed=0)), None)
-        return self._set_context_of(chosen, None, store_texts, DEFAULT_BATCH, False)
+        return self._set_context_of(chosen, None, store_texts, TextRun("document"))
 
-    def _set_context_of(
-        self, chosen: Chosen, language: str | None, store_texts: bool, batch_size: int, show_progress: bool
-    ) -> Context:
+    def _set_context_of(self, chosen: Chosen, language: str | None, store_texts: bool, how: TextRun) -> Context:
         sample, vectors = chosen
         ids = self.tokenize(sample.texts).ids  # nobody is warned: a context document is meant to be cut
         frequencies = None
@@ -166,7 +165,7 @@ class ModelWithContext(LoadedModel):
             frequencies = np.stack([np.flatnonzero(counts), counts[counts > 0]], axis=1)
         context = make_context(
             sample,
-            self._vectors_of(sample.texts, ids, batch_size, show_progress) if vectors is None else vectors,
+            self._vectors_of(sample.texts, ids, how) if vectors is None else vectors,
             self.identity,
             store_texts=store_texts,
             needs=self._exact_size,
@@ -208,15 +207,13 @@ class ModelWithContext(LoadedModel):
         if not 1 <= documents <= most:
             raise ContextError(f"{self.config.name} reads 1 to {most} context documents, received {documents}")
 
-    def _vectors_of(self, texts: Sequence[str], ids: list[Ids], batch_size: int, show_progress: bool) -> Vectors | None:
+    def _vectors_of(self, texts: Sequence[str], ids: list[Ids], how: TextRun) -> Vectors | None:
         """Return what a context keeps of its documents' vectors; None for nothing."""
-        label = "Embedding the context" if show_progress else ""
-        if self.head_settings is not None:
-            kept = self._kept_plain("document")
-            if kept is not None and not kept.missing(texts):
-                return kept.of(texts)
-            return self._plain(ids, "document", batch_size, label)
-        return self._first_stage(ids, batch_size, label) if self.backend.reads_dataset_embeddings else None
+        kept = self._kept_plain("document")
+        if kept is not None and not kept.missing(texts):
+            return kept.of(texts)
+        reads = self.head_settings is not None or self.backend.reads_dataset_embeddings
+        return self._first_stage(ids, how) if reads else None
 
     def keep_plain(self, kept: PlainDocuments | None = None) -> None:
         """Keep plain vectors of documents from now on, and take those that are kept instead of running the model.

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,29 @@ OnTruncation = Callable[[TruncationWarning], object]
 
 DEFAULT_BATCH = 32
 """Texts of 128 tokens a batch; on two cores larger batches are no faster (docs/log.md)."""
+
+
+class TextRun(NamedTuple):
+    """How texts are run through a model.
+
+    Attributes:
+        role: ``"query"`` or ``"document"``, which decides the prompt and, of a model that has two, the encoder.
+        batch_size: Texts of 128 tokens a batch.
+        label: That of the progress bar that is shown; none for no bar.
+    """
+
+    role: str
+    batch_size: int = DEFAULT_BATCH
+    label: str = ""
+
+    @classmethod
+    def of(cls, role: str, batch_size: int, show_progress: bool, what: str | None = None) -> "TextRun":
+        """Make one of what a user gives; the bar says `what` the texts are, by default queries or documents.
+
+        Raises:
+            TypeError, ConfigError: if `batch_size` is no number of texts.
+        """
+        return cls(role, whole_number("batch_size", batch_size, 1), label_of(role, show_progress, what))
 
 
 class TextRunner:
@@ -68,18 +92,11 @@ class TextRunner:
         self,
         texts: Sequence[str],
         role: str,
-        batch_size: int,
         on_truncation: OnTruncation | None = None,
         *,
         stacklevel: int = 3,
     ) -> list[Ids]:
-        """Return token ids of texts; tell `on_truncation`, or warn, if some were cut.
-
-        Raises:
-            ConfigError: if `batch_size` is no number of texts.
-            TypeError, ValueError: as `TextTokenizer.tokenize` does.
-        """
-        whole_number("batch_size", batch_size, 1)
+        """Return token ids of texts, as `TextTokenizer` does; tell `on_truncation`, or warn, if some were cut."""
         tokenized = self.tokenizer(role).tokenize(texts, role)
         if tokenized.truncated:
             cut = TruncationWarning(tokenized.truncated, len(tokenized.ids), self.tokenizer(role).max_length)
@@ -89,34 +106,21 @@ class TextRunner:
                 on_truncation(cut)
         return tokenized.ids
 
-    def run(
-        self,
-        ids: list[Ids],
-        embed: Embed,
-        width: int,
-        batch_size: int = DEFAULT_BATCH,
-        label: str = "",
-        role: str = "document",
-    ) -> Vectors:
-        """Run token ids in batches of similar length, and return the rows, (n, width), in input order.
-
-        A progress bar of that `label` is shown; none without one.
-        """
+    def run(self, ids: list[Ids], how: TextRun, embed: Embed, width: int) -> Vectors:
+        """Run token ids in batches of similar length, and return the rows, (n, width), in input order."""
         output = np.zeros((len(ids), width), dtype=np.float32)
-        for rows, input_ids, mask in self.batches(ids, role, batch_size, label):
+        for rows, input_ids, mask in self.batches(ids, how):
             with self.lock:  # for a batch alone, so that few queries need not wait for many documents
                 output[rows] = embed(input_ids, mask)
         return output
 
-    def batches(
-        self, ids: list[Ids], role: str, batch_size: int, label: str
-    ) -> Iterator[tuple[list[int], NDArray[np.int64], NDArray[np.int64]]]:
+    def batches(self, ids: list[Ids], how: TextRun) -> Iterator[tuple[list[int], NDArray[np.int64], NDArray[np.int64]]]:
         """Yield batches of similar length: rows of the input, token ids and mask, (b, s)."""
-        batches: Iterable[list[int]] = batches_of(ids, batch_size)
-        if label:
-            batches = _with_progress(batches, len(ids), label)
+        batches: Iterable[list[int]] = batches_of(ids, how.batch_size)
+        if how.label:
+            batches = _with_progress(batches, len(ids), how.label)
         for rows in batches:
-            yield rows, *self.tokenizer(role).pad([ids[i] for i in rows], role)
+            yield rows, *self.tokenizer(how.role).pad([ids[i] for i in rows], how.role)
 
     def compared(self, ids: list[Ids], role: str, embed: Callable[[list[Ids]], Vectors]) -> Vectors:
         """Return vectors of texts as they are compared.
@@ -140,9 +144,9 @@ class TextRunner:
         return vectors
 
 
-def label_of(role: str, show_progress: bool) -> str:
+def label_of(role: str, show_progress: bool, what: str | None = None) -> str:
     """Return the label of a bar over texts of a role; none where no bar is asked for."""
-    return f"Embedding {'queries' if role == 'query' else 'documents'}" if show_progress else ""
+    return f"Embedding {what or ('queries' if role == 'query' else 'documents')}" if show_progress else ""
 
 
 def _with_progress(batches: Iterable[list[int]], texts: int, label: str) -> Iterator[list[int]]:

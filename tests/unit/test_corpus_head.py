@@ -338,6 +338,23 @@ def test_the_null_context_moves_nothing():
     assert encoder.encode_documents(TEXTS[:3]).shape == (3, encoder.dimension)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"corpus_head": {}, "context_moments": False, "pool_prompt": False},
+        {"corpus_head": {}, "context_moments": False, "long_texts": "windows"},
+        {"pool_prompt": False},  # moments, which change nothing under the null context
+    ],
+)
+def test_the_first_stage_reads_prompts_and_long_texts_as_the_second_does(config):
+    prompts = {"query": "baron kosim miro: ", "document": ""}
+    encoder = tiny_encoder(context_attention="late", share_backbone=True, prompts=prompts, **config).without_context()
+    short, long = documents(3), [" ".join(documents(40))]
+    asked, found = encoder.encode_queries(short, parts="dense"), encoder.encode_documents(long, parts="dense")
+    assert encoder.encode_first_stage(short, role="query") == pytest.approx(asked, abs=1e-6)
+    assert encoder.encode_first_stage(long) == pytest.approx(found, abs=1e-6)
+
+
 def test_a_model_without_a_head_has_one_vector():
     encoder = tiny_encoder()
     encoder.fit_context(TEXTS)

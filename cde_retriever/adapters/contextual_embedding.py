@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -16,6 +16,9 @@ from cde_retriever.context.context import Context
 from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ContextNotFittedError
+
+if TYPE_CHECKING:  # an embedding needs no index
+    from cde_retriever.lifecycle.stored_index import NewIndex
 
 PathLike = str | os.PathLike[str]
 
@@ -154,6 +157,14 @@ class ContextualEmbedding(BaseModel):
         settings = {"model_name": model.name, "context": context, **model.arguments()}
         embedding = cls(**settings)
         return embedding.dense_part() if parts == "dense" else embedding
+
+    @classmethod
+    def of_migrated(cls, new: "NewIndex") -> Self:
+        """Return the embedding of a new index, without a context; it takes the plain vectors that are there."""
+        embedding = cls(**{"model_name": new.model.name, **new.model.arguments()})
+        if new.plain is not None:
+            embedding.encoder.keep_plain(new.plain)
+        return embedding
 
     def dense_part(self) -> Self:
         """Return an embedding that gives the dense parts of texts; it shares model and context with this one.

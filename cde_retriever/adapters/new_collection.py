@@ -88,8 +88,3 @@ def check_collection(store: Any, folder: Path) -> None:
             f"the store is over collection {own!r}, and the context in {folder} is that of {named!r}, which a refit "
             f"made of it; open the collection that collection_in({str(folder)!r}, name) names"
         )
-
-
-def is_chroma(collection: Collection) -> bool:
-    """Tell whether a collection is one of Chroma, and not of Qdrant."""
-    return type(collection.client).__module__.startswith("chromadb")

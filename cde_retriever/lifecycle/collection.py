@@ -100,6 +100,11 @@ class Collection:
     client: Any
     name: str
 
+    @property
+    def package(self) -> str:
+        """The package that the client comes from, such as ``"chromadb"``."""
+        return type(self.client).__module__.partition(".")[0]
+
     def in_force(self, folder: Path) -> str:
         """Return the name of the collection whose context is in a folder."""
         return collection_in(folder, self.name)
@@ -124,14 +129,13 @@ class Collection:
         Raises:
             ConfigError: for a client of another store.
         """
-        package = type(self.client).__module__.partition(".")[0]
-        if package == "chromadb":
+        if self.package == "chromadb":
             return ChromaClient(self.client)
-        if package == "qdrant_client":
+        if self.package == "qdrant_client":
             return QdrantClient(self.client)
         raise ConfigError(
-            f"the client is a {type(self.client).__name__} of {package}, expected one of Chroma or Qdrant; collections "
-            "of others are built anew with from_documents under a new context_dir"
+            f"the client is a {type(self.client).__name__} of {self.package}, expected one of Chroma or Qdrant; "
+            "collections of others are built anew with from_documents under a new context_dir"
         )
 
 

@@ -31,9 +31,7 @@ class ForeignCollection:
     @one_summary(MIGRATED)
     def build(self, folder: Path, new: NewIndex) -> str:
         """Write the documents into a new collection, its context into a folder; return the context's fingerprint."""
-        embedding = CDEEmbeddings(model_name=new.model.name, **new.model.arguments())
-        if new.plain is not None:
-            embedding.encoder.keep_plain(new.plain)
+        embedding = CDEEmbeddings.of_migrated(new)
         embedding.fit(self._documents)
         both = new.parts == "both"
         if both:

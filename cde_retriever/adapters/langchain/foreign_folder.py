@@ -33,9 +33,7 @@ class ForeignFolder:
     @one_summary(MIGRATED)
     def build(self, folder: Path, new: NewIndex) -> str:
         """Write an index of ours of the same documents to a new folder; return the fingerprint of its context."""
-        embedding = CDEEmbeddings(model_name=new.model.name, **new.model.arguments())
-        if new.plain is not None:
-            embedding.encoder.keep_plain(new.plain)
+        embedding = CDEEmbeddings.of_migrated(new)
         hybrid = new.parts == "both"
         store = from_documents(self._store_class, self._documents, embedding, hybrid=hybrid, ids=self._ids)
         if not new.keep_plain:

@@ -11,7 +11,7 @@ from cde_retriever.adapters.langchain.documents import check_stamps
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.known_vectors import known_vectors
 from cde_retriever.adapters.langchain.stores import guard
-from cde_retriever.adapters.new_collection import begin_collection, check_written, is_chroma
+from cde_retriever.adapters.new_collection import begin_collection, check_written
 from cde_retriever.adapters.plain_vectors import read_plain, write_log
 from cde_retriever.adapters.stamps import STAMP, is_dense
 from cde_retriever.backends.model_spec import ModelSpec
@@ -93,7 +93,7 @@ def add_all(store: VectorStore, documents: list[Document]) -> None:
 
 def store_over(collection: Collection, name: str, embedding: CDEEmbeddings, both: bool) -> VectorStore:
     """Return LangChain's store over a collection; `both` for one that keeps both parts itself."""
-    if is_chroma(collection):
+    if collection.package == "chromadb":
         from langchain_chroma import Chroma
 
         return Chroma(name, embedding, client=collection.client, create_collection_if_not_exists=False)

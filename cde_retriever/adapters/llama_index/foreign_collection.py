@@ -35,9 +35,7 @@ class ForeignCollection:
     @one_summary(MIGRATED)
     def build(self, folder: Path, new: NewIndex) -> str:
         """Write the nodes into a new collection, its context into a folder; return the context's fingerprint."""
-        embedding = CDEEmbedding(new.model.name, **new.model.arguments())
-        if new.plain is not None:
-            embedding.encoder.keep_plain(new.plain)
+        embedding = CDEEmbedding.of_migrated(new)
         embedding.fit(self.texts)
         parts = new.parts or "one"
         width = embedding.dimension if parts == "one" else embedding.dense_part().dimension

@@ -42,9 +42,7 @@ class ForeignFolder:
     @one_summary(MIGRATED)
     def build(self, folder: Path, new: NewIndex) -> str:
         """Write an index of ours of the same nodes to a new folder; return the fingerprint of its context."""
-        embedding = CDEEmbedding(new.model.name, **new.model.arguments())
-        if new.plain is not None:
-            embedding.encoder.keep_plain(new.plain)
+        embedding = CDEEmbedding.of_migrated(new)
         storage = StorageContext.from_defaults(docstore=self._storage.docstore, graph_store=self._storage.graph_store)
         index = CDEVectorStoreIndex(self._nodes, embed_model=embedding, storage_context=storage, parts=new.parts)
         index.set_index_id(self._index_id)

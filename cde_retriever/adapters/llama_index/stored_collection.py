@@ -12,7 +12,7 @@ from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.adapters.llama_index.native_parts import sparse_functions
 from cde_retriever.adapters.llama_index.storage import check_stamps, embedded_text, stamped
-from cde_retriever.adapters.new_collection import begin_collection, check_written, is_chroma
+from cde_retriever.adapters.new_collection import begin_collection, check_written
 from cde_retriever.adapters.plain_vectors import read_plain, write_log
 from cde_retriever.adapters.stamps import STAMP, is_dense
 from cde_retriever.backends.model_spec import ModelSpec
@@ -90,7 +90,7 @@ def store_over(collection: Collection, name: str, **both: Any) -> BasePydanticVe
         name: The collection's name.
         both: The functions that make sparse vectors, of a store that keeps both parts.
     """
-    if is_chroma(collection):
+    if collection.package == "chromadb":
         from llama_index.vector_stores.chroma import ChromaVectorStore
 
         return ChromaVectorStore(chroma_collection=collection.client.get_collection(name, embedding_function=None))

@@ -19,7 +19,6 @@ FEW_STEPS = (
     "phase.0.warmup_steps=0",
     "phase.0.eval_steps=0",
     "phase.0.patience=0",
-    "model.context_size=32",
     "clustering.cluster_size=8",
     "held_out.share=0.2",
     "held_out.least=2",

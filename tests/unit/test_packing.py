@@ -95,6 +95,14 @@ def test_no_pair_is_left_over_twice_in_a_row(case, epoch):
     assert len(used) == packer.report.pairs - sum(packer.report.left_out.values())
 
 
+def test_every_pair_has_its_turn_to_be_left_over_before_one_has_a_second():
+    packer = Packer(Clusters.of_sizes([11, 13]), PackingConfig(batch_size=7))
+    assert packer.report.left_over == 3
+    left = [sorted(set(range(24)) - set(packer.epoch(epoch).ravel().tolist())) for epoch in range(16)]
+    for turn in (left[:8], left[8:]):
+        assert sorted(pair for pairs in turn for pair in pairs) == list(range(24))
+
+
 @pytest.mark.parametrize("order", ["random", "greedy"])
 def test_epochs_and_seeds_differ(order):
     clusters = Clusters.of_sizes([30, 50, 20], ["a", "b", "a"])

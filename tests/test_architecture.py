@@ -107,9 +107,13 @@ OPTIONAL = {
     "charset_normalizer": "cde_retriever.corpus.decoding",
     "semantic_text_splitter": "cde_retriever.corpus.passage_size",
     "ray": "cde_retriever.bulk.ray_engine",
-    "onnxruntime": ("cde_retriever.backends.onnx_runtime", "cde_retriever.backends.export"),
+    "onnxruntime": (
+        "cde_retriever.backends.onnx_runtime",
+        "cde_retriever.backends.export",
+        "cde_retriever.backends.quantizing",
+    ),
     "openvino": "cde_retriever.backends.openvino",
-    "onnx": "cde_retriever.backends.export",
+    "onnx": ("cde_retriever.backends.export", "cde_retriever.backends.quantizing"),
     "onnxscript": "cde_retriever.backends.export",
     "pydantic": (
         "cde_retriever.adapters.langchain.",

@@ -7,9 +7,8 @@ another with every batch of texts, so contexts change without a new export.
 import contextlib
 import io
 import json
-import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from cde_retriever.backends.export_folder import (
     is_export,
 )
 from cde_retriever.backends.pytorch import TorchBackend
+from cde_retriever.backends.quantizing import errors_only, quantize
 from cde_retriever.checkpoint.checkpoint import Checkpoint
 from cde_retriever.checkpoint.folder import CONFIG_NAME, QUERIES, TOKENIZER_NAME
 from cde_retriever.checkpoint.opening import open_model
@@ -41,11 +41,10 @@ from cde_retriever.model.two_stage import TwoStageModel
 
 OPSET = 20
 """With 23 the exporter writes fused attention, a tenth faster, but rotary embeddings that ONNX Runtime refuses."""
-BLOCK = 64
-EIGHT_BIT_INPUTS = 4
-"""ONNX Runtime's name for a product whose inputs are rounded to 8 bits too."""
 EXAMPLE_TEXTS, EXAMPLE_TOKENS, EXAMPLE_DOCUMENTS = 3, 7, 5
 """Sizes of the inputs a graph is traced with; all of them may be others later."""
+Axes = dict[int, Any] | None
+"""The axes of a tensor that may have other sizes than those traced; None for none."""
 
 
 def export_onnx(
@@ -97,7 +96,7 @@ def _write_export(read: Checkpoint, folder: Path, dtype: str) -> None:
     if dtype == "int8":
         for file in (SECOND_STAGE, PREPARE, FIRST_STAGE):
             if (folder / file).is_file():
-                _quantize(folder / file)
+                quantize(folder / file)
     read.tokenizer.save(str(folder / TOKENIZER_NAME))
     (folder / CONFIG_NAME).write_text(json.dumps(read.model.config.to_dict(), indent=2, sort_keys=True) + "\n")
     Export(
@@ -128,7 +127,7 @@ def _write_graphs(model: TwoStageModel, first_stage_width: int, folder: Path) ->
     second = model.second_stage
     vocabulary = int(second.backbone.config.vocab_size)
     names: list[str]
-    dynamic: list[dict[int, Any] | None]
+    dynamic: list[Axes]
     if model.config.corpus_head is not None:  # what a context does is done outside of the graphs
         known: tuple[Tensor, ...] = ()
         names, dynamic = [], []
@@ -144,7 +143,7 @@ def _write_graphs(model: TwoStageModel, first_stage_width: int, folder: Path) ->
     state = prepare(*known) if known else ()
     outputs = [f"state_{i}" for i in range(len(state))]
     if known:
-        _export(prepare, known, folder / PREPARE, names, outputs, dynamic)
+        _export(prepare, known, folder / PREPARE, names, outputs, (tuple(dynamic),))
     null = second.prepare(Evidence(0, torch.zeros(0, first_stage_width)))
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in zip(outputs, null, strict=True)}
     np.savez(folder / NULL_STATE, **arrays)
@@ -152,12 +151,11 @@ def _write_graphs(model: TwoStageModel, first_stage_width: int, folder: Path) ->
     ids = torch.randint(vocabulary, (EXAMPLE_TEXTS, EXAMPLE_TOKENS))
     mask = torch.ones_like(ids)
     mask[0, EXAMPLE_TOKENS // 2 :] = 0
-    texts = [_dimensions("texts", "tokens")] * 2
-    free = [_changing(one, other) for one, other in zip(state, null, strict=True)]
-    _export(
-        _Embed(second), (ids, mask, *state), folder / SECOND_STAGE, ["input_ids", "mask", *outputs], ["vectors"],
-        [*texts, *free],
-    )  # fmt: skip
+    texts = (_dimensions("texts", "tokens"),) * 2
+    free = tuple(_changing(one, other) for one, other in zip(state, null, strict=True))
+    shapes = (*texts, free) if free else texts
+    inputs = ["input_ids", "mask", *outputs]
+    _export(_Embed(second), (ids, mask, *state), folder / SECOND_STAGE, inputs, ["vectors"], shapes)
     if first_stage_width:
         _export(model.first_stage, (ids, mask), folder / FIRST_STAGE, ["input_ids", "mask"], ["vectors"], texts)
     return len(state)
@@ -192,11 +190,11 @@ class _Embed(nn.Module):
         return vectors
 
 
-def _dimensions(*names: str) -> dict[int, Any]:
+def _dimensions(*names: str) -> Axes:
     return {axis: torch.export.Dim.DYNAMIC for axis, _ in enumerate(names)}
 
 
-def _changing(one: Tensor, other: Tensor) -> dict[int, Any] | None:
+def _changing(one: Tensor, other: Tensor) -> Axes:
     """Say which axes of a state change with the context: those where two contexts of unequal size differ."""
     axes = [axis for axis, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if a != b]
     return dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None
@@ -208,15 +206,11 @@ def _export(
     file: Path,
     names: list[str],
     outputs: list[str],
-    dynamic: Sequence[dict[int, Any] | None],
+    dynamic: tuple[Axes | tuple[Axes, ...], ...],
 ) -> None:
-    """Trace a module and write its graph."""
-    variadic = isinstance(module, _Prepare)
-    shapes: Any = (tuple(dynamic),) if variadic else tuple(dynamic)
-    if isinstance(module, _Embed):
-        shapes = (*dynamic[:2], tuple(dynamic[2:])) if dynamic[2:] else tuple(dynamic)
+    """Trace a module and write its graph; `dynamic` are the axes of each of its arguments, as torch takes them."""
     # The logger tells of operators of packages that play no part.
-    with _errors_only("torch.onnx"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with errors_only("torch.onnx"), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
@@ -224,7 +218,7 @@ def _export(
             file,
             input_names=names,
             output_names=outputs,
-            dynamic_shapes=shapes,
+            dynamic_shapes=dynamic,
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
@@ -248,53 +242,3 @@ def _forget_source(file: Path) -> None:
     model = onnx.load(file)
     clear(model)
     onnx.save(model, file)
-
-
-@contextlib.contextmanager
-def _errors_only(name: str) -> Iterator[None]:
-    """Let a library's logger tell of errors alone."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _quantize(file: Path) -> None:
-    """Replace a graph by one whose matrices have 8 bits, with a scale for every `BLOCK` weights of a column.
-
-    Inputs get scales for as many numbers as they come, so a text's vector does not depend on its batch. Scales of whole
-    tensors are faster by a fifth, but lose four times as much of the vectors (docs/log.md). Tables of word vectors are
-    stored in half precision; products with vectors, such as the heads', stay as they are.
-    """
-    import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    model = onnx.load(file)
-    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    others = [node.name for node in model.graph.node if node.op_type == "MatMul" and not matrices & set(node.input)]
-    _halve_tables(model.graph)
-    with _errors_only("onnxruntime.quantization.matmul_nbits_quantizer"):  # it tells of every node
-        quantizer = MatMulNBitsQuantizer(
-            model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=EIGHT_BIT_INPUTS, nodes_to_exclude=others
-        )
-        quantizer.process()
-        quantizer.model.save_model_to_file(str(file))
-
-
-def _halve_tables(graph: Any) -> None:
-    """Store tables that rows are gathered from in half precision, and widen the rows."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    tables = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
-    for number, node in reversed(list(enumerate(graph.node))):
-        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
-        if table is None or table.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            continue
-        if table.data_type == TensorProto.FLOAT:
-            table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table).astype(np.float16), table.name))
-        rows = node.output[0]
-        node.output[0] = f"{rows}_half"
-        graph.node.insert(number + 1, helper.make_node("Cast", [f"{rows}_half"], [rows], to=TensorProto.FLOAT))

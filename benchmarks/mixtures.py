@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.search.best_first import best_first
+from cde_retriever.search.best_first import finite_first
 from cde_retriever.search.mixture import found, mixed, scores_at
 from cde_train.evaluation.ranking import DEPTH, Ranking
 
@@ -43,8 +43,7 @@ def rank_mixture(mode: str, words: Iterable[Scores], queries: Scores, documents:
     for by_words, query in zip(words, queries, strict=True):
         by_vectors = documents @ query
         scores = by_ranks(by_words, by_vectors) if mode == "rrf" else mixed(by_words, by_vectors, WEIGHTS[mode])
-        row = best_first(scores, DEPTH)
-        ranking.append(row[np.isfinite(scores[row])])
+        ranking.append(finite_first(scores, DEPTH))
     return ranking
 
 

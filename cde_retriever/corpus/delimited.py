@@ -1,12 +1,10 @@
 """Read CSV and TSV files: a line that names the columns, then a row a line, or several where a value is quoted."""
 
 import csv
-import itertools
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cde_retriever.corpus.json_lines import Interval, named
+from cde_retriever.corpus.json_lines import Interval, named, rows_in
 from cde_retriever.corpus.listing import has_ending
 from cde_retriever.errors import CorpusError
 
@@ -31,16 +29,13 @@ def read_delimited(path: Path, intervals: Iterable[Interval] | None = None) -> I
     with named(str(path)), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         lines = csv.reader(_in_utf8(stream), delimiter=delimiter, strict=True)
         rows = (row for row in lines if row)
-        at = 0
         try:
             columns = next(rows, [])
             _check_header(columns, delimiter)
-            for start, stop in [(0, sys.maxsize)] if intervals is None else intervals:
-                for row in itertools.islice(rows, start - at, stop - at):
-                    if len(row) != len(columns):
-                        raise CorpusError(f", line {lines.line_num} has {len(row)} values for {len(columns)} columns")
-                    yield lines.line_num, dict(zip(columns, row, strict=True))
-                at = stop
+            for row in rows_in(rows, intervals):
+                if len(row) != len(columns):
+                    raise CorpusError(f", line {lines.line_num} has {len(row)} values for {len(columns)} columns")
+                yield lines.line_num, dict(zip(columns, row, strict=True))
         except csv.Error as error:
             raise CorpusError(f", line {lines.line_num} cannot be read ({error})") from error
 

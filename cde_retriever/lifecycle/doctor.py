@@ -16,7 +16,7 @@ plain, question by question.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,9 +122,11 @@ class _Examination:
         self.queries = embed(self.texts, "query")
         self.head = HeadSettings.from_dict(encoder.config.corpus_head or {})
 
-    def setting(self, name: str, scores: Scores, parts: str = "", context: str = "", size: int = 0) -> Setting:
+    def setting(
+        self, name: str, scores: Scores, parts: str = "", context: str = "", size: int = 0, alpha: float = 0.5
+    ) -> Setting:
         model = "" if name == BM25 else self.encoder.config.name
-        return Setting(name, model, parts, context, size, ndcg(scores, self.trial.questions))
+        return Setting(name, model, parts, context, size, ndcg(scores, self.trial.questions), alpha)
 
     def without_context(self) -> list[Setting]:
         """Return plain, BM25 and both together."""
@@ -145,12 +147,12 @@ class _Examination:
         head = CorpusHead(self.head, context, self.documents.shape[1], self.encoder.dimension)
         documents = head.documents(self.documents, self.trial.documents, parts)
         queries = head.queries(self.queries, self.texts, parts)
-        if isinstance(queries, Parts) and alpha != 0.5:
+        if isinstance(queries, Parts):
             queries = weigh(queries, alpha)
         form = "two parts" if parts == "both" else "one vector"
         name = f"{form}, {kind} context" + (f" of {context.size}" if context.size else "")
-        measured = self.setting(name, score_one_form(queries, documents), parts, kind, context.size)
-        return measured if alpha == 0.5 else replace(measured, name=f"{name}, alpha {alpha:.2f}", alpha=alpha)
+        name += f", alpha {alpha:.2f}" if alpha != 0.5 else ""
+        return self.setting(name, score_one_form(queries, documents), parts, kind, context.size, alpha)
 
 
 def score_without_context(words: Scores, plain: Scores) -> dict[str, Scores]:

@@ -18,3 +18,10 @@ def best_first(scores: NDArray[np.floating[Any]], count: int) -> NDArray[np.int6
         places = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
     order: NDArray[np.int64] = places[np.argsort(-scores[places], kind="stable")][:count]
     return order
+
+
+def finite_first(scores: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
+    """Return the same without places of no finite score: minus infinity stands for what is not found at all."""
+    places = best_first(scores, count)
+    found: NDArray[np.int64] = places[np.isfinite(scores[places])]
+    return found

@@ -68,6 +68,23 @@ def weights_of(alpha: float | None) -> tuple[float, float]:
     return 2 * alpha, 2 * (1 - alpha)
 
 
+def check_alpha(alpha: float | None, other: str | None = None) -> None:
+    """Refuse an alpha out of range, and any where a search does not mix both parts.
+
+    Args:
+        alpha: As for `weights_of`.
+        other: What is searched by instead of both parts, such as ``"one vector a node"``; None for both.
+
+    Raises:
+        ConfigError: if it is refused.
+    """
+    weights_of(alpha)
+    if alpha is not None and other is not None:
+        raise ConfigError(
+            f"alpha is {alpha!r}, but this retriever searches by {other}; alpha is of hybrid search, leave it out"
+        )
+
+
 def weigh(queries: Parts, alpha: float | None) -> Parts:
     """Return queries whose meaning counts 2 alpha times and whose words count 2 (1 - alpha) times as much.
 

@@ -26,7 +26,7 @@ from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, score_without_context
 from cde_retriever.lifecycle.kept_vectors import Embed
-from cde_retriever.search.best_first import best_first
+from cde_retriever.search.best_first import finite_first
 from cde_retriever.search.bm25 import WordSearch
 from cde_retriever.search.hybrid import score_one_form
 from cde_retriever.serving.context_topics import ContextTopics
@@ -88,8 +88,8 @@ class Answer:
 
     def best(self, way: str, count: int) -> list[int]:
         """Return the best documents by a way, best first."""
-        scores = self.scores[way]
-        return [int(row) for row in best_first(scores, count) if np.isfinite(scores[row])]
+        found: list[int] = finite_first(self.scores[way], count).tolist()
+        return found
 
 
 class Exploration:

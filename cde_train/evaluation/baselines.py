@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.search.best_first import best_first
+from cde_retriever.search.best_first import best_first, finite_first
 from cde_retriever.search.bm25 import WordSearch
 from cde_retriever.search.mixture import WORD_SHARE, mixed
 from cde_train.evaluation.ranking import DEPTH, Ranking
@@ -52,9 +52,7 @@ def rank_mixture(words: WordSearch, queries: Sequence[str], vectors: tuple[Vecto
     ranking: Ranking = []
     asked, held = vectors
     for by_words, query in zip(words.score(queries), asked, strict=True):
-        scores = mixed(by_words, held @ query, WORD_SHARE)
-        row = best_first(scores, DEPTH)
-        ranking.append(row[np.isfinite(scores[row])])
+        ranking.append(finite_first(mixed(by_words, held @ query, WORD_SHARE), DEPTH))
     return ranking
 
 

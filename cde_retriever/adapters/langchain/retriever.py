@@ -14,7 +14,7 @@ from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.native_parts import keeps_both, search_both
 from cde_retriever.adapters.langchain.store_parts import check_search_kwargs, parts_of
 from cde_retriever.errors import ConfigError
-from cde_retriever.search.hybrid import weights_of
+from cde_retriever.search.hybrid import check_alpha
 
 
 class CDERetriever(BaseRetriever):
@@ -52,7 +52,7 @@ class CDERetriever(BaseRetriever):
             ConfigError: for a mode that the store does not have, an alpha where nothing is mixed, or other arguments
                 than it knows.
         """
-        weights_of(self.alpha)
+        check_alpha(self.alpha)
         both = parts_of(self.store)
         in_one = both is None and not keeps_both(self.store)
         if in_one and (self.mode in ("hybrid", "sparse") or (self.mode and self.embedding.parts == "one")):
@@ -60,11 +60,8 @@ class CDERetriever(BaseRetriever):
                 f"mode is {self.mode!r}, but the store keeps one vector a document; build it with "
                 "from_documents(..., hybrid=True), or leave mode out"
             )
-        if self.alpha is not None and (in_one or self.mode in ("dense", "sparse")):
-            raise ConfigError(
-                f"alpha is {self.alpha!r}, but this retriever searches by "
-                f"{'one vector a document' if in_one else repr(self.mode)}; alpha is of hybrid search, leave it out"
-            )
+        if in_one or self.mode in ("dense", "sparse"):
+            check_alpha(self.alpha, "one vector a document" if in_one else repr(self.mode))
         check_search_kwargs(self.search_kwargs, both is not None and self.mode != "dense")
         if self._in_two_parts:
             return

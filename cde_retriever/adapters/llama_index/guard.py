@@ -18,7 +18,7 @@ from cde_retriever.adapters.llama_index.guarded_store import is_empty
 from cde_retriever.adapters.llama_index.storage import check_stamps
 from cde_retriever.adapters.llama_index.two_parts import MODES, searcher
 from cde_retriever.errors import ConfigError, ContextMismatchError
-from cde_retriever.search.hybrid import weights_of
+from cde_retriever.search.hybrid import check_alpha
 
 
 class CDERetriever(VectorIndexRetriever):
@@ -42,7 +42,7 @@ class CDERetriever(VectorIndexRetriever):
     ) -> None:
         if mode not in (None, *MODES):
             raise ConfigError(f"mode is {mode!r}, expected one of {', '.join(map(repr, MODES))}")
-        weights_of(alpha)
+        check_alpha(alpha)
         self._mode = mode
         self._asks_store_itself = mode is None and "vector_store_query_mode" in kwargs
         self._aimed = False
@@ -59,11 +59,8 @@ class CDERetriever(VectorIndexRetriever):
             self._vector_store_query_mode = MODES[self._mode or "hybrid"]
         if both is not None and self._vector_store_query_mode in MODES.values():
             self._vector_store = cast(BasePydanticVectorStore, both)
-        if self._alpha is not None and not self._asks_store_itself and self._vector_store_query_mode != MODES["hybrid"]:
-            raise ConfigError(
-                f"alpha is {self._alpha!r}, but this retriever searches by "
-                f"{'one vector a node' if both is None else repr(self._mode)}; alpha is of hybrid search, leave it out"
-            )
+        if not self._asks_store_itself and self._vector_store_query_mode != MODES["hybrid"]:
+            check_alpha(self._alpha, "one vector a node" if both is None else repr(self._mode))
         self._aimed = True
 
     def _finds_nothing(self) -> bool:

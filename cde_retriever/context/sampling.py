@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cde_retriever.context.whole_numbers import valid_seed, whole_number
+from cde_retriever.corpus.unicode_fault import unicode_fault
 from cde_retriever.errors import ContextError
 
 LONGEST = 500_000
@@ -108,7 +109,9 @@ class Smallest:
         """Take a text, document `number` of its corpus, if it belongs to the smallest."""
         if not text.strip():
             return
-        data = _encoded(text, number)
+        if fault := unicode_fault(text):
+            raise ValueError(f"document {number} is not valid Unicode ({fault}); clean it")
+        data = text.encode()
         place = -int.from_bytes(hashlib.blake2b(data, digest_size=16, key=self._key).digest(), "big")
         if place in self._kept or (len(self._heap) == self._size and place < self._heap[0][0]):
             return
@@ -143,10 +146,3 @@ def make_sample(drawn: Sequence[Entry], seen: int, choice: Choice) -> Sample:
 def hash_text(text: str) -> str:
     """Return the sha256 of a text in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _encoded(text: str, number: int) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"document {number} is not valid Unicode ({error}); clean it") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cde_retriever.corpus.json_lines import Interval, named, rows_in
 from cde_retriever.corpus.listing import has_ending
+from cde_retriever.corpus.unicode_fault import unicode_fault
 from cde_retriever.errors import CorpusError
 
 ENDINGS = (".csv", ".tsv")
@@ -53,9 +54,6 @@ def _check_header(columns: list[str], delimiter: str) -> None:
 def _in_utf8(stream: Iterable[str]) -> Iterator[str]:
     """Yield lines that were decoded with ``surrogateescape``, and name the first that was not UTF-8."""
     for number, line in enumerate(stream, start=1):
-        if not line.isascii():
-            try:
-                line.encode()
-            except UnicodeEncodeError as error:
-                raise CorpusError(f", line {number} is not UTF-8; convert the file to it") from error
+        if unicode_fault(line):
+            raise CorpusError(f", line {number} is not UTF-8; convert the file to it")
         yield line

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cde_retriever.corpus.unicode_fault import unicode_fault
 from cde_retriever.errors import CorpusError
 
 PAGES, MARKDOWN, RESTRUCTURED, PLAIN = (".html", ".htm", ".xhtml"), (".md", ".markdown"), (".rst",), (".txt",)
@@ -67,10 +68,8 @@ def list_files(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Listin
 def _checked(names: list[str]) -> list[str]:
     """Refuse names of bytes that are no text: ids are made of names, and ids are stored as UTF-8."""
     for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise CorpusError(f"the name of the file {name!r} is not UTF-8; rename it") from error
+        if unicode_fault(name):
+            raise CorpusError(f"the name of the file {name!r} is not UTF-8; rename it")
     return names
 
 

@@ -17,6 +17,7 @@ from cde_retriever.corpus import delimited, json_lines
 from cde_retriever.corpus.delimited import read_delimited
 from cde_retriever.corpus.json_lines import Interval, named, read_json_lines, rows_in
 from cde_retriever.corpus.listing import DOCUMENT_ENDINGS, Listing, has_ending, list_files
+from cde_retriever.corpus.unicode_fault import unicode_fault
 from cde_retriever.errors import ConfigError, CorpusError
 
 try:
@@ -273,11 +274,8 @@ def _document(row: Mapping[str, Any], columns: Columns) -> Document:
     title, text = _string(row, columns.before_text, "title"), _string(row, columns.text, "text")
     document = Document(str(identifier), f"{title} {text}" if title else text)
     for value in document:
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise CorpusError(f": {value!r:.80} is not valid Unicode ({error.reason}); clean it") from error
+        if fault := unicode_fault(value):
+            raise CorpusError(f": {value!r:.80} is not valid Unicode ({fault}); clean it")
     return document
 
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from cde_retriever.context.sampling import are_several
 from cde_retriever.corpus.text_start import safe_end, start_of
+from cde_retriever.corpus.unicode_fault import unicode_fault
 from cde_retriever.encoder.windows import Windows
 from cde_retriever.errors import ConfigError
 
@@ -193,11 +194,6 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"text {i} is {type(text).__name__}, expected str: {text!r:.80}")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"text {i} is not valid Unicode ({error.reason} at {error.start}); clean it"
-                ) from error
+        if fault := unicode_fault(text):
+            raise ValueError(f"text {i} is not valid Unicode ({fault}); clean it")
     return texts

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.sampling import hash_text
+from cde_retriever.corpus.unicode_fault import unicode_fault
 from cde_retriever.files.records import RecordFormat
 from cde_train.errors import ArtifactError, TrainingDataError
 
@@ -166,10 +167,9 @@ def text_key(text: str) -> bytes:
     """
     if not isinstance(text, str):
         raise TypeError(f"expected a text, received {type(text).__name__}: {text!r:.80}")
-    try:
-        return bytes.fromhex(hash_text(text))
-    except UnicodeEncodeError as error:
-        raise TrainingDataError(f"text {text!r:.80} is not valid Unicode ({error}); clean it") from error
+    if fault := unicode_fault(text):
+        raise TrainingDataError(f"text {text!r:.80} is not valid Unicode ({fault}); clean it")
+    return bytes.fromhex(hash_text(text))
 
 
 def append_rows(folder: Path, manifest: Manifest, vectors: NDArray[np.float32], keys: list[bytes]) -> Manifest:

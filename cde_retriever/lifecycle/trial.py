@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cde_retriever.context.sampling import sample_documents
 from cde_retriever.errors import CorpusError
 from cde_retriever.lifecycle.questions import GENERATORS, LEAST_WORDS, built_in, without
-from cde_retriever.search.best_first import best_first
+from cde_retriever.search.best_first import finite_first
 from cde_retriever.words.pieces import count_words
 
 DEPTH = 10
@@ -162,8 +162,7 @@ def ndcg(scores: Scores, questions: Sequence[Question]) -> NDArray[np.float64]:
     discounts = 1 / np.log2(np.arange(2, DEPTH + 2))
     values = np.zeros(len(questions))
     for number, (row, question) in enumerate(zip(scores, questions, strict=True)):
-        best = best_first(row, DEPTH)
-        gains = [question.answers.get(int(place), 0.0) if np.isfinite(row[place]) else 0.0 for place in best]
+        gains = [question.answers.get(int(place), 0.0) for place in finite_first(row, DEPTH)]
         ideal = sorted(question.answers.values(), reverse=True)[:DEPTH]
         values[number] = np.dot(gains, discounts[: len(gains)]) / np.dot(ideal, discounts[: len(ideal)])
     return values

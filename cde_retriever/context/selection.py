@@ -117,7 +117,6 @@ def sample_kinds(documents: Iterable[str], kinds: Iterable[str], size: int, seed
             as many kinds as documents.
         TypeError: if the kinds are one string.
     """
-    size, seed = whole_number("context_size", size, 1), valid_seed(seed)
     of_kind: dict[str, Smallest] = {}
     counts: dict[str, int] = {}
     everything, seen = Smallest(size, seed), 0

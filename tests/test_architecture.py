@@ -89,10 +89,10 @@ OPTIONAL = {
     "llama_index": ("cde_retriever.adapters.llama_index.", "cde_retriever.llama_index"),
     "llama_index_instrumentation": "cde_retriever.adapters.llama_index.",
     "langchain_core": ("cde_retriever.adapters.langchain.", "cde_retriever.langchain"),
-    "langchain_chroma": "cde_retriever.adapters.langchain.stored_collection",
+    "langchain_chroma": "cde_retriever.adapters.langchain.collection_documents",
     "langchain_qdrant": (
         "cde_retriever.adapters.langchain.sparse_embeddings",
-        "cde_retriever.adapters.langchain.stored_collection",
+        "cde_retriever.adapters.langchain.collection_documents",
     ),
     "qdrant_client": ("cde_retriever.adapters.langchain.native_parts", "cde_retriever.cli.store_options"),
     "pyarrow": (

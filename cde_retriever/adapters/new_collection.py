@@ -24,16 +24,6 @@ def begin_collection(folder: Path, collection: Collection, old: str, context: Co
     return name
 
 
-def refuse_own(collection: Collection, stamped: bool) -> None:
-    """Refuse to migrate a collection whose records bear our stamps.
-
-    Raises:
-        ConfigError: if they do.
-    """
-    if stamped:
-        raise ConfigError(f"collection {collection.name!r} is one of ours already; `cde refit` gives it a new context")
-
-
 def begin_migrated(folder: Path, collection: Collection, context: Context, width: int) -> str:
     """Make an empty collection beside one of another embedding, name it in an empty folder, and return its name.
 

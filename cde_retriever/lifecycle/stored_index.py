@@ -110,8 +110,8 @@ class CollectionKind:
 
     def open_folder(self, folder: Path, model: ModelSpec, trust_pickle: bool) -> StoredIndex:  # noqa: ARG002
         """Read the collection, whatever framework filled it; raises what its adapter does."""
-        module = _module_of(self._collection, self._collection.in_force(folder), "stored_collection")
-        return cast(StoredIndex, module.StoredCollection(folder, self._collection, model))
+        module = _module_of(self._collection, self._collection.in_force(folder))
+        return cast(StoredIndex, module.open_stored(folder, self._collection, model))
 
     def context_of(self, folder: Path) -> Context | None:
         """Return the context that a folder keeps."""
@@ -155,12 +155,12 @@ def folder_kind(folder: Path, collection: Collection | None = None) -> FolderKin
 def open_foreign(old: Path | Collection, trust_pickle: bool) -> ForeignIndex:
     """Read an index that another embedding built; raises as `folder_kind` does."""
     if isinstance(old, Collection):
-        return cast(ForeignIndex, _module_of(old, old.name, "foreign_collection").ForeignCollection(old))
+        return cast(ForeignIndex, _module_of(old, old.name).open_foreign(old))
     return cast(ForeignFolderKind, _module_for(old, "foreign_folder")).open_foreign(old, trust_pickle)
 
 
-def _module_of(collection: Collection, in_force: str, name: str) -> ModuleType:
-    """Import a module of the adapter of the framework that filled a collection."""
+def _module_of(collection: Collection, in_force: str) -> ModuleType:
+    """Import what knows the documents of a collection, of the adapter of the framework that filled it."""
     client = collection.opened()
     if in_force not in (names := client.names()):
         raise ConfigError(f"there is no collection {in_force!r} in the store, which has {sorted(names)}; name another")
@@ -168,7 +168,7 @@ def _module_of(collection: Collection, in_force: str, name: str) -> ModuleType:
     if first is None:
         raise ConfigError(f"collection {in_force!r} holds no documents; add some, or build a new one")
     framework = _LLAMA_INDEX if "_node_content" in first.metadata else _LANGCHAIN
-    return _adapter(framework, name, f"collection {in_force!r}")
+    return _adapter(framework, "collection_documents", f"collection {in_force!r}")
 
 
 def _module_for(folder: Path, name: str) -> ModuleType:

@@ -14,9 +14,9 @@ from llama_index.core import StorageContext
 from llama_index.vector_stores.chroma import ChromaVectorStore
 
 from cde_retriever import langchain as cde
-from cde_retriever.adapters.langchain.stored_collection import document_of
+from cde_retriever.adapters.langchain.collection_documents import document_of
+from cde_retriever.adapters.llama_index.collection_documents import nodes_in
 from cde_retriever.adapters.llama_index.storage import embedded_text, read_context
-from cde_retriever.adapters.llama_index.stored_collection import nodes_in
 from cde_retriever.adapters.plain_vectors import LOG_NAME, read_plain
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.backends.pytorch import TorchBackend

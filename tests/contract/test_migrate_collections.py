@@ -21,9 +21,9 @@ from qdrant_client.models import Distance, PointStruct, VectorParams
 from sentence_transformers import SentenceTransformer
 
 from cde_retriever import langchain as cde
-from cde_retriever.adapters.langchain.stored_collection import document_of
+from cde_retriever.adapters.langchain.collection_documents import document_of
+from cde_retriever.adapters.llama_index.collection_documents import nodes_in
 from cde_retriever.adapters.llama_index.storage import embedded_text
-from cde_retriever.adapters.llama_index.stored_collection import nodes_in
 from cde_retriever.adapters.stamps import DIGEST, STAMP
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.cli.main import main
@@ -175,7 +175,7 @@ def test_a_stopped_run_leaves_nothing_and_goes_on(stock, monkeypatch):
     def full(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(f"cde_retriever.adapters.{_adapter(stock)}.foreign_collection.check_written", full)
+    monkeypatch.setattr("cde_retriever.adapters.stored_collection.check_written", full)
     with pytest.raises(OSError, match="no space left"):
         stock.run()
     monkeypatch.undo()
@@ -184,10 +184,6 @@ def test_a_stopped_run_leaves_nothing_and_goes_on(stock, monkeypatch):
     done = stock.run()
     assert stock.collection.opened().names() == names | {done.collection}
     assert stock.documents(done.collection) == stock.documents(NAME) == before
-
-
-def _adapter(stock: Stock) -> str:
-    return "llama_index" if stock.framework == "li" else "langchain"
 
 
 def kill_migrations(kind: str, checkpoint: Path, folder: Path) -> int:

@@ -29,9 +29,10 @@ from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.backends.quantizing import errors_only, quantize
 from cde_retriever.checkpoint.checkpoint import Checkpoint
 from cde_retriever.checkpoint.folder import CONFIG_NAME, QUERIES, TOKENIZER_NAME
+from cde_retriever.checkpoint.kinds import read_json
 from cde_retriever.checkpoint.opening import open_model
 from cde_retriever.checkpoint.reading import Reading
-from cde_retriever.errors import ConfigError
+from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.files.hashing import hash_file
 from cde_retriever.files.replacing import replacing_folder
 from cde_retriever.model.evidence import Evidence
@@ -54,15 +55,15 @@ def export_onnx(
 
     Args:
         source: The checkpoint's folder.
-        folder: Where to; what was exported there before is replaced.
+        folder: Where to; an export of the same checkpoint and dtype, whole or damaged, is replaced.
         dtype: ``"float32"`` or ``"int8"``.
         reading: What is said about a source that is no CDE checkpoint.
         name: Its name; by default that of its folder.
 
     Raises:
         CheckpointError: if the checkpoint is incomplete or damaged.
-        ConfigError: for another dtype, an export as source, a folder that holds anything but one, or a model with
-            ``context_moments``: ONNX has no eigen-decomposition.
+        ConfigError: for another dtype, an export as source, a folder that holds anything but this one's export, or a
+            model with ``context_moments``: ONNX has no eigen-decomposition.
         ImportError: if ``onnx``, ``onnxscript`` or ``onnxruntime`` is not installed.
     """
     if dtype not in PRECISIONS:
@@ -80,12 +81,29 @@ def export_onnx(
     switches = ", ".join(read.model.config.released_switches)
     if switches:
         raise ConfigError(f"{read.model.config.name} uses {switches}, which exports do not have; use backend='torch'")
+    _refuse_another(folder, read, dtype)
     with replacing_folder(folder, start_empty=True) as new:
         _write_export(read, new, dtype)
         if read.queries is not None:
             (new / QUERIES).mkdir()
             _write_export(read.queries, new / QUERIES, dtype)
     return folder
+
+
+def _refuse_another(folder: Path, read: Checkpoint, dtype: str) -> None:
+    """Keep the export of another checkpoint or precision: indexes may be in use with it."""
+    if not is_export(folder):
+        return
+    try:
+        there = Export.read(folder)
+    except CheckpointError:  # damaged or of an old format; what to do about it is this very command
+        return
+    if (there.checkpoint, there.dtype) != (read.sha256, dtype):
+        name = read_json(folder / CONFIG_NAME).get("name")
+        raise ConfigError(
+            f"{folder} holds {name} ({there.checkpoint[:12]}) in {there.dtype}, received {read.model.config.name} "
+            f"({read.sha256[:12]}) in {dtype}; choose another folder, or delete this one first"
+        )
 
 
 def _write_export(read: Checkpoint, folder: Path, dtype: str) -> None:

@@ -172,6 +172,21 @@ def test_what_cannot_be_exported_says_why(tmp_path, checkpoint, exported):
         ContextualEncoder.from_pretrained(checkpoint, dtype="int8")
 
 
+def test_an_export_is_written_over_its_own_kind_alone(tmp_path, checkpoint, exported):
+    folder = exported(tmp_path / "made")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    sha256 = hash_checkpoint(checkpoint)
+    other = few_layers(tmp_path / "other", seed=1, **LAYOUTS["terms"])
+    for source, dtype in ((checkpoint, "int8"), (other, "float32")):
+        received = rf"{source.name} \({hash_checkpoint(source)[:12]}\) in {dtype}; choose another folder, or delete"
+        with pytest.raises(ConfigError, match=rf"made holds tiny \({sha256[:12]}\) in float32, received {received}"):
+            export_onnx(source, folder, dtype)
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    for damaged in (SECOND_STAGE, EXPORT_NAME):  # the remedy that a damaged export names
+        (folder / damaged).write_bytes(b"damaged")
+        assert {file.name: file.read_bytes() for file in export_onnx(checkpoint, folder).iterdir()} == before
+
+
 @pytest.mark.parametrize(("runtime", "name"), [("onnx", "OnnxBackend"), ("openvino", "OpenVinoBackend")])
 def test_an_export_has_no_pytorch_model(checkpoint, tmp_path, runtime, name):
     encoder = ContextualEncoder.from_pretrained(checkpoint, backend=runtime)

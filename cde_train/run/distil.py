@@ -38,7 +38,7 @@ from cde_train.run.environment import describe_environment
 from cde_train.run.folder import MODEL, REPORT_FOLDER, START, Report, RunFolder
 from cde_train.run.preparation import HELD_OUT, Preparation, pieces
 from cde_train.run.sections import RunConfig
-from cde_train.training.processes import one_at_a_time
+from cde_train.training.processes import is_first_process, one_at_a_time
 from cde_train.training.start import reading_of
 from cde_train.vectors.surrogate import embed_texts
 
@@ -77,15 +77,16 @@ class Distillation:
     def run(self) -> Report:
         """Learn, or go on, and return what came of it."""
         self.folder.claim(self.config, [self.data], describe_environment())
-        uses = [f"model.{name}" for name in ("base", "name", "dtype", "max_length", "context_size")]
-        uses.append("distillation.vector_size")
-        self.folder.step("start", [START], self._write_start, uses=uses)
-        pairs = self.preparation.read("data", self.data, sets_aside=True)
-        uses = ["surrogate", "distillation"]
-        learning = self.folder.step("distillation", [MODEL], lambda: self._learn(pairs), uses=uses)
-        report = self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(learning))
-        model = MODEL if report["delivered"] == "what was learned" else START
-        return deliver(self.folder, self.work / model, self.work / REPORT_FOLDER)
+        with self.folder.alone(is_first_process()):
+            uses = [f"model.{name}" for name in ("base", "name", "dtype", "max_length", "context_size")]
+            uses.append("distillation.vector_size")
+            self.folder.step("start", [START], self._write_start, uses=uses)
+            pairs = self.preparation.read("data", self.data, sets_aside=True)
+            uses = ["surrogate", "distillation"]
+            learning = self.folder.step("distillation", [MODEL], lambda: self._learn(pairs), uses=uses)
+            report = self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(learning))
+            model = MODEL if report["delivered"] == "what was learned" else START
+            return deliver(self.folder, self.work / model, self.work / REPORT_FOLDER)
 
     def _write_start(self) -> Report:
         model, folder = self.config.model, find_checkpoint(self.config.model.start)[0]

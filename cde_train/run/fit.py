@@ -40,7 +40,7 @@ from cde_train.run.folder import MODEL, REPORT_FOLDER, START, Report, RunFolder
 from cde_train.run.phases import Phases
 from cde_train.run.preparation import HELD_OUT, Preparation
 from cde_train.run.sections import RunConfig, refuse
-from cde_train.training.processes import one_at_a_time, started_processes
+from cde_train.training.processes import is_first_process, one_at_a_time, started_processes
 from cde_train.training.start import open_start
 from cde_train.training.term_prior import estimate_prior
 
@@ -63,6 +63,7 @@ def fit(data: str | os.PathLike[str], output: str | os.PathLike[str], config: Ru
         ConfigError: if the configuration contradicts the model it starts from; nothing is written then.
         ArtifactError: if the folder belongs to another run, or a file of it is damaged.
         TrainingDataError: if the data cannot be trained on.
+        OSError: if another process works on the same folder.
     """
     config, count = resolve(config), started_processes()
     refuse(
@@ -87,10 +88,11 @@ class _Fit:
     def run(self) -> Report:
         own = [Path(phase.data) for phase in self.config.phase if phase.data]
         self.folder.claim(self.config, [self.data, *own], describe_environment())
-        self.folder.step("start", [START], self._write_start, uses=["model", "phase.0.seed"])
-        model = self.phases.train() if self.config.phase else self._count()
-        self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(model))
-        return deliver(self.folder, model, self.work / REPORT_FOLDER)
+        with self.folder.alone(is_first_process()):
+            self.folder.step("start", [START], self._write_start, uses=["model", "phase.0.seed"])
+            model = self.phases.train() if self.config.phase else self._count()
+            self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(model))
+            return deliver(self.folder, model, self.work / REPORT_FOLDER)
 
     def _write_start(self) -> Report:
         settings = self.config.model

@@ -19,6 +19,7 @@ from typing import Any
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import files_of, hash_file
+from cde_retriever.files.locking import only_writer
 from cde_retriever.files.records import RecordFormat
 from cde_retriever.files.replacing import write_atomically
 from cde_train.errors import ArtifactError
@@ -84,6 +85,14 @@ class RunFolder:
             if new or theirs != self.settings:
                 values = {"from": names, "data": content, "steps": steps, "environments": environments + new}
                 self._start(config, values)
+
+    def alone(self, first: bool) -> AbstractContextManager[None]:
+        """Keep other starts of this run from working while this is held; of several processes the first holds it.
+
+        Raises:
+            OSError: if another start of it is at work.
+        """
+        return only_writer(self.work) if first else nullcontext()
 
     def _start(self, config: RunConfig, values: dict[str, Any]) -> None:
         known = (WORK_NAME, CONFIG_NAME, f".{CONFIG_NAME}.")  # the last from a process killed while writing it
@@ -224,7 +233,7 @@ def _used(config: RunConfig, data: str) -> Settings:
 
 
 def hash_files(path: Path) -> str:
-    """Return the sha256 over names and contents of a file, or of all files in a folder.
+    """Return the sha256 over names and contents of a file, or of all files in a folder but hidden ones.
 
     Raises:
         FileNotFoundError: if it does not exist.
@@ -233,7 +242,9 @@ def hash_files(path: Path) -> str:
         raise FileNotFoundError(f"{path} does not exist; give pairs, or a folder of documents")
     digest = hashlib.sha256()
     for file in files_of(path):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n".encode())
+        place = file.relative_to(path)
+        if not any(part.startswith(".") for part in place.parts):  # no reader opens them, and a .git is never the same
+            digest.update(f"{place.as_posix()}\0{hash_file(file)}\n".encode())
     return digest.hexdigest()
 
 

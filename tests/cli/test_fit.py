@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.files.locking import only_writer
 from cde_train.cli import main
 from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import read_retrieval_set
@@ -103,6 +104,8 @@ def test_fit_leaves_a_checkpoint_a_card_a_report_and_the_configuration(finished)
     card = (finished / "README.md").read_text()
     assert "# my-cde\n" in card
     assert MADE not in card
+    assert "| documents | 40 |" in card, "pairs have documents too"
+    assert re.search(r"\| supervised \| steps \d+ \|", card), "where nothing is measured, no best step is named"
     assert (
         f"**{json.loads((finished / 'work/manifest.json').read_text())['steps']['report']['report']['advice']}**"
         in card
@@ -126,6 +129,15 @@ def test_a_finished_run_is_not_done_again(finished, config, pairs, capsys):
     assert "done already" in err
     assert json.loads(out)["checkpoint"] == str(finished)
     assert {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*.safetensors")} == before
+
+
+def test_a_second_start_of_a_run_at_work_is_refused(finished, pairs, capsys):
+    """It would train the same steps over the same states, and clear away those that the first is writing."""
+    command = ["fit", str(pairs), "-o", str(finished), "--config", str(finished / "run.toml")]
+    with only_writer(finished / "work"):
+        assert main(command) == 1
+    assert "another process is writing to" in capsys.readouterr().err
+    assert main(command) == 0
 
 
 def test_a_run_killed_three_times_ends_with_the_same_weights(finished, config, pairs, tmp_path):

@@ -125,6 +125,29 @@ def test_data_are_told_apart_by_names_and_contents(tmp_path, data):
         hash_files(tmp_path / "nowhere")
 
 
+def test_hidden_files_are_no_data(data):
+    """A checkout's ``.git`` changes with every command, and no reader looks into it."""
+    before = hash_files(data)
+    (data / ".git").mkdir()
+    (data / ".git" / "index").write_text("one")
+    (data / ".DS_Store").write_text("two")
+    assert hash_files(data) == before
+    hidden = data / ".pairs.jsonl"
+    hidden.write_text("named")
+    assert hash_files(hidden) != hash_files(data / ".DS_Store"), "a file that is named is read, hidden or not"
+
+
+def test_one_start_of_a_run_works_at_a_time(folder, data):
+    other = again(folder, data)
+    with folder.alone(first=True):
+        with pytest.raises(OSError, match="another process is writing to"), other.alone(first=True):
+            pytest.fail("two at once")
+        with other.alone(first=False):
+            pass
+    with other.alone(first=True):
+        pass
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path, data):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")

@@ -165,7 +165,8 @@ class Phases:
         result = train(encoder, data, settings, self._place(phase) / STATES, development=development)
         if is_first_process():
             self._keep(encoder, phase)
-        return {"steps": result.steps, "best_step": result.best_step, "best_ndcg_at_10": result.best_ndcg_at_10}
+        best = {"best_step": result.best_step, "best_ndcg_at_10": result.best_ndcg_at_10}
+        return {"steps": result.steps} | (best if development else {})
 
     def _are_dataset_embeddings(self) -> bool:
         """Whether the surrogate's vectors are the first stage's, and that stays as it is through all phases."""

@@ -106,7 +106,8 @@ class Preparation:
         place.mkdir(exist_ok=True)
         found = read_data(source, lambda: self.start().passage_size())
         pairs = found.pairs
-        report: Report = {"kind": found.kind, pieces(found.kind): len(found.documents), "skipped": found.skipped}
+        documents = found.documents or {pair.document for pair in pairs}
+        report: Report = {"kind": found.kind, pieces(found.kind): len(documents), "skipped": found.skipped}
         if not pairs:
             trip = self._make_pairs(found, sets_aside)
             pairs = trip.pairs

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cde_retriever.errors import ConfigError
 from cde_retriever.files.records import parse_json
 from cde_retriever.files.replacing import write_atomically
 from cde_train.evaluation.results import Result
@@ -22,6 +23,9 @@ class KeptResults:
         asked: What the results depend on (hashes of checkpoints and sets, dtype); a file that was asked something else
             is begun anew.
         say: Told of each result as it comes, and of what was there already.
+
+    Raises:
+        ConfigError: if the file is there and holds no results.
     """
 
     def __init__(
@@ -56,11 +60,13 @@ class KeptResults:
             write_atomically(self.file, (json.dumps({"asked": self.asked, **content}, indent=1) + "\n").encode())
 
     def _read(self) -> dict[str, Any]:
-        """Return the file's content; nothing if there is none that can be read."""
+        """Return the file's content; nothing if there is no file."""
         if self.file is None or not self.file.exists():
             return {}
         try:
             content = parse_json(self.file.read_bytes())
         except ValueError:
-            return {"asked": None}
-        return content if isinstance(content, dict) else {"asked": None}
+            content = None
+        if isinstance(content, dict) and isinstance(content.get("asked"), dict) and "results" in content:
+            return content
+        raise ConfigError(f"{self.file} holds no results of an evaluation; give another file, or delete this one first")

@@ -153,3 +153,12 @@ def test_an_interrupted_evaluation_measures_only_what_is_missing(checkpoint, tmp
     assert main([command[0], str(checkpoint_of), *command[2:]]) == 0
     assert "begun anew" in capsys.readouterr().err
     assert json.loads(output.read_text())["sha256"] != whole["sha256"]
+
+
+def test_an_evaluation_leaves_files_that_are_no_results(checkpoint, tmp_path, capsys):
+    folder, precious = write_sets(tmp_path / "sets"), tmp_path / "precious.json"
+    for foreign in ('{"asked": {}}', '{"results": []}', "[1]", "no JSON"):
+        precious.write_text(foreign)
+        assert main(["evaluate", str(checkpoint), str(folder), "--device", "cpu", "-o", str(precious)]) == 2
+        assert "precious.json holds no results of an evaluation" in capsys.readouterr().err
+        assert precious.read_text() == foreign

@@ -13,6 +13,7 @@ from cde_retriever.adapters.langchain.documents import check_stamps
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.native_parts import keeps_both, search_both
 from cde_retriever.adapters.langchain.store_parts import check_search_kwargs, parts_of
+from cde_retriever.adapters.own_class import own_class
 from cde_retriever.errors import ConfigError
 from cde_retriever.search.hybrid import check_alpha
 
@@ -65,7 +66,7 @@ class CDERetriever(BaseRetriever):
         check_search_kwargs(self.search_kwargs, both is not None and self.mode != "dense")
         if self._in_two_parts:
             return
-        own = getattr(self.store, "_store_class", type(self.store))
+        own = own_class(self.store)
         if own.similarity_search_by_vector is VectorStore.similarity_search_by_vector:
             raise TypeError(
                 f"{own.__name__} cannot search by vector, which CDERetriever needs; use "

@@ -12,6 +12,7 @@ from cde_retriever.adapters.langchain.documents import check_stamps
 from cde_retriever.adapters.langchain.embeddings import CDEEmbeddings
 from cde_retriever.adapters.langchain.first_look import some_documents
 from cde_retriever.adapters.langchain.saving import lives_in_memory
+from cde_retriever.adapters.own_class import own_class
 from cde_retriever.adapters.stamps import check_stamp
 from cde_retriever.adapters.stored_count import stored_count
 from cde_retriever.errors import ConfigError, ContextMismatchError
@@ -110,7 +111,7 @@ def attach_parts(store: VectorStore, parts: StoreParts) -> None:
         ContextMismatchError: if the store has documents that the index lacks, as far as a look at some and the number
             of all tell.
     """
-    own = getattr(store, "_store_class", type(store))
+    own = own_class(store)
     if own.get_by_ids is VectorStore.get_by_ids:
         raise TypeError(f"{own.__name__} cannot return documents by their ids (get_by_ids), which hybrid search needs")
     for document in some_documents(store, parts.embedding.stamp, _LOOKED_AT):

@@ -34,6 +34,7 @@ from cde_retriever.adapters.langchain.saving import check_index, lives_in_memory
 from cde_retriever.adapters.langchain.store_growth import attach_growth
 from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts
 from cde_retriever.adapters.new_collection import check_collection
+from cde_retriever.adapters.own_class import own_class
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain
 from cde_retriever.context.context import Context, known_documents
 from cde_retriever.context.whole_numbers import true_or_false
@@ -121,8 +122,7 @@ def from_documents(
 
 def _count(store: VectorStore, embedding: CDEEmbeddings, folder: Path) -> None:
     """Go on counting what joins a store where its folder stopped."""
-    own = getattr(store, "_store_class", type(store))
-    attach_growth(store, Growth.open(embedding, folder, keep=not lives_in_memory(own)))
+    attach_growth(store, Growth.open(embedding, folder, keep=not lives_in_memory(own_class(store))))
 
 
 def _begin_parts(store_class: type, embedding: CDEEmbeddings, context_dir: PathLike | None) -> StoreParts:

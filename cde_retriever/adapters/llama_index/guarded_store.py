@@ -16,6 +16,7 @@ from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQuery, VectorStoreQueryResult
 
 from cde_retriever.adapters.llama_index.storage import check_digest, check_stamps, some_nodes
+from cde_retriever.adapters.own_class import own_class
 from cde_retriever.adapters.stamps import STAMP, check_stamp, describe
 from cde_retriever.errors import ContextMismatchError
 
@@ -38,8 +39,7 @@ def guard_store(store: BasePydanticVectorStore, stamp: str, dimension: int) -> N
             check_stamp(store._stamp, stamp, f"what {type(store).__name__} holds")
     else:
         check_stored(store, stamp, dimension)
-    own_class = store._store_class if isinstance(store, GuardedStore) else type(store)
-    object.__setattr__(store, "__class__", _guarded(own_class, stamp))
+    object.__setattr__(store, "__class__", _guarded(own_class(store), stamp))
 
 
 def is_empty(store: BasePydanticVectorStore, dimension: int) -> bool:

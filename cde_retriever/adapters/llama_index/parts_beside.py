@@ -24,6 +24,7 @@ from cde_retriever.adapters.kept_parts import KeptParts, read_index
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.parts_store import asked_in_parts, embedded_in_parts
 from cde_retriever.adapters.llama_index.storage import check_stamps, some_nodes
+from cde_retriever.adapters.own_class import own_class
 from cde_retriever.adapters.stored_count import stored_count
 from cde_retriever.errors import ConfigError, ContextMismatchError
 
@@ -108,7 +109,7 @@ def check_store(store: BasePydanticVectorStore) -> None:
     Raises:
         ConfigError: if it cannot.
     """
-    own = getattr(store, "_store_class", type(store))
+    own = own_class(store)
     if own.get_nodes is BasePydanticVectorStore.get_nodes:
         raise ConfigError(
             f"parts is 'both', but {own.__name__} cannot return nodes by their ids (get_nodes), which hybrid search "

@@ -399,6 +399,21 @@ def test_qdrant_that_loses_a_write_is_noticed_too(place, monkeypatch):
 
 
 @chroma_kinds
+def test_a_document_of_another_context_is_refused_and_all_stays(place):
+    stored = place.client.get_collection(NAME)
+    one = stored.get(limit=1, include=["metadatas"])
+    metadata, other = one["metadatas"][0], "0" * 64
+    own = metadata[STAMP].partition("/")[0]
+    foreign = {k: v.replace(own, other) if isinstance(v, str) else v for k, v in metadata.items()}
+    stored.update(one["ids"], metadatas=[foreign])
+    before, names = place.contents(), place.names()
+    with pytest.raises(ContextMismatchError, match="was embedded under context 000000000000"):
+        place.run()
+    assert place.names() == names
+    assert_same(place.contents(), before)
+
+
+@chroma_kinds
 def test_a_collection_that_was_written_meanwhile_is_not_replaced(place, monkeypatch):
     build = Shadow.build
 

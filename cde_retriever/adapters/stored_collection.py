@@ -56,17 +56,18 @@ class StoredCollection:
     Args:
         folder: The folder.
         collection: The collection.
+        name: The name of the one in force.
         model: Made the context.
-        documents: What the collection in force holds.
+        documents: What that one holds.
 
     Raises:
         ContextMismatchError: if another model made the context, or a document was embedded under another one.
         FileNotFoundError: if there is no context.
     """
 
-    def __init__(self, folder: Path, collection: Collection, model: ModelSpec, documents: Documents) -> None:
-        self._collection, self._model, self._documents = collection, model, documents
-        self._name, self.texts = collection.in_force(folder), documents.texts
+    def __init__(self, folder: Path, collection: Collection, name: str, model: ModelSpec, documents: Documents) -> None:
+        self._collection, self._name, self._model, self._documents = collection, name, model, documents
+        self.texts = documents.texts
         self._beside = index_file(folder).is_file()
         self.parts: Any = "dense" if is_dense(documents.metadata[0].get(STAMP)) else "one"
         embedding = documents.embedding_class.as_stored(model, Context.load(folder), self.parts)

@@ -48,8 +48,8 @@ class CollectionDocuments:
 
 def open_stored(folder: Path, collection: Collection, model: ModelSpec) -> StoredCollection:
     """Read a collection under the context in a folder; raises as `StoredCollection` does."""
-    documents = CollectionDocuments(collection, collection.in_force(folder))
-    return StoredCollection(folder, collection, model, documents)
+    name = collection.in_force(folder)
+    return StoredCollection(folder, collection, name, model, CollectionDocuments(collection, name))
 
 
 def open_foreign(collection: Collection) -> ForeignCollection:

@@ -52,8 +52,9 @@ class CollectionDocuments:
 
 def open_stored(folder: Path, collection: Collection, model: ModelSpec) -> StoredCollection:
     """Read a collection under the context in a folder; raises as `StoredCollection` does."""
-    nodes = nodes_in(collection, collection.in_force(folder))
-    return StoredCollection(folder, collection, model, CollectionDocuments(collection, nodes))
+    name = collection.in_force(folder)
+    documents = CollectionDocuments(collection, nodes_in(collection, name))
+    return StoredCollection(folder, collection, name, model, documents)
 
 
 def open_foreign(collection: Collection) -> ForeignCollection:

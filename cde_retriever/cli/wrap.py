@@ -2,11 +2,16 @@
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cde_retriever.cli.command_line import CommandLine, say, write_result
 from cde_retriever.cli.model_options import add_reading_options, add_revision, read_reading
 from cde_retriever.cli.output import output_folder
-from cde_retriever.errors import ConfigError
+from cde_retriever.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:  # help loads no model
+    from cde_retriever.context.context import ModelIdentity
 
 EXAMPLES = """\
   cde wrap BAAI/bge-small-en-v1.5 -o bge-cde           an encoder, with its own pooling, prompts and maximum length
@@ -36,19 +41,46 @@ def add_command(program: CommandLine) -> None:
 
 def _wrap(options: argparse.Namespace) -> None:
     from cde_retriever.backends.model_spec import ModelSpec
-    from cde_retriever.checkpoint.folder import CONFIG_NAME
-    from cde_retriever.checkpoint.kinds import MODULES_NAME, read_json
     from cde_retriever.encoder.encoder import ContextualEncoder
 
     reading = replace(read_reading(options), vector_size=options.vector_size)
     folder = output_folder(options.output)
-    there = read_json(folder / CONFIG_NAME)
-    if (folder / MODULES_NAME).exists() or (there and "cde_format_version" not in there):
-        raise ConfigError(f"{folder} holds another model, which would be lost; choose another folder")
+    _refuse_other_formats(folder)
     encoder = ContextualEncoder.from_spec(ModelSpec(options.model, options.revision, device="cpu", reading=reading))
     for role in encoder.config.prompts:
         encoder.text_tokenizer(role=role)  # refuses a prompt that leaves no room for a text
+    _refuse_another(folder, encoder.identity)
     encoder.save_pretrained(folder)
     say(f"{folder} holds {encoder.identity.name}, {encoder.dimension} numbers a vector; CDEEmbedding({str(folder)!r})")
     said = {"output": str(folder), "sha256": encoder.identity.sha256, "dimension": encoder.dimension}
     write_result({**said, "max_length": encoder.config.max_length})
+
+
+def _refuse_other_formats(folder: Path) -> None:
+    """Keep another library's model, and an export: a checkpoint written over it would leave a mixture."""
+    from cde_retriever.backends.export_folder import is_export
+    from cde_retriever.checkpoint.folder import CONFIG_NAME
+    from cde_retriever.checkpoint.kinds import MODULES_NAME, read_json
+
+    there = read_json(folder / CONFIG_NAME)
+    if is_export(folder) or (folder / MODULES_NAME).exists() or (there and "cde_format_version" not in there):
+        raise ConfigError(f"{folder} holds another model, which would be lost; choose another folder")
+
+
+def _refuse_another(folder: Path, received: "ModelIdentity") -> None:
+    """Keep the checkpoint of another model: it may be trained, and indexes in use with it."""
+    from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint
+    from cde_retriever.checkpoint.kinds import read_json
+
+    if not (folder / CONFIG_NAME).exists():
+        return
+    way_out = "choose another folder, or delete this one first"
+    try:
+        there = hash_checkpoint(folder)
+    except CheckpointError as error:
+        raise ConfigError(f"{folder} may hold another model ({error}); {way_out}") from error
+    if there != received.sha256:
+        name = read_json(folder / CONFIG_NAME).get("name")
+        raise ConfigError(
+            f"{folder} holds {name} ({there[:12]}), received {received.name} ({received.sha256[:12]}); {way_out}"
+        )

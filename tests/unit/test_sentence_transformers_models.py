@@ -1,6 +1,7 @@
 """Any encoder without its head gives the vectors that sentence-transformers gives."""
 
 import json
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -14,6 +15,7 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import LayerNorm, StaticEmbedding
 
 import cde_retriever.checkpoint.reading as reading_module
+from cde_retriever.backends.export import export_onnx
 from cde_retriever.backends.loading import identify
 from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.checkpoint.opening import open_model
@@ -26,7 +28,7 @@ from cde_retriever.model.config import POOLINGS
 from cde_train.training.config import StartConfig
 from cde_train.training.start import start_from
 from tests.plain_models import FAMILIES, PROMPTS, TEXTS, save_model, save_transformer
-from tests.tiny import documents, tiny_tokenizer
+from tests.tiny import documents, tiny_checkpoint, tiny_tokenizer
 
 HEADLESS = Reading(head=False)
 
@@ -272,7 +274,6 @@ def test_the_command_writes_what_is_opened_in_memory(tmp_path, capsys):
     written = ContextualEncoder.from_pretrained(tmp_path / "out")
     assert written.config.prompts == {"query": "ask: ", "document": ""}
     assert written.identity == replace(opened.identity, name="model")
-    assert main(["wrap", str(tmp_path / "model"), "-o", str(tmp_path / "out")]) == 0  # over what it wrote itself
 
 
 def test_a_vector_of_fewer_numbers_reads_its_context_and_is_written_as_it_is_opened(tmp_path, capsys):
@@ -317,6 +318,26 @@ def test_the_command_writes_over_no_other_model(tmp_path, capsys, kept):
     assert main(["wrap", str(tmp_path / "model"), "-o", str(tmp_path / "other")]) == 2
     assert "holds another model, which would be lost; choose another folder" in capsys.readouterr().err
     assert [(file.name, file.read_bytes()) for file in (tmp_path / "other").iterdir()] == [(kept, before)]
+
+
+def test_the_command_writes_over_no_other_checkpoint(tmp_path, capsys, exports):
+    save_model(tmp_path)
+    tiny_checkpoint(tmp_path / "trained")
+    export_onnx(tmp_path / "trained", tmp_path / "export")
+    shutil.copytree(tmp_path / "trained", tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").unlink()
+    for there, said in {
+        "trained": r"holds tiny-bert \(\w{12}\), received model \(\w{12}\); choose another folder, or delete this one",
+        "damaged": "may hold another model .*model.safetensors'.*; choose another folder, or delete this one",
+        "export": "holds another model, which would be lost; choose another folder",
+    }.items():
+        before = {file.name: file.read_bytes() for file in (tmp_path / there).iterdir()}
+        assert main(["wrap", str(tmp_path / "model"), "-o", str(tmp_path / there)]) == 2
+        assert re.search(f"{there} {said}", capsys.readouterr().err)
+        assert {file.name: file.read_bytes() for file in (tmp_path / there).iterdir()} == before
+    wrap = ["wrap", str(tmp_path / "model"), "-o", str(tmp_path / "out")]
+    assert main(wrap) == main(wrap) == main(["wrap", str(tmp_path / "out"), *wrap[2:]]) == 0
+    assert main([*wrap, "--max-length", "32"]) == 2  # another model, whose vectors are others
 
 
 def test_training_starts_from_the_encoder_as_it_is(tmp_path):

@@ -48,8 +48,8 @@ class HeadSettings:
     rareness: float = 1.5
     sharing: float = 0.5
     skip_question_words: bool = True
-    word_weight: float = 0.26
-    gram_weight: float = 0.26
+    word_weight: float = 0.31
+    gram_weight: float = 0.31
     topics: int = 200
     sketch: int = 183
     topic_weight: float = 0.85

@@ -233,7 +233,7 @@ def test_a_query_is_worth_more_the_more_its_words_say(encoder):
         statistics = known._words if part is counts.words else known._grams
         power = statistics.information(part.indices, prior, settings.prior_documents) ** 1.5
         says.append(np.sqrt(np.bincount(part.row_numbers, power, 2)))
-    assert np.asarray(sparse.sum(axis=1)) == pytest.approx(settings.word_weight * sum(says) * head.spread, rel=1e-5)
+    assert np.asarray(sparse.sum(axis=1)) == pytest.approx(0.31 * sum(says) * head.spread, rel=1e-5)
 
 
 def test_question_words_of_a_query_are_left_out(encoder):

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cde_retriever.checkpoint.folder import DEFAULT_CHECKPOINT, hash_checkpoint
 from cde_retriever.files.replacing import write_atomically
 
 DOCS = Path(__file__).parent.parent / "docs"
-OURS = "f5e92bb88b6a9b37d2ac3a4904af89f849b268f3e9e25271578fdb3fce924acd"  # cde-minilm-l6-v2
+OURS = hash_checkpoint(DEFAULT_CHECKPOINT)
 PLAIN = "c5de6816362e"  # all-MiniLM-L6-v2, its first stage
 ROWS = (
     ("BM25", "bm25", "", "words", "inverted index", "counts words as they come"),

@@ -31,6 +31,8 @@ CONFIG_NAME, WORK_NAME, MANIFEST_NAME = "run.toml", "work", "manifest.json"
 START, MODEL, REPORT_FOLDER = "start", "model", "report"
 """Folders of the work folder that every run has, or gets with a phase of its own."""
 Report = dict[str, Any]
+SENTENCES = ("advice", "verdicts")
+"""What of a report is a sentence, or several."""
 Settings = dict[str, Any]
 """Every single setting by its path, such as ``phase.0.steps``."""
 
@@ -209,7 +211,7 @@ class RunFolder:
         values = self._read()
         values["steps"][name] = {"files": hashes, "report": report, "settings": used, "seconds": round(seconds, 3)}
         self._write(values)
-        self.say(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in report.items()))
+        self.say(_told(name, report))
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -248,9 +250,15 @@ def hash_files(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _told(name: str, report: Report) -> str:
+    """Return what a step reports: its figures in one line, then every sentence in a line of its own."""
+    figures = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in report.items() if key not in SENTENCES]
+    found = [report[key] for key in SENTENCES if key in report]
+    sentences = [line for value in found for line in ([value] if isinstance(value, str) else value)]
+    return "\n  ".join([f"{name}: {', '.join(figures)}", *sentences])
+
+
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return "; ".join(f"{key} {_short(one)}" for key, one in value.items()) or "none"
-    if isinstance(value, list):
-        return " ".join(map(_short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -55,6 +55,15 @@ def test_a_step_is_done_once_over_all_starts(folder, data):
     assert folder.said == ["making: texts made 1", "making: done already"]
 
 
+def test_a_step_says_its_figures_in_one_line_and_each_sentence_in_its_own(folder):
+    report = {"advice": "Take this model.", "verdicts": ["It is better.", "It is worse."], "rate": 0.12345, "lost": {}}
+    folder.step("report", [], lambda: report)
+    (said,) = folder.said
+    assert said.splitlines() == [
+        *("report: rate 0.1235, lost none", "  Take this model.", "  It is better.", "  It is worse.")
+    ]
+
+
 def test_a_step_that_fails_is_not_done(folder, data):
     def half():
         (folder.work / "x.txt").write_text("ha")

@@ -34,6 +34,9 @@ Floats = NDArray[np.float32]
 Numbers = NDArray[np.floating]
 Indices = NDArray[np.int64]
 
+NAMED = 5
+"""Domains that a message names."""
+
 
 @dataclass(frozen=True)
 class PackingConfig(Settings):
@@ -220,12 +223,17 @@ def _without_left_over(pairs: Indices, size: int, epoch: int) -> Indices:
 def _refuse(left_out: dict[str, int], batch_size: int) -> None:
     if not left_out:
         raise TrainingDataError("there are no pairs to pack; give at least a batch of them")
-    largest = sorted(left_out, key=lambda name: (-left_out[name], name))
-    counts = ", ".join(f"{name}: {left_out[name]}" for name in largest[:5]) + (", …" if len(largest) > 5 else "")
     raise TrainingDataError(
-        f"no domain has the {batch_size} pairs of one batch (pairs by domain: {counts}); "
-        f"lower batch_size to at most {left_out[largest[0]]}, or give more pairs"
+        f"no domain has the {batch_size} pairs of one batch (pairs by domain: {name_largest(left_out)}); "
+        f"lower batch_size to at most {max(left_out.values())}, or give more pairs"
     )
+
+
+def name_largest(pairs: dict[str, int]) -> str:
+    """Return the domains with the most pairs, at most five, as ``name: pairs``, and how many others there are."""
+    largest = sorted(pairs, key=lambda name: (-pairs[name], name))
+    named, others = largest[:NAMED], len(largest) - NAMED
+    return ", ".join(f"{name}: {pairs[name]}" for name in named) + (f" and {others} more" if others > 0 else "")
 
 
 def packer(

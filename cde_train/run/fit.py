@@ -132,7 +132,7 @@ class _Fit:
             f"report: asks {queries} held-out queries of {documents} documents, of the result and its rivals"
         )
         comparison = compare(trained, [sample.data], start=self._start, show_progress=True)
-        data, base = self.folder.done("data") or {}, self.config.model.start
+        data, base = (self.folder.done("data") or {}) | self.phases.too_small(), self.config.model.start
         card = ModelCard(
             name=trained.config.name,
             comparison=comparison,
@@ -147,7 +147,7 @@ class _Fit:
         )
         write_model_card(self.work / REPORT_FOLDER, card)
         found = {"advice": card.advice, "verdicts": verdicts(comparison)}
-        return found | {"documents": len(sample.data.documents), "of": sample.whole}
+        return found | {"documents": len(sample.data.documents), "of": sample.whole} | self.phases.too_small()
 
     def _affordable(self) -> int:
         """Return how many documents the report can encode in a tenth of the training time."""

@@ -21,7 +21,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
 from cde_train.batching.false_negatives import report_batches
 from cde_train.batching.hard_negatives import mine
-from cde_train.batching.packing import load_batches, packer, save_batches
+from cde_train.batching.packing import load_batches, name_largest, packer, save_batches
 from cde_train.data.pairs import write_pairs
 from cde_train.data.readers import read_pairs
 from cde_train.data.retrieval_sets import read_retrieval_set, write_retrieval_set
@@ -37,6 +37,7 @@ from cde_train.training.trainer import train
 from cde_train.vectors.text_vectors import TextVectors
 
 BATCHES, FILTER, STATES = "batches.npy", "filter.json", "states"
+TOO_SMALL = "domains_too_small"
 
 
 class Phases:
@@ -74,6 +75,13 @@ class Phases:
             self._step(phase, "training", [MODEL], training, [f"phase.{number}"], together=True)
             model = self._place(phase) / MODEL
         return model
+
+    def too_small(self) -> Report:
+        """Return which domains have fewer pairs than a batch, so that none of them is trained on, by phase; if any."""
+        reports = self.folder.reports()
+        packed = {phase.name: reports.get(f"{phase.name} batches", {}) for phase in self.config.phase}
+        found = {name: report[TOO_SMALL] for name, report in packed.items() if TOO_SMALL in report}
+        return {TOO_SMALL: found} if found else {}
 
     def _place(self, phase: PhaseConfig) -> Path:
         return self.work / f"phase-{phase.name}"
@@ -133,11 +141,13 @@ class Phases:
             documents=vectors,
         )
         write_atomically(self._place(phase) / FILTER, report.to_json().encode())
+        too_small = packing.report.left_out
         return {
             "batches": len(batches),
             "batches_an_epoch": packing.report.batches,
             "pairs_left_over": packing.report.left_over,
-            "pairs_of_domains_too_small": sum(packing.report.left_out.values()),
+            "pairs_of_domains_too_small": sum(too_small.values()),
+            **({TOO_SMALL: name_largest(too_small)} if too_small else {}),
             "negatives": report.total.candidates,
             "false_negatives": report.total.false_negatives,
             "duplicates": report.total.duplicates,

@@ -253,6 +253,31 @@ def test_a_large_corpus_is_sampled_for_report_and_development_set(config, pairs,
     assert len(read_retrieval_set(output / "work" / "development").documents) > 13
 
 
+def test_domains_too_small_for_a_batch_are_named_wherever_a_run_says_what_it_did(
+    finished, config, pairs, tmp_path, capsys
+):
+    """Beside the words there are domains of one or two pairs; a batch has four."""
+    texts, sizes = documents(9, seed=4, words=10), {"my_notes": 2, "b": 1, "c": 1, "d": 1, "e": 2, "f": 2}
+    domains = [name for name, size in sizes.items() for _ in range(size)]
+    rows = [{"query": text[:20], "document": text, "domain": name} for text, name in zip(texts, domains, strict=True)]
+    words = [json.loads(line) | {"domain": "words"} for line in pairs.read_text().splitlines()]
+    file, output = tmp_path / "two.jsonl", tmp_path / "my-cde"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*words, *rows]))
+    assert main(["fit", str(file), "-o", str(output), "--config", str(config)]) == 0
+    out, err = capsys.readouterr()
+    kept = [pair.domain for pair in read_pairs(output / "work/data/pairs.jsonl") if pair.domain != "words"]
+    sizes = sorted(((name, kept.count(name)) for name in set(kept)), key=lambda one: (-one[1], one[0]))
+    named = ", ".join(f"{name}: {size}" for name, size in sizes)
+    assert 2 <= len(sizes) <= 5, "some are held out"
+    assert f"pairs of domains too small {len(kept)}, domains too small {named}," in err
+    assert json.loads(out)["domains_too_small"] == {"weak": named, "supervised": named}
+    assert f"| domains too small | weak {named}, supervised {named} |" in (output / "README.md").read_text()
+    last = err.splitlines()[-6:]
+    assert last[0].endswith(f", domains too small weak {named}; supervised {named}")
+    assert [line[:2] for line in last[1:]] == ["  "] * 5
+    assert '"domains_too_small"' not in (finished / "work/manifest.json").read_text(), "where there are none"
+
+
 def test_without_a_phase_the_prior_is_counted_and_nothing_trained(base, pairs, tmp_path):
     output = tmp_path / "counted"
     command = ["fit", str(pairs), "-o", str(output), "--config", "untrained", "--base", str(base)]

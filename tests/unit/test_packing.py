@@ -215,10 +215,11 @@ def test_too_few_pairs_name_the_largest_domain():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "listed"), [([1, 2, 3, 3, 5], "e: 5, c: 3, d: 3, b: 2, a: 1"), ([1, 2, 3, 4, 5, 6], "f: 6, .*, b: 2, …")]
+    ("sizes", "listed"),
+    [([1, 2, 3, 3, 5], "e: 5, c: 3, d: 3, b: 2, a: 1"), ([1, 2, 3, 4, 5, 6, 7], "g: 7, .*, c: 3 and 2 more")],
 )
 def test_five_domains_that_are_too_small_are_listed_largest_first(sizes, listed):
-    clusters = Clusters.of_sizes(sizes, "abcdef"[: len(sizes)])
+    clusters = Clusters.of_sizes(sizes, "abcdefg"[: len(sizes)])
     with pytest.raises(TrainingDataError, match=rf"domain: {listed}\); .* at most {sizes[-1]}, or"):
         Packer(clusters, PackingConfig(10))
 

@@ -39,16 +39,18 @@ Vectors = NDArray[np.float32]
 
 
 @lru_cache(maxsize=4)  # documents and queries of one set, for all its contexts
-def _read_once(language: str, texts: tuple[str, ...], role: str, skip: bool) -> TextCounts:
-    return reader(language).read(texts, role, skip_question_words=skip)
+def _read_once(language: str, texts: tuple[str, ...], role: str, skip: bool, pairs: bool) -> TextCounts:
+    return reader(language).read(texts, role, skip_question_words=skip, pairs=pairs)
 
 
 class KeptReader(WordReader):
     """Reads the texts of a set once, for all its contexts: it is most of what a ranking takes."""
 
-    def read(self, texts: Iterable[str], role: str, *, skip_question_words: bool = False) -> TextCounts:
+    def read(
+        self, texts: Iterable[str], role: str, *, skip_question_words: bool = False, pairs: bool = True
+    ) -> TextCounts:
         """Return what `WordReader.read` does."""
-        return _read_once(self.language, tuple(texts), role, skip_question_words)
+        return _read_once(self.language, tuple(texts), role, skip_question_words, pairs)
 
 
 class _KeptHead(CorpusHead):

@@ -131,14 +131,19 @@ class Store:
             everything, asked_hidden = np.arange(len(data["ids"])), Hidden(stored["qo"], stored["q"])
             documents_hidden = taken(Hidden(stored["do"], stored["d"]), everything, self.tokens)
             hidden = (documents_hidden, taken(asked_hidden, kept, self.tokens))
-        documents, asked = (TextCounts(*(Sparse(*part) for part in side)) for side in self._counts[name])
+        documents, asked = (_without_pairs(*(Sparse(*part) for part in side)) for side in self._counts[name])
         return Corpus(
             name,
             (vectors["d"], vectors["q"][kept]),
-            (documents, TextCounts(*(part.take(kept) for part in asked))),
+            (documents, asked.take(kept)),
             hidden,
             [gains[i] for i in kept],
         )
+
+
+def _without_pairs(words: Sparse, grams: Sparse) -> TextCounts:
+    """Return kept counts, which were made before there were pairs."""
+    return TextCounts(words, grams, Sparse.of_rows([{}] * words.rows))
 
 
 def taken(hidden: Hidden, rows: Rows, most: int = 2**30) -> Hidden:
@@ -203,7 +208,7 @@ def draw_lesson(
 
 def joined(counts: Sequence[TextCounts], rows: Sequence[Rows]) -> TextCounts:
     """Return some rows of several counts, one after the other."""
-    taken_ = [TextCounts(*(part.take(r) for part in c)) for c, r in zip(counts, rows, strict=True)]
+    taken_ = [counted.take(r) for counted, r in zip(counts, rows, strict=True)]
     return TextCounts(*(Sparse.joined(parts) for parts in zip(*taken_, strict=True)))
 
 

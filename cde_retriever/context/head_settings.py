@@ -6,9 +6,9 @@ from typing import Any
 
 from cde_retriever.errors import ConfigError
 
-_FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False}
+_FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, "pair_weight": 0.0}
 """What holds for models that were stored, with all numbers of their time, before these were settings."""
-LATER = ("directions", "levelling")
+LATER = ("directions", "levelling", "pair_weight")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class HeadSettings:
             (`cde_retriever.words.stop_words`).
         word_weight: What exact words are worth beside a cosine, in spreads.
         gram_weight: The same for the grams of the words.
+        pair_weight: The same for pairs of words that the context knows (`cde_retriever.words.pairs`).
         topics: Numbers of the one vector that stand for topics of the context; at most so many.
         sketch: Numbers of it that are a random projection of what words say beyond the topics.
         topic_weight: What words within the topics are worth there, in spreads.
@@ -50,6 +51,7 @@ class HeadSettings:
     skip_question_words: bool = True
     word_weight: float = 0.31
     gram_weight: float = 0.31
+    pair_weight: float = 0.5
     topics: int = 200
     sketch: int = 183
     topic_weight: float = 0.85
@@ -73,6 +75,7 @@ class HeadSettings:
             "sharing",
             "word_weight",
             "gram_weight",
+            "pair_weight",
             "topics",
             "sketch",
             "topic_weight",

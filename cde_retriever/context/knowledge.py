@@ -4,8 +4,9 @@ A backend gives a text's plain unit vector z, under no context at all. What the 
 the same on every backend, in two forms:
 
 - two parts: a document's vector moved towards its neighbours in the context (`cde_retriever.context.neighbours`), and
-  the exact weights of its words and of their grams (`cde_retriever.words.weights`). The score is dense · dense +
-  sparse · sparse, where a query's sparse part carries the factors `word_weight` and `gram_weight` spreads.
+  the exact weights of its words, of their grams and of the pairs that the context knows (`cde_retriever.words`). The
+  score is dense · dense + sparse · sparse, where a query's sparse part carries the factors `word_weight`, `gram_weight`
+  and `pair_weight` spreads.
 - one vector, for stores that hold nothing else: the same moved vector, all of it or what lies in the context's main
   directions (`cde_retriever.context.directions`), then the words as topics of the context and a random projection of
   what lies outside of them (`cde_retriever.words.topics`), then one number that gives every document length 1 although
@@ -25,12 +26,13 @@ from cde_retriever.context.directions import Directions
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import Neighbours, unit
 from cde_retriever.words.corpus_words import CorpusWords
+from cde_retriever.words.pairs import KnownPairs
 from cde_retriever.words.reading import TextCounts
 from cde_retriever.words.remembered import Remembered
 from cde_retriever.words.sparse import Sparse, added
 from cde_retriever.words.statistics import GRAM_PRIOR, WordStatistics, load_prior
 from cde_retriever.words.topics import FoundTopics, Topics
-from cde_retriever.words.weights import weigh_documents, weigh_queries
+from cde_retriever.words.weights import sum_up, weigh_documents, weigh_queries
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -50,7 +52,7 @@ class Parts(NamedTuple):
 
     Attributes:
         dense: Unit vectors, (n, d) float32.
-        sparse: Exact weights of words and grams, (n, 2**32) float32, numbers of a row ascending.
+        sparse: Exact weights of words, grams and pairs, (n, 2**32) float32, numbers of a row ascending.
     """
 
     dense: Vectors
@@ -73,6 +75,7 @@ class Knowledge:
         self.settings, self._vectors, self._found = settings, vectors, found
         self._counts = words.counts
         self._words, self._grams = WordStatistics.of(words.counts), words.grams
+        self._pairs = KnownPairs(words.pairs, self._words)
         self._prior = load_prior(settings.prior)
         self._neighbours = Neighbours(vectors, settings)
         worth = settings.prior_documents
@@ -96,23 +99,32 @@ class Knowledge:
 
     def document_words(self, counts: TextCounts) -> Sparse:
         """Return the sparse part of documents, (n, 2**32)."""
-        words, grams = (weigh_documents(part, mean) for part, mean in zip(counts, self._lengths, strict=True))
-        return added(words, grams)
+        lengths = (*self._lengths, self._lengths[0])  # a text has a pair for each word but the first
+        words, grams, pairs = (weigh_documents(part, mean) for part, mean in zip(counts, lengths, strict=True))
+        return added(words, grams, self._pairs.keep(pairs)[0])
 
     def query_words(self, counts: TextCounts) -> Sparse:
         """Return the sparse part of queries, (n, 2**32), what words are worth beside a cosine included."""
         settings = self.settings
-        words = self._weigh(counts.words, self._says(counts.words))
-        grams = self._weigh(
-            counts.grams, self._grams.information(counts.grams.indices, GRAM_PRIOR, settings.prior_documents)
+        says = self._says(counts.words)
+        grams = self._grams.information(counts.grams.indices, GRAM_PRIOR, settings.prior_documents)
+        pairs, beyond = self._pairs.keep(counts.pairs)
+        of_words, of_pairs = sum_up(counts.words, says, settings.rareness), sum_up(pairs, beyond, settings.rareness)
+        parts = (
+            (self._weigh(counts.words, says, of_words), settings.word_weight),
+            (self._weigh(counts.grams, grams), settings.gram_weight),
+            (self._weigh(pairs, beyond, of_words + of_pairs), settings.pair_weight),
         )
-        return added(
-            words.scaled(words.values * (settings.word_weight * self.spread)),
-            grams.scaled(grams.values * (settings.gram_weight * self.spread)),
-        )
+        return added(*(part.scaled(part.values * (weight * self.spread)) for part, weight in parts))
 
-    def _weigh(self, counts: Sparse, says: NDArray[np.float64]) -> Sparse:
-        return weigh_queries(counts, says, rareness=self.settings.rareness, sharing=self.settings.sharing)
+    @property
+    def knows_pairs(self) -> bool:
+        """Whether the context knows any pairs of words."""
+        return len(self._pairs) > 0
+
+    def _weigh(self, counts: Sparse, says: NDArray[np.float64], sums: NDArray[np.float64] | None = None) -> Sparse:
+        settings = self.settings
+        return weigh_queries(counts, says, rareness=settings.rareness, sharing=settings.sharing, sums=sums)
 
     def _says(self, words: Sparse) -> NDArray[np.float64]:
         return self._information(words.indices)

@@ -81,7 +81,8 @@ class CorpusHead:
         return Parts(moved, self._document_words(texts)) if parts == "both" else moved
 
     def _document_words(self, texts: Sequence[str]) -> "csr_array[Any]":
-        return self._knowledge.document_words(self._reader.read(texts, "document")).csr()
+        known = self._knowledge
+        return known.document_words(self._reader.read(texts, "document", pairs=known.knows_pairs)).csr()
 
     def neighbours(self, plain: Vectors, texts: Sequence[str], count: int) -> list[list[tuple[str, float]]]:
         """Return what documents attend to most: sha256 and weight of so many context documents each, heaviest first."""
@@ -105,7 +106,8 @@ class CorpusHead:
             if not self._has_words:
                 return self._meaning(known.turn_queries(plain))
             return known.join_queries(plain, self._reader.read_stems(texts, "query", skip_question_words=skip))
-        sparse = known.query_words(self._reader.read(texts, "query", skip_question_words=skip)).csr()
+        counts = self._reader.read(texts, "query", skip_question_words=skip, pairs=known.knows_pairs)
+        sparse = known.query_words(counts).csr()
         return Parts(plain, sparse) if parts == "both" else sparse
 
     def _meaning(self, turned: Vectors) -> Vectors:

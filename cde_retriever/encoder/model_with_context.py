@@ -246,8 +246,10 @@ class ModelWithContext(LoadedModel):
 
     def count_words(self, texts: Sequence[str], language: str | None) -> CorpusWords | None:
         """Return what a context keeps of its documents' words, as `fit_context` reads them; None without a head."""
-        words = self._word_reader(language)
-        return None if words is None else CorpusWords.of(words.language, words.read(texts, "document"))
+        words, head = self._word_reader(language), self.head_settings
+        if words is None or head is None:
+            return None
+        return CorpusWords.of(words.language, words.read(texts, "document", pairs=head.pair_weight > 0))
 
     def _word_reader(self, language: str | None) -> WordReader | None:
         if self.head_settings is None:

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.words.pairs import telling
 from cde_retriever.words.reading import TextCounts
 from cde_retriever.words.sparse import WIDTH, Sparse
 from cde_retriever.words.statistics import WordStatistics
@@ -23,16 +24,20 @@ class CorpusWords:
         language: Whose stemmer they went through.
         counts: How often each word stands in each document, (J, 2**32), from which topics come.
         grams: In how many of the documents each gram stands.
+        pairs: In how many each pair stands that says something (`cde_retriever.words.pairs`), of a model that weighs
+            them.
     """
 
     language: str
     counts: Sparse
     grams: WordStatistics
+    pairs: WordStatistics = field(default_factory=WordStatistics)
 
     @classmethod
     def of(cls, language: str, counts: TextCounts) -> "CorpusWords":
         """Keep what is needed of context documents' words."""
-        return cls(language, counts.words, WordStatistics.of(counts.grams))
+        pairs = telling(counts.pairs, WordStatistics.of(counts.words))
+        return cls(language, counts.words, WordStatistics.of(counts.grams), pairs)
 
     @classmethod
     def none(cls, language: str) -> "CorpusWords":
@@ -44,7 +49,7 @@ class CorpusWords:
         """sha256 over language and counts, whatever the documents' order; another stemmer's version has another."""
         words = WordStatistics.of(self.counts)
         digest = hashlib.sha256(self.language.encode())
-        for counted in (words, self.grams):
+        for counted in (words, self.grams, self.pairs):
             digest.update(counted.words.tobytes() + counted.documents_with.tobytes())
         return digest.hexdigest()
 
@@ -59,6 +64,8 @@ class CorpusWords:
             "grams_with": self.grams.documents_with,
             "grams_mean": mean,
         }
+        if len(self.pairs.words):  # none in files of models that do not weigh them
+            arrays |= {"pairs": self.pairs.words, "pairs_with": self.pairs.documents_with}
         return {f"{PREFIX}{name}": array for name, array in arrays.items()}
 
     @classmethod
@@ -79,5 +86,10 @@ class CorpusWords:
         for numbers in (counts.indices, part["grams"]):
             if len(numbers) and (numbers.min() < 0 or numbers.max() >= WIDTH):
                 raise ValueError("a word's number is out of range")
+        none = np.zeros(0, np.int64)
+        pairs = [arrays.get(f"{PREFIX}{name}", none) for name in ("pairs", "pairs_with")]
+        if len(pairs[0]) != len(pairs[1]) or not (np.diff(pairs[0]) > 0).all():
+            raise ValueError("pairs and their counts are not equally many, or not in order")
         mean = float(arrays[f"{PREFIX}grams_mean"][0])
-        return cls(language, counts, WordStatistics(part["grams"], part["grams_with"], counts.rows, mean))
+        grams = WordStatistics(part["grams"], part["grams_with"], counts.rows, mean)
+        return cls(language, counts, grams, WordStatistics(pairs[0], pairs[1], counts.rows))

@@ -8,6 +8,7 @@ from functools import cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.words.mixing import mix
 from cde_retriever.words.remembered import Remembered
 from cde_retriever.words.sparse import Sparse
 
@@ -15,7 +16,7 @@ AT_ONCE = 2**17
 """Distinct words whose signs are in memory at a time: a document of 50 MB may have millions."""
 _SIGNS = 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) - 1
 """The eight signs of each value of a byte, (256, 8)."""
-_GAMMA, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def signs_of(words: NDArray[np.int64], width: int) -> NDArray[np.float32]:
@@ -33,10 +34,7 @@ def _remembered(blocks: int) -> Remembered:
 def _octets(words: NDArray[np.int64], blocks: int) -> NDArray[np.uint8]:
     """Return the bits of signs, (n, 8 * blocks); splitmix64 of the word's number and the block of 64."""
     numbers = np.arange(1, 1 + blocks, dtype=np.uint64)
-    mixed = ((words.astype(np.uint64)[:, None] << np.uint64(16)) + numbers) * _GAMMA
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
-    mixed ^= mixed >> np.uint64(31)
+    mixed = mix(((words.astype(np.uint64)[:, None] << np.uint64(16)) + numbers) * _GAMMA)
     return mixed.astype("<u8", copy=False).view(np.uint8)
 
 

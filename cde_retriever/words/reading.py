@@ -8,6 +8,8 @@ which words of one root, misspelt ones and compounds meet. The number of a stem 
 BLAKE2b hash: 2³² places, so of a million words some hundred share one.
 
 A document's first words count twice: titles and first sentences say what it is about.
+
+Pairs of stems that stand beside each other are counted too where they are asked for (`cde_retriever.words.pairs`).
 """
 
 import hashlib
@@ -15,11 +17,15 @@ import re
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cde_retriever.errors import ConfigError
+from cde_retriever.words.pairs import count_pairs
 from cde_retriever.words.sparse import Sparse
 from cde_retriever.words.stop_words import question_words, stop_words
 
@@ -58,38 +64,44 @@ class WordReader:
             if word not in self._stop:
                 yield self._stem(word)
 
-    def read(self, texts: Iterable[str], role: str, *, skip_question_words: bool = False) -> "TextCounts":
-        """Return how often each stem and each gram stands in each text, whole texts, both (n, 2**32).
+    def read(
+        self, texts: Iterable[str], role: str, *, skip_question_words: bool = False, pairs: bool = True
+    ) -> "TextCounts":
+        """Return how often each stem, gram and pair stands in each text, whole texts.
 
         Args:
             texts: The texts.
             role: ``"document"`` or ``"query"``; the first `LEAD` words of a document count twice.
             skip_question_words: Leave out words such as "what" and "does", unless a text has no others.
+            pairs: Whether to count pairs.
         """
-        words, grams = [], []
+        words, grams, runs = [], [], []
         for text in texts:
-            times = self._times(text, role, skip_question_words)
+            found = self._found(text, skip_question_words)
+            times = _times(found, role)
             words.append(_sums(times, self._stems))
             grams.append(_sums(times, self._grams))
-        return TextCounts(Sparse.of_rows(words), Sparse.of_rows(grams))
+            runs.append([self._in_order(run) for run in _runs(found, role)] if pairs else [])
+        return TextCounts(Sparse.of_rows(words), Sparse.of_rows(grams), count_pairs(runs))
 
     def read_stems(self, texts: Iterable[str], role: str, *, skip_question_words: bool = False) -> Sparse:
         """Return how often each stem stands in each text, (n, 2**32), as `read` does, and make no grams."""
-        return Sparse.of_rows([_sums(self._times(text, role, skip_question_words), self._stems) for text in texts])
+        found = (self._found(text, skip_question_words) for text in texts)
+        return Sparse.of_rows([_sums(_times(words, role), self._stems) for words in found])
 
     def numbers(self, text: str) -> set[int]:
         """Return the numbers of the stems in a text."""
         return {number for word in set(split(text)) for number in self._stems[word]}
 
-    def _times(self, text: str, role: str, skip_question_words: bool) -> Counter[str]:
-        """Return how often each word counts, not stemmed."""
+    def _found(self, text: str, skip_question_words: bool) -> list[str]:
+        """Return the words that count, not stemmed, in order, stop words among them."""
         found = split(text)
-        if skip_question_words:
-            found = [word for word in found if word not in self._skipped] or found
-        times = Counter(found)
-        if role == "document":
-            times.update(found[:LEAD])
-        return times
+        return [word for word in found if word not in self._skipped] or found if skip_question_words else found
+
+    def _in_order(self, words: Sequence[str]) -> list[int]:
+        """Return the numbers of the stems of words, in order."""
+        stems = self._stems
+        return [number for word in words for number in stems[word]]
 
     def _number(self, word: str) -> tuple[int, ...]:
         """Return the number of a word's stem; none of a stop word."""
@@ -104,10 +116,15 @@ class WordReader:
 
 
 class TextCounts(NamedTuple):
-    """How often each stem and each gram stands in each text, both (n, 2**32)."""
+    """How often each stem and gram stands in each of n texts, both (n, 2**32), and each pair, (n, 2**64)."""
 
     words: Sparse
     grams: Sparse
+    pairs: Sparse
+
+    def take(self, rows: NDArray[np.int64]) -> "TextCounts":
+        """Return those of some of the texts, in the order asked for."""
+        return TextCounts(self.words.take(rows), self.grams.take(rows), self.pairs.take(rows))
 
 
 class _Known(dict[str, tuple[int, ...]]):
@@ -123,6 +140,19 @@ class _Known(dict[str, tuple[int, ...]]):
         if len(word) <= LONGEST_WORD:
             self[word] = numbers
         return numbers
+
+
+def _runs(found: list[str], role: str) -> list[list[str]]:
+    """Return the runs of words of which each counts once: all words, and of a document the first ones again."""
+    return [found, found[:LEAD]] if role == "document" else [found]
+
+
+def _times(found: list[str], role: str) -> Counter[str]:
+    """Return how often each word counts."""
+    times = Counter[str]()
+    for run in _runs(found, role):
+        times.update(run)
+    return times
 
 
 def _sums(times: Mapping[str, int], known: _Known) -> dict[int, int]:

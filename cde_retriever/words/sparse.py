@@ -106,11 +106,11 @@ class Sparse(NamedTuple):
         return Sparse(self.starts, self.indices, values.astype(np.float32))
 
 
-def added(one: Sparse, other: Sparse) -> Sparse:
-    """Return the sums of the rows of two; a place that both have stands once."""
-    rows = np.concatenate([one.row_numbers, other.row_numbers])
-    places = rows * np.int64(WIDTH) + np.concatenate([one.indices, other.indices])
-    values = np.concatenate([one.values, other.values])
+def added(*parts: Sparse) -> Sparse:
+    """Return the sums of the rows of several, (n, 2**32); a place that more than one have stands once."""
+    rows = np.concatenate([part.row_numbers for part in parts])
+    places = rows * np.int64(WIDTH) + np.concatenate([part.indices for part in parts])
+    values = np.concatenate([part.values for part in parts])
     unique, inverse = np.unique(places, return_inverse=True)
-    starts = np.searchsorted(unique, np.arange(one.rows + 1) * np.int64(WIDTH))
+    starts = np.searchsorted(unique, np.arange(parts[0].rows + 1) * np.int64(WIDTH))
     return Sparse(starts, unique % WIDTH, np.bincount(inverse, values, len(unique)).astype(np.float32))

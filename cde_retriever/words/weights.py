@@ -6,8 +6,9 @@ is BM25 (Robertson & Zaragoza 2009) over k + 1, divided by a power of what the q
 what a word says (`cde_retriever.words.statistics`). It is an inner product of two sparse vectors, so it adds to a
 cosine with one fixed number. With p = s = 1 it is how much of what the query says the document holds, 0 to 1, whatever
 the query. With s = 1/2 words count for more in a query that says much than in one of two common words, where the cosine
-tells more; p above 1 leans on the rarest words. Document vectors keep their lengths: brought to unit length they rank 1
-to 2 points worse.
+tells more; p above 1 leans on the rarest words. Grams have a sum of their own; what a pair says beyond its words
+(`cde_retriever.words.pairs`) is divided by the sum over words and pairs. Document vectors keep their lengths: brought
+to unit length they rank 1 to 2 points worse.
 """
 
 import numpy as np
@@ -31,7 +32,14 @@ def weigh_documents(counts: Sparse, mean_length: float) -> Sparse:
     return counts.scaled(counts.values / (counts.values + room[counts.row_numbers]))
 
 
-def weigh_queries(counts: Sparse, says: NDArray[np.float64], *, rareness: float = 1.0, sharing: float = 1.0) -> Sparse:
+def weigh_queries(
+    counts: Sparse,
+    says: NDArray[np.float64],
+    *,
+    rareness: float = 1.0,
+    sharing: float = 1.0,
+    sums: NDArray[np.float64] | None = None,
+) -> Sparse:
     """Return query vectors of word counts, (n, 2**32); a word said twice counts once.
 
     Args:
@@ -39,8 +47,14 @@ def weigh_queries(counts: Sparse, says: NDArray[np.float64], *, rareness: float 
         says: What each of their words says, (k,) (`WordStatistics.information`).
         rareness: p, the power of what a word says.
         sharing: s, the power of their sum that each is divided by; with 1 the values of a query add up to 1.
+        sums: Sums to be divided by a power of, (n,), where they are those of other words (`sum_up`).
     """
-    powers, rows = says**rareness, counts.row_numbers
-    sums = np.bincount(rows, powers, counts.rows)
+    if sums is None:
+        sums = sum_up(counts, says, rareness)
     parts = np.maximum(sums, np.finfo(np.float64).tiny) ** sharing
-    return counts.scaled(powers / parts[rows])
+    return counts.scaled(says**rareness / parts[counts.row_numbers])
+
+
+def sum_up(counts: Sparse, says: NDArray[np.float64], rareness: float) -> NDArray[np.float64]:
+    """Return the sum over each query's words of what they say to the power p, (n,)."""
+    return np.bincount(counts.row_numbers, says**rareness, counts.rows).astype(np.float64)

@@ -23,7 +23,7 @@ class Texts(NamedTuple):
 
     def take(self, rows: NDArray[np.int64]) -> "Texts":
         """Return some of the texts."""
-        return Texts(self.vectors[rows], TextCounts(*(part.take(rows) for part in self.words)))
+        return Texts(self.vectors[rows], self.words.take(rows))
 
 
 def teach(documents: Texts, queries: Texts, settings: HeadSettings) -> tuple[Vectors, float]:

@@ -389,7 +389,7 @@ def test_order_of_the_context_does_not_matter(encoder):
         model=context.model,
         text_hashes=tuple(context.text_hashes[i] for i in turned),
         texts=tuple(context.texts[i] for i in turned),
-        words=CorpusWords(context.words.language, counts, context.words.grams),
+        words=CorpusWords(context.words.language, counts, context.words.grams, context.words.pairs),
     )
     assert other.fingerprint == context.fingerprint
     again = encoder.fork()

@@ -26,7 +26,7 @@ that knows the corpus it searches from up to 512 sampled documents: neighbours, 
 |---|---|
 | backbone | all-MiniLM-L6-v2, unchanged (6 layers, 384 wide, Apache-2.0; safetensors sha256 53aa5117…28d9db) |
 | context | vectors and word counts of a sample of the corpus; a word prior where it is small; null context |
-| two parts | dense, 384 numbers, and exact weights of stems and grams, sparse; their inner products add up |
+| two parts | dense, 384 numbers, and exact weights of stems, grams and pairs, sparse; their inner products add up |
 | one vector | 768 numbers, unit length: 384 dense, topics, a random projection of the other words, and a length |
 | text | 256 tokens, no prompts; words are counted over the whole text |
 | files | configuration here; weights (22.7 M numbers in half precision) and tokenizer are those of `cde-minilm-l6-v1` |
@@ -45,7 +45,7 @@ permissive (MIT, BSD, Apache, PSF, PostgreSQL), CC BY and CC BY-SA, MPL, GFDL, G
 that they come from.
 
 The head's numbers are the same for every corpus and every encoder. They were chosen looking at the ten sets below and
-at 52 corpora of the pairs' sources, so the figures are those of development sets, not of held-out data.
+at 63 others, so the figures are those of development sets, not of held-out data.
 
 ## Figures
 """

@@ -13,6 +13,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.context.selection import cluster_centres
 from cde_retriever.words.corpus_words import CorpusWords
+from cde_retriever.words.pairs import fold
 from cde_retriever.words.reading import NO_LANGUAGE, hash_word, reader, split
 from cde_retriever.words.statistics import WordStatistics
 
@@ -29,7 +30,7 @@ class ContextTopics:
 
     Attributes:
         reader: Reads words as the context does.
-        documents_with: In how many of its documents the word of a number stands.
+        documents_with: In how many of its documents the word or pair of a number stands.
     """
 
     def __init__(self, context: Context, texts: Sequence[str]) -> None:
@@ -38,8 +39,9 @@ class ContextTopics:
         self._texts = {sha256: text for sha256, text in known.items() if sha256 in hashes}
         words = context.words or CorpusWords.none(NO_LANGUAGE)
         self.reader = reader(words.language)
-        counted = WordStatistics.of(words.counts)
-        self.documents_with = dict(zip(counted.words.tolist(), counted.documents_with.tolist(), strict=True))
+        counted, pairs = WordStatistics.of(words.counts), words.pairs
+        self.documents_with = dict(zip(fold(pairs.words).tolist(), pairs.documents_with.tolist(), strict=True))
+        self.documents_with |= zip(counted.words.tolist(), counted.documents_with.tolist(), strict=True)
         self._of, self._names = dict[str, int](), list[str]()
         if context.size:
             centres = cluster_centres(context.vectors, round(context.size**0.5))

@@ -40,12 +40,12 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SharedWord:
-    """A word of a query in a document.
+    """A word of a query in a document, or two that stand beside each other.
 
     Attributes:
-        word: The word.
+        word: The word or words.
         documents: How many context documents hold it.
-        by_word: What it adds to the score as a word.
+        by_word: What it adds to the score as a word or a pair.
         by_grams: What its runs of four characters add.
     """
 
@@ -193,4 +193,7 @@ class Exploration:
                 number = hash_word(stem)
                 by_grams = sum(adds.pop(hash_word(gram), 0.0) for gram in dict.fromkeys(grams_of(word)))
                 found.append(SharedWord(word, frequency.get(number, 0), adds.pop(number, 0.0), by_grams))
+        for first, second, number in read.pairs(query):
+            if number in adds:
+                found.append(SharedWord(f"{first} {second}", frequency.get(number, 0), adds.pop(number), 0.0))
         return found

@@ -120,7 +120,7 @@ def _reason(text: str, reason: Reason, size: int) -> tuple[str, Table]:
         said += f"Moved towards {label} of the context:"
         said += "".join(f"\n  {share:.0%}  {_short(name)}" for name, share in near) + ("\n" if near else " none\n")
     rows = [(word.word, word.documents, word.by_word, word.by_grams) for word in reason.words]
-    headings = ("word of the query", f"in documents of the context's {size}", "adds in two parts", "its grams add")
+    headings = ("words of the query", f"in documents of the context's {size}", "adds in two parts", "its grams add")
     return said, Table(headings, rows)
 
 

@@ -88,7 +88,7 @@ class CorpusWords:
                 raise ValueError("a word's number is out of range")
         none = np.zeros(0, np.int64)
         pairs = [arrays.get(f"{PREFIX}{name}", none) for name in ("pairs", "pairs_with")]
-        if len(pairs[0]) != len(pairs[1]) or not (np.diff(pairs[0]) > 0).all():
+        if len(pairs[0]) != len(pairs[1]) or not (pairs[0][1:] > pairs[0][:-1]).all():
             raise ValueError("pairs and their counts are not equally many, or not in order")
         mean = float(arrays[f"{PREFIX}grams_mean"][0])
         grams = WordStatistics(part["grams"], part["grams_with"], counts.rows, mean)

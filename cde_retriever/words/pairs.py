@@ -32,14 +32,14 @@ def count_pairs(texts: Iterable[Sequence[Sequence[int]]]) -> Sparse:
     """Return how often each pair stands in each text, given the stems of its runs of words in order, as numbers."""
     starts, numbers, counts = [0], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for runs in texts:
-        found, times = np.unique(np.concatenate([numbers[0], *map(_pairs_of, runs)]), return_counts=True)
+        found, times = np.unique(np.concatenate([numbers[0], *map(pairs_of, runs)]), return_counts=True)
         starts.append(starts[-1] + len(found))
         numbers.append(found)
         counts.append(times)
     return Sparse(np.array(starts, np.int64), np.concatenate(numbers), np.concatenate(counts).astype(np.float32))
 
 
-def _pairs_of(stems: Sequence[int]) -> Numbers:
+def pairs_of(stems: Sequence[int]) -> Numbers:
     """Return the pairs of neighbours; a word beside itself is none."""
     there = np.array(stems, np.uint64)
     first, second = there[:-1], there[1:]
@@ -90,9 +90,9 @@ class KnownPairs:
         says = look_up(self._pairs, self._says, counts.indices, 0.0)
         known = says > 0
         starts = np.concatenate([[0], np.cumsum(known)])[counts.starts]
-        return Sparse(starts, _folded(counts.indices[known]), counts.values[known]), says[known]
+        return Sparse(starts, fold(counts.indices[known]), counts.values[known]), says[known]
 
 
-def _folded(pairs: Numbers) -> Numbers:
-    """Return 32 bits of each pair's 64."""
+def fold(pairs: Numbers) -> Numbers:
+    """Return the numbers that pairs are weighed under, 0 to 2³² - 1 as words': half of the mixed bits of both stems."""
     return (mix(pairs.view(np.uint64)) >> _HALF).astype(np.int64)

@@ -19,13 +19,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.errors import ConfigError
-from cde_retriever.words.pairs import count_pairs
+from cde_retriever.words.pairs import count_pairs, fold, pairs_of
 from cde_retriever.words.sparse import Sparse
 from cde_retriever.words.stop_words import question_words, stop_words
 
@@ -88,6 +89,13 @@ class WordReader:
         """Return how often each stem stands in each text, (n, 2**32), as `read` does, and make no grams."""
         found = (self._found(text, skip_question_words) for text in texts)
         return Sparse.of_rows([_sums(_times(words, role), self._stems) for words in found])
+
+    def pairs(self, text: str) -> Iterator[tuple[str, str, int]]:
+        """Yield the neighbouring words of a query, as they stand there, and the number of each pair."""
+        found = [word for word in self._found(text, True) if word not in self._stop]
+        for first, second in pairwise(found):
+            for pair in fold(pairs_of(self._in_order([first, second]))).tolist():
+                yield first, second, pair
 
     def numbers(self, text: str) -> set[int]:
         """Return the numbers of the stems in a text."""

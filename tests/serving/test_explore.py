@@ -91,6 +91,8 @@ def test_reasons_are_the_contexts(encoder, explored):
     assert by_name["baron"].documents == holding
     assert by_name["baron"].by_word > 0
     assert by_name["7"].by_word == 0
+    assert by_name["baron kolak"].documents == 1  # it stands in the last text alone
+    assert by_name["baron kolak"].by_word > 0
     shares = [share for _, share in reason.neighbours]
     assert shares == sorted(shares, reverse=True)
     assert {text for text, _ in reason.neighbours} <= set(encoder.context.texts) - {TEXTS[number]}
@@ -98,6 +100,7 @@ def test_reasons_are_the_contexts(encoder, explored):
     known = {word for text in encoder.context.texts for word in text.split()}
     assert {word for topic, _ in reason.topics for word in topic.split(", ")} <= known
     foreign = explored.explain(QUERY, number, "null context")
+    assert "baron kolak" not in {word.word for word in foreign.words}
     assert (list(foreign.topics), list(foreign.neighbours)) == ([], [])
     assert {word.documents for word in foreign.words} == {0}
     moved = encoder.encode_documents([TEXTS[number]], parts="dense")[0]

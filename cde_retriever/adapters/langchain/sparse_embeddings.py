@@ -9,7 +9,7 @@ from cde_retriever.search.hybrid import sparse_vectors
 
 
 class CDESparseEmbeddings(SparseEmbeddings):
-    """Exact weights of words and their grams, beside the dense vectors of an embedding under the same context.
+    """Exact weights of words, their grams and pairs, beside the dense vectors of an embedding under the same context.
 
     Words need no model, so this costs little beside the dense part.
 

@@ -22,7 +22,7 @@ def kept_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("sets", type=Path, nargs="+", help="judged sets, or folders of them")
     parser.add_argument("--dtype", default="bfloat16", help="precision of plain vectors (default: bfloat16)")
     parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
-    parser.add_argument("--output", type=Path, default=Path(f"docs/{name}.json"), help="file of measurements")
+    parser.add_argument("--output", type=Path, default=Path(f"docs/figures/{name}.json"), help="file of measurements")
     return parser
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from cde_train.evaluation.results import LABELS, Comparison, Difference
 
-RIVALS = ("start", "mixture", "bm25", "whitening")
+RIVALS = ("start", "mixture", "bm25", "plain", "soft_whitening")
+"""Textbook whitening is none: it falls apart where a corpus has hardly more documents than a vector has numbers."""
 SIMPLER = ("mixture", "bm25", "plain")
 """What needs neither training nor a context, and is advised where it is better."""
 NAMES = LABELS | {
     "mixture": f"the usual hybrid search ({LABELS['mixture']})",
     "plain": "plain vectors",
-    "whitening": "plain vectors after PCA whitening",
+    "soft_whitening": "plain vectors after soft whitening",
     "null": "itself without a context",
     "foreign": "itself under a foreign context",
     "start": "the model it started from",

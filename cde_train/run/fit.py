@@ -7,7 +7,7 @@
     clusters     pairs that are hard for each other
     phases       one after the other (`cde_train.run.phases`)
     prior        where there is no phase: what is counted in place of training
-    report       what came of it, beside the start, BM25, BM25 + plain and PCA whitening, on what was held out
+    report       what came of it, beside the start, BM25, plain vectors, both and soft whitening, on what was held out
     result       checkpoint, model card and report in OUT
 
 Everything between lies in ``OUT/work`` and may be deleted afterwards. Run again with the same arguments, a run goes on

@@ -8,14 +8,15 @@ from tests.unit.test_model_card import VALUES
 
 
 def test_verdicts():
-    start, mixture, bm25, whitening = verdicts(made(VALUES))
+    start, mixture, bm25, plain, whitening = verdicts(made(VALUES))
     assert start.startswith("No difference from the model it started from that 40 queries can show: +0.0 nDCG@10 (-")
     hybrid = "the usual hybrid search (BM25 0.4 + plain backbone 0.6)"
     assert mixture == f"It is worse than {hybrid}: -20.0 nDCG@10 (-20.0 to -20.0)."
     assert bm25 == "It is worse than BM25: -30.0 nDCG@10 (-30.0 to -30.0)."
+    assert plain == "Not compared with plain vectors."
     both = verdicts(made({"a": VALUES["a"], "b": {"corpus": [0.6] * 40, "bm25": [0.5] * 40}}), ["bm25"])
     assert both == ["It is worse than BM25: -10.0 nDCG@10 (-10.0 to -10.0); worse on a."]
-    assert whitening.startswith("It is better than plain vectors after PCA whitening: +40.0 nDCG@10 (+3")
+    assert whitening.startswith("It is better than plain vectors after soft whitening: +40.0 nDCG@10 (+3")
     assert verdicts(made({"a": {"corpus": [1.0]}}))[0] == "Not compared with the model it started from."
 
 

@@ -1,8 +1,9 @@
 """Hold out a part of the data to judge on: its documents, near-copies of them and its queries are not trained on.
 
 The retrieval set's corpus is every document of the data: the held-out ones are relevant, the others, training documents
-among them, are distractors. Whether a document is held out follows from its text and the seed, so that more data leave
-the split as it was. Near-copies share half of their 13-grams with a held-out document.
+among them, are distractors. A query that was made of a passage stands in no held-out document of it. Whether a document
+is held out follows from its text and the seed, so that more data leave the split as it was. Near-copies share half of
+their 13-grams with a held-out document.
 """
 
 import hashlib
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.words.pieces import comparable
+from cde_retriever.lifecycle.questions import LEAST_WORDS, without
+from cde_retriever.words.pieces import comparable, count_words
 from cde_train.data.near_copies import Grams
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
@@ -77,22 +79,45 @@ def hold_out(
             "a held-out document; give others, or lower held_out.share"
         )
     held.sort(key=lambda i: (_draw(keys[i], config.seed), _key(pairs[i].query), pairs[i].document))
-    corpus = dict.fromkeys(pairs[i].document for i in held)
+    answers = _without_queries([pairs[i] for i in held])
+    corpus = dict.fromkeys(answers)
     corpus.update(dict.fromkeys(pair.document for pair in train))
     corpus.update(dict.fromkeys(text for text in documents if not held_out.near(text)))
-    return train, _retrieval_set(pairs, keys, held, list(corpus), config.queries)
+    asked = [(pairs[i].query, keys[i]) for i in held]
+    return train, _retrieval_set(asked, answers, list(corpus), config.queries)
+
+
+def _without_queries(pairs: Sequence[TrainingPair]) -> list[str]:
+    """Return the documents of pairs, without the words of any query of the same source.
+
+    A pair's document lacks its own query, but not the source's other queries: what is relevant to those would hold
+    them word for word.
+    """
+    queries: dict[str, list[str]] = {}
+    for pair in pairs:
+        if pair.source:
+            queries.setdefault(pair.source, []).append(pair.query)
+    found = []
+    for pair in pairs:
+        document = pair.document
+        for query in queries.get(pair.source, ()):
+            rest = without(document, query)
+            document = rest if count_words(rest) >= LEAST_WORDS else document
+        found.append(document)
+    return found
 
 
 def _retrieval_set(
-    pairs: Sequence[TrainingPair], keys: Sequence[str], held: Sequence[int], corpus: list[str], most: int
+    asked: Sequence[tuple[str, str]], documents: Sequence[str], corpus: list[str], most: int
 ) -> RetrievalSet:
+    """Return the set of held-out pairs: their queries and keys of their sources, their documents, and the corpus."""
     numbers = {text: f"d{i}" for i, text in enumerate(corpus)}
     answers: dict[str, dict[str, int]] = {}
-    for i in held:
-        answers.setdefault(keys[i], {})[numbers[pairs[i].document]] = 1
+    for (_, key), document in zip(asked, documents, strict=True):
+        answers.setdefault(key, {})[numbers[document]] = 1
     relevant: dict[str, dict[str, int]] = {}
-    for i in held:
-        relevant.setdefault(pairs[i].query, {}).update(answers[keys[i]])
+    for query, key in asked:
+        relevant.setdefault(query, {}).update(answers[key])
     queries = list(relevant)[:most]
     return RetrievalSet(
         name="held_out",

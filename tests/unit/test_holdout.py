@@ -49,3 +49,29 @@ def test_copies_and_queries_of_held_out_pairs_are_not_trained_on() -> None:
 def test_too_few_pairs_is_an_error() -> None:
     with pytest.raises(TrainingDataError, match=r"[01] of 1 pairs would be held out.* 1 different documents"):
         hold_out(PAIRS[:1], [], CONFIG)
+
+
+def test_no_made_query_stands_in_a_held_out_document() -> None:
+    words = [" ".join(f"p{i}s{j}w{k}" for k in range(9)) + "." for i in range(40) for j in range(6)]
+    pairs, sources = [], [words[i : i + 6] for i in range(0, len(words), 6)]
+    for sentences in sources:
+        for asked in (sentences[0], sentences[3]):
+            rest = " ".join(one for one in sentences if one != asked)
+            pairs.append(TrainingPair(asked, rest, "x", source=" ".join(sentences)))
+    _, held = hold_out(pairs, [], CONFIG)
+    texts = dict(zip(held.document_ids, held.documents, strict=True))
+    for key, query in zip(held.query_ids, held.queries, strict=True):
+        sentences = next(found for found in sources if query in found)
+        left = " ".join(sentences[i] for i in (1, 2, 4, 5))
+        assert [texts[name] for name in held.relevant[key]] == [left]
+    assert not any(query in text for query in held.queries for text in held.documents)
+
+
+def test_a_held_out_document_is_left_with_words() -> None:
+    pairs = []
+    for i in range(40):
+        first, second = (" ".join(f"p{i}{part}{k}" for k in range(9)) for part in "ab")
+        source = f"{first} {second}"
+        pairs += [TrainingPair(first, second, "x", source=source), TrainingPair(second, first, "x", source=source)]
+    _, held = hold_out(pairs, [], CONFIG)
+    assert all(len(text.split()) == 9 for text in held.documents)

@@ -272,9 +272,9 @@ def test_domains_too_small_for_a_batch_are_named_wherever_a_run_says_what_it_did
     assert f"pairs of domains too small {len(kept)}, domains too small {named}," in err
     assert json.loads(out)["domains_too_small"] == {"weak": named, "supervised": named}
     assert f"| domains too small | weak {named}, supervised {named} |" in (output / "README.md").read_text()
-    last = err.splitlines()[-6:]
+    last = err.splitlines()[-7:]
     assert last[0].endswith(f", domains too small weak {named}; supervised {named}")
-    assert [line[:2] for line in last[1:]] == ["  "] * 5
+    assert [line[:2] for line in last[1:]] == ["  "] * 6
     assert '"domains_too_small"' not in (finished / "work/manifest.json").read_text(), "where there are none"
 
 

@@ -29,7 +29,7 @@ from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.backends.quantizing import errors_only, quantize
 from cde_retriever.checkpoint.checkpoint import Checkpoint
 from cde_retriever.checkpoint.folder import CONFIG_NAME, QUERIES, TOKENIZER_NAME
-from cde_retriever.checkpoint.kinds import read_json
+from cde_retriever.checkpoint.kinds import holds_another
 from cde_retriever.checkpoint.opening import open_model
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.errors import CheckpointError, ConfigError
@@ -99,11 +99,8 @@ def _refuse_another(folder: Path, read: Checkpoint, dtype: str) -> None:
     except CheckpointError:  # damaged or of an old format; what to do about it is this very command
         return
     if (there.checkpoint, there.dtype) != (read.sha256, dtype):
-        name = read_json(folder / CONFIG_NAME).get("name")
-        raise ConfigError(
-            f"{folder} holds {name} ({there.checkpoint[:12]}) in {there.dtype}, received {read.model.config.name} "
-            f"({read.sha256[:12]}) in {dtype}; choose another folder, or delete this one first"
-        )
+        received = f"{read.model.config.name} ({read.sha256[:12]}, {dtype})"
+        raise holds_another(folder, f"{there.checkpoint[:12]}, {there.dtype}", received)
 
 
 def _write_export(read: Checkpoint, folder: Path, dtype: str) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.errors import CheckpointError
+from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.files.records import parse_json
 
 CDE, RELEASED, SENTENCE_TRANSFORMERS, TRANSFORMERS = "cde", "released", "sentence-transformers", "transformers"
@@ -19,6 +19,8 @@ OTHER_MODELS = {
     "SparseEncoder": "a sparse encoder (SPLADE and its kin), whose vectors have a number for each word",
     "MultiVectorEncoder": "a multi-vector encoder (ColBERT and its kin), which gives a vector for each token",
 }
+ELSEWHERE = "choose another folder, or delete this one first"
+"""What to do about a folder that was to be written to, and holds something."""
 SAFE = "only safetensors files are read, since a pickle can run any code"
 CONVERT = (
     'python -c "from sentence_transformers import SentenceTransformer as S; '
@@ -129,8 +131,27 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has no model.safetensors{f' (but {others[0]})' if others else ''}; {SAFE}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def holds_another(folder: Path, there: str, received: str) -> ConfigError:
+    """Return the error of a folder to write to that holds another model: it may be trained, and indexes in use with it.
+
+    Args:
+        folder: The folder.
+        there: What tells its model from others of its name, such as the beginning of its sha256.
+        received: The name of the model that was to be written, and the same of it.
+
+    Raises:
+        CheckpointError: if what the folder holds is damaged.
+    """
+    name = read_json(folder / "config.json", ELSEWHERE).get("name")
+    return ConfigError(f"{folder} holds {name} ({there}), received {received}; {ELSEWHERE}")
+
+
+def read_json(path: Path, remedy: str = "copy it again") -> dict[str, Any]:
     """Return the object in a JSON file, empty if there is no file.
+
+    Args:
+        path: The file.
+        remedy: What to do if it is damaged: the end of the message.
 
     Raises:
         CheckpointError: if the file is damaged, or holds something else.
@@ -140,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = parse_json(path.read_bytes())
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
+        raise CheckpointError(f"{path} is damaged ({error}); {remedy}") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, expected a JSON object; copy it again")
+        raise CheckpointError(f"{path} holds {type(values).__name__}, expected a JSON object; {remedy}")
     return values

@@ -60,9 +60,9 @@ def _refuse_other_formats(folder: Path) -> None:
     """Keep another library's model, and an export: a checkpoint written over it would leave a mixture."""
     from cde_retriever.backends.export_folder import is_export
     from cde_retriever.checkpoint.folder import CONFIG_NAME
-    from cde_retriever.checkpoint.kinds import MODULES_NAME, read_json
+    from cde_retriever.checkpoint.kinds import ELSEWHERE, MODULES_NAME, read_json
 
-    there = read_json(folder / CONFIG_NAME)
+    there = read_json(folder / CONFIG_NAME, ELSEWHERE)
     if is_export(folder) or (folder / MODULES_NAME).exists() or (there and "cde_format_version" not in there):
         raise ConfigError(f"{folder} holds another model, which would be lost; choose another folder")
 
@@ -70,17 +70,13 @@ def _refuse_other_formats(folder: Path) -> None:
 def _refuse_another(folder: Path, received: "ModelIdentity") -> None:
     """Keep the checkpoint of another model: it may be trained, and indexes in use with it."""
     from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint
-    from cde_retriever.checkpoint.kinds import read_json
+    from cde_retriever.checkpoint.kinds import ELSEWHERE, holds_another
 
     if not (folder / CONFIG_NAME).exists():
         return
-    way_out = "choose another folder, or delete this one first"
     try:
         there = hash_checkpoint(folder)
     except CheckpointError as error:
-        raise ConfigError(f"{folder} may hold another model ({error}); {way_out}") from error
+        raise ConfigError(f"{folder} may hold another model ({error}); {ELSEWHERE}") from error
     if there != received.sha256:
-        name = read_json(folder / CONFIG_NAME).get("name")
-        raise ConfigError(
-            f"{folder} holds {name} ({there[:12]}), received {received.name} ({received.sha256[:12]}); {way_out}"
-        )
+        raise holds_another(folder, there[:12], f"{received.name} ({received.sha256[:12]})")

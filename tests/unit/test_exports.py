@@ -15,7 +15,7 @@ from cde_retriever.backends.export import export_onnx
 from cde_retriever.backends.export_folder import EXPORT_NAME, NULL_STATE, PREPARE, SECOND_STAGE, Export, cached_export
 from cde_retriever.backends.exported import wanted_threads
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.checkpoint.folder import hash_checkpoint
+from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.shared_weights import shared_encoder
@@ -178,10 +178,14 @@ def test_an_export_is_written_over_its_own_kind_alone(tmp_path, checkpoint, expo
     sha256 = hash_checkpoint(checkpoint)
     other = few_layers(tmp_path / "other", seed=1, **LAYOUTS["terms"])
     for source, dtype in ((checkpoint, "int8"), (other, "float32")):
-        received = rf"\S+ \({hash_checkpoint(source)[:12]}\) in {dtype}; choose another folder, or delete"
-        with pytest.raises(ConfigError, match=rf"made holds \S+ \({sha256[:12]}\) in float32, received {received}"):
+        received = rf"\S+ \({hash_checkpoint(source)[:12]}, {dtype}\); choose another folder, or delete"
+        with pytest.raises(ConfigError, match=rf"made holds \S+ \({sha256[:12]}, float32\), received {received}"):
             export_onnx(source, folder, dtype)
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    for content, fault in (("{", "is damaged"), ("[]", "holds list, expected a JSON object")):
+        (folder / CONFIG_NAME).write_text(content)
+        with pytest.raises(CheckpointError, match=rf"config.json {fault}.*; choose another folder, or delete this one"):
+            export_onnx(other, folder)
     for damaged in (SECOND_STAGE, EXPORT_NAME):  # the remedy that a damaged export names
         (folder / damaged).write_bytes(b"damaged")
         export_onnx(checkpoint, folder)

@@ -320,6 +320,16 @@ def test_the_command_writes_over_no_other_model(tmp_path, capsys, kept):
     assert [(file.name, file.read_bytes()) for file in (tmp_path / "other").iterdir()] == [(kept, before)]
 
 
+def test_what_lies_damaged_where_the_command_writes_is_not_to_be_copied_again(tmp_path, capsys):
+    save_model(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{")
+    assert main(["wrap", str(tmp_path / "model"), "-o", str(tmp_path / "other")]) == 1
+    assert re.search("config.json is damaged .*; choose another folder, or delete this one", capsys.readouterr().err)
+    assert main(["wrap", str(tmp_path / "other"), "-o", str(tmp_path / "out")]) == 1
+    assert re.search("config.json is damaged .*; copy it again", capsys.readouterr().err)
+
+
 def test_the_command_writes_over_no_other_checkpoint(tmp_path, capsys, exports):
     save_model(tmp_path)
     tiny_checkpoint(tmp_path / "trained")

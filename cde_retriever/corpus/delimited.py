@@ -25,7 +25,9 @@ def read_delimited(path: Path, intervals: Iterable[Interval] | None = None) -> I
         CorpusError: if the file is damaged, not in UTF-8, has other marks between its columns, or a row has more or
             fewer values than columns; names file and line.
     """
-    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))  # of the process: csv has no limit of a reader's own
+    # Of the process, as csv has no limit of a reader's own; left so, since putting it back would stop readers that are
+    # at work in other threads, or between two rows in this one.
+    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
     delimiter = "\t" if has_ending(path.name, (".tsv",)) else ","
     with named(str(path)), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         lines = csv.reader(_in_utf8(stream), delimiter=delimiter, strict=True)

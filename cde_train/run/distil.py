@@ -76,8 +76,7 @@ class Distillation:
 
     def run(self) -> Report:
         """Learn, or go on, and return what came of it."""
-        self.folder.claim(self.config, [self.data], describe_environment())
-        with self.folder.alone(is_first_process()):
+        with self.folder.claim(self.config, [self.data], describe_environment(), is_first_process()):
             uses = [f"model.{name}" for name in ("base", "name", "dtype", "max_length", "context_size")]
             uses.append("distillation.vector_size")
             self.folder.step("start", [START], self._write_start, uses=uses)

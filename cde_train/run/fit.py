@@ -87,8 +87,7 @@ class _Fit:
 
     def run(self) -> Report:
         own = [Path(phase.data) for phase in self.config.phase if phase.data]
-        self.folder.claim(self.config, [self.data, *own], describe_environment())
-        with self.folder.alone(is_first_process()):
+        with self.folder.claim(self.config, [self.data, *own], describe_environment(), is_first_process()):
             self.folder.step("start", [START], self._write_start, uses=["model", "phase.0.seed"])
             model = self.phases.train() if self.config.phase else self._count()
             self.folder.step("report", [REPORT_FOLDER], lambda: self._compare(model))

@@ -10,8 +10,8 @@ does the step again that it was in; steps that take long (embedding, training) k
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -60,50 +60,51 @@ class RunFolder:
         self.one_at_a_time = one_at_a_time
         self.settings: Settings = {}
 
-    def claim(self, config: RunConfig, data: Sequence[Path], environment: Mapping[str, str] | None = None) -> None:
-        """Make the folder this run's, or see that it is.
+    @contextmanager
+    def claim(
+        self, config: RunConfig, data: Sequence[Path], environment: Mapping[str, str] | None = None, first: bool = True
+    ) -> Iterator[None]:
+        """Make the folder this run's, or see that it is, and keep other starts of it from working while this is held.
 
         Args:
             config: The run.
             data: Files and folders it reads.
             environment: What it runs on; kept where it differs from that of the start before.
+            first: Whether this is the first of its processes, which keeps other starts away.
 
         Raises:
             ArtifactError: if it belongs to another configuration or other data, or holds something else; says what.
+            OSError: if another start of it is at work; what that one has written stays as it is.
         """
         for path in data:
             if self.output.resolve().is_relative_to(path.resolve()):
                 raise ConfigError(f"the output {self.output} lies inside the data {path}; choose a folder outside")
-        with self.one_at_a_time():
-            names, content = [str(path) for path in data], hash_text("".join(map(hash_files, data)))
-            self.settings = _used(config, content)
-            steps, environments, theirs = {}, [], None
-            if self.manifest.exists():
-                values = self._read()
-                steps, theirs = values["steps"], _used(self._stored_config(), values["data"])
-                self._refuse_changes(steps, theirs, f"{', '.join(values['from'])} then, {', '.join(names)} now")
-                environments = values.get("environments", [])
-            new = [dict(environment)] if environment and environments[-1:] != [environment] else []
-            if new or theirs != self.settings:
-                values = {"from": names, "data": content, "steps": steps, "environments": environments + new}
-                self._start(config, values)
+        content = hash_text("".join(map(hash_files, data)))
+        self._refuse_other_files()
+        with only_writer(self.work) if first else nullcontext():
+            with self.one_at_a_time():
+                self._record(config, [str(path) for path in data], content, environment)
+            yield
 
-    def alone(self, first: bool) -> AbstractContextManager[None]:
-        """Keep other starts of this run from working while this is held; of several processes the first holds it.
-
-        Raises:
-            OSError: if another start of it is at work.
-        """
-        return only_writer(self.work) if first else nullcontext()
-
-    def _start(self, config: RunConfig, values: dict[str, Any]) -> None:
+    def _refuse_other_files(self) -> None:
         known = (WORK_NAME, CONFIG_NAME, f".{CONFIG_NAME}.")  # the last from a process killed while writing it
         files = self.output.iterdir() if self.output.exists() and not self.manifest.exists() else ()
         if any(not path.name.startswith(known) for path in files):
             raise ArtifactError(f"{self.output} holds files that are not of a run; choose a new folder as output")
-        self.work.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.output / CONFIG_NAME, to_toml(config).encode())
-        self._write(values)
+
+    def _record(self, config: RunConfig, names: list[str], content: str, environment: Mapping[str, str] | None) -> None:
+        """Write down what this start runs, given names and hash of its data; refuse changes of what was used."""
+        self.settings = _used(config, content)
+        steps, environments, theirs = {}, [], None
+        if self.manifest.exists():
+            values = self._read()
+            steps, theirs = values["steps"], _used(self._stored_config(), values["data"])
+            self._refuse_changes(steps, theirs, f"{', '.join(values['from'])} then, {', '.join(names)} now")
+            environments = values.get("environments", [])
+        new = [dict(environment)] if environment and environments[-1:] != [environment] else []
+        if new or theirs != self.settings:
+            write_atomically(self.output / CONFIG_NAME, to_toml(config).encode())
+            self._write({"from": names, "data": content, "steps": steps, "environments": environments + new})
 
     def _stored_config(self) -> RunConfig:
         file = self.output / CONFIG_NAME

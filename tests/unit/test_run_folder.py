@@ -30,14 +30,14 @@ def folder(tmp_path, data):
     said = []
     folder = RunFolder(tmp_path / "out", said.append)
     folder.said = said
-    folder.claim(run_config(), [data])
-    return folder
+    with folder.claim(run_config(), [data]):
+        return folder
 
 
 def again(folder, data, config=None):
-    other = RunFolder(folder.output, folder.said.append)
-    other.claim(config or run_config(), [data])
-    return other
+    other = RunFolder(folder.output, folder.say)
+    with other.claim(config or run_config(), [data]):
+        return other
 
 
 def write(folder, name="x.txt", text="made"):
@@ -146,28 +146,33 @@ def test_hidden_files_are_no_data(data):
     assert hash_files(hidden) != hash_files(data / ".DS_Store"), "a file that is named is read, hidden or not"
 
 
-def test_one_start_of_a_run_works_at_a_time(folder, data):
-    other = again(folder, data)
-    with folder.alone(first=True):
-        with pytest.raises(OSError, match="another process is writing to"), other.alone(first=True):
+def test_a_start_that_is_refused_while_another_is_at_work_changes_nothing_of_it(folder, data):
+    (data / "b.jsonl").write_text("other data, which no step has read")
+    other, changed = RunFolder(folder.output, folder.say), run_config(None, ["phase.0.learning_rate=3e-5"])
+    with again(folder, data).claim(run_config(), [data], {"torch": "1"}):
+        before = [(folder.output / "run.toml").read_text(), folder.manifest.read_text()]
+        with (
+            pytest.raises(OSError, match="another process is writing to"),
+            other.claim(changed, [data], {"torch": "2"}),
+        ):
             pytest.fail("two at once")
-        with other.alone(first=False):
+        assert [(folder.output / "run.toml").read_text(), folder.manifest.read_text()] == before
+        with other.claim(run_config(), [data], {"torch": "1"}, first=False):  # another process of the same start
             pass
-    with other.alone(first=True):
-        pass
+    assert again(folder, data, changed).environments() == [{"torch": "1"}]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, data):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     with pytest.raises(ArtifactError, match="holds files that are not of a run"):
-        RunFolder(tmp_path / "out", print).claim(run_config(), [data])
+        again(RunFolder(tmp_path / "out", print), data)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
 def test_an_output_inside_the_data_is_refused(data):
     with pytest.raises(ConfigError, match="lies inside the data"):
-        RunFolder(data / "out", print).claim(run_config(), [data])
+        again(RunFolder(data / "out", print), data)
 
 
 def test_a_process_killed_before_the_manifest_leaves_a_folder_that_can_be_used(folder, data):
@@ -206,7 +211,8 @@ def test_a_step_says_how_long_it_took(folder, monkeypatch):
 def test_what_a_run_ran_on_is_kept_where_it_changed(folder, data):
     assert folder.environments() == []
     for environment in ({"torch": "1"}, {"torch": "1"}, {"torch": "2"}, None):
-        RunFolder(folder.output, folder.said.append).claim(run_config(), [data], environment)
+        with RunFolder(folder.output, folder.said.append).claim(run_config(), [data], environment):
+            pass
     assert folder.environments() == [{"torch": "1"}, {"torch": "2"}]
 
 

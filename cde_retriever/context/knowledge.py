@@ -73,9 +73,8 @@ class Knowledge:
         self, settings: HeadSettings, vectors: Vectors, words: CorpusWords, found: FoundTopics | None = None
     ) -> None:
         self.settings, self._vectors, self._found = settings, vectors, found
-        self._counts = words.counts
+        self._counts, self._counted_pairs = words.counts, words.pairs
         self._words, self._grams = WordStatistics.of(words.counts), words.grams
-        self._pairs = KnownPairs(words.pairs, self._words)
         self._prior = load_prior(settings.prior)
         self._neighbours = Neighbours(vectors, settings)
         worth = settings.prior_documents
@@ -116,6 +115,10 @@ class Knowledge:
             (self._weigh(pairs, beyond, of_words + of_pairs), settings.pair_weight),
         )
         return added(*(part.scaled(part.values * (weight * self.spread)) for part, weight in parts))
+
+    @cached_property
+    def _pairs(self) -> KnownPairs:
+        return KnownPairs(self._counted_pairs, self._words)  # only once words are weighed: one vector needs none
 
     @property
     def knows_pairs(self) -> bool:

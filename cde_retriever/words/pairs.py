@@ -89,8 +89,8 @@ class KnownPairs:
         """Return the known ones among pairs of texts, numbered as words are, (n, 2**32), and what each says, (k,)."""
         says = look_up(self._pairs, self._says, counts.indices, 0.0)
         known = says > 0
-        starts = np.concatenate([[0], np.cumsum(known)])[counts.starts]
-        return Sparse(starts, fold(counts.indices[known]), counts.values[known]), says[known]
+        kept = counts.where(known)
+        return kept._replace(indices=fold(kept.indices)), says[known]
 
 
 def fold(pairs: Numbers) -> Numbers:

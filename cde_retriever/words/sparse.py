@@ -65,10 +65,10 @@ class Sparse(NamedTuple):
         places, mine = np.unique(self.indices, return_inverse=True)
         theirs = np.searchsorted(places, other.indices)
         known = places[np.minimum(theirs, len(places) - 1)] == other.indices if len(places) else theirs < 0
+        kept = other.where(known)
         shape = (self.rows, max(len(places), 1))
         left = csr_array((self.values, mine.astype(np.int64), self.starts), shape=shape)
-        starts = np.concatenate([[0], np.cumsum(known)])[other.starts]
-        right = csr_array((other.values[known], theirs[known], starts), shape=(other.rows, shape[1]))
+        right = csr_array((kept.values, theirs[known], kept.starts), shape=(other.rows, shape[1]))
         product: NDArray[np.float32] = (left @ right.T).toarray()
         return product
 
@@ -100,6 +100,11 @@ class Sparse(NamedTuple):
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         places = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], lengths)
         return Sparse(starts, self.indices[places], self.values[places])
+
+    def where(self, kept: NDArray[np.bool_]) -> "Sparse":
+        """Return vectors with some of their values, given of each whether it stays."""
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        return Sparse(starts, self.indices[kept], self.values[kept])
 
     def scaled(self, values: NDArray[Any]) -> "Sparse":
         """Return vectors with other values at the same places."""

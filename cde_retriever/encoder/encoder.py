@@ -260,11 +260,12 @@ class ContextualEncoder(ModelWithContext):
         """
         texts, contexts = check_texts(texts), list(contexts)
         how = TextRun.of(role, batch_size, show_progress and len(contexts) > 0)
-        ids = self._runner.tokenize(texts, role)
         if self.head_settings is not None:
-            plain = self._plain(ids, how)
-            made = [activate(self, context).join(plain, texts, role, "one") for context in contexts]
+            actives = [activate(self, context) for context in contexts]
+            plain = [self._dense_of(active, texts, how, None) for active in actives[:1]]  # the same under all
+            made = [active.join(plain[0], texts, role, "one") for active in actives]
             return cast("list[Vectors]", made)
+        ids = self._runner.tokenize(texts, role)
         output = [np.zeros((len(ids), self.dimension), np.float32) for _ in contexts]
         with self._runner.lock:
             states = [activate(self, context).state for context in contexts]

@@ -85,8 +85,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         write_result(row)
     for difference in comparison.differences():
         write_result({"verdict": difference.verdict, **asdict(difference)})
-    measured = "" if encoder.head_settings is None else " Measured is its one vector; `cde doctor` measures two parts."
-    say(advise(comparison) + measured)
+    say(advise(comparison))
 
 
 def _evaluate_mteb(options: argparse.Namespace) -> None:

@@ -6,34 +6,41 @@
 | ``mixture`` | BM25 and plain vectors together, as hybrid search does elsewhere |
 | ``plain`` | the backbone without context: the checkpoint's first stage on both sides, under their prompts |
 | ``centring`` … ``all_but_the_top`` | plain vectors, adapted to the corpus's (`cde_train.evaluation.baselines`) |
-| ``null``, ``foreign``, ``corpus`` | the checkpoint under null context, another corpus's, the corpus's own |
-| ``start`` | the model training started from, under corpus context |
+| ``null``, ``foreign``, ``corpus`` | the checkpoint's one vector under null context, another corpus's, its own |
+| ``hybrid`` | the checkpoint's two parts, vector and words, under the corpus's own (`judged_parts`) |
+| ``start``, ``start_hybrid`` | the model training started from, in one vector and as the checkpoint is judged |
 | ``against`` | another checkpoint, such as one of the same training without context, under null context |
 
 Cost: every text is encoded once for the plain modes and once per context, or under the layout ``late`` once for all
-contexts of a model (`ContextualEncoder.encode_under`); the rest is seconds.
+contexts and both forms of a model (`ContextualEncoder.encode_under`); the rest is seconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.context.context import Context
+from cde_retriever.context.knowledge import Parts
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.one_pass import one_pass
 from cde_retriever.search.bm25 import WordSearch
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.evaluation.baselines import ADAPTATIONS, rank_bm25, rank_mixture
 from cde_train.evaluation.kept_results import KeptResults
-from cde_train.evaluation.ranking import Quality, Ranking, measure, rank
+from cde_train.evaluation.ranking import Quality, Ranking, measure, rank, rank_parts
 from cde_train.evaluation.results import PLAIN_MODES, Comparison, Result
 
 Vectors = NDArray[np.float32]
 Rank = Callable[[], Ranking]
 SEED = 0
 """Seed of the contexts' samples."""
-DRAWN = ("foreign", "corpus", "start")
+DRAWN = ("foreign", "corpus", "hybrid", "start", "start_hybrid")
 """Modes with a context that is drawn."""
+HYBRID = {"corpus": "hybrid", "start": "start_hybrid"}
+"""What two parts are called where one vector is called so."""
 
 
 def rank_plain(mode: str, queries: Vectors, documents: Vectors) -> Ranking:
@@ -44,11 +51,21 @@ def rank_plain(mode: str, queries: Vectors, documents: Vectors) -> Ranking:
     return rank(adaptation(queries), adaptation(documents))
 
 
+def judged_parts(encoder: ContextualEncoder) -> str:
+    """Return the form that a checkpoint is judged in: ``"both"`` parts of a corpus head, or the ``"one"`` vector.
+
+    Who makes the one vector short wants that, and its numbers, which `cde_train.distillation` learns, are of it alone.
+    """
+    head = encoder.head_settings
+    return "one" if head is None or head.directions else "both"
+
+
 def rank_in_context(
     encoder: ContextualEncoder,
     data: RetrievalSet,
     source: Sequence[str] | None,
     *,
+    parts: str = "one",
     seed: int = 0,
     show_progress: bool = False,
 ) -> Ranking:
@@ -58,6 +75,7 @@ def rank_in_context(
         encoder: The checkpoint.
         data: What to rank.
         source: The documents the context is sampled from; None for null context.
+        parts: ``"one"`` vector, or ``"both"`` parts of a model with a corpus head.
         seed: Seed of the sample.
         show_progress: Whether to show progress bars on stderr.
     """
@@ -65,8 +83,9 @@ def rank_in_context(
         encoder.set_context(encoder.null_context())
     else:
         encoder.fit_context(source, seed=seed)
-    documents = encoder.encode_documents(data.documents, show_progress=show_progress)
-    return rank(encoder.encode_queries(data.queries, show_progress=show_progress), documents)
+    documents = encoder.encode_documents(data.documents, parts=parts, show_progress=show_progress)
+    queries = encoder.encode_queries(data.queries, parts=parts, show_progress=show_progress)
+    return rank_parts(queries, documents) if parts == "both" else rank(queries, documents)
 
 
 def compare(
@@ -101,26 +120,24 @@ def compare(
         if len(sets) > 1:
             contexts["foreign"] = sets[(i + 1) % len(sets)].documents
         contexts["corpus"] = data.documents
-        others: dict[str, Rank] = {}
+        ways = _without_context(encoder, data, show_progress)
+        both = judged_parts(encoder) == "both"
+        ways |= _in_contexts(encoder, data, contexts, both, kept, show_progress)
         if start is not None:
-            others["start"] = partial(rank_in_context, start, data, data.documents, show_progress=show_progress)
+            ways |= _in_contexts(start, data, {"start": data.documents}, both, kept, show_progress)
         if against is not None:
-            others["against"] = partial(rank_in_context, against, data, None, show_progress=show_progress)
-        plain_modes = _without_context(encoder, data, show_progress)
-        missing = {mode: source for mode, source in contexts.items() if not (kept and kept.get(data.name, mode))}
-        in_contexts = _in_contexts(encoder, data, missing, show_progress)
-        results += _measured(data, [*plain_modes, *contexts, *others], plain_modes | in_contexts | others, kept)
+            ways["against"] = partial(rank_in_context, against, data, None, show_progress=show_progress)
+        with one_pass():  # both forms of a corpus head, under all contexts, are made of the same plain vectors
+            results += _measured(data, ways, kept)
     return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))
 
 
-def _measured(
-    data: RetrievalSet, modes: Sequence[str], rankings: Mapping[str, Rank], kept: KeptResults | None
-) -> Iterator[Result]:
+def _measured(data: RetrievalSet, ways: Mapping[str, Rank], kept: KeptResults | None) -> Iterator[Result]:
     """Yield the result of each mode: what is kept already, or what its ranking measures, which is then kept."""
-    for mode in modes:
+    for mode, ranked in ways.items():
         result = kept.get(data.name, mode) if kept else None
         if result is None:
-            result = result_of(data, mode, measure(data, rankings[mode]()))
+            result = result_of(data, mode, measure(data, ranked()))
             if kept:
                 kept.add(result)
         yield result
@@ -131,6 +148,10 @@ def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progre
 
     @cache
     def vectors() -> tuple[Vectors, Vectors]:
+        if encoder.head_settings is not None:
+            plain = encoder.without_context()
+            queries = plain.encode_queries(data.queries, parts="dense", show_progress=show_progress)
+            return queries, plain.encode_documents(data.documents, parts="dense", show_progress=show_progress)
         queries = encoder.encode_first_stage(data.queries, role="query", show_progress=show_progress)
         return queries, encoder.encode_first_stage(data.documents, show_progress=show_progress)
 
@@ -149,24 +170,49 @@ def _without_context(encoder: ContextualEncoder, data: RetrievalSet, show_progre
 
 
 def _in_contexts(
-    encoder: ContextualEncoder, data: RetrievalSet, contexts: Mapping[str, Sequence[str] | None], show_progress: bool
+    encoder: ContextualEncoder,
+    data: RetrievalSet,
+    contexts: Mapping[str, Sequence[str] | None],
+    both: bool,
+    kept: KeptResults | None,
+    show_progress: bool,
 ) -> dict[str, Rank]:
-    """Return rankings under contexts of some documents, None for null; the texts are encoded when first needed."""
+    """Return rankings under contexts of some documents, None for null; the texts are encoded when first needed.
+
+    If `both`, the modes in `HYBRID` are ranked by two parts as well, of a model with a corpus head.
+    """
+    both = both and encoder.head_settings is not None
+    hybrid = {HYBRID[mode]: mode for mode in contexts if mode in HYBRID and both}
+    wanted = {mode for mode in [*contexts, *hybrid] if not (kept and kept.get(data.name, mode))}
 
     @cache
-    def vectors() -> dict[str, tuple[Vectors, Vectors]]:
-        fitted = [
-            encoder.null_context() if source is None else encoder.fit_context(source, seed=SEED)
-            for source in contexts.values()
-        ]
-        queries = encoder.encode_under(data.queries, "query", fitted, show_progress=show_progress)
-        documents = encoder.encode_under(data.documents, "document", fitted, show_progress=show_progress)
-        return dict(zip(contexts, zip(queries, documents, strict=True), strict=True))
+    def made() -> dict[str, tuple[Any, Any]]:
+        needed = wanted | {hybrid[mode] for mode in wanted if mode in hybrid}
+        fitted = {mode: _context_of(encoder, source) for mode, source in contexts.items() if mode in needed}
+        one = {mode: context for mode, context in fitted.items() if mode in wanted}
+        queries = encoder.encode_under(data.queries, "query", list(one.values()), show_progress=show_progress)
+        documents = encoder.encode_under(data.documents, "document", list(one.values()), show_progress=show_progress)
+        vectors: dict[str, tuple[Any, Any]] = dict(zip(one, zip(queries, documents, strict=True), strict=True))
+        for mode in wanted & hybrid.keys():
+            vectors[mode] = _in_parts(encoder, data, fitted[hybrid[mode]], show_progress)
+        return vectors
 
     def ranked(mode: str) -> Rank:
-        return lambda: rank(*vectors()[mode])
+        return lambda: (rank_parts if mode in hybrid else rank)(*made()[mode])
 
-    return {mode: ranked(mode) for mode in contexts}
+    return {mode: ranked(mode) for mode in [*contexts, *hybrid]}
+
+
+def _context_of(encoder: ContextualEncoder, source: Sequence[str] | None) -> Context:
+    return encoder.null_context() if source is None else encoder.fit_context(source, seed=SEED)
+
+
+def _in_parts(
+    encoder: ContextualEncoder, data: RetrievalSet, context: Context, show_progress: bool
+) -> tuple[Parts, Parts]:
+    encoder.set_context(context)
+    queries = encoder.encode_queries(data.queries, parts="both", show_progress=show_progress)
+    return queries, encoder.encode_documents(data.documents, parts="both", show_progress=show_progress)
 
 
 def result_of(data: RetrievalSet, mode: str, quality: Quality) -> Result:

@@ -13,8 +13,8 @@ from cde_train.evaluation.statistics import bootstrap
 
 PLAIN_MODES = ("plain", *ADAPTATIONS)
 CONTEXT_MODES = ("null", "foreign", "corpus")
-OTHER_MODES = ("start", "against")
-MODES = ("bm25", "mixture", *PLAIN_MODES, *CONTEXT_MODES, *OTHER_MODES)
+OTHER_MODES = ("start", "start_hybrid", "against")
+MODES = ("bm25", "mixture", *PLAIN_MODES, *CONTEXT_MODES, "hybrid", *OTHER_MODES)
 LABELS = {
     "bm25": "BM25",
     "mixture": f"BM25 {WORD_SHARE} + plain backbone {1 - WORD_SHARE}",
@@ -27,7 +27,9 @@ LABELS = {
     "null": "null context",
     "foreign": "foreign context",
     "corpus": "corpus context",
+    "hybrid": "corpus context, vector and words",
     "start": "starting model",
+    "start_hybrid": "starting model, vector and words",
     "against": "the other checkpoint, null context",
 }
 MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
@@ -50,7 +52,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Difference:
-    """One mode, corpus context if not said, minus a rival in nDCG@10, -1 to 1, with the ends of its 95 % interval."""
+    """One mode, the judged one if not said, minus a rival in nDCG@10, -1 to 1, with the ends of its 95 % interval."""
 
     rival: str
     mean: float
@@ -85,6 +87,16 @@ class Comparison:
         """Modes measured, in the order of `MODES`."""
         return [mode for mode in MODES if any(result.mode == mode for result in self.results)]
 
+    @property
+    def judged(self) -> str:
+        """The mode that stands for the checkpoint under the corpus's context: two parts if measured, or one vector."""
+        return "hybrid" if "hybrid" in self.modes else "corpus"
+
+    @property
+    def start(self) -> str:
+        """The mode that stands for the model it started from, likewise."""
+        return "start_hybrid" if "start_hybrid" in self.modes else "start"
+
     def value(self, name: str, mode: str, measured: str = "ndcg_at_10") -> float | None:
         """Return a measure of a set and mode; None if it was not measured."""
         found = self._of(name, mode)
@@ -97,8 +109,9 @@ class Comparison:
         found = self._of(name, mode)
         return np.array([] if found is None else found.ndcg_per_query)
 
-    def differences(self, of: str = "corpus") -> list[Difference]:
-        """Return one mode, the corpus context, minus every other, over the sets that have both; drawn once."""
+    def differences(self, of: str = "") -> list[Difference]:
+        """Return one mode, the judged one if not said, minus every other, over the sets that have both; drawn once."""
+        of = of or self.judged
         if of not in self._differences:
             self._differences[of] = self._drawn(of)
         return list(self._differences[of])
@@ -137,6 +150,7 @@ class Comparison:
             "max_length": self.max_length,
             "results": [{**vars(r), "ndcg_per_query": list(r.ndcg_per_query)} for r in self.results],
             "means": self.means(),
+            "judged": self.judged,
             "differences": [{**vars(d), "verdict": d.verdict} for d in self.differences()],
         }
 
@@ -149,7 +163,7 @@ class Comparison:
                 if self._of(name, mode):
                     cells = [f"{100 * (self.value(name, mode, m) or 0.0):.2f}" for m in MEASURES]
                     lines.append(f"| {name} | {LABELS[mode]} | " + " | ".join(cells) + " |")
-        lines += ["", "| corpus context minus | nDCG@10 | 95 % interval | loses on |", "|---|--:|---|---|"]
+        lines += ["", f"| {LABELS[self.judged]} minus | nDCG@10 | 95 % interval | loses on |", "|---|--:|---|---|"]
         for d in self.differences():
             losses = ", ".join(f"{name} {100 * value:+.1f}" for name, value in d.loses_on.items()) or "no set"
             interval = f"{100 * d.low:+.2f} to {100 * d.high:+.2f}"

@@ -11,6 +11,7 @@ RIVALS = ("start", "mixture", "bm25", "plain", "soft_whitening")
 """Textbook whitening is none: it falls apart where a corpus has hardly more documents than a vector has numbers."""
 SIMPLER = ("mixture", "bm25", "plain")
 """What needs neither training nor a context, and is advised where it is better."""
+IN_PARTS = " Measured is its hybrid search, vector and words together; what its one vector does is stated too."
 NAMES = LABELS | {
     "mixture": f"the usual hybrid search ({LABELS['mixture']})",
     "plain": "plain vectors",
@@ -18,6 +19,7 @@ NAMES = LABELS | {
     "null": "itself without a context",
     "foreign": "itself under a foreign context",
     "start": "the model it started from",
+    "start_hybrid": "the model it started from",
 }
 
 
@@ -28,10 +30,14 @@ def advise(comparison: Comparison, start: str = NAMES["start"]) -> str:
         comparison: The figures; without those of a start the model is compared with simpler searches alone.
         start: What to call the start.
     """
-    gain = next((d for d in comparison.differences() if d.rival == "start"), None)
+    return _advise(comparison, start) + (IN_PARTS if comparison.judged == "hybrid" else "")
+
+
+def _advise(comparison: Comparison, start: str) -> str:
+    gain = next((d for d in comparison.differences() if d.rival == comparison.start), None)
     if gain is None:
         return _advise_alone(comparison)
-    taken = "corpus" if gain.verdict == "beats" else "start"
+    taken = comparison.judged if gain.verdict == "beats" else comparison.start
     better = [d for d in comparison.differences(taken) if d.rival in SIMPLER and d.verdict == "loses to"]
     brought = {
         "beats": f"is {100 * gain.mean:.1f} nDCG@10 better than the model it started from",
@@ -40,10 +46,10 @@ def advise(comparison: Comparison, start: str = NAMES["start"]) -> str:
     }[gain.verdict]
     if better:
         best = min(better, key=lambda d: d.mean)
-        than = f"this model, which {brought}" if taken == "corpus" else f"{start}; training {brought}"
+        than = f"this model, which {brought}" if taken == comparison.judged else f"{start}; training {brought}"
         return f"Use {NAMES[best.rival]} instead: it is {-100 * best.mean:.1f} nDCG@10 better than {than}."
     rest = "no simpler search measured here is better beyond chance"
-    if taken == "corpus":
+    if taken == comparison.judged:
         return f"Take this model: it {brought}, and {rest}."
     return f"Stay with {start}: training {brought}, and {rest}."
 
@@ -65,6 +71,8 @@ def _advise_alone(comparison: Comparison) -> str:
 def verdicts(comparison: Comparison, rivals: Sequence[str] = RIVALS) -> list[str]:
     """Return a sentence a rival: better, worse, or no difference that this many queries can show."""
     found = {d.rival: d for d in comparison.differences()}
+    if comparison.start in found:
+        found["start"] = found[comparison.start]
     return [
         _verdict(found[rival], _queries(comparison)) if rival in found else f"Not compared with {NAMES[rival]}."
         for rival in rivals
@@ -82,4 +90,4 @@ def _verdict(d: Difference, queries: int) -> str:
 
 
 def _queries(comparison: Comparison) -> int:
-    return sum(result.queries for result in comparison.results if result.mode == "corpus")
+    return sum(result.queries for result in comparison.results if result.mode == comparison.judged)

@@ -1,6 +1,7 @@
 """A checkpoint beside its baselines: the figures are those of direct computation, and losses are named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from cde_train.cli import main
 from cde_train.data.retrieval_sets import find_retrieval_sets, read_retrieval_set
 from cde_train.evaluation import comparison, results
 from cde_train.evaluation.comparison import compare
-from cde_train.evaluation.ranking import evaluate
+from cde_train.evaluation.kept_results import KeptResults
+from cde_train.evaluation.ranking import evaluate, measure
 from cde_train.evaluation.results import PLAIN_MODES, Comparison, Result
 from cde_train.evaluation.statistics import bootstrap
 from cde_train.evaluation.verdicts import advise, verdicts
-from tests.tiny import tiny_encoder
+from tests.tiny import headed_encoder, tiny_encoder
 from tests.unit.test_quality import write_sets
 
 
@@ -49,6 +51,71 @@ def test_figures_equal_direct_computation(encoder, sets):
         assert row.ndcg_per_query == tuple(quality.ndcg_at_10)
         assert row.recall_at_100 == quality.means()["recall_at_100"]
     assert found.modes == ["bm25", "mixture", *PLAIN_MODES, "null", "foreign", "corpus", "start", "against"]
+
+
+def test_a_checkpoint_with_a_corpus_head_is_judged_in_two_parts(sets, tmp_path, monkeypatch):
+    headed_encoder().save_pretrained(tmp_path / "model")
+    encoder, start = ContextualEncoder.from_pretrained(tmp_path / "model"), headed_encoder(word_weight=2.0)
+    words = [text.split() for text in sets[0].documents]  # of three documents each, so that no ranking is perfect
+    mixed = tuple(f"{words[i][0]} {words[i + 1][1]} {words[i + 2][2]}" for i in range(len(sets[0].queries)))
+    data = replace(sets[0], queries=mixed)
+    ran = []
+    embed = encoder.backend.embed
+
+    def counted(ids, mask, state):
+        ran.append(len(ids))
+        return embed(ids, mask, state)
+
+    monkeypatch.setattr(encoder.backend, "embed", counted)
+    found = compare(encoder, [data], start=start)
+    assert found.modes == ["bm25", "mixture", *PLAIN_MODES, "null", "corpus", "hybrid", "start", "start_hybrid"]
+    assert (found.judged, found.start) == ("hybrid", "start_hybrid")
+    once = len(data.documents) + len(data.queries)
+    assert sum(ran) == once, "plain vectors, both forms and all contexts are made of one pass"
+    for model, mode in [(encoder, "hybrid"), (start, "start_hybrid")]:
+        model.fit_context(data.documents, seed=0)
+        queries = model.encode_queries(data.queries, parts="both")
+        documents = model.encode_documents(data.documents, parts="both")
+        scores = queries.dense @ documents.dense.T
+        for row, query in enumerate(queries.sparse):  # summed by hand, of what SciPy says of the rows
+            asked = dict(zip(query.indices.tolist(), query.data.tolist(), strict=True))
+            for column, document in enumerate(documents.sparse):
+                held = zip(document.indices.tolist(), document.data.tolist(), strict=True)
+                scores[row, column] += sum(asked.get(word, 0.0) * value for word, value in held)
+        ranking = list(np.argsort(-scores, axis=1, kind="stable")[:, :101])
+        row = next(r for r in found.results if r.mode == mode)
+        assert row.ndcg_per_query == tuple(measure(data, ranking).ndcg_at_10)
+    assert len({found.value("a", mode) for mode in ("corpus", "hybrid", "start_hybrid")}) == 3
+    assert {d.rival for d in found.differences()} == set(found.modes) - {"hybrid"}
+
+
+def test_a_short_vector_is_judged_as_one_vector_whose_numbers_two_parts_do_not_have(sets):
+    """Two such checkpoints, one with other numbers, have the same two parts: these could not tell them apart."""
+    short = {"directions": 10, "topics": 4, "sketch": 0, "word_weight": 0.4}
+    learned, start = headed_encoder(**short, topic_weight=3.0), headed_encoder(**short, topic_weight=0.1)
+    found = compare(learned, sets[:1], start=start)
+    assert found.modes == ["bm25", "mixture", *PLAIN_MODES, "null", "corpus", "start"]
+    assert (found.judged, found.start) == ("corpus", "start")
+    assert "hybrid search, vector and words together" not in advise(found)
+    long = compare(headed_encoder(), sets[:1], start=start)
+    assert (long.judged, long.start) == ("hybrid", "start_hybrid"), "the start is measured as what came of it is"
+    assert compare(tiny_encoder(), sets[:1], start=headed_encoder()).start == "start"
+
+
+def test_two_parts_are_added_to_what_is_kept_of_a_comparison(sets, tmp_path):
+    """As after a kill, or of an earlier version, which measured one vector alone."""
+    asked, ran = {"of": "this"}, []
+    encoder, file = headed_encoder(), tmp_path / "results.json"
+    whole = compare(encoder, sets[:2], start=encoder)
+    kept = KeptResults(file, asked, ran.append)
+    for result in whole.results:
+        if result.mode not in ("hybrid", "start_hybrid", "foreign"):
+            kept.add(result)
+    ran.clear()
+    assert compare(encoder, sets[:2], start=encoder, kept=KeptResults(file, asked, ran.append)) == whole
+    assert [line.partition(":")[0] for line in ran[1:]] == [
+        f"{name} {mode}" for name in ("a", "b") for mode in ("foreign", "hybrid", "start_hybrid")
+    ]
 
 
 def test_plain_vectors_of_queries_have_the_prompt_of_queries(sets):

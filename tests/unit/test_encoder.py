@@ -85,7 +85,7 @@ def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(tmp_path):
     settings = {"pooling": "mean", "device": "cpu", "prompts": {"query": "baron kolak ", "document": ""}}
     small = ContextualEncoder.from_pretrained(folder, max_length=4, **settings)
     with pytest.raises(ConfigError, match="max_length is 4, but prompt and special tokens of a query are 4; leave"):
-        small.encode_under(["baron"], "query", [])
+        small.encode_under(["baron"], "query", [small.null_context()])
     asked = [str(folder), "-o", str(tmp_path / "out"), "--pooling", "mean", "--query-prompt", "baron kolak "]
     assert cde(["wrap", *asked, "--max-length", "4"]) == 2
     assert not (tmp_path / "out").exists()

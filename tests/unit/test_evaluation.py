@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
+from cde_retriever.context.knowledge import Parts
 from cde_retriever.search.best_first import best_first
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
-from cde_train.evaluation.ranking import evaluate, measure, rank
+from cde_train.evaluation.ranking import evaluate, measure, rank, rank_parts
 
 DOCUMENTS = [
     {"id": "d1", "title": "Cats", "text": "purr"},
@@ -130,6 +132,9 @@ def test_rank_refuses_what_it_cannot_compare():
         rank(np.ones((1, 3), np.float32), np.ones((2, 4), np.float32))
     with pytest.raises(ValueError, match="1 document vectors are not finite, the first is 1"):
         rank(np.ones((1, 2), np.float32), np.array([[1, 1], [np.nan, 1]], np.float32))
+    one, broken = (Parts(np.array([row], np.float32), csr_array((1, 9), dtype=np.float32)) for row in ([1], [np.nan]))
+    with pytest.raises(ValueError, match="1 query vectors are not finite, the first is 0"):
+        rank_parts(broken, one)
 
 
 def test_measures_by_hand():

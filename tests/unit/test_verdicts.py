@@ -70,3 +70,15 @@ def test_without_the_start_the_model_is_held_to_simpler_searches():
     level = f"Take this model or {hybrid}: no difference that 9 queries can show."
     assert alone([0.0, 1.0] * 4 + [0.5], mixture=0.5, plain=0.1) == level
     assert alone([1.0]).startswith("Measure BM25, plain vectors or the model it started from too")
+
+
+def test_two_parts_are_held_to_the_two_parts_of_the_start():
+    values = {"corpus": 0.2, "start": 0.1, "hybrid": 0.6, "start_hybrid": 0.7, "mixture": 0.65, "plain": 0.1}
+    found = made({"a": {mode: [value] * 9 for mode, value in values.items()}})
+    assert advise(found) == (
+        f"Stay with the model it started from: training made it 10.0 nDCG@10 worse, and {REST}. "
+        "Measured is its hybrid search, vector and words together; what its one vector does is stated too."
+    )
+    start, mixture = verdicts(found, ["start", "mixture"])
+    assert start == "It is worse than the model it started from: -10.0 nDCG@10 (-10.0 to -10.0)."
+    assert mixture.startswith("It is worse than the usual hybrid search")

@@ -7,8 +7,8 @@ from cde_retriever.checkpoint.folder import find_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, kind_of
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig
-from cde_train.run.sections import TRAINABLE, ModelSection, RunConfig
-from cde_train.training.config import StartConfig
+from cde_train.run.sections import ModelSection, RunConfig
+from cde_train.training.config import STAND_IN, StartConfig
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -16,31 +16,39 @@ def resolve(config: RunConfig) -> RunConfig:
 
     Raises:
         CheckpointError: if the base cannot be found or read.
-        ConfigError: if settings differ from those of a CDE checkpoint, or do not go with it; names each. If the
-            checkpoint has a corpus head.
+        ConfigError: if settings differ from those of a CDE checkpoint, or do not go with it; names each.
     """
     folder, _ = find_checkpoint(config.model.start)
     there = read_config(folder)[0] if kind_of(folder) == CDE else None
     if config.distillation.steps:
         return _resolve_distillation(config, there)
     if there is None:
-        return config
-    if there.corpus_head is not None:
-        raise ConfigError(
-            f"{config.model.start} has a corpus head, which is not trained; start from its plain encoder, or from a "
-            f"checkpoint without one, such as {TRAINABLE}"
-        )
+        return _with_something_to_train(config)
     names = [f.name for f in fields(StartConfig) if f.name != "name"]
+    has = {name: getattr(there, name) for name in names}
+    if there.corpus_head is not None:
+        of_a_head = ("context_attention", "context_moments", "share_backbone")
+        has |= {name: getattr(ModelSection(), name) for name in of_a_head}
     faults = [
-        f"model.{name} is {getattr(config.model, name)!r}, but the checkpoint {there.name} has {getattr(there, name)!r}"
-        for name in names
-        if getattr(config.model, name) not in (getattr(there, name), getattr(ModelSection(), name))
+        f"model.{name} is {getattr(config.model, name)!r}, but the checkpoint {there.name} has {value!r}"
+        for name, value in has.items()
+        if getattr(config.model, name) not in (value, getattr(ModelSection(), name))
+        and not (name == "context_moments" and there.corpus_head is not None)  # beneath a head there are none
     ]
     if faults:
         raise ConfigError("; ".join(faults) + "; leave it out, or start from a plain encoder", faults)
     _refuse_larger_contexts(config, there)
-    described = {name: getattr(there, name) for name in names} | {"prompts": dict(there.prompts)}
-    return replace(config, model=ModelSection(**{**vars(config.model), **described}))
+    model = ModelSection(**{**vars(config.model), **has, "prompts": dict(there.prompts)})
+    return _with_something_to_train(replace(config, model=model))
+
+
+def _with_something_to_train(config: RunConfig) -> RunConfig:
+    """Return a run whose start is known, and refuse phases that would train nothing of it."""
+    start = config.start_of("start").model_config(STAND_IN)
+    faults = [f"phase.{i}.{fault}" for i, phase in enumerate(config.phase) for fault in phase.misfits(start)]
+    if faults:
+        raise ConfigError("; ".join(faults), faults)
+    return config
 
 
 def _refuse_larger_contexts(config: RunConfig, there: ModelConfig) -> None:

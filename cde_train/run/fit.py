@@ -45,6 +45,11 @@ from cde_train.training.start import open_start
 from cde_train.training.term_prior import estimate_prior
 
 Say = Callable[[str], None]
+WHAT = {
+    True: "An encoder with a corpus head, which searches by vector and words together or by one vector",
+    False: "A two-stage contextual document encoder",
+}
+"""What a run makes, by whether it has a corpus head."""
 REPORT_PASSES = 4
 """How often the report encodes a document: without context, under null and own context, and by the start."""
 
@@ -101,7 +106,7 @@ class _Fit:
         encoder.save_pretrained(self.work / START, dtype=torch.float32)
         return {
             "base": settings.start,
-            "context_attention": encoder.config.context_attention,
+            "context_attention": settings.context_attention,
             "max_length": encoder.config.max_length,
         }
 
@@ -134,6 +139,7 @@ class _Fit:
         data, base = (self.folder.done("data") or {}) | self.phases.too_small(), self.config.model.start
         card = ModelCard(
             name=trained.config.name,
+            what=WHAT[trained.head_settings is not None],
             comparison=comparison,
             base_model=base,
             data={"source": str(self.data), **data},

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from cde_retriever.checkpoint.folder import DEFAULT_CHECKPOINT
 from cde_retriever.errors import ConfigError
 from cde_train.batching.false_negatives import FilterConfig
 from cde_train.batching.hard_negatives import MiningConfig
@@ -18,11 +19,11 @@ from cde_train.data.holdout import HoldOutConfig
 from cde_train.data.pseudo_queries import PseudoQueryConfig
 from cde_train.distillation.config import DistillationConfig
 from cde_train.settings import Settings
-from cde_train.training.config import StartConfig, TrainConfig
+from cde_train.training.config import HEAD, StartConfig, TrainConfig
 from cde_train.vectors.surrogate import SurrogateConfig
 
-TRAINABLE = "cde-minilm-l6-v1"
-"""The bundled checkpoint whose context is read inside of the model; that of version 2 is outside, and not trained."""
+BUNDLED_START = DEFAULT_CHECKPOINT.name
+"""What training starts from if nothing is said: the bundled checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,23 @@ class ModelSection(StartConfig):
     """What training starts from.
 
     Attributes:
-        base: A plain encoder or a CDE checkpoint, as folder or Hub id; empty for `TRAINABLE`. A checkpoint brings its
-            own architecture: the other settings then may not differ from it.
+        base: A plain encoder or a CDE checkpoint, as folder or Hub id; empty for `BUNDLED_START`. A checkpoint brings
+            its own architecture: the other settings then may not differ from it.
         name: The result's name; empty for that of the output folder.
+        context_attention: What becomes of a plain encoder: ``"head"`` puts a corpus head around it, the others read
+            the context inside of the model (`StartConfig`).
         dtype: What the result's weights are stored in, unless it is low-rank updates alone.
     """
 
     name: str = ""
     base: str = ""
+    context_attention: str = HEAD
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     @property
     def start(self) -> str:
         """Folder or Hub id of what training starts from."""
-        return self.base or TRAINABLE
+        return self.base or BUNDLED_START
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,30 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import ConfigError
-from cde_retriever.model.config import ROLES, ModelConfig
+from cde_retriever.model.config import CONTEXT_ATTENTIONS, ROLES, ModelConfig
 from cde_train.settings import AtLeast0, AtLeast1, AtLeast2, AtLeast3, Positive, Rate, Seed, Settings, Share
 
+HEAD = "head"
+"""The start that is an encoder with a corpus head, among the ways of `context_attention`."""
+NOT_OF_A_HEAD = (
+    *("term_statistics", "term_shrinkage", "sketch_width"),
+    *("share_backbone", "prompt_tokens", "output_head"),
+)
+"""Settings of models that read the context inside."""
 STAND_IN = {"model_type": "any", "hidden_size": 1}
 """An encoder about which nothing is known yet."""
 
 
 @dataclass(frozen=True)
 class StartConfig(Settings):
-    """How to put two stages together from one plain encoder; fields as in `cde_retriever.model.config.ModelConfig`."""
+    """How to make a model of one plain encoder; fields as in `cde_retriever.model.config.ModelConfig`.
+
+    `context_attention` may be ``"head"`` as well: the encoder as it is, with a corpus head beside it
+    (`cde_retriever.context.knowledge`), whose numbers are the same for every encoder. Then `NOT_OF_A_HEAD` stay as
+    they are.
+    """
 
     name: str
     context_attention: str = "cached"
@@ -31,20 +44,33 @@ class StartConfig(Settings):
 
     def contradictions(self) -> Iterator[str]:
         """Yield what a model of these settings would be refused for."""
+        known = (HEAD, *CONTEXT_ATTENTIONS)
+        if self.context_attention not in known:
+            yield f"context_attention is {self.context_attention!r}, expected one of {', '.join(known)}"
+        for name in NOT_OF_A_HEAD if self.context_attention == HEAD else ():
+            if getattr(self, name) != getattr(StartConfig, name):
+                yield (
+                    f"{name} is {getattr(self, name)!r}, which context_attention {HEAD!r} does not have; leave it out, "
+                    "or name another context_attention"
+                )
         try:
             self.model_config(STAND_IN)
         except ConfigError as error:
-            yield from error.faults
+            yield from (fault for fault in error.faults if not fault.startswith("context_attention is "))
 
     def model_config(self, encoder: Mapping[str, Any]) -> ModelConfig:
         """Return the configuration of a model whose two stages are one plain encoder, of this configuration."""
-        shared = {f.name: getattr(self, f.name) for f in fields(StartConfig)}
+        made = {f.name: getattr(self, f.name) for f in fields(StartConfig)}
+        if self.context_attention == HEAD:
+            made |= {name: getattr(StartConfig, name) for name in NOT_OF_A_HEAD}
+            made |= {"context_attention": "late", "context_moments": False, "share_backbone": True}
+            made["corpus_head"] = HeadSettings().to_dict()
         return ModelConfig(
             first_stage=encoder,
             second_stage=encoder,
-            context_projection=self.context_attention != "late",
-            share_word_embeddings=not self.share_backbone,
-            **shared,
+            context_projection=made["context_attention"] != "late",
+            share_word_embeddings=not made["share_backbone"],
+            **made,
         )
 
 
@@ -155,6 +181,10 @@ class TrainConfig(Settings):
             yield (
                 f"{changing} is true, but the model's context_attention is 'late' with context_moments, whose head "
                 f"stands on a first stage that stays as it is; set {changing} to false"
+            )
+        if getattr(model, "corpus_head", None) is not None and not self.train_backbone:
+            yield (
+                "train_backbone is false, but beneath a corpus head the encoder is all that is trained; set it to true"
             )
         if not getattr(model, "pool_prompt", True) and len(set(model.prompts.values())) > 1:
             yield (

@@ -15,13 +15,14 @@ from cde_retriever.checkpoint.sentence_transformers import read_plain_encoder
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.two_stage import TwoStageModel
-from cde_train.training.config import StartConfig
+from cde_train.training.config import HEAD, StartConfig
 
 TWO_ENCODERS = "has another encoder for queries than for documents; training knows one for both"
+LENGTHS = "compares vectors by inner product, and training makes cosines; name another model"
 
 
 def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0) -> ContextualEncoder:
-    """Build a two-stage model whose stages both are the plain encoder in a folder.
+    """Build a two-stage model whose stages both are the plain encoder in a folder, or put a corpus head around it.
 
     The stages share their word embeddings, or the whole encoder. What a plain encoder does not have (gate, projection,
     prompt, null context, heads) starts as `SecondStage` says, so that the model begins near the plain encoder.
@@ -37,14 +38,15 @@ def start_from(folder: str | os.PathLike[str], start: StartConfig, seed: int = 0
     """
     torch.manual_seed(seed)
     folder = Path(folder)
-    plain = read_plain_encoder(folder, replace(reading_of(folder), max_length=start.max_length))
+    prompts = start.prompts if any(start.prompts.values()) else None
+    plain = read_plain_encoder(folder, replace(reading_of(folder), max_length=start.max_length, prompts=prompts))
     if plain.queries is not None:
         raise ConfigError(f"{folder} {TWO_ENCODERS}")
     if plain.keeps_lengths:
-        raise ConfigError(f"{folder} compares vectors by inner product, and training makes cosines; name another model")
+        raise ConfigError(f"{folder} {LENGTHS}")
     config = replace(
         start.model_config(plain.settings),
-        prompts=start.prompts if any(start.prompts.values()) else plain.prompts,
+        prompts=plain.prompts,
         pooling=plain.pooling,
         pool_prompt=plain.pool_prompt,
         projection=tuple(_projection(plain.projection, start)),
@@ -64,7 +66,7 @@ def reading_of(folder: Path) -> Reading:
 
 def _projection(layers: Sequence[Mapping[str, Any]], start: StartConfig) -> Sequence[Mapping[str, Any]]:
     """Return the layers after pooling, without a last normalisation where the layout brings one of its own."""
-    if start.context_attention != "late" and layers and layers[-1]["kind"] == "normalize":
+    if start.context_attention not in ("late", HEAD) and layers and layers[-1]["kind"] == "normalize":
         return layers[:-1]
     return layers
 
@@ -87,5 +89,7 @@ def open_start(base: str | None, start: StartConfig, seed: int = 0) -> Contextua
     encoder = ContextualEncoder.from_pretrained(folder, device="cpu")
     if encoder.config.query_encoder is not None:
         raise ConfigError(f"{folder} {TWO_ENCODERS}")
+    if encoder.config.keeps_lengths:
+        raise ConfigError(f"{folder} {LENGTHS}")
     encoder.open_model().config = replace(encoder.config, name=start.name)
     return encoder

@@ -22,9 +22,9 @@ from transformers import Trainer as HuggingFaceTrainer
 
 from cde_retriever.backends.pytorch import default_device
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.errors import TruncationWarning
+from cde_retriever.errors import ConfigError, TruncationWarning
 from cde_train.data.retrieval_sets import RetrievalSet
-from cde_train.evaluation.comparison import rank_in_context
+from cde_train.evaluation.comparison import judged_parts, rank_in_context
 from cde_train.evaluation.ranking import measure
 from cde_train.training.batches import BatchBuilder, TrainingSet
 from cde_train.training.callbacks import METRIC, BestState, TrainingProgress
@@ -133,6 +133,11 @@ class TwoStageTrainer(HuggingFaceTrainer):
         self.add_callback(BestState)
         if config.gradient_checkpointing:
             for stage in (self.two_stage.first_stage, self.two_stage.second_stage):
+                if not getattr(stage.backbone, "supports_gradient_checkpointing", False):
+                    raise ConfigError(
+                        f"gradient_checkpointing is true, but {type(stage.backbone).__name__} cannot recompute its "
+                        "layers; set gradient_checkpointing to false and chunk_size lower"
+                    )
                 stage.backbone.activation_checkpointing_enable()
         self.tokenizer = encoder.text_tokenizer(config.train_length)
         self.builder = self._batch_builder(data, output)
@@ -202,14 +207,15 @@ class TwoStageTrainer(HuggingFaceTrainer):
     # Measuring and logging
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure full-corpus retrieval on the development set, context fitted on its corpus."""
+        """Measure the development set under a context of its corpus, in the form that the model is judged in."""
         assert self.development is not None  # eval_strategy is "no" otherwise
         self.laps.end("rest")
         self.two_stage.eval()
         measured = self.encoder.fork()
         with self.accelerator.autocast(), warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)  # the same texts are cut in every measurement
-            ranking = rank_in_context(measured, self.development, self.development.documents, seed=self.config.seed)
+            parts, source = judged_parts(self.encoder), self.development.documents
+            ranking = rank_in_context(measured, self.development, source, parts=parts, seed=self.config.seed)
         means = measure(self.development, ranking).means()
         self.laps.end("measuring")
         metrics = {f"eval_{METRIC}": means["ndcg_at_10"], "eval_recall@100": means["recall_at_100"]}

@@ -102,7 +102,9 @@ def test_fit_leaves_a_checkpoint_a_card_a_report_and_the_configuration(finished)
     encoder.fit_context(documents(12))
     assert np.isfinite(encoder.encode_queries(["baron kolak"])).all()
     card = (finished / "README.md").read_text()
-    assert "# my-cde\n" in card
+    assert "# my-cde\n\nAn encoder with a corpus head, which searches by vector and words together" in card
+    assert "| held_out | starting model, vector and words |" in card
+    assert encoder.encode_queries(["baron kolak"], parts="both").sparse.nnz > 0
     assert MADE not in card
     assert "| documents | 40 |" in card, "pairs have documents too"
     assert re.search(r"\| supervised \| steps \d+ \|", card), "where nothing is measured, no best step is named"
@@ -304,8 +306,8 @@ def test_without_a_phase_the_prior_is_counted_and_nothing_trained(base, pairs, t
 
 def test_settings_that_contradict_a_cde_checkpoint_are_refused(finished, pairs, tmp_path, capsys):
     command = ["fit", str(pairs), "-o", str(tmp_path / "out"), "--base", str(finished)]
-    assert main([*command, "--set", "model.prompt_tokens=3"]) == 2
-    assert "model.prompt_tokens is 3, but the checkpoint my-cde has 0" in capsys.readouterr().err
+    assert main([*command, "--set", "model.context_size=9"]) == 2
+    assert "model.context_size is 9, but the checkpoint my-cde has 8" in capsys.readouterr().err
     assert not (tmp_path / "out").exists(), "settings that are refused bind nothing"
 
 
@@ -343,6 +345,18 @@ def test_the_card_and_the_configuration_tell_the_layout_of_the_checkpoint_they_s
         assert 'context_attention = "late"' in text
         assert "context_size = 7\n" in text
         assert "cached" not in text
+
+
+def test_a_plain_encoder_may_get_a_layout_that_reads_the_context_inside(config, pairs, tmp_path):
+    output = tmp_path / "out"
+    layout = ["model.context_attention=cached", "model.prompt_tokens=2", "phase.0.steps=1", "phase.0.eval_steps=0"]
+    command = ["fit", str(pairs), "-o", str(output), "--config", str(config)]
+    assert main([*command, *(word for setting in layout for word in ("--set", setting))]) == 0
+    model = ContextualEncoder.from_pretrained(output, device="cpu")
+    assert (model.config.context_attention, model.config.prompt_tokens, model.head_settings) == ("cached", 2, None)
+    card = (output / "README.md").read_text()
+    assert "A two-stage contextual document encoder, made with" in card
+    assert "vector and words" not in card
 
 
 def test_steps_alone_go_from_files_to_files(config, pairs, tmp_path, capsys):

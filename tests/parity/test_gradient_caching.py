@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.direct_step import direct_step
-from cde_train.training.gradient_caching import Chunking, TwoStageBatch, cached_step
-from tests.tiny import FAMILIES, documents, tiny_encoder
+from cde_train.training.gradient_caching import Chunking, StepResult, TwoStageBatch, cached_step
+from tests.tiny import FAMILIES, HEADED, documents, tiny_encoder
 
 QUERIES, CONTEXT = 7, 9
 TEMPERATURE = 0.05
@@ -23,7 +24,8 @@ def model_and_batch(
     family="bert", *, layout="cached", negatives=0, dropped=False, tied=False, tokens=True, context=CONTEXT
 ):
     """Return a float64 model with random weights and a batch of texts of unequal lengths, one false negative in it."""
-    encoder = tiny_encoder(family, context_attention=layout, share_word_embeddings=tied)
+    settings = HEADED if layout == "head" else {"context_attention": layout, "share_word_embeddings": tied}
+    encoder = tiny_encoder(family, **settings)
     model = encoder.open_model().double()
     model.requires_grad_(True)
     queries = encoder.tokenize([text[:20] for text in documents(QUERIES, seed=1)], "query").ids
@@ -67,6 +69,28 @@ def test_any_chunk_size(layout, size):
     assert untouched == {"second_stage.null_context"}  # no document was dropped
     flat = {name for name, gradient in direct[1].items() if gradient.abs().max() < 1e-8}
     assert all(name.endswith("key.bias") for name in flat), "only a bias of all keys, which softmax does not see"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_encoder_beneath_a_corpus_head_gets_its_plain_gradient(family):
+    """The head is outside of what is trained: by hand, InfoNCE of mean-pooled unit vectors, whatever the context."""
+    model, batch, pad = model_and_batch(family, layout="head")
+    batch = replace(batch, context=len(batch.context))  # such a model is told the number of documents alone
+    cached, direct = both(model, batch, pad, 2)
+    assert_equal_gradients(cached, direct)
+
+    def by_hand():
+        vectors = []
+        for ids in (*batch.queries, *batch.documents):  # one by one, so that nothing is padded
+            hidden = model.second_stage.backbone(input_ids=torch.tensor([ids])).last_hidden_state[0]
+            vectors.append(hidden.mean(dim=0) / hidden.mean(dim=0).norm())
+        scores = torch.stack(vectors[:QUERIES]) @ torch.stack(vectors[QUERIES:]).T / TEMPERATURE
+        scores[1, 2] = -torch.inf
+        loss = (scores.logsumexp(dim=1) - scores.diagonal()).mean()
+        loss.backward()
+        return StepResult(loss.detach(), loss)
+
+    assert_equal_gradients(cached, gradients(model, by_hand))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,7 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from cde_retriever import CheckpointError
+from cde_retriever import CheckpointError, ContextualEncoder
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.errors import ConfigError
 from cde_retriever.model.evidence import Evidence
 from cde_train.training.config import StartConfig
 from cde_train.training.start import start_from
@@ -37,6 +39,38 @@ def test_a_model_that_normalises_at_its_end_starts_every_layout(tmp_path, layout
     assert len(encoder.config.projection) == (1 if layout == "late" else 0)
     texts = documents(3)
     np.testing.assert_allclose(encoder.encode_first_stage(texts), theirs.encode(texts), atol=1e-5)
+
+
+def test_a_head_is_put_around_the_encoder_as_loading_it_by_name_does(tmp_path) -> None:
+    save_model(tmp_path, normalize=True)
+    start = StartConfig("mine", context_attention="head", context_size=7, max_length=32)
+    made = start_from(tmp_path / "model", start)
+    theirs = ContextualEncoder.from_pretrained(tmp_path / "model", max_length=32, device="cpu")
+    assert (made.config.name, made.config.context_size, made.config.corpus_head) == (
+        "mine",
+        7,
+        HeadSettings().to_dict(),
+    )
+    texts = documents(30)
+    for encoder in (made, theirs):
+        encoder.fit_context(texts, context_size=7)
+    for parts in ("one", "dense"):
+        one, other = (encoder.encode_documents(texts, parts=parts) for encoder in (made, theirs))
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert (made.encode_queries(texts[:3], parts="sparse") != theirs.encode_queries(texts[:3], parts="sparse")).nnz == 0
+    with pytest.raises(ConfigError, match="prompt_tokens"):
+        StartConfig("mine", context_attention="head", prompt_tokens=3)
+
+
+@pytest.mark.parametrize("layout", ["cached", "late", "head"])
+def test_no_start_drops_out_while_it_is_trained(tmp_path, layout: str) -> None:
+    """Gradient caching runs a text twice, and both passes have to agree; this encoder says 0.1 of itself."""
+    encoder = start_from(plain_encoder(tmp_path / "base"), StartConfig("x", context_attention=layout, max_length=32))
+    assert encoder.config.second_stage["hidden_dropout_prob"] == 0.1
+    model = encoder.open_model().train()
+    rates = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert rates
+    assert not any(rates)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

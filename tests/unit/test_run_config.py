@@ -12,7 +12,7 @@ from cde_train.run.base import resolve
 from cde_train.run.config import find_config, load_run_config, parse_run_config, preset_names, settings_of, to_toml
 from cde_train.run.sections import OF_THE_PHASE, SECTIONS, ModelSection, PhaseConfig, RunConfig
 from cde_train.training.config import TrainConfig
-from tests.tiny import tiny_checkpoint
+from tests.tiny import plain_encoder, tiny_checkpoint
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -170,8 +170,20 @@ def test_late_context_stands_on_a_first_stage_that_stays():
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        (["model.term_statistics=true"], r"model\.term_statistics is true, which needs context_attention 'late'"),
-        (["model.share_backbone=true"], r"model\.share_backbone is true, which needs context_attention 'late'"),
+        (
+            ["model.term_statistics=true"],
+            r"model\.term_statistics is True, which context_attention 'head' does not have",
+        ),
+        (["model.share_backbone=true"], r"model\.share_backbone is True, which context_attention 'head' does not have"),
+        (
+            ["model.context_attention=cached", "model.term_statistics=true"],
+            r"model\.term_statistics is true, which needs context_attention 'late'",
+        ),
+        (["model.output_head=mlp"], r"model\.output_head is 'mlp', which context_attention 'head' does not have"),
+        (
+            ["model.context_attention=heads"],
+            r"model\.context_attention is 'heads', expected one of head, cached",
+        ),
         (["model.context_attention=late", "model.sketch_width=64"], r"model\.sketch_width is 64"),
         (["model.context_attention=late", "model.term_shrinkage=0.3"], r"model\.term_shrinkage is 0\.3"),
         (
@@ -183,6 +195,25 @@ def test_late_context_stands_on_a_first_stage_that_stays():
 def test_settings_of_the_term_head_are_checked(settings, fault):
     with pytest.raises(ConfigError, match=fault):
         load_run_config("default", settings)
+
+
+@pytest.mark.parametrize("setting", ["term_statistics=true", "sketch_width=64", "prompt_tokens=3", "output_head=mlp"])
+def test_what_a_corpus_head_does_not_have_is_one_fault_in_words_of_the_settings(setting):
+    with pytest.raises(ConfigError) as caught:
+        load_run_config("default", [f"model.{setting}"])
+    (fault,) = caught.value.faults
+    assert "which context_attention 'head' does not have" in fault
+
+
+def test_beneath_a_corpus_head_the_encoder_is_what_is_trained(tmp_path):
+    still = ["phase.0.train_backbone=false"]
+    for base in ("", str(plain_encoder(tmp_path / "plain"))):
+        config = load_run_config("default", [*still, f'model.base="{base}"'])
+        with pytest.raises(ConfigError, match=r"phase\.0\.train_backbone is false, but beneath a corpus head the enco"):
+            resolve(config)
+    assert resolve(load_run_config("default", [*still, "model.base=cde-minilm-l6-v1"])).model.term_statistics
+    without = ["model.context_moments=false"]  # which is so beneath any head
+    assert resolve(load_run_config("default", without)) == resolve(load_run_config("default"))
 
 
 def test_objects_are_checked_like_files():
@@ -245,7 +276,7 @@ def test_unknown_source_names_the_presets(tmp_path):
 
 def test_settings_are_known_by_their_paths():
     one, other = settings_of(load_run_config()), settings_of(load_run_config(None, ["phase.0.epochs=2"]))
-    assert {path: (one[path], other[path]) for path in one if one[path] != other[path]} == {"phase.0.epochs": (1, 2)}
+    assert {path: (one[path], other[path]) for path in one if one[path] != other[path]} == {"phase.0.epochs": (3, 2)}
     assert (one["phase.0.context_sizes.1"], one["model.prompts.query"]) == (256, "")
 
 
@@ -262,9 +293,16 @@ def test_reading_a_configuration_loads_no_framework():
     assert not {"torch", "transformers", "faiss", "datasets", "sentence_transformers", "peft"} & set(loaded)
 
 
-def test_without_a_base_training_starts_from_a_head_that_it_trains():
+def test_without_a_base_training_starts_from_the_bundled_encoder_beneath_its_head():
     model = resolve(RunConfig()).model
-    assert (model.context_attention, model.term_statistics, model.sketch_width) == ("late", True, 640)
+    assert (model.start, model.context_attention, model.context_size) == ("cde-minilm-l6-v2", "head", 512)
+    assert resolve(RunConfig(model=ModelSection(base="cde-minilm-l6-v2"))).model == replace(model, base=model.start)
+    first = resolve(RunConfig(model=ModelSection(base="cde-minilm-l6-v1"))).model
+    assert (first.context_attention, first.term_statistics, first.sketch_width) == ("late", True, 640)
+    with pytest.raises(
+        ConfigError, match="context_attention is 'joint', but the checkpoint cde-minilm-l6-v2 has 'head'"
+    ):
+        resolve(RunConfig(model=ModelSection(context_attention="joint")))
 
 
 def test_contexts_that_are_larger_than_a_model_reads_are_refused(tmp_path):
@@ -278,9 +316,3 @@ def test_contexts_that_are_larger_than_a_model_reads_are_refused(tmp_path):
         resolve(RunConfig(model=ModelSection(base=str(in_sequence)), phase=phases))
     assert resolve(RunConfig(model=ModelSection(base=str(in_sequence)), phase=phases[:1])).phase == phases[:1]
     assert resolve(RunConfig(model=ModelSection(base=str(in_text)), phase=phases)).phase == phases
-
-
-def test_a_base_with_a_corpus_head_is_refused():
-    config = RunConfig(model=ModelSection(base="cde-minilm-l6-v2"))
-    with pytest.raises(ConfigError, match="v2 has a corpus head, which is not trained; start from its plain encoder"):
-        resolve(config)

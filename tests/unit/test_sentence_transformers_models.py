@@ -26,7 +26,7 @@ from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import POOLINGS
 from cde_train.training.config import StartConfig
-from cde_train.training.start import start_from
+from cde_train.training.start import open_start, start_from
 from tests.plain_models import FAMILIES, PROMPTS, TEXTS, save_model, save_transformer
 from tests.tiny import documents, tiny_checkpoint, tiny_tokenizer
 
@@ -150,6 +150,8 @@ def test_inner_products_rank_as_they_do(tmp_path, layers):
     written = ContextualEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "written"))
     written.set_context(encoder.context)
     assert np.array_equal(written.encode_queries(TEXTS[:3]), encoder.encode_queries(TEXTS[:3]))
+    with pytest.raises(ConfigError, match="written compares vectors by inner product, and training makes cosines"):
+        open_start(str(tmp_path / "written"), StartConfig("head", context_attention="head"))
     with pytest.raises(ConfigError, match="compares vectors by inner product, and training makes cosines"):
         start_from(
             tmp_path / "model", StartConfig("late", context_attention="late", share_backbone=True, max_length=64)

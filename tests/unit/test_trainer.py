@@ -22,10 +22,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.direct_step import direct_step
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, TruncationWarning
+from cde_retriever.search.hybrid import search
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import RetrievalSet
 from cde_train.errors import ArtifactError, TrainingDataError
-from cde_train.evaluation.ranking import evaluate
+from cde_train.evaluation.ranking import evaluate, measure
 from cde_train.training import callbacks, trainer
 from cde_train.training.batches import BatchBuilder, TrainingSet
 from cde_train.training.config import TrainConfig
@@ -34,7 +35,7 @@ from cde_train.training.saved_state import COMPLETE_NAME, claim, newest_whole_st
 from cde_train.training.trainer import train
 from cde_train.vectors.surrogate import FirstStage, embed_texts
 from cde_train.vectors.text_vectors import TextVectors
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import HEADED, documents, headed_encoder, tiny_backbone, tiny_encoder, tiny_tokenizer
 
 CONFIG = TrainConfig(
     steps=6,
@@ -240,6 +241,31 @@ def test_a_first_stage_can_be_trained(tmp_path, layout):
     before = weights(encoder)
     train(encoder, training_set(), replace(CONFIG, train_first_stage=True, steps=2), tmp_path / "run")
     assert any(name.startswith("first_stage") for name in changed(before, weights(encoder)))
+
+
+def test_beneath_a_corpus_head_the_encoder_is_trained_and_measured_in_two_parts(tmp_path):
+    encoder, data = headed_encoder(), development()
+    head, before = encoder.config.corpus_head, weights(encoder)
+    found = train(encoder, training_set(), replace(CONFIG, eval_steps=2), tmp_path / "run", development=data)
+    assert {name.partition(".")[0] for name in changed(before, weights(encoder))} == {"first_stage", "second_stage"}
+    assert encoder.config.corpus_head == head
+    encoder.fit_context(data.documents, seed=CONFIG.seed)
+    queries = encoder.encode_queries(data.queries, parts="both")
+    documents_ = encoder.encode_documents(data.documents, parts="both")
+    expected = measure(data, list(search(queries, documents_, 101).positions)).means()["ndcg_at_10"]
+    assert found.best_ndcg_at_10 == pytest.approx(expected, abs=1e-9)
+    one = evaluate(data, encoder.encode_queries(data.queries), encoder.encode_documents(data.documents))
+    assert one.means()["ndcg_at_10"] != pytest.approx(expected, abs=1e-9), "its one vector is another figure"
+
+
+@pytest.mark.parametrize("family", ["static", "mpnet"])
+def test_an_encoder_that_cannot_recompute_its_layers_is_named(family, tmp_path):
+    """Any encoder is trained beneath a corpus head, and some have no checkpointing of activations."""
+    words = tiny_tokenizer().get_vocab_size()
+    settings = tiny_backbone(family, words) if family == "mpnet" else {"model_type": family, "vocab_size": words}
+    encoder = tiny_encoder(**HEADED, second_stage=settings | {"hidden_size": 32})
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing is true, but \w+ cannot recompute its layers; set"):
+        train(encoder, training_set(), replace(CONFIG, gradient_checkpointing=True), tmp_path / "run")
 
 
 def test_the_first_step_is_a_step_of_adamw_along_the_plain_gradient(tmp_path):

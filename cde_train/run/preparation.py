@@ -22,6 +22,10 @@ from cde_train.vectors.text_vectors import TextVectors
 
 PAIRS, VECTORS, CLUSTERS = "pairs.jsonl", "vectors", "clusters.safetensors"
 HELD_OUT, DEVELOPMENT = "held_out", "development"
+PAIRS_TEACH = (
+    ". If you have queries of people with the documents that answer them, give those: they train an encoder to search "
+    "better, which made queries have not done where it was measured (docs/figures/fitted.md)"
+)
 PURPOSES = {HELD_OUT: "the report", DEVELOPMENT: "choosing the best weights"}
 
 
@@ -138,6 +142,7 @@ class Preparation:
             f"data: {len(found.documents)} passages read, {len(made)} queries made of them; "
             + (f"{share} go to {' and '.join(PURPOSES[part] for part in self.parts)}; " if sets_aside else "")
             + f"{len(texts)} texts are embedded: passages, queries, and passages without the words that became a query"
+            + PAIRS_TEACH * bool(self.config.phase)
         )
         return round_trip_filter(made, self.embed(texts), settings)
 

@@ -227,6 +227,7 @@ def test_fit_takes_a_folder_of_documents(config, tmp_path, capsys):
     err = capsys.readouterr().err.splitlines()
     first = next(line for line in err if line.startswith(("data: ", "Embedding")))
     assert first.startswith("data: 25 passages read, 46 queries made of them; "), "before texts are embedded"
+    assert "If you have queries of people with the documents that answer them, give those" in first
     assert "; 30% of them each go to the report and choosing the best weights; " in first
     (warning,) = [line for line in err if line.startswith("warning: the learning rate")]
     steps = json.loads((tmp_path / "out/work/manifest.json").read_text())["steps"]["supervised training"]["report"][

@@ -10,21 +10,21 @@ A context is what `ContextualEncoder.fit_context` makes of the same sample, with
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.making import make_context
 from cde_retriever.context.sampling import Choice
 from cde_retriever.context.selection import choose
 from cde_retriever.encoder.corpus_head import CorpusHead
 from cde_retriever.encoder.encoder import ContextualEncoder
-from cde_retriever.search.hybrid import search
 from cde_retriever.words.reading import TextCounts, WordReader, reader
-from cde_train.evaluation.ranking import DEPTH, Ranking, rank
+from cde_train.evaluation.ranking import Ranking, rank, rank_parts
 
 HYBRID_MODES = ("hybrid_null", "hybrid_foreign", "hybrid")
 HYBRID_LABELS = {
@@ -107,18 +107,14 @@ def one_vectors(
 
 
 def rank_with_head(encoder: ContextualEncoder, texts: PlainTexts, context: Context, parts: str) -> Ranking:
-    """Rank under a context, by ``"both"`` parts or ``"one"`` vector; queries of parts by hundreds, to bound memory."""
+    """Rank under a context, by ``"both"`` parts or ``"one"`` vector."""
     if parts == "one":
         documents, queries = one_vectors(encoder, texts, context)
         return rank(queries, documents)
     head = kept_head(encoder, texts, context)
-    made = head.documents(texts.document_vectors, texts.documents, parts)
-    ranking: Ranking = []
-    for first in range(0, len(texts.queries), QUERIES_AT_ONCE):
-        last = first + QUERIES_AT_ONCE
-        asked = head.queries(texts.query_vectors[first:last], texts.queries[first:last], parts)
-        ranking += list(search(asked, made, DEPTH).positions)
-    return ranking
+    asked = cast(Parts, head.queries(texts.query_vectors, texts.queries, parts))
+    made = cast(Parts, head.documents(texts.document_vectors, texts.documents, parts))
+    return rank_parts(asked, made, chunk=QUERIES_AT_ONCE)
 
 
 def kept_head(

@@ -26,10 +26,10 @@ from cde_train.cli import main as run_command
 from cde_train.data.pairs import write_pairs
 from cde_train.data.readers import read_data
 from cde_train.data.retrieval_sets import read_retrieval_set
+from cde_train.run.sections import BUNDLED_START
 
 MOST = 2000
 SHARE = 0.15
-BUNDLED = "cde-minilm-l6-v2"
 COLUMNS = {
     "bm25": "BM25",
     "plain": "trained, plain",
@@ -83,7 +83,7 @@ def fit_documents(folder: Path, name: str, output: Path, base: str | None) -> Fi
     texts = [text for text in read_retrieval_set(folder).documents if text.strip()]
     write_atomically(file, "".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
     _fit(file, output / name, base)
-    _run("evaluate", output / name, folder, "--start", base or BUNDLED, "-o", results)
+    _run("evaluate", output / name, folder, "--start", base or BUNDLED_START, "-o", results)
     return _fitted(name, output, results)
 
 
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--domains", nargs="+", default=[], help="which of them (default: none)")
     parser.add_argument("--judged", type=Path, help="folder of judged sets")
     parser.add_argument("--sets", nargs="+", default=[], help="which of them (default: none)")
-    parser.add_argument("--base", help=f"encoder or checkpoint to start from (default: {BUNDLED})")
+    parser.add_argument("--base", help=f"encoder or checkpoint to start from (default: {BUNDLED_START})")
     parser.add_argument("--output", type=Path, default=Path("runs/fitted"), help="folder of the runs")
     parser.add_argument("--page", type=Path, default=Path("docs/figures/fitted.md"), help="page to write")
     options = parser.parse_args(arguments)
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Documents alone: judged queries": [fit_documents(options.judged / n, n, output, base) for n in options.sets],
     }
     sections = {title: runs for title, runs in sections.items() if runs}
-    write_atomically(options.page, markdown(sections, Path(base or BUNDLED).name).encode())
+    write_atomically(options.page, markdown(sections, Path(base or BUNDLED_START).name).encode())
     kept = {
         title: {
             run.name: {"steps": run.steps} | {key: run.report[key] for key in ("sha256", "means", "differences")}

@@ -262,9 +262,10 @@ class ContextualEncoder(ModelWithContext):
         how = TextRun.of(role, batch_size, show_progress and len(contexts) > 0)
         if self.head_settings is not None:
             actives = [activate(self, context) for context in contexts]
-            plain = [self._dense_of(active, texts, how, None) for active in actives[:1]]  # the same under all
-            made = [active.join(plain[0], texts, role, "one") for active in actives]
-            return cast("list[Vectors]", made)
+            if not actives:
+                return []
+            plain = self._dense_of(actives[0], texts, how, None)  # the same under all
+            return cast("list[Vectors]", [active.join(plain, texts, role, "one") for active in actives])
         ids = self._runner.tokenize(texts, role)
         output = [np.zeros((len(ids), self.dimension), np.float32) for _ in contexts]
         with self._runner.lock:

@@ -45,11 +45,7 @@ from cde_train.training.start import open_start
 from cde_train.training.term_prior import estimate_prior
 
 Say = Callable[[str], None]
-WHAT = {
-    True: "An encoder with a corpus head, which searches by vector and words together or by one vector",
-    False: "A two-stage contextual document encoder",
-}
-"""What a run makes, by whether it has a corpus head."""
+WITH_HEAD = "An encoder with a corpus head, which searches by vector and words together or by one vector"
 REPORT_PASSES = 4
 """How often the report encodes a document: without context, under null and own context, and by the start."""
 
@@ -139,7 +135,7 @@ class _Fit:
         data, base = (self.folder.done("data") or {}) | self.phases.too_small(), self.config.model.start
         card = ModelCard(
             name=trained.config.name,
-            what=WHAT[trained.head_settings is not None],
+            what=ModelCard.what if trained.head_settings is None else WITH_HEAD,
             comparison=comparison,
             base_model=base,
             data={"source": str(self.data), **data},

@@ -74,15 +74,10 @@ def _put_head(
 
 
 def _configure(plain: PlainEncoder, name: str, reading: Reading, query_encoder: str | None) -> ModelConfig:
-    return ModelConfig(
+    return ModelConfig.around(
+        plain.settings,
+        reading.head_settings if reading.head else None,
         name=name,
-        first_stage=plain.settings,
-        second_stage=plain.settings,
-        context_attention="late",
-        context_moments=not reading.head,  # untrained, they change nothing
-        corpus_head=reading.head_settings.to_dict() if reading.head else None,
-        context_projection=False,
-        share_backbone=True,
         pooling=plain.pooling,
         pool_prompt=plain.pool_prompt,
         projection=tuple(plain.projection),

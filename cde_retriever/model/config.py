@@ -215,6 +215,26 @@ class ModelConfig:
             yield "share_backbone is true, but first_stage and second_stage differ"
 
     @classmethod
+    def around(cls, encoder: Mapping[str, Any], head: HeadSettings | None, **settings: Any) -> "ModelConfig":
+        """Return the configuration of one plain encoder that sees no context itself, with a corpus head or moments.
+
+        Args:
+            encoder: The encoder's own configuration.
+            head: The head's; None for moments, which change nothing until they are trained.
+            settings: Fields that the layout does not decide.
+        """
+        return cls(
+            first_stage=encoder,
+            second_stage=encoder,
+            context_attention="late",
+            context_moments=head is None,
+            context_projection=False,
+            share_backbone=True,
+            corpus_head=None if head is None else head.to_dict(),
+            **settings,
+        )
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
         """Read what `to_dict` wrote.
 

@@ -41,7 +41,7 @@ class ModelSection(StartConfig):
 
     name: str = ""
     base: str = ""
-    context_attention: str = HEAD
+    context_attention: Literal["head", "cached", "joint", "late"] = HEAD
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     @property

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import ConfigError
-from cde_retriever.model.config import CONTEXT_ATTENTIONS, ROLES, ModelConfig
+from cde_retriever.model.config import ROLES, ModelConfig
 from cde_train.settings import AtLeast0, AtLeast1, AtLeast2, AtLeast3, Positive, Rate, Seed, Settings, Share
 
-HEAD = "head"
+HEAD: Final = "head"
 """The start that is an encoder with a corpus head, among the ways of `context_attention`."""
 NOT_OF_A_HEAD = (
     *("term_statistics", "term_shrinkage", "sketch_width"),
@@ -30,7 +30,7 @@ class StartConfig(Settings):
     """
 
     name: str
-    context_attention: str = "cached"
+    context_attention: Literal["head", "cached", "joint", "late"] = "cached"
     context_moments: bool = True
     term_statistics: bool = False
     term_shrinkage: float = 0.0
@@ -44,9 +44,6 @@ class StartConfig(Settings):
 
     def contradictions(self) -> Iterator[str]:
         """Yield what a model of these settings would be refused for."""
-        known = (HEAD, *CONTEXT_ATTENTIONS)
-        if self.context_attention not in known:
-            yield f"context_attention is {self.context_attention!r}, expected one of {', '.join(known)}"
         for name in NOT_OF_A_HEAD if self.context_attention == HEAD else ():
             if getattr(self, name) != getattr(StartConfig, name):
                 yield (
@@ -56,20 +53,25 @@ class StartConfig(Settings):
         try:
             self.model_config(STAND_IN)
         except ConfigError as error:
-            yield from (fault for fault in error.faults if not fault.startswith("context_attention is "))
+            yield from error.faults
 
     def model_config(self, encoder: Mapping[str, Any]) -> ModelConfig:
         """Return the configuration of a model whose two stages are one plain encoder, of this configuration."""
-        made = {f.name: getattr(self, f.name) for f in fields(StartConfig)}
         if self.context_attention == HEAD:
-            made |= {name: getattr(StartConfig, name) for name in NOT_OF_A_HEAD}
-            made |= {"context_attention": "late", "context_moments": False, "share_backbone": True}
-            made["corpus_head"] = HeadSettings().to_dict()
+            return ModelConfig.around(
+                encoder,
+                HeadSettings(),
+                name=self.name,
+                context_size=self.context_size,
+                max_length=self.max_length,
+                prompts=self.prompts,
+            )
+        made = {f.name: getattr(self, f.name) for f in fields(StartConfig)}
         return ModelConfig(
             first_stage=encoder,
             second_stage=encoder,
-            context_projection=made["context_attention"] != "late",
-            share_word_embeddings=not made["share_backbone"],
+            context_projection=self.context_attention != "late",
+            share_word_embeddings=not self.share_backbone,
             **made,
         )
 

@@ -1,10 +1,14 @@
 """Settings are checked by their types, all at once, and nothing is converted but a list to a tuple."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 
 from cde_retriever.errors import ConfigError
+from cde_retriever.model.config import CONTEXT_ATTENTIONS
 from cde_train.data.pseudo_queries import PseudoQueryConfig
-from cde_train.training.config import StartConfig, TrainConfig
+from cde_train.run.sections import ModelSection
+from cde_train.training.config import HEAD, StartConfig, TrainConfig
 
 
 def test_every_fault_of_a_section_is_named_at_once():
@@ -32,6 +36,12 @@ def test_a_list_stands_for_a_tuple_and_text_for_no_number():
     assert TrainConfig(context_sizes=[2, 4]).context_sizes == (2, 4)
     with pytest.raises(ConfigError, match="steps is '3', but should be a valid integer"):
         TrainConfig(steps="3")
+
+
+def test_a_start_is_of_any_layout_that_a_model_has_or_has_a_head():
+    annotation = get_type_hints(StartConfig)["context_attention"]
+    assert annotation == get_type_hints(ModelSection)["context_attention"]
+    assert get_args(annotation) == (HEAD, *CONTEXT_ATTENTIONS)
 
 
 def test_the_start_is_checked_by_the_model_it_makes():

@@ -104,13 +104,14 @@ class Knowledge:
 
     def query_words(self, counts: TextCounts) -> Sparse:
         """Return the sparse part of queries, (n, 2**32), what words are worth beside a cosine included."""
-        settings = self.settings
-        says = self._says(counts.words)
-        grams = self._grams.information(counts.grams.indices, GRAM_PRIOR, settings.prior_documents)
-        pairs, beyond = self._pairs.keep(counts.pairs)
-        of_words, of_pairs = sum_up(counts.words, says, settings.rareness), sum_up(pairs, beyond, settings.rareness)
+        settings, p = self.settings, self.settings.rareness
+        words = self._says(counts.words) ** p
+        grams = self._grams.information(counts.grams.indices, GRAM_PRIOR, settings.prior_documents) ** p
+        pairs, says = self._pairs.keep(counts.pairs)
+        beyond = says**p
+        of_words, of_pairs = sum_up(counts.words, words), sum_up(pairs, beyond)
         parts = (
-            (self._weigh(counts.words, says, of_words), settings.word_weight),
+            (self._weigh(counts.words, words, of_words), settings.word_weight),
             (self._weigh(counts.grams, grams), settings.gram_weight),
             (self._weigh(pairs, beyond, of_words + of_pairs), settings.pair_weight),
         )
@@ -125,9 +126,8 @@ class Knowledge:
         """Whether the context knows any pairs of words."""
         return len(self._pairs) > 0
 
-    def _weigh(self, counts: Sparse, says: NDArray[np.float64], sums: NDArray[np.float64] | None = None) -> Sparse:
-        settings = self.settings
-        return weigh_queries(counts, says, rareness=settings.rareness, sharing=settings.sharing, sums=sums)
+    def _weigh(self, counts: Sparse, powers: NDArray[np.float64], sums: NDArray[np.float64] | None = None) -> Sparse:
+        return weigh_queries(counts, powers, sharing=self.settings.sharing, sums=sums)
 
     def _says(self, words: Sparse) -> NDArray[np.float64]:
         return self._information(words.indices)
@@ -146,7 +146,7 @@ class Knowledge:
     def join_queries(self, plain: Vectors, counts: Sparse) -> Vectors:
         """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
         says = self._says(counts)
-        weights = self._weigh(counts, says)
+        weights = self._weigh(counts, says**self.settings.rareness)
         words = self._topics.embed(weights.scaled(weights.values / _root(says))) * self._factors
         joined = self._joined(self.turn_queries(plain), words)
         return unit(np.concatenate([joined, np.zeros((len(joined), 1), np.float32)], axis=1))

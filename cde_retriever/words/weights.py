@@ -34,9 +34,8 @@ def weigh_documents(counts: Sparse, mean_length: float) -> Sparse:
 
 def weigh_queries(
     counts: Sparse,
-    says: NDArray[np.float64],
+    powers: NDArray[np.float64],
     *,
-    rareness: float = 1.0,
     sharing: float = 1.0,
     sums: NDArray[np.float64] | None = None,
 ) -> Sparse:
@@ -44,17 +43,16 @@ def weigh_queries(
 
     Args:
         counts: How often each word stands in each query.
-        says: What each of their words says, (k,) (`WordStatistics.information`).
-        rareness: p, the power of what a word says.
+        powers: What each of their words says (`WordStatistics.information`) to the power p, (k,).
         sharing: s, the power of their sum that each is divided by; with 1 the values of a query add up to 1.
         sums: Sums to be divided by a power of, (n,), where they are those of other words (`sum_up`).
     """
     if sums is None:
-        sums = sum_up(counts, says, rareness)
+        sums = sum_up(counts, powers)
     parts = np.maximum(sums, np.finfo(np.float64).tiny) ** sharing
-    return counts.scaled(says**rareness / parts[counts.row_numbers])
+    return counts.scaled(powers / parts[counts.row_numbers])
 
 
-def sum_up(counts: Sparse, says: NDArray[np.float64], rareness: float) -> NDArray[np.float64]:
+def sum_up(counts: Sparse, powers: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the sum over each query's words of what they say to the power p, (n,)."""
-    return np.bincount(counts.row_numbers, says**rareness, counts.rows).astype(np.float64)
+    return np.bincount(counts.row_numbers, powers, counts.rows).astype(np.float64)

@@ -274,7 +274,9 @@ def test_one_vector_scores_as_its_formula_says(encoder):
     known = Knowledge(HeadSettings(**{**HEAD, "topics": 32, "sketch": 0}), context.vectors, words)
     counts = WordReader("english").read(queries, "query").words
     moved, plain = wide.encode_documents(documents_, parts="dense"), wide.encode_queries(queries, parts="dense")
-    matches = known._weigh(counts, known._says(counts)).dot(Sparse.of_csr(_words_of(known, documents_)))
+    matches = known._weigh(counts, known._says(counts) ** known.settings.rareness).dot(
+        Sparse.of_csr(_words_of(known, documents_))
+    )
     expected = plain @ moved.T + settings.topic_weight * known.spread * matches
     ratio = one / expected
     assert ratio == pytest.approx(np.repeat(ratio[:, :1], 12, axis=1), rel=2e-3)  # one scale a query

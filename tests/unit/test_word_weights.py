@@ -212,7 +212,7 @@ def test_powers_of_what_words_say():
     statistics = WordStatistics.of(rows({3: 1.0}, {7: 1.0}, {7: 1.0}))
     counts = rows({3: 5.0, 7: 1.0})
     says = statistics.information(counts.indices, PRIOR, 1)
-    values = weigh_queries(counts, says, rareness=1.5, sharing=0.5).values
+    values = weigh_queries(counts, says**1.5, sharing=0.5).values
     powers = [math.log(4 / 1.5) ** 1.5, math.log(4 / 2.01) ** 1.5]
     assert values == pytest.approx([power / math.sqrt(sum(powers)) for power in powers])
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.search.best_first import best_first
-from cde_retriever.search.hybrid import search
+from cde_retriever.search.hybrid import score
 from cde_train.data.retrieval_sets import RetrievalSet
 
 DEPTH = 101
@@ -73,7 +73,7 @@ def rank_parts(queries: Parts, documents: Parts, *, depth: int = DEPTH, chunk: i
     ranking: Ranking = []
     for start in range(0, len(queries.dense), chunk):
         some = Parts(queries.dense[start : start + chunk], queries.sparse[start : start + chunk])
-        ranking += list(search(some, documents, depth).positions)
+        ranking += [best_first(row, depth) for row in score(some, documents)]
     return ranking
 
 

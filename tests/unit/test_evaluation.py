@@ -127,6 +127,17 @@ def test_rank_is_by_inner_product_and_independent_of_chunks():
     assert whole[3].tolist() == np.argsort(-(documents @ queries[3]))[:5].tolist()
 
 
+def test_two_parts_are_ranked_by_the_sum_of_their_inner_products():
+    rng = np.random.default_rng(0)
+    queries, documents = (
+        Parts(rng.normal(size=(n, 4)).astype(np.float32), csr_array(rng.integers(0, 2, (n, 9)).astype(np.float32)))
+        for n in (7, 20)
+    )
+    scores = queries.dense @ documents.dense.T + (queries.sparse @ documents.sparse.T).toarray()
+    expected = np.argsort(-scores, axis=1)[:, :5].tolist()
+    assert [row.tolist() for row in rank_parts(queries, documents, depth=5, chunk=2)] == expected
+
+
 def test_rank_refuses_what_it_cannot_compare():
     with pytest.raises(ValueError, match=r"\(1, 3\), \(2, 4\)"):
         rank(np.ones((1, 3), np.float32), np.ones((2, 4), np.float32))

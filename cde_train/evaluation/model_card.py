@@ -31,8 +31,6 @@ class ModelCard:
         name: The model's name.
         comparison: Held-out figures.
         base_model: What training started from; the card names an id of the Hub, not a path.
-        licence: As the Hub spells it.
-        languages: Language codes, if known.
         data: Source, pairs, domains, skipped counts, filter report: label to value.
         compute: Seconds, device, steps: label to value.
         settings: The settings that were used, as TOML.
@@ -46,8 +44,6 @@ class ModelCard:
     name: str
     comparison: Comparison
     base_model: str = ""
-    licence: str = "other"
-    languages: tuple[str, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     compute: Mapping[str, Any] = field(default_factory=dict)
     settings: str = ""
@@ -79,17 +75,14 @@ class ModelCard:
             "<details><summary>Settings that this run used; run.toml has all</summary>\n\n"
             f"{fence}toml\n{self.settings.strip()}\n{fence}\n\n"
             "</details>",
-            f"## Limits\n\nTexts beyond {self.comparison.max_length} tokens are cut. Languages: "
-            f"{', '.join(self.languages) or 'unknown, those of the training data'}. "
-            "Nothing was measured beyond the sets above.",
+            f"## Limits\n\nTexts beyond {self.comparison.max_length} tokens are cut. Languages: unknown, those of the "
+            "training data. Nothing was measured beyond the sets above.",
         ]
         return "\n\n".join(parts) + "\n"
 
     def _front_matter(self) -> str:
-        lines = ["---", "library_name: cde-retriever", f"license: {json.dumps(self.licence)}"]
+        lines = ["---", "library_name: cde-retriever", 'license: "other"']
         lines += ["tags:", *(f"- {tag}" for tag in ("sentence-similarity", "retrieval", "contextual-embeddings"))]
-        if self.languages:
-            lines += ["language:", *(f"- {json.dumps(code)}" for code in self.languages)]
         if _HUB_ID.fullmatch(self.base_model) and not Path(self.base_model).exists():  # the Hub refuses a path
             lines.append(f"base_model: {json.dumps(self.base_model)}")
         return "\n".join([*lines, "---"])

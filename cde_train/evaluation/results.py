@@ -13,8 +13,7 @@ from cde_train.evaluation.statistics import bootstrap
 
 PLAIN_MODES = ("plain", *ADAPTATIONS)
 CONTEXT_MODES = ("null", "foreign", "corpus")
-OTHER_MODES = ("start", "start_hybrid", "against")
-MODES = ("bm25", "mixture", *PLAIN_MODES, *CONTEXT_MODES, "hybrid", *OTHER_MODES)
+MODES = ("bm25", "mixture", *PLAIN_MODES, *CONTEXT_MODES, "hybrid", "start", "start_hybrid", "against")
 LABELS = {
     "bm25": "BM25",
     "mixture": f"BM25 {WORD_SHARE} + plain backbone {1 - WORD_SHARE}",
@@ -156,8 +155,7 @@ class Comparison:
 
     def markdown(self) -> str:
         """Return the tables, in hundredths."""
-        head = [MEASURES[m] for m in MEASURES]
-        lines = ["| set | mode | " + " | ".join(head) + " |", "|---|---|" + "--:|" * len(head)]
+        lines = ["| set | mode | " + " | ".join(MEASURES.values()) + " |", "|---|---|" + "--:|" * len(MEASURES)]
         for name in self.sets:
             for mode in self.modes:
                 if self._of(name, mode):

@@ -70,8 +70,7 @@ def hold_out(
             f"{len(held)} of {len(pairs)} pairs would be held out, expected at least {config.least}; they have "
             f"{len(set(keys))} different documents: give more, or raise held_out.share"
         )
-    texts = (text for i in held for text in (pairs[i].document, pairs[i].source))
-    held_out = _HeldOut((pairs[i].query for i in held), texts)
+    held_out = _HeldOut(pairs[i] for i in held)
     train = [pair for pair, key in zip(pairs, keys, strict=True) if key not in drawn and not held_out.holds(pair)]
     if not train:
         raise TrainingDataError(
@@ -129,26 +128,25 @@ def _retrieval_set(
     )
 
 
-def leave_out_copies(pairs: Sequence[TrainingPair], held_out: Sequence[RetrievalSet]) -> list[TrainingPair]:
-    """Return the pairs that share no query and no document, nor a near-copy of one, with what was held out."""
-    known = [_HeldOut(data.queries, _answers(data)) for data in held_out]
-    return [pair for pair in pairs if not any(data.holds(pair) for data in known)]
+def drawn_pairs(pairs: Iterable[TrainingPair], config: HoldOutConfig) -> list[TrainingPair]:
+    """Return the pairs that `hold_out` holds out, whole: documents of its retrieval set lack the made queries."""
+    return [pair for pair in pairs if _draw(_key(pair.source or pair.document), config.seed) < config.share]
 
 
-def _answers(data: RetrievalSet) -> Iterator[str]:
-    """Yield the documents that are relevant to a query."""
-    relevant = {key for gains in data.relevant.values() for key in gains}
-    texts = zip(data.document_ids, data.documents, strict=True)
-    return (text for key, text in texts if key in relevant)
+def leave_out_copies(pairs: Sequence[TrainingPair], held: Iterable[TrainingPair]) -> list[TrainingPair]:
+    """Return the pairs that share no query and no document, nor a near-copy of one, with pairs that are held out."""
+    held_out = _HeldOut(held)
+    return [pair for pair in pairs if not held_out.holds(pair)]
 
 
 class _HeldOut:
-    """Queries and documents that are held out, to find copies of."""
+    """Queries and documents of pairs that are held out, and what they were taken from whole, to find copies of."""
 
-    def __init__(self, queries: Iterable[str], documents: Iterable[str]) -> None:
-        self._asked = set(map(_key, queries))
+    def __init__(self, pairs: Iterable[TrainingPair]) -> None:
+        held = list(pairs)
+        self._asked = {_key(pair.query) for pair in held}
         self._grams = Grams()
-        distinct = list(dict.fromkeys(text for text in documents if text))
+        distinct = list(dict.fromkeys(text for pair in held for text in (pair.document, pair.source) if text))
         self._keys = set(map(_key, distinct))
         grams = [self._grams(comparable(text)) for text in distinct]
         self._known: NDArray[np.uint64] = np.unique(np.concatenate([np.zeros(0, np.uint64), *grams]))

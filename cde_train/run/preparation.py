@@ -8,11 +8,11 @@ from pathlib import Path
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.batching.clustering import Clustering, cluster_pairs
 from cde_train.batching.pair_vectors import views
-from cde_train.data.holdout import hold_out, leave_out_copies
+from cde_train.data.holdout import drawn_pairs, hold_out, leave_out_copies
 from cde_train.data.pairs import TrainingPair, texts_of, write_pairs
 from cde_train.data.pseudo_queries import RoundTrip, make_pairs, round_trip_filter
 from cde_train.data.readers import TrainingData, read_data, read_pairs
-from cde_train.data.retrieval_sets import RetrievalSet, read_retrieval_set, write_retrieval_set
+from cde_train.data.retrieval_sets import RetrievalSet, write_retrieval_set
 from cde_train.errors import TrainingDataError
 from cde_train.evaluation.sampled_corpus import SampledCorpus, trusted_sample
 from cde_train.run.folder import Report, RunFolder
@@ -120,15 +120,18 @@ class Preparation:
         if sets_aside:
             for part, seed in self.parts.items():
                 settings = replace(self.config.held_out, seed=seed)
+                drawn = drawn_pairs(pairs, settings)
                 try:
                     pairs, data = hold_out(pairs, found.documents, settings)
                 except TrainingDataError as error:
                     left_out = ", ".join(f"{count} ({reason})" for reason, count in found.skipped.items())
                     raise TrainingDataError(f"{error}; left out before: {left_out or 'nothing'}") from error
                 write_retrieval_set(data, self.work / part)
+                write_pairs(drawn, self.work / part / PAIRS)
                 report[f"{part}_queries"] = len(data.queries)
         else:
-            pairs = leave_out_copies(pairs, [read_retrieval_set(self.work / part) for part in self.parts])
+            drawn = [pair for part in self.parts for pair in read_pairs(self.work / part / PAIRS)]
+            pairs = leave_out_copies(pairs, drawn)
         write_pairs(pairs, place / PAIRS)
         return report | {"held_out_pairs_and_copies": before - len(pairs), "pairs": len(pairs)}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cde_train.data.holdout import HoldOutConfig, hold_out, leave_out_copies
+from cde_train.data.holdout import HoldOutConfig, drawn_pairs, hold_out, leave_out_copies
 from cde_train.data.pairs import TrainingPair
 from cde_train.errors import TrainingDataError
 
@@ -38,17 +38,34 @@ def test_copies_and_queries_of_held_out_pairs_are_not_trained_on() -> None:
         TrainingPair(first.query.upper(), other, "x"),
         TrainingPair("new", other, "x", (first.document,)),
     ]
-    assert [leave_out_copies([leak], [held]) for leak in leaks] == [[], [], []]
+    drawn = drawn_pairs(PAIRS, CONFIG)
+    assert [leave_out_copies([leak], drawn) for leak in leaks] == [[], [], []]
     train, again = hold_out(PAIRS, [near, "a distractor"], CONFIG)
     assert "a distractor" in again.documents
     assert near not in again.documents
-    assert leave_out_copies(train, [again]) == train
+    assert leave_out_copies(train, drawn) == train
+    assert {*train, *drawn} == set(PAIRS)
     assert hold_out([*PAIRS, *leaks], [], CONFIG)[0] == train
 
 
 def test_too_few_pairs_is_an_error() -> None:
     with pytest.raises(TrainingDataError, match=r"[01] of 1 pairs would be held out.* 1 different documents"):
         hold_out(PAIRS[:1], [], CONFIG)
+
+
+def test_a_held_out_passage_that_comes_back_whole_is_not_trained_on() -> None:
+    """Three of its five sentences became queries, so that few of its 13-grams are left in the retrieval set."""
+    pairs = []
+    for i in range(40):
+        sentences = [" ".join(f"p{i}s{j}w{k}" for k in range(8)) + "." for j in range(5)]
+        for asked in sentences[::2]:
+            rest = " ".join(one for one in sentences if one != asked)
+            pairs.append(TrainingPair(asked, rest, "x", source=" ".join(sentences)))
+    train, _ = hold_out(pairs, [], CONFIG)
+    back = [TrainingPair(f"asked {i}", text, "y") for i, text in enumerate(dict.fromkeys(p.source for p in pairs))]
+    kept = leave_out_copies(back, drawn_pairs(pairs, CONFIG))
+    assert [pair.document for pair in kept] == list(dict.fromkeys(pair.source for pair in train))
+    assert 20 < len(kept) < 40
 
 
 def test_no_made_query_stands_in_a_held_out_document() -> None:

@@ -33,7 +33,7 @@ START, MODEL, REPORT_FOLDER = "start", "model", "report"
 Report = dict[str, Any]
 SENTENCES = ("advice", "verdicts")
 """What of a report is a sentence, or several."""
-Settings = dict[str, Any]
+SettingsByPath = dict[str, Any]
 """Every single setting by its path, such as ``phase.0.steps``."""
 
 
@@ -58,7 +58,7 @@ class RunFolder:
         self._format = RecordFormat(1, ArtifactError, f"choose another output, or delete {output} to start afresh")
         self.say = say
         self.one_at_a_time = one_at_a_time
-        self.settings: Settings = {}
+        self.settings: SettingsByPath = {}
 
     @contextmanager
     def claim(
@@ -87,9 +87,9 @@ class RunFolder:
             yield
 
     def _refuse_other_files(self) -> None:
-        known = (WORK_NAME, CONFIG_NAME, f".{CONFIG_NAME}.")  # the last from a process killed while writing it
-        files = self.output.iterdir() if self.output.exists() and not self.manifest.exists() else ()
-        if any(not path.name.startswith(known) for path in files):
+        there = self.output.iterdir() if self.output.exists() and not self.manifest.exists() else ()
+        others = {path.name for path in there} - {WORK_NAME, CONFIG_NAME}
+        if any(not name.startswith(f".{CONFIG_NAME}.") for name in others):  # from a process killed while writing it
             raise ArtifactError(f"{self.output} holds files that are not of a run; choose a new folder as output")
 
     def _record(self, config: RunConfig, names: list[str], content: str, environment: Mapping[str, str] | None) -> None:
@@ -113,7 +113,7 @@ class RunFolder:
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{file} is damaged ({error}); delete {self.output} to start afresh") from error
 
-    def _refuse_changes(self, steps: dict[str, Any], theirs: Settings, sources: str) -> None:
+    def _refuse_changes(self, steps: dict[str, Any], theirs: SettingsByPath, sources: str) -> None:
         """Refuse settings, or data, other than those that a finished step has used."""
         used = [(name, path, value) for name in steps for path, value in steps[name].get("settings", theirs).items()]
         other = {path: (name, value) for name, path, value in used if self.settings.get(path) != value}
@@ -229,7 +229,7 @@ class RunFolder:
         self._format.write(self.manifest, values)
 
 
-def _used(config: RunConfig, data: str) -> Settings:
+def _used(config: RunConfig, data: str) -> SettingsByPath:
     """Return what the steps of a run can depend on."""
     measures = any(phase.eval_steps for phase in config.phase)
     return settings_of(config) | {"data": data, "phase.*.eval_steps above 0": measures}

@@ -162,12 +162,13 @@ def test_a_start_that_is_refused_while_another_is_at_work_changes_nothing_of_it(
     assert again(folder, data, changed).environments() == [{"torch": "1"}]
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, data):
+@pytest.mark.parametrize("name", ["thesis.tex", "workshop.md", "run.toml.old"])
+def test_a_folder_of_something_else_is_left_alone(name, tmp_path, data):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    (tmp_path / "out" / name).write_text("mine")
     with pytest.raises(ArtifactError, match="holds files that are not of a run"):
         again(RunFolder(tmp_path / "out", print), data)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
 
 
 def test_an_output_inside_the_data_is_refused(data):

@@ -7,8 +7,15 @@ from cde_retriever.checkpoint.folder import find_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, kind_of
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig
+from cde_train.run.config import load_run_config
 from cde_train.run.sections import ModelSection, RunConfig
-from cde_train.training.config import STAND_IN, StartConfig
+from cde_train.training.config import HEAD, STAND_IN, StartConfig, TrainConfig
+
+OF_A_CONTEXT = (
+    *("context_source", "context_sizes", "context_dropout", "null_rate"),
+    *("train_first_stage", "new_learning_rate", "gate_learning_rate"),
+)
+"""Settings of a phase that do nothing beneath a corpus head, where training sees no context."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -40,6 +47,17 @@ def resolve(config: RunConfig) -> RunConfig:
     _refuse_larger_contexts(config, there)
     model = ModelSection(**{**vars(config.model), **has, "prompts": dict(there.prompts)})
     return _with_something_to_train(replace(config, model=model))
+
+
+def idle_settings(config: RunConfig) -> list[str]:
+    """Return the paths of what somebody set and does nothing, beneath a corpus head, in a run that `resolve` gave."""
+    usual = TrainConfig(), load_run_config().phase[0]  # what they are if nobody sets them
+    return [
+        f"phase.{number}.{name}"
+        for number, phase in enumerate(config.phase if config.model.context_attention == HEAD else ())
+        for name in OF_A_CONTEXT
+        if getattr(phase, name) not in [getattr(settings, name) for settings in usual]
+    ]
 
 
 def _with_something_to_train(config: RunConfig) -> RunConfig:

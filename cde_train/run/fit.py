@@ -30,7 +30,7 @@ from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.evaluation.comparison import compare
 from cde_train.evaluation.model_card import ModelCard, write_model_card
 from cde_train.evaluation.verdicts import advise, verdicts
-from cde_train.run.base import resolve
+from cde_train.run.base import idle_settings, resolve
 from cde_train.run.config import to_toml
 from cde_train.run.costs import affordable_documents
 from cde_train.run.delivery import deliver
@@ -47,7 +47,7 @@ from cde_train.training.term_prior import estimate_prior
 Say = Callable[[str], None]
 WITH_HEAD = "An encoder with a corpus head, which searches by vector and words together or by one vector"
 REPORT_PASSES = 4
-"""How often the report encodes a document: without context, under null and own context, and by the start."""
+"""How often the report encodes a document at most: without context, under null and own context, and by the start."""
 
 
 def fit(data: str | os.PathLike[str], output: str | os.PathLike[str], config: RunConfig, *, say: Say) -> Report:
@@ -74,6 +74,8 @@ def fit(data: str | os.PathLike[str], output: str | os.PathLike[str], config: Ru
             if phase.batch_size % count
         ]
     )
+    if idle := idle_settings(config):
+        say(f"{', '.join(idle)} change nothing: beneath a corpus head training sees no context")
     run = Distillation if config.distillation.steps else _Fit
     return run(Path(data), Path(output), config, say).run()
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from cde_retriever.errors import ConfigError
-from cde_train.run.base import resolve
+from cde_train.run.base import idle_settings, resolve
 from cde_train.run.config import find_config, load_run_config, parse_run_config, preset_names, settings_of, to_toml
 from cde_train.run.sections import OF_THE_PHASE, SECTIONS, ModelSection, PhaseConfig, RunConfig
 from cde_train.training.config import TrainConfig
@@ -119,7 +119,10 @@ def test_hard_negatives_are_no_documents_of_a_batch_that_a_context_is_drawn_from
         ("phase.0.name=a/b", "phase.0.name is 'a/b', expected letters"),
         ("phase.0.context_source=corpus", "phase.0.context_source is 'corpus', expected 'batch' or 'domain'"),
         ("phase.0.patience=-1", "phase.0.patience is -1, expected at least 0"),
-        ("model.context_attention=cashed", "model.context_attention is 'cashed', expected one of"),
+        (
+            "model.context_attention=cashed",
+            "model.context_attention is 'cashed', expected 'head', 'cached', 'joint' or",
+        ),
         ("surrogate.batch_size=0", "surrogate.batch_size is 0, expected at least 1"),
         ("phase=[]", r"--set 'phase=\[\]' is not section\.key=value"),
         ("phase.0.steps", "--set 'phase.0.steps' is not section.key=value"),
@@ -157,6 +160,9 @@ def test_a_fault_hides_no_other_and_invents_none():
     with pytest.raises(ConfigError) as error:
         load_run_config("default", ["phase.0.eval_steps='often'", "phase.0.patience=3"])
     assert str(error.value).count("\n") == 1
+    with pytest.raises(ConfigError) as error:  # nor what goes with some context_attention alone
+        load_run_config("default", ["model.context_attention=cashed", "model.share_backbone=true"])
+    assert str(error.value).count("\n") == 1
 
 
 def test_late_context_stands_on_a_first_stage_that_stays():
@@ -182,7 +188,7 @@ def test_late_context_stands_on_a_first_stage_that_stays():
         (["model.output_head=mlp"], r"model\.output_head is 'mlp', which context_attention 'head' does not have"),
         (
             ["model.context_attention=heads"],
-            r"model\.context_attention is 'heads', expected one of head, cached",
+            r"model\.context_attention is 'heads', expected 'head', 'cached'",
         ),
         (["model.context_attention=late", "model.sketch_width=64"], r"model\.sketch_width is 64"),
         (["model.context_attention=late", "model.term_shrinkage=0.3"], r"model\.term_shrinkage is 0\.3"),
@@ -214,6 +220,16 @@ def test_beneath_a_corpus_head_the_encoder_is_what_is_trained(tmp_path):
     assert resolve(load_run_config("default", [*still, "model.base=cde-minilm-l6-v1"])).model.term_statistics
     without = ["model.context_moments=false"]  # which is so beneath any head
     assert resolve(load_run_config("default", without)) == resolve(load_run_config("default"))
+
+
+def test_settings_of_a_context_are_named_beneath_a_head_where_somebody_changed_them():
+    changed = ["phase.0.context_sizes=[4, 8]", "phase.0.null_rate=0.5", "phase.0.gate_learning_rate=0.1"]
+    named = ["phase.0.context_sizes", "phase.0.null_rate", "phase.0.gate_learning_rate"]
+    assert idle_settings(resolve(load_run_config("default", changed))) == named
+    inside = [*changed, "model.base=cde-minilm-l6-v1"]
+    assert idle_settings(resolve(load_run_config("default", inside))) == []
+    assert [idle_settings(resolve(config)) for config in (RunConfig(), load_run_config())] == [[], []]
+    assert idle_settings(resolve(load_run_config("distil"))) == []
 
 
 def test_objects_are_checked_like_files():

@@ -1,1 +1,1 @@
-"""A student that sees a corpus through its context documents alone, and a teacher that knows all of it."""
+"""Measure what a short vector's few numbers, learned from a teacher that knows all words of a corpus, are worth."""

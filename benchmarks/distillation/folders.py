@@ -1,41 +1,40 @@
 """Run `cde-train fit --config distil` on five unlike folders, and judge by held-out pseudo-queries and by people's own.
 
-    python -m benchmarks.distillation.folders --store ... --models MODEL ... --output runs/folders --page docs/...
+    python -m benchmarks.distillation.folders MODEL ../shared/eval runs/pair_sets
 
-A folder is some documents of a stored corpus (`FOLDERS`): answers of queries drawn at random, and others. The run sees
+A folder is some documents of a judged set (`FOLDERS`): answers of queries drawn at random, and others. The run sees
 documents alone. Pseudo-queries of held-out documents are what its own report judges by; real queries with their
-judgements it never saw, and their kept vectors serve. The next folder is the foreign context of the real ones. A run
-that is done is not done again, and the page keeps what it says of other encoders.
+judgements it never saw. The next folder is the foreign context of the real ones. A run that is done is not done again,
+and the page keeps what it says of other encoders.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.distillation.corpora import Store
+from benchmarks.distillation.corpora import named, numbered
+from benchmarks.quality import Bench
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_retriever.files.replacing import write_atomically
 from cde_train.cli import main as run_command
-from cde_train.data.retrieval_sets import RetrievalSet
+from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set, write_retrieval_set
 from cde_train.distillation.judging import compare_learned
-from cde_train.distillation.teacher import Vectors
 from cde_train.evaluation.statistics import bootstrap
 
 FOLDERS = {
     "documentation": ("claude_docs", 232),
-    "law": ("p_policyqa", 300),
+    "law": ("policyqa", 300),
     "medicine": ("scifact", 200),
     "code": ("cosqa", 400),
     "news": ("climate_fever", 400),
 }
-"""Stored corpora by kind, and how many documents to take, fewer of long ones: pages of an API, privacy policies,
+"""Judged sets by kind, and how many documents to take at most, fewer of long ones: pages of an API, privacy policies,
 biomedical abstracts, Python functions; no news reach this machine, and sentences of Wikipedia by which claims in the
 news are checked stand for them."""
 ANSWERS = 0.75
@@ -43,58 +42,42 @@ ANSWERS = 0.75
 RIVALS = ("start", "plain", "null", "foreign")
 
 
-@dataclass(frozen=True)
-class Folder:
-    """Documents, real queries and their judgements, with plain vectors of both."""
-
-    data: RetrievalSet
-    documents: Vectors
-    queries: Vectors
-
-
-def draw(store: Store, name: str, most: int) -> Folder:
-    """Draw documents of a stored corpus: answers of so many queries as fit, and others."""
-    corpus, texts, asked = store.open(name), store.documents(name), store.queries(name)
-    rng = np.random.default_rng(0)
+def draw(data: RetrievalSet, kind: str, most: int) -> RetrievalSet:
+    """Draw documents of a judged set: answers of so many queries as fit, and others."""
+    answers, rng = numbered(data), np.random.default_rng(0)
     rows: dict[int, None] = {}
-    for query in rng.permutation(len(corpus.relevant)):
-        answers = corpus.relevant[query].keys()
-        if len(rows.keys() | answers) <= ANSWERS * most:
-            rows.update(dict.fromkeys(answers))
-    rows.update(dict.fromkeys(int(row) for row in rng.permutation(len(corpus))[: most - len(rows)]))
-    chosen = sorted(row for row in rows if texts[row].strip())
-    place = {row: f"d{number}" for number, row in enumerate(chosen)}
-    kept = [q for q, answers in enumerate(corpus.relevant) if answers.keys() <= place.keys()]
-    data = RetrievalSet(
-        name,
-        tuple(place.values()),
-        tuple(texts[row] for row in chosen),
-        tuple(f"q{q}" for q in kept),
-        tuple(asked[q] for q in kept),
-        {f"q{q}": {place[row]: gain for row, gain in corpus.relevant[q].items()} for q in kept},
+    for query in rng.permutation(len(answers)):
+        if len(rows.keys() | answers[query].keys()) <= ANSWERS * most:
+            rows.update(dict.fromkeys(answers[query]))
+    rows.update(dict.fromkeys(int(row) for row in rng.permutation(len(data.documents))[: most - len(rows)]))
+    chosen = sorted(row for row in rows if data.documents[row].strip())
+    asked = [query for query, found in enumerate(answers) if found.keys() <= set(chosen)]
+    return RetrievalSet(
+        kind,
+        tuple(f"d{row}" for row in chosen),
+        tuple(data.documents[row] for row in chosen),
+        tuple(f"q{query}" for query in asked),
+        tuple(data.queries[query] for query in asked),
+        {f"q{query}": {f"d{row}": gain for row, gain in answers[query].items()} for query in asked},
     )
-    return Folder(data, corpus.vectors[0][chosen], corpus.vectors[1][kept])
 
 
-def fit(folder: Folder, model: Path, output: Path) -> None:
-    """Run the preset on the documents, or go on with it."""
-    file = output.parent / f"{output.name}.jsonl"
-    rows = "".join(json.dumps({"text": text}) + "\n" for text in folder.data.documents)
-    write_atomically(file, rows.encode())
-    code = run_command(["fit", str(file), "-o", str(output), "--config", "distil", "--base", str(model)])
+def fit(documents: Path, model: Path, output: Path) -> None:
+    """Run the preset on a file of documents, or go on with it."""
+    code = run_command(["fit", str(documents), "-o", str(output), "--config", "distil", "--base", str(model)])
     if code:
-        raise RuntimeError(f"cde-train fit on {file} ended with {code}")
+        raise RuntimeError(f"cde-train fit on {documents} ended with {code}")
 
 
-def judge(folder: Folder, foreign: Folder, output: Path) -> dict[str, Any]:
-    """Return what came of a run by its own report and by real queries."""
+def judge(own: Path, foreign: Path, output: Path, cache: Path) -> dict[str, Any]:
+    """Return what came of a run by its own report and by real queries; plain vectors are kept in the cache."""
     learned, start = (ContextualEncoder.from_pretrained(output / "work" / name) for name in ("model", "start"))
-    known = PlainDocuments()
-    known.add(foreign.data.documents, foreign.documents)
+    bench = Bench(start, [own, foreign], cache=cache, dtype="float32")
+    known, (other, texts) = PlainDocuments(), (bench.plain(folder) for folder in (foreign, own))
+    known.add(other.documents, other.document_vectors)
     learned.keep_plain(known)
-    real = compare_learned(
-        learned, start, folder.data, (folder.documents, folder.queries), foreign.data.documents
-    ).to_dict()
+    vectors = texts.document_vectors, texts.query_vectors
+    real = compare_learned(learned, start, bench.data(own)[0], vectors, other.documents).to_dict()
     manifest = json.loads((output / "work" / "manifest.json").read_text())["steps"]
     reports = {"held_out": json.loads((output / "report.json").read_text()), "real": real}
     kept = {
@@ -105,10 +88,10 @@ def judge(folder: Folder, foreign: Folder, output: Path) -> dict[str, Any]:
         }
         for name, report in reports.items()
     }
-    learning = manifest["distillation"]
-    seconds = sum(step["seconds"] for step in manifest.values())
-    delivered = manifest["report"]["report"]["delivered"]
-    return kept | {"learned": learning["report"], "seconds": seconds, "delivered": delivered}
+    return kept | {
+        "learned": manifest["distillation"]["report"],
+        "delivered": manifest["report"]["report"]["delivered"],
+    }
 
 
 def markdown(found: Sequence[dict[str, Any]]) -> str:
@@ -119,8 +102,7 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
         "Written by `python -m benchmarks.distillation.folders`, which says what the folders are.",
         "",
         "100 nDCG@10; what was learned under the folder's own context, minus rivals, with 95 % intervals over queries. "
-        "The start is the same encoder with the shared numbers (256 directions, 0.11, 0.63). Seconds are of a machine "
-        "that did other things too.",
+        "The start is the same encoder with the shared numbers (256 directions, 0.11, 0.63).",
     ]
     for name, title in (("held_out", "Pseudo-queries of held-out documents"), ("real", "Real queries, never seen")):
         lines += ["", f"## {title}"]
@@ -135,10 +117,10 @@ def _table(model: str, found: Sequence[dict[str, Any]], name: str) -> list[str]:
     mean, low, high = bootstrap([np.array([d["mean"] for d in differences])])
     above, beyond = sum(d["mean"] > 0 for d in differences), sum(d["low"] > 0 for d in differences)
     heads = [model, "queries", "directions, p, topics' worth", "plain", "start", "learned"]
-    heads += [*(f"minus {rival}" for rival in RIVALS), "delivered", "seconds"]
+    heads += [*(f"minus {rival}" for rival in RIVALS), "delivered"]
     return [
         f"| {' | '.join(heads)} |",
-        "|---|" + "--:|" * 5 + "---|" * len(RIVALS) + "---|--:|",
+        "|---|" + "--:|" * 5 + "---|" * len(RIVALS) + "---|",
         *(_row(result, name) for result in found),
         "",
         f"Above the start on {above} of {len(found)} folders, beyond chance on {beyond}; mean {100 * mean:+.2f} "
@@ -158,36 +140,39 @@ def _row(result: dict[str, Any], name: str) -> str:
     for rival in RIVALS:
         d = _difference(result, name, rival)
         cells.append(f"{100 * d['mean']:+.2f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})")
-    return f"| {' | '.join([*cells, result['delivered'], format(result['seconds'], '.0f')])} |"
+    return f"| {' | '.join([*cells, result['delivered']])} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the preset on every folder with every encoder, and write the page."""
+    """Run the preset on every folder with an encoder, and write the page."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.distillation.folders", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--store", type=Path, required=True, help="folder of stored corpora, as `Store` says")
-    parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of encoders")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--page", type=Path, required=True, help="write PAGE.json and PAGE.md")
+    parser.add_argument("model", type=Path, help="folder of an encoder")
+    parser.add_argument("sets", type=Path, nargs="+", help="judged sets, or folders of them")
+    parser.add_argument("--runs", type=Path, default=Path("runs/folders"), help="folder of the runs")
+    parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of plain vectors")
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/figures/distillation-folders"), help="write PAGE.json and PAGE.md"
+    )
     options = parser.parse_args(arguments)
-    page, names = options.page.with_suffix(".json"), [model.name for model in options.models]
+    there = [found for folder in options.sets for found in find_retrieval_sets(folder)]
+    names = [name for name, _ in FOLDERS.values()]
+    folders = {}
+    for (kind, (_, most)), source in zip(FOLDERS.items(), named(there, names), strict=True):
+        folders[kind] = options.runs / "sets" / kind
+        write_retrieval_set(draw(read_retrieval_set(source), kind, most), folders[kind])
+    page, model = options.page.with_suffix(".json"), options.model.name
     known = json.loads(page.read_text()) if page.is_file() else []
-    found: list[dict[str, Any]] = [result for result in known if result["encoder"] not in names]
-    for model in options.models:
-        store = Store(options.store, None, model.name, 0)
-        folders = {kind: draw(store, *taken) for kind, taken in FOLDERS.items()}
-        kinds = list(folders)
-        for number, kind in enumerate(kinds):
-            output = options.output / model.name / kind
-            output.parent.mkdir(parents=True, exist_ok=True)
-            fit(folders[kind], model, output)
-            judged = judge(folders[kind], folders[kinds[number - len(kinds) + 1]], output)
-            found.append({"encoder": model.name, "folder": kind} | judged)
-            json_text = json.dumps(found, indent=1) + "\n"
-            write_atomically(page, json_text.encode())
-            write_atomically(options.page.with_suffix(".md"), markdown(found).encode())
-            sys.stderr.write(_row(found[-1], "held_out") + "\n" + _row(found[-1], "real") + "\n")
+    found: list[dict[str, Any]] = [result for result in known if result["encoder"] != model]
+    kinds = list(folders)
+    for kind, after in zip(kinds, [*kinds[1:], kinds[0]], strict=True):
+        output = options.runs / model / kind
+        fit(folders[kind] / "corpus.jsonl", options.model, output)
+        found.append({"encoder": model, "folder": kind} | judge(folders[kind], folders[after], output, options.cache))
+        write_atomically(page, (json.dumps(found, indent=1) + "\n").encode())
+        write_atomically(options.page.with_suffix(".md"), markdown(found).encode())
+        sys.stderr.write(_row(found[-1], "held_out") + "\n" + _row(found[-1], "real") + "\n")
     return 0
 
 

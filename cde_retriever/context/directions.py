@@ -5,7 +5,7 @@ With A the (J, d) unit vectors of the context documents, the r directions are th
 What was cut off told documents apart as well, and the directions of least variance stand in for it: in the inner
 product of a query and a document, one of variance v counts (v₁ / v)^p, v₁ the largest. All of that factor is the
 query's, so documents are no longer than they were. p was learned from a teacher that knows whole corpora
-(``docs/figures/distillation.md``).
+(``docs/figures/distillation-directions.md``).
 
 What the documents do not span has no order of its own, so there the encoder's first numbers come first; without any
 document the directions are the encoder's first r numbers. Eigenvectors have no sign, so the basis is turned to the one

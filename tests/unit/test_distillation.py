@@ -1,67 +1,33 @@
-"""The student equals the whole model, and the teacher's scores depend on the corpus, not on the pair."""
+"""The teacher's scores depend on the corpus, not on the pair; what a student learns holds in a short vector."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.distillation.corpora import Corpus, Hidden, draw_lesson, taken, teach
+from benchmarks.distillation import directions
+from benchmarks.distillation.corpora import Corpus, mixture, named
 from benchmarks.distillation.directions import target
 from benchmarks.distillation.folders import draw
-from benchmarks.distillation.student import TOKEN_LENGTH, Student
+from benchmarks.head_ranking import PlainTexts
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Knowledge
-from cde_retriever.model.evidence import Evidence
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts, WordReader
 from cde_train.data.pairs import TrainingPair
+from cde_train.data.retrieval_sets import RetrievalSet, write_retrieval_set
 from cde_train.distillation import lessons
 from cde_train.distillation.config import DistillationConfig
 from cde_train.distillation.lessons import choose, learn, splits
 from cde_train.distillation.student import Context, Law, Seen, divergence, see, train
-from cde_train.distillation.teacher import Texts
+from cde_train.distillation.teacher import Texts, teach
 from cde_train.distillation.teacher import target as distribution
-from cde_train.distillation.teacher import teach as teach_all
-from tests.tiny import documents, plain_encoder
+from tests.tiny import headed_encoder
 
 LETTERS = ["alpha beta gamma", "alpha delta", "alpha epsilon", "beta zeta"]
-
-
-def test_upper_layers_from_stored_outputs_give_the_whole_model(tmp_path):
-    torch.manual_seed(0)
-    student = Student(plain_encoder(tmp_path / "plain"), frozen=2, gate=1.0)
-    tokenizer = student.encoder.text_tokenizer(64)
-    ids, mask = map(torch.from_numpy, tokenizer.pad(tokenizer.tokenize(documents(5), "document").ids))
-    backbone = student.encoder.open_model().first_stage.backbone
-    with torch.no_grad():
-        hidden = backbone(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[2]
-        context = torch.nn.functional.normalize(torch.randn(7, 32), dim=1).numpy()
-        for given in (context, None):
-            evidence = Evidence(0) if given is None else Evidence(7, torch.from_numpy(given))
-            whole, state = student.second(ids, mask, student.second.prepare(evidence)), student.read(given)
-            torch.testing.assert_close(student((hidden.numpy(), mask.numpy()), state), whole, atol=1e-5, rtol=1e-5)
-        other = student((hidden.numpy(), mask.numpy()), student.read(context[::-1].copy() * -1))
-    assert (other - student((hidden.numpy(), mask.numpy()), student.read(context))).abs().max() > 1e-3
-    trained = {name for name, p in student.named_parameters() if p.requires_grad}
-    assert not any(".layer.0." in name or ".layer.1." in name or "first_stage" in name for name in trained)
-    assert any(
-        "second_stage.backbone.encoder.layer.2." in name or "second.backbone.encoder.layer.2." in name
-        for name in trained
-    )
-
-
-def test_a_context_may_enter_above_the_frozen_layers(tmp_path):
-    torch.manual_seed(0)
-    student = Student(plain_encoder(tmp_path / "plain"), frozen=2, gate=0.0, enters_above=True)
-    context = torch.nn.functional.normalize(torch.randn(5, 32), dim=1).numpy()
-    with torch.no_grad():
-        key, value, bias = student.read(context)
-        entered = TOKEN_LENGTH * student.second.prefix(Evidence(5, torch.from_numpy(context)))
-        attention = student.upper[0].attention.self
-        torch.testing.assert_close(key[0].transpose(0, 1).reshape(5, 32), attention.key(entered))
-        torch.testing.assert_close(value[0].transpose(0, 1).reshape(5, 32), attention.value(entered))
-    torch.testing.assert_close(bias, torch.full((1, 4), -np.log(5), dtype=torch.float32))
 
 
 def words(texts: list[str], side: str) -> TextCounts:
@@ -70,62 +36,58 @@ def words(texts: list[str], side: str) -> TextCounts:
 
 def test_a_word_is_worth_what_it_is_in_the_corpus():
     flat = np.eye(4, dtype=np.float32)[:, :4]
-    query, asked = np.full((1, 4), 0.5, np.float32), words(["alpha beta"], "query")
+    asked = Texts(np.full((1, 4), 0.5, np.float32), words(["alpha beta"], "query"))
+
+    def scores(*said: str) -> np.ndarray:
+        return teach(Texts(flat, words(list(said), "document")), asked, HeadSettings())[0]
+
     # "alpha" stands nearly everywhere in the first corpus, "beta" in the second: the rare one decides.
-    first = teach(flat, words(["alpha x", "beta x", "alpha y", "alpha z"], "document"), query, asked)
-    second = teach(flat, words(["alpha x", "beta x", "beta y", "beta z"], "document"), query, asked)
+    first, second = scores("alpha x", "beta x", "alpha y", "alpha z"), scores("alpha x", "beta x", "beta y", "beta z")
     assert first[0, 1] > first[0, 0] + 0.01
     assert second[0, 0] > second[0, 1] + 0.01
 
 
-def test_an_isolated_teacher_keeps_what_the_corpus_changes():
-    flat = np.eye(2, dtype=np.float32)
-    query, asked = np.full((1, 2), 0.5, np.float32), words(["alpha beta"], "query")
-    said = words(["alpha x", "beta x"], "document")
-    whole = teach(flat, said, query, asked)
-    isolated = teach(flat, said, query, asked, isolated=True)
-    assert (whole - isolated).min() > 0.1  # both documents hold half of the query's words, in any corpus
-    alone = teach(flat, words(["x", "y"], "document"), query, asked, isolated=True)
-    np.testing.assert_allclose(alone, teach(flat, words(["x", "y"], "document"), query, asked), atol=1e-6)
+def judged(name: str, count: int) -> RetrievalSet:
+    """Return a set whose query i asks for document i."""
+    texts = tuple(f"{LETTERS[i % 4]} {name} {i}" for i in range(count))
+    keys = tuple(map(str, range(count)))
+    return RetrievalSet(name, keys, texts, keys, texts, {key: {key: 1} for key in keys})
 
 
 def corpus(name: str, count: int) -> Corpus:
-    rng = np.random.default_rng(count)
-    vectors = rng.normal(size=(count, 8)).astype(np.float32)
+    vectors = np.random.default_rng(count).normal(size=(count, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    starts = np.arange(0, 3 * count + 1, 3)
-    hidden = Hidden(starts, np.repeat(np.arange(count, dtype=np.float16), 3)[:, None] * np.ones(4, np.float16))
-    texts = [f"{LETTERS[i % 4]} {name} {i}" for i in range(count)]
-    both = words(texts, "document"), words(texts, "query")
-    return Corpus(name, (vectors, vectors), both, (hidden, hidden), [{i: 1} for i in range(count)])
+    data = judged(name, count)
+    return Corpus.of(data, PlainTexts(data.documents, data.queries, vectors, vectors))
 
 
-def test_a_lesson_pairs_token_vectors_with_the_teachers_scores():
-    lesson = draw_lesson([corpus("one", 12)], np.random.default_rng(0), queries=3, candidates=6, context=(4, 4))
-    assert lesson.teacher.shape == (3, 6)
-    assert lesson.context.shape == (4, 8)
-    # A document's token vectors say its number here, and a query is its own document word for word.
-    numbers = lesson.documents[0][:, 0, 0].astype(int).tolist()
-    asked = lesson.queries[0][:, 0, 0].astype(int).tolist()
-    assert len(set(numbers)) == 6
-    for row, number in enumerate(asked):
-        if number in numbers:
-            assert lesson.teacher[row].argmax() == numbers.index(number)
-    assert any(number in numbers for number in asked)
+def test_a_mixture_holds_vectors_and_words_of_the_same_texts():
+    corpora = [corpus("one", 12), corpus("two", 10), corpus("three", 8)]
+    mixed = mixture(corpora, np.random.default_rng(3), queries=9)
+    assert len(mixed) > 12  # of more than one
+    for made, sides in (
+        (mixed.documents, [c.documents for c in corpora]),
+        (mixed.queries, [c.queries for c in corpora]),
+    ):
+        known = {key: row for side in sides for key, row in by_vector(side).items()}
+        assert len(by_vector(made)) == len(made.vectors)
+        assert by_vector(made).items() <= known.items()
 
 
-def test_taken_texts_keep_their_token_vectors():
-    hidden = Hidden(np.array([0, 2, 3, 6]), np.arange(6, dtype=np.float16)[:, None])
-    padded, mask = taken(hidden, np.array([2, 0])).padded(np.array([1, 0]))
-    assert padded[:, :, 0].tolist() == [[0, 1, 0], [3, 4, 5]]
-    assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+def by_vector(texts: Texts) -> dict[bytes, tuple[bytes, bytes]]:
+    """Return the words of texts and how often each stands there, by the texts' vectors."""
+    rows = map(texts.words.words.row, range(len(texts.vectors)))
+    return {
+        vector.tobytes(): (words.tobytes(), counts.tobytes())
+        for vector, (words, counts) in zip(texts.vectors, rows, strict=True)
+    }
 
 
 def test_the_teachers_scores_are_sharper_where_cosines_are_closer_together():
     known = corpus("one", 12)
-    documents, queries = (Texts(known.vectors[0], side) for side in known.words)
-    scores, spread = teach_all(documents, queries, HeadSettings())
-    cosines = (known.vectors[0] @ known.vectors[0].T)[np.triu_indices(12, 1)]
+    documents, queries = known.documents, known.queries
+    scores, spread = teach(documents, queries, HeadSettings())
+    cosines = (documents.vectors @ documents.vectors.T)[np.triu_indices(12, 1)]
     assert spread == pytest.approx((12 * cosines.std() + 16 * 0.12) / 28, rel=1e-5)  # few documents: nearer to typical
     chances = np.exp(scores / (0.5 * spread))
     chances /= chances.sum(axis=1, keepdims=True)
@@ -144,8 +106,8 @@ def test_what_is_learned_means_the_same_in_a_short_vector():
     known = Knowledge(settings, context.vectors, CorpusWords.of("english", context.words))
     numbers = np.full(20, -1)
     numbers[rows] = np.arange(8)
-    made = known.join_documents(known.move(seen_corpus.vectors[0], numbers), seen_corpus.words[0].words)
-    ratio = known.join_queries(seen_corpus.vectors[1], seen_corpus.words[1].words) @ made.T / scores
+    made = known.join_documents(known.move(seen_corpus.documents.vectors, numbers), seen_corpus.documents.words.words)
+    ratio = known.join_queries(seen_corpus.queries.vectors, seen_corpus.queries.words.words) @ made.T / scores
     np.testing.assert_allclose(ratio, np.repeat(np.median(ratio, axis=1)[:, None], 20, axis=1), rtol=1e-2)
 
 
@@ -230,26 +192,47 @@ def test_the_student_nearest_to_the_teacher_is_taken_of_every_split(monkeypatch)
     assert (found.before, found.after) == pytest.approx((far[20], min(far.values())), abs=1e-6)
 
 
-class Stored:
-    """A store of one corpus; query i asks for document i."""
-
-    def open(self, name: str) -> Corpus:
-        return corpus(name, 12)
-
-    def documents(self, name: str) -> list[str]:
-        return [f"{name} {i}" for i in range(12)]
-
-    def queries(self, _name: str) -> list[str]:
-        return [f"query {i}" for i in range(12)]
-
-
 def test_a_folder_holds_answers_of_its_queries_and_other_documents():
-    folder = draw(Stored(), "one", 8)
-    assert 6 <= len(folder.data.documents) == len(folder.documents) <= 8
-    assert len(folder.data.queries) == len(folder.queries) >= 6
-    texts = dict(zip(folder.data.document_ids, folder.data.documents, strict=True))
-    for key, query in zip(folder.data.query_ids, folder.data.queries, strict=True):
-        (answer,) = folder.data.relevant[key]
-        assert texts[answer].split()[-1] == query.split()[-1]
-    numbers = [int(text.split()[-1]) for text in folder.data.documents]
-    np.testing.assert_array_equal(folder.documents, corpus("one", 12).vectors[0][numbers])
+    folder = draw(judged("one", 12), "law", 8)
+    assert folder.name == "law"
+    assert 6 <= len(folder.queries) <= len(folder.documents) <= 8
+    texts = dict(zip(folder.document_ids, folder.documents, strict=True))
+    for key, query in zip(folder.query_ids, folder.queries, strict=True):
+        (answer,) = folder.relevant[key]
+        assert texts[answer] == query
+    assert not set(folder.document_ids) & set(folder.query_ids)  # a query's own id is left out of its ranking
+
+
+def test_no_empty_document_and_no_query_without_its_answers_is_in_a_folder():
+    data = judged("one", 12)
+    data = replace(data, documents=("", *data.documents[1:]), relevant=data.relevant | {"3": {"0": 1, "3": 2}})
+    folder = draw(data, "law", 16)  # room for the answers of all queries
+    assert folder.documents == data.documents[1:]
+    assert folder.query_ids == tuple(f"q{i}" for i in range(12) if i not in (0, 3))
+
+
+def test_sets_are_found_by_name_and_a_missing_one_is_named():
+    folders = [Path("a/one"), Path("b/two"), Path("b/three")]
+    assert named(folders, ["three", "one"]) == [Path("b/three"), Path("a/one")]
+    with pytest.raises(ValueError, match=r"no sets named \['four'\]; .* beside those of \['one', 'three', 'two'\]"):
+        named(folders, ["one", "four"])
+
+
+def test_students_are_taught_and_judged_by_one_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(directions, "UNSEEN", ("later", "other"))
+    for name, count in (("one", 12), ("two", 14), ("other", 12), ("later", 16)):
+        write_retrieval_set(judged(name, count), tmp_path / "sets" / name)
+    page = tmp_path / "page.json"
+    options = ["--lessons", "3", "--held-out", "1", "--steps", "2", "--seeds", "0", "--dtype", "float32"]
+    places = ["--cache", str(tmp_path / "cache"), "--output", str(page)]
+    model = headed_encoder().save_pretrained(tmp_path / "model")
+    directions.main([str(model), str(tmp_path / "sets"), *options, *places])
+    found = json.loads(page.read_text())
+    assert [run["trained_on"] for run in found["runs"]] == ["nothing learned", *directions.CONTEXTS, directions.ALONE]
+    nothing, own = found["runs"][:2]
+    assert nothing["levelling"] == 0
+    assert 0 < own["divergence"] != nothing["divergence"]
+    assert "| own | 1 |" in page.with_suffix(".md").read_text()
+    with pytest.raises(SystemExit):
+        directions.main(["model", "sets", "--lessons", "3", "--held-out", "3"])
+    assert "--held-out is 3, expected 1 to 2" in capsys.readouterr().err

@@ -15,7 +15,6 @@ FEW_STEPS = (
     "phase.0.steps=2",
     "phase.0.batch_size=8",
     "phase.0.train_length=32",
-    "phase.0.warmup_steps=0",
     "phase.0.eval_steps=0",
     "phase.0.patience=0",
     "clustering.cluster_size=8",

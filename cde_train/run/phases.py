@@ -6,7 +6,6 @@ development  what the phase measures on, where it does
 training     the steps, and the model
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
@@ -125,13 +124,6 @@ class Phases:
         packing = packer(prepared.pairs, vectors, prepared.clustering, self.config.packing_of(phase))
         batches = packing.run(steps=phase.steps, epochs=phase.epochs)
         save_batches(self._place(phase) / BATCHES, batches)
-        if len(batches) < phase.warmup_steps:
-            warnings.warn(
-                f"the learning rate of phase {phase.name} rises for {phase.warmup_steps} steps and it has "
-                f"{len(batches)}, so it comes no higher than {len(batches) / phase.warmup_steps:.0%} of what is set; "
-                "lower warmup_steps",
-                stacklevel=2,
-            )
         report = report_batches(
             prepared.pairs,
             batches[: packing.report.batches],  # one epoch

@@ -73,8 +73,6 @@ class PhaseConfig(TrainConfig):
                 "context from (hard negatives are none); lower the first, raise batch_size, or set context_source to "
                 '"domain"'
             )
-        if 0 < self.steps < self.warmup_steps:
-            yield f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps of the phase; lower it"
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class TrainConfig(Settings):
             untrained.
         gate_learning_rate: Peak rate of the gate and of the numbers of a `late` head, which must travel far.
         weight_decay: AdamW's, on matrices only.
-        warmup_steps: Steps of linear warm-up; linear decay to zero follows.
+        warmup_steps: Steps of linear warm-up, half of all where there are no more; linear decay to zero follows.
         max_grad_norm: Largest gradient norm; 0 for no clipping.
         interpolation: How far the result goes from the start to the trained weights: 1 is all the way, 0.5 the
             middle, which often keeps more of what the start was good at (WiSE-FT, arXiv 2109.01903).

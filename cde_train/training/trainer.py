@@ -264,7 +264,7 @@ def _arguments(config: TrainConfig, output: Path, steps: int, measured: bool) ->
     return TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=config.warmup_steps if config.warmup_steps < steps else steps // 2,
         max_grad_norm=config.max_grad_norm,
         use_cpu=default_device() == "cpu",
         bf16=config.precision == "bf16",

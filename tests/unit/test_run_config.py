@@ -115,7 +115,6 @@ def test_hard_negatives_are_no_documents_of_a_batch_that_a_context_is_drawn_from
         ("phase.0.steps=3.0", "phase.0.steps is 3.0, but should be a valid integer"),
         ("model.name=3", "model.name is 3, but should be a valid string"),
         ("phase.0.context_sizes=[4]", r"phase\.0\.context_sizes\.1 is missing"),
-        ("phase.0.steps=5", "phase.0.warmup_steps is 20, more than the 5 steps of the phase; lower it"),
         ("phase.0.name=a/b", "phase.0.name is 'a/b', expected letters"),
         ("phase.0.context_source=corpus", "phase.0.context_source is 'corpus', expected 'batch' or 'domain'"),
         ("phase.0.patience=-1", "phase.0.patience is -1, expected at least 0"),

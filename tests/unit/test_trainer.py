@@ -324,6 +324,12 @@ def test_four_steps_are_those_of_adamw_with_warm_up_decay_clipping_and_weight_de
         )
 
 
+@pytest.mark.parametrize(("warmup_steps", "rises_for"), [(0, 0), (8, 8), (9, 4), (200, 4)])
+def test_the_rate_reaches_what_is_set_in_a_run_shorter_than_its_warm_up(warmup_steps, rises_for, tmp_path):
+    arguments = trainer._arguments(replace(CONFIG, warmup_steps=warmup_steps), tmp_path, steps=9, measured=False)
+    assert arguments.get_warmup_steps(9) == rises_for
+
+
 def peak_rate_and_decay(name, parameter, config):
     """Backbone weights at one rate, matrices among them with decay; the gate at its own; the rest is new."""
     if ".backbone." in name:

@@ -31,7 +31,9 @@ def add_commands(program: CommandLine) -> None:
     evaluate.add_argument("--seed", type=int, default=0, help="with --mteb: seed of the contexts (default: 0)")
     evaluate.add_argument("--start", metavar="CHECKPOINT", help="model that training started from (default: none)")
     evaluate.add_argument(
-        "--against", metavar="CHECKPOINT", help="model of the same training without context (default: none)"
+        "--against",
+        metavar="CHECKPOINT",
+        help="another model: under each corpus's context, or the null context if it has no corpus head (default: none)",
     )
     evaluate.add_argument("--dtype", help="precision: float32, bfloat16 or float16 (default: float32)")
     evaluate.add_argument("--device", help="device to compute on: cpu, cuda, mps (default: the fastest available)")

@@ -9,14 +9,15 @@
 | ``null``, ``foreign``, ``corpus`` | the checkpoint's one vector under null context, another corpus's, its own |
 | ``hybrid`` | the checkpoint's two parts, vector and words, under the corpus's own (`judged_parts`) |
 | ``start``, ``start_hybrid`` | the model training started from, in one vector and as the checkpoint is judged |
-| ``against`` | another checkpoint, such as one of the same training without context, under null context |
+| ``against`` | another checkpoint without a corpus head, such as one trained without context, under the null context |
+| ``against_own``, ``against_hybrid`` | another checkpoint with one, under the corpus's own, likewise |
 
 Cost: every text is encoded once for the plain modes and once per context, or under the layout ``late`` once for all
 contexts and both forms of a model (`ContextualEncoder.encode_under`); the rest is seconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,10 @@ Vectors = NDArray[np.float32]
 Rank = Callable[[], Ranking]
 SEED = 0
 """Seed of the contexts' samples."""
-DRAWN = ("foreign", "corpus", "hybrid", "start", "start_hybrid")
-"""Modes with a context that is drawn."""
-HYBRID = {"corpus": "hybrid", "start": "start_hybrid"}
+HYBRID = {"corpus": "hybrid", "start": "start_hybrid", "against_own": "against_hybrid"}
 """What two parts are called where one vector is called so."""
+DRAWN = ("foreign", *HYBRID, *HYBRID.values())
+"""Modes with a context that is drawn."""
 
 
 def rank_plain(mode: str, queries: Vectors, documents: Vectors) -> Ranking:
@@ -103,7 +104,7 @@ def compare(
         encoder: The checkpoint.
         sets: Judged corpora; the next one, if there are several, is a set's foreign corpus.
         start: The model training started from.
-        against: A checkpoint of the same training without context.
+        against: Another checkpoint: with a corpus head as it is used, without one as of a training without context.
         kept: What is measured already, and where new results go.
         show_progress: Whether to show progress bars on stderr.
 
@@ -126,7 +127,8 @@ def compare(
         if start is not None:
             ways |= _in_contexts(start, data, {"start": data.documents}, both, kept, show_progress)
         if against is not None:
-            ways["against"] = partial(rank_in_context, against, data, None, show_progress=show_progress)
+            contexts = {"against": None} if against.head_settings is None else {"against_own": data.documents}
+            ways |= _in_contexts(against, data, contexts, both and judged_parts(against) == "both", kept, show_progress)
         with one_pass():  # both forms of a corpus head, under all contexts, are made of the same plain vectors
             results += _measured(data, ways, kept)
     return Comparison(encoder.config.name, encoder.identity.sha256, encoder.config.max_length, tuple(results))

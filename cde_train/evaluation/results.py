@@ -13,7 +13,8 @@ from cde_train.evaluation.statistics import bootstrap
 
 PLAIN_MODES = ("plain", *ADAPTATIONS)
 CONTEXT_MODES = ("null", "foreign", "corpus")
-MODES = ("bm25", "mixture", *PLAIN_MODES, *CONTEXT_MODES, "hybrid", "start", "start_hybrid", "against")
+OTHER_MODES = ("against", "against_own", "against_hybrid")
+MODES = ("bm25", "mixture", *PLAIN_MODES, *CONTEXT_MODES, "hybrid", "start", "start_hybrid", *OTHER_MODES)
 LABELS = {
     "bm25": "BM25",
     "mixture": f"BM25 {WORD_SHARE} + plain backbone {1 - WORD_SHARE}",
@@ -30,6 +31,8 @@ LABELS = {
     "start": "starting model",
     "start_hybrid": "starting model, vector and words",
     "against": "the other checkpoint, null context",
+    "against_own": "the other checkpoint, corpus context",
+    "against_hybrid": "the other checkpoint, corpus context, vector and words",
 }
 MEASURES = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
 
@@ -95,6 +98,11 @@ class Comparison:
     def start(self) -> str:
         """The mode that stands for the model it started from, likewise."""
         return "start_hybrid" if "start_hybrid" in self.modes else "start"
+
+    @property
+    def against(self) -> str:
+        """The mode that stands for another checkpoint, likewise; none if none was measured."""
+        return next((mode for mode in reversed(OTHER_MODES) if mode in self.modes), "")
 
     def value(self, name: str, mode: str, measured: str = "ndcg_at_10") -> float | None:
         """Return a measure of a set and mode; None if it was not measured."""

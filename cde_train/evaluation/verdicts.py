@@ -20,17 +20,21 @@ NAMES = LABELS | {
     "foreign": "itself under a foreign context",
     "start": "the model it started from",
     "start_hybrid": "the model it started from",
+    "against": "the other checkpoint under the null context",
+    "against_own": "the other checkpoint",
+    "against_hybrid": "the other checkpoint",
 }
 
 
 def advise(comparison: Comparison, start: str = NAMES["start"]) -> str:
-    """Return what to do, in one sentence: take the model, stay with its start, or use a simpler search.
+    """Return what to do: take the model, stay with its start, or use a simpler search; and how it stands to another.
 
     Args:
         comparison: The figures; without those of a start the model is compared with simpler searches alone.
         start: What to call the start.
     """
-    return _advise(comparison, start) + (IN_PARTS if comparison.judged == "hybrid" else "")
+    advice = _advise(comparison, start) + (IN_PARTS if comparison.judged == "hybrid" else "")
+    return " ".join([advice, *(verdicts(comparison, [comparison.against]) if comparison.against else [])])
 
 
 def _advise(comparison: Comparison, start: str) -> str:

@@ -102,6 +102,26 @@ def test_a_short_vector_is_judged_as_one_vector_whose_numbers_two_parts_do_not_h
     assert compare(tiny_encoder(), sets[:1], start=headed_encoder()).start == "start"
 
 
+def test_another_checkpoint_with_a_corpus_head_is_measured_as_it_is_used(sets):
+    """Under the null context and in one vector it would lose to any that has its corpus's and two parts."""
+    other = headed_encoder(word_weight=2.0)
+    found = compare(headed_encoder(), sets[:1], start=other, against=other)
+    for mode, same in [("against_own", "start"), ("against_hybrid", "start_hybrid")]:
+        assert found.value("a", mode) == found.value("a", same)
+    assert "against" not in found.modes
+    short = headed_encoder(directions=10, topics=4, sketch=0, word_weight=0.4)
+    modes = {
+        (judged, rival): [mode for mode in compare(encoder, sets[:1], against=with_).modes if "against" in mode]
+        for judged, encoder in [("two parts", headed_encoder()), ("short", short), ("no head", tiny_encoder())]
+        for rival, with_ in [("two parts", other), ("short", short), ("no head", tiny_encoder(seed=1))]
+    }
+    assert {rivals for rivals, found in modes.items() if found == ["against_own", "against_hybrid"]} == {
+        ("two parts", "two parts")
+    }
+    assert all(found == ["against"] for (_, rival), found in modes.items() if rival == "no head")
+    assert all(found[0] == "against_own" for (_, rival), found in modes.items() if rival != "no head")
+
+
 def test_two_parts_are_added_to_what_is_kept_of_a_comparison(sets, tmp_path):
     """As after a kill, or of an earlier version, which measured one vector alone."""
     asked, ran = {"of": "this"}, []

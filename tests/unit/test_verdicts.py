@@ -72,6 +72,27 @@ def test_without_the_start_the_model_is_held_to_simpler_searches():
     assert alone([1.0]).startswith("Measure BM25, plain vectors or the model it started from too")
 
 
+@pytest.mark.parametrize(
+    ("rivals", "said"),
+    [
+        ({}, ""),
+        (
+            {"against": 0.5},
+            " It is better than the other checkpoint under the null context: +10.0 nDCG@10 (+10.0 to +10.0).",
+        ),
+        ({"against_own": 0.7}, " It is worse than the other checkpoint: -10.0 nDCG@10 (-10.0 to -10.0)."),
+        (
+            {"against_own": 0.7, "against_hybrid": 0.5},
+            " It is better than the other checkpoint: +10.0 nDCG@10 (+10.0 to +10.0).",
+        ),
+    ],
+)
+def test_it_is_said_how_a_model_stands_to_another(rivals, said):
+    take = "Take this model: it is 20.0 nDCG@10 better than BM25, the best of the simpler searches."
+    found = made({"a": {mode: [value] * 9 for mode, value in {"corpus": 0.6, "bm25": 0.4, **rivals}.items()}})
+    assert advise(found) == take + said
+
+
 def test_two_parts_are_held_to_the_two_parts_of_the_start():
     values = {"corpus": 0.2, "start": 0.1, "hybrid": 0.6, "start_hybrid": 0.7, "mixture": 0.65, "plain": 0.1}
     found = made({"a": {mode: [value] * 9 for mode, value in values.items()}})

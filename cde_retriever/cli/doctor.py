@@ -86,7 +86,15 @@ def _read_trial(options: argparse.Namespace, encoder: "ContextualEncoder") -> "T
     draws = {"documents": options.documents, "questions": options.questions, "seed": options.seed}
     if options.queries is None:
         return automatic_trial((document.text for document in documents), **draws)
-    return judged_trial(documents, _queries(options.queries), **draws)
+    queries = _queries(options.queries)
+    trial = judged_trial(documents, queries, **draws)
+    asked = min(len(queries), options.questions)
+    if len(trial.questions) < asked:
+        say(
+            f"{asked - len(trial.questions)} of {asked} queries are left out, as no document that answers them is in "
+            "the corpus; do all ids match those of its rows?"
+        )
+    return trial
 
 
 def _foreign(options: argparse.Namespace, encoder: "ContextualEncoder") -> "Sequence[str] | None":
@@ -123,4 +131,9 @@ def _queries(file: str) -> "list[tuple[str, Mapping[str, float]]]":
                 f"received {row!r:.80}; write both, or leave --queries out: what is not judged tells no settings apart"
             )
         queries.append((text, {str(name): 1.0 for name in relevant}))
+    if not queries:
+        raise CorpusError(
+            f'{file} holds no queries; write one a line, {{"text": "...", "relevant": ["id of a document"]}}, or leave '
+            "--queries out: questions are made of the documents then"
+        )
     return queries

@@ -121,8 +121,12 @@ def judged_trial(
     wanted = {document for _, answers in chosen for document in answers}
     texts: dict[str, str] = {}
 
+    names: list[str] = []
+
     def reading() -> Iterable[str]:
         for name, text in corpus:
+            if not names:
+                names.append(name)
             if name in wanted:
                 texts[name] = text
             yield text
@@ -139,7 +143,10 @@ def judged_trial(
         if found:
             asked.append(Question(question, found, JUDGED))
     if not asked:
-        raise CorpusError(f"no answer of {len(chosen)} queries is in the corpus; do the ids match those of its rows?")
+        raise CorpusError(
+            f"no document that answers a query, such as {min(wanted)!r}, is in the corpus, whose ids are such as "
+            f"{names[0]!r}; write the corpus's ids"
+        )
     return Trial(tuple(kept), tuple(asked), sample.documents_seen, documents)
 
 

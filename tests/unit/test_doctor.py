@@ -64,7 +64,7 @@ def test_a_judged_trial_keeps_the_answers():
         for question in trial.questions
     }
     assert found == {"one": {corpus[7][1]: 1.0, corpus[9][1]: 2.0}, "three": {corpus[39][1]: 1.0}}
-    with pytest.raises(CorpusError, match="no answer of 1 queries"):
+    with pytest.raises(CorpusError, match=r"a query, such as 'gone', is in the corpus, whose ids are such as '0'"):
         judged_trial(corpus, queries[1:2], documents=10, questions=5)
 
 
@@ -277,6 +277,12 @@ def test_the_command_reports_and_its_code_runs(headed, tmp_path, capsys):
     asked.write_text(json.dumps({"text": pages(40)[3][:20], "relevant": ["d3"]}))
     assert main([*shared, "--queries", str(asked)]) == 0
     assert json.loads(capsys.readouterr().out)["questions"] == {"judged": 1}
+    asked.write_text(asked.read_text() + "\n" + json.dumps({"text": "what?", "relevant": ["elsewhere"]}))
+    assert main([*shared, "--queries", str(asked)]) == 0
+    assert "1 of 2 queries are left out, as no document that answers them is in the corpus" in capsys.readouterr().err
+    asked.write_text("\n")
+    assert main([*shared, "--queries", str(asked)]) == 1
+    assert "asked.jsonl holds no queries" in capsys.readouterr().err
     for row in ({"text": "what?"}, {"text": " ", "relevant": ["d3"]}):
         asked.write_text(json.dumps(row))
         assert main([*shared, "--queries", str(asked)]) == 1

@@ -1,10 +1,13 @@
 """What the demo asks."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama_index.core.schema import Document
+
+from cde_retriever.corpus.decoding import decode
 
 STDLIB_QUESTIONS = (
     "run a function after a delay",
@@ -24,11 +27,10 @@ def given_questions(text: str) -> list[str]:
     """Return questions from a file, one a line, or from the text itself, separated by semicolons or line breaks.
 
     Raises:
-        ValueError: if there is no question in it.
+        ValueError: if there is no question in it, or the file is no text.
     """
-    file = Path(text)
-    is_file = len(text) < 1024 and "\n" not in text and file.is_file()
-    parts = file.read_text(encoding="utf-8").splitlines() if is_file else re.split(r"[;\n]", text)
+    is_file = os.path.isfile(text)  # noqa: PTH113 - Path.is_file raises if the text is longer than a name may be
+    parts = decode(Path(text).read_bytes())[0].splitlines() if is_file else re.split(r"[;\n]", text)
     questions = [part.strip() for part in parts if part.strip()]
     if not questions:
         raise ValueError(f"no question in {text!r}; give a file with one a line, or questions separated by ';'")

@@ -53,5 +53,9 @@ def test_questions_are_read_from_text_or_file(tmp_path):
     file = tmp_path / "questions.txt"
     file.write_text("how; in one go\n\nwhy\n")
     assert given_questions(str(file)) == ["how; in one go", "why"]
+    file.write_bytes("\N{ZERO WIDTH NO-BREAK SPACE}how\n".encode())  # as editors on Windows begin a file
+    assert given_questions(str(file)) == ["how"]
+    long = "how do I reset the password of an account whose mail address is no longer mine, and who tells me"
+    assert given_questions("; ".join([long] * 3)) == [long] * 3, "a file's name may not be as long as three questions"
     with pytest.raises(ValueError, match="no question in ' ; '"):
         given_questions(" ; ")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # help needs no extra
     from cde_retriever.encoder.encoder import ContextualEncoder
     from cde_retriever.lifecycle.trial import Trial
 
+Queries = list[tuple[str, Mapping[str, float]]]
 SUMMARY = "Tell what context is worth on a corpus, and which setting to take; an interrupted run continues."
 EXAMPLES = """\
   cde doctor ./docs -o checkup                         ask questions made of the documents
@@ -64,9 +65,10 @@ def _doctor(options: argparse.Namespace) -> None:
     for name in ("documents", "questions"):
         whole_number(f"--{name}", getattr(options, name), 1)
     folder = output_folder(options.output)
+    queries = None if options.queries is None else _queries(options.queries)
     models = options.model or [None]
     first = ContextualEncoder.from_pretrained(models[0])
-    trial = _read_trial(options, first)  # passages are cut to what the first model reads, and searched by all
+    trial = _read_trial(options, queries, first)  # passages are cut to what the first model reads, and searched by all
     foreign = _foreign(options, first)
     say(f"{len(trial.questions)} questions, {len(trial.documents)} of {trial.seen} documents")
     found = []
@@ -79,14 +81,13 @@ def _doctor(options: argparse.Namespace) -> None:
     write_result(report.values)
 
 
-def _read_trial(options: argparse.Namespace, encoder: "ContextualEncoder") -> "Trial":
+def _read_trial(options: argparse.Namespace, queries: Queries | None, encoder: "ContextualEncoder") -> "Trial":
     from cde_retriever.lifecycle.trial import automatic_trial, judged_trial
 
     documents = _documents(options.corpus, options, encoder)
     draws = {"documents": options.documents, "questions": options.questions, "seed": options.seed}
-    if options.queries is None:
+    if queries is None:
         return automatic_trial((document.text for document in documents), **draws)
-    queries = _queries(options.queries)
     trial = judged_trial(documents, queries, **draws)
     asked = min(len(queries), options.questions)
     if len(trial.questions) < asked:
@@ -116,13 +117,13 @@ def _documents(corpus: str, options: argparse.Namespace, encoder: "ContextualEnc
         yield from read_documents(folder, name, columns, passages=size)
 
 
-def _queries(file: str) -> "list[tuple[str, Mapping[str, float]]]":
+def _queries(file: str) -> Queries:
     from pathlib import Path
 
     from cde_retriever.corpus.json_lines import read_json_lines
     from cde_retriever.errors import CorpusError
 
-    queries: list[tuple[str, Mapping[str, float]]] = []
+    queries: Queries = []
     for number, row in read_json_lines(Path(file).expanduser()):
         text, relevant = row.get("text"), row.get("relevant")
         if not isinstance(text, str) or not text.strip() or not isinstance(relevant, list) or not relevant:

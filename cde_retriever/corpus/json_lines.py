@@ -35,6 +35,8 @@ def named(place: str) -> Iterator[None]:
     except CorpusError as error:
         raise CorpusError(f"{place}{error}") from error.__cause__
     except (OSError, EOFError, zlib.error) as error:
+        if fault := getattr(error, "strerror", None):  # of the system: nothing was read of what is inside
+            raise CorpusError(f"{place} cannot be read ({fault}); give a file that is there and may be read") from error
         raise CorpusError(f"{place} cannot be read ({error}); is it whole?") from error
 
 

@@ -283,6 +283,10 @@ def test_the_command_reports_and_its_code_runs(headed, tmp_path, capsys):
     asked.write_text("\n")
     assert main([*shared, "--queries", str(asked)]) == 1
     assert "asked.jsonl holds no queries" in capsys.readouterr().err
+    missing = ["doctor", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "out"), "--model", str(tmp_path / "none")]
+    for file, fault in [(tmp_path / "gone", "No such file or directory"), (tmp_path, "Is a directory")]:
+        assert main([*missing, "--queries", str(file)]) == 1  # before a model is looked for
+        assert f"{file} cannot be read ({fault}); give a file" in capsys.readouterr().err
     for row in ({"text": "what?"}, {"text": " ", "relevant": ["d3"]}):
         asked.write_text(json.dumps(row))
         assert main([*shared, "--queries", str(asked)]) == 1

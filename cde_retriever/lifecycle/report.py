@@ -90,6 +90,8 @@ def make_report(trial: Trial, settings: Sequence[Setting], names: Sequence[str] 
         kinds[question.kind] = kinds.get(question.kind, 0) + 1
     mixture = next((one for one in settings if one.name == MIXTURE and one.model == base.model), None)
     sentence, code = _sentence(advice, base, mixture), _code(advice, settings, names)
+    if len(trial.questions) < FEW:
+        sentence = f"Fewer than {FEW} questions decide nothing; by these: {sentence}"
     values: dict[str, Any] = {"recommendation": sentence, "code": code, "setting": _row(advice, base), "settings": rows}
     values |= {"documents": len(trial.documents), "seen": trial.seen, "questions": kinds}
     values["doubts"] = list(_doubts(trial, kinds))
@@ -162,8 +164,6 @@ def _doubts(trial: Trial, kinds: Mapping[str, int]) -> Iterator[str]:
         yield "The others are empty or copies."
     elif len(trial.documents) < trial.seen:
         yield "Among all of them every figure would be lower; what counts is the order. --documents takes more."
-    if len(trial.questions) < FEW:
-        yield f"Fewer than {FEW} questions decide nothing."
     if JUDGED not in kinds:
         yield (
             "People word questions otherwise than documents do. So what is best on most corpora, two parts under the "

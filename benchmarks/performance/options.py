@@ -59,7 +59,7 @@ def make_parser(names: Sequence[str], description: str | None) -> argparse.Argum
     add("--training-document-tokens", type=int, default=64)
     add("--training-repetitions", type=int, default=5)
     add("--startup-repetitions", type=int, default=7)
-    add("--serving-python", type=Path, help="interpreter with onnxruntime, tokenizers and numpy alone")
+    add("--serving-python", type=Path, help="interpreter with the packages of docs/serving.md, without PyTorch")
     add("--memory-documents", type=int, nargs=2, default=[10_000, 1_000_000], metavar=("FEW", "MANY"))
     add("--scaling-repetitions", type=int, default=5)
     add("--token-sizes", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])

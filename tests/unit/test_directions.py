@@ -87,7 +87,7 @@ def test_one_vector_scores_by_directions_and_words():
     settings = HeadSettings(topics=32, sketch=0)
     known = Knowledge(settings, context.vectors, words)
     counts = WordReader("english").read(queries, "query").words
-    asked = known._weigh(counts, known._says(counts))
+    asked = known._weigh(counts, known._says(counts) ** settings.rareness)
     matches = asked.dot(weigh_documents(WordReader("english").read(texts, "document").words, known._lengths[0]))
     kept = np.linalg.svd(context.vectors)[2][:28]
     moved, plain = wide.encode_documents(texts, parts="dense"), wide.encode_queries(queries, parts="dense")

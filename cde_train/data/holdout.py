@@ -63,7 +63,7 @@ def hold_out(
         TrainingDataError: if too few queries are held out, or nothing is left to train on.
     """
     keys = [_key(pair.source or pair.document) for pair in pairs]
-    drawn = {key for key in set(keys) if _draw(key, config.seed) < config.share}
+    drawn = {key for key in set(keys) if _is_drawn(key, config)}
     held = [i for i, key in enumerate(keys) if key in drawn]
     if len(held) < config.least:
         raise TrainingDataError(
@@ -130,7 +130,11 @@ def _retrieval_set(
 
 def drawn_pairs(pairs: Iterable[TrainingPair], config: HoldOutConfig) -> list[TrainingPair]:
     """Return the pairs that `hold_out` holds out, whole: documents of its retrieval set lack the made queries."""
-    return [pair for pair in pairs if _draw(_key(pair.source or pair.document), config.seed) < config.share]
+    return [pair for pair in pairs if _is_drawn(_key(pair.source or pair.document), config)]
+
+
+def _is_drawn(key: str, config: HoldOutConfig) -> bool:
+    return _draw(key, config.seed) < config.share
 
 
 def leave_out_copies(pairs: Sequence[TrainingPair], held: Iterable[TrainingPair]) -> list[TrainingPair]:

@@ -19,7 +19,7 @@ from cde_train.data.holdout import HoldOutConfig
 from cde_train.data.pseudo_queries import PseudoQueryConfig
 from cde_train.distillation.config import DistillationConfig
 from cde_train.settings import Settings
-from cde_train.training.config import HEAD, StartConfig, TrainConfig
+from cde_train.training.config import HEAD, ContextAttention, StartConfig, TrainConfig
 from cde_train.vectors.surrogate import SurrogateConfig
 
 BUNDLED_START = DEFAULT_CHECKPOINT.name
@@ -41,7 +41,7 @@ class ModelSection(StartConfig):
 
     name: str = ""
     base: str = ""
-    context_attention: Literal["head", "cached", "joint", "late"] = HEAD
+    context_attention: ContextAttention = HEAD
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     @property

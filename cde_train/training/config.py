@@ -11,6 +11,7 @@ from cde_train.settings import AtLeast0, AtLeast1, AtLeast2, AtLeast3, Positive,
 
 HEAD: Final = "head"
 """The start that is an encoder with a corpus head, among the ways of `context_attention`."""
+ContextAttention = Literal["head", "cached", "joint", "late"]
 NOT_OF_A_HEAD = (
     *("term_statistics", "term_shrinkage", "sketch_width"),
     *("share_backbone", "prompt_tokens", "output_head"),
@@ -30,7 +31,7 @@ class StartConfig(Settings):
     """
 
     name: str
-    context_attention: Literal["head", "cached", "joint", "late"] = "cached"
+    context_attention: ContextAttention = "cached"
     context_moments: bool = True
     term_statistics: bool = False
     term_shrinkage: float = 0.0

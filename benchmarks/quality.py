@@ -270,7 +270,11 @@ def compute(options: argparse.Namespace) -> None:
     if unknown:
         raise ValueError(f"--sets names unknown sets {sorted(unknown)}; there are {[f.name for f in folders]}")
     encoder = ContextualEncoder.from_pretrained(
-        options.checkpoint, dtype=options.dtype, device=options.device, max_length=options.max_length
+        options.checkpoint,
+        dtype=options.dtype,
+        device=options.device,
+        max_length=options.max_length,
+        context_for=options.context_for,
     )
     bench = Bench(encoder, folders, cache=options.cache, dtype=options.dtype)
     results = Results(options.output)
@@ -300,6 +304,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("eval_folder", nargs="?", type=Path, help="a folder of retrieval sets")
     parser.add_argument("--output", type=Path, default=Path("docs/figures/quality.json"))
     parser.add_argument("--max-length", type=int, help="longest text of an encoder, in tokens; default: its own")
+    parser.add_argument("--context-for", choices=("queries",), help="measure that; default: both")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--device", default=None, help="cpu, cuda, mps; default: the fastest there is")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE", help=", ".join(MODES))

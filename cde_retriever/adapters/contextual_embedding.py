@@ -49,6 +49,7 @@ class ContextualEmbedding(BaseModel):
     variant: str | None = None
     long_texts: Literal["cut", "windows"] | None = None
     vector_size: int | None = None
+    context_for: Literal["queries"] | None = None
     context_size: int | None = Field(default=None, gt=0)
     seed: int = 0
     language: str | None = None

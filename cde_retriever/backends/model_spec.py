@@ -81,6 +81,6 @@ class ModelSpec:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `of` that give this spec, the name left out; embeddings of adapters take them too."""
         run = {name: getattr(self, name) for name in ("revision", "device", "dtype", "backend", "truncate_dim")}
-        said = ("pooling", "max_length", "variant", "long_texts", "vector_size")
+        said = ("pooling", "max_length", "variant", "long_texts", "vector_size", "context_for")
         read, prompts = {name: getattr(self.reading, name) for name in said}, self.reading.prompts
         return {**run, **read, "prompts": None if prompts is None else dict(prompts)}

@@ -29,7 +29,8 @@ def open_model(
 
     Args:
         folder: The folder.
-        reading: What is said about it; of a CDE checkpoint only how long a text may be and what becomes of longer ones.
+        reading: What is said about it; of a CDE checkpoint only how long a text may be, what becomes of longer
+            ones, and whether its context is for queries alone.
         name: Name of a model that brings none.
         device: Where the model goes.
         dtype: Its dtype; None for float32.
@@ -51,7 +52,7 @@ def open_model(
 
 
 def _change(folder: Path, read: Checkpoint, changes: Mapping[str, Any]) -> Checkpoint:
-    """Return a checkpoint that reads texts in another way, which makes it another model."""
+    """Return a checkpoint of which something else is said, which makes it another model."""
     if not changes:
         return read
     for part in (read, read.queries):

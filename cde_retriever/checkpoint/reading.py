@@ -19,6 +19,9 @@ READER_VERSION = 1
 """Grows with every change after which the same files give other vectors."""
 NOT_READ = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".md", ".gguf", ".png", ".py", ".pt")
 FOLDERS_NOT_READ = ("onnx", "openvino", "coreml", "checkpoint")
+QUERIES = "queries"
+QUERIES_SIZE = 1024
+"""Context documents by which queries are fitted: more than a head needs, as each is one place where words are known."""
 LEAST_SIZE = 6
 """Fewest numbers of a short one vector: four directions, a topic and a length."""
 
@@ -36,10 +39,12 @@ class Reading:
         long_texts: What becomes of texts longer than `max_length`: ``"cut"`` or ``"windows"``.
         vector_size: Numbers of the one vector, at most the encoder's own (`HeadSettings.short`); None for those and
             384 more.
+        context_for: ``"queries"`` for documents that keep the encoder's own vectors (`HeadSettings.for_queries`); None
+            for a context that changes both.
 
     Raises:
-        ConfigError: for an unknown pooling, role or way with long texts, a length below 3, or a size below
-            `LEAST_SIZE` or without a head.
+        ConfigError: for an unknown pooling, role, way with long texts or side of the context, a length below 3, a size
+            below `LEAST_SIZE`, or one of the last two without a head or with the other.
         TypeError: for a length or size that is no whole number.
     """
 
@@ -50,6 +55,7 @@ class Reading:
     head: bool = True
     long_texts: str | None = None
     vector_size: int | None = None
+    context_for: str | None = None
 
     def __post_init__(self) -> None:
         """Validate what does not depend on the encoder."""
@@ -63,19 +69,26 @@ class Reading:
             object.__setattr__(self, "vector_size", whole_number("vector_size", self.vector_size, LEAST_SIZE))
             if not self.head:
                 raise ConfigError(f"vector_size is {self.vector_size}, which needs the head; leave one of them out")
+        if self.context_for not in (None, QUERIES):
+            raise ConfigError(f"context_for is {self.context_for!r}, expected 'queries', or None for documents too")
+        if self.context_for is not None and (not self.head or self.vector_size is not None):
+            other = "needs the head" if not self.head else f"leaves vectors as they are; vector_size {self.vector_size}"
+            raise ConfigError(f"context_for is {self.context_for!r}, which {other}; leave one of them out")
         if self.prompts is not None and not set(self.prompts) <= set(ROLES):
             raise ConfigError(f"prompts has the keys {sorted(self.prompts)}, expected some of {sorted(ROLES)}")
 
     @property
     def head_settings(self) -> HeadSettings:
         """The numbers of the head, if there is one."""
+        if self.context_for == QUERIES:
+            return HeadSettings().for_queries()
         return HeadSettings() if self.vector_size is None else HeadSettings.short(self.vector_size)
 
     def says(self) -> dict[str, Any]:
         """Return what was said, as JSON takes it."""
         said = {"pooling": self.pooling, "max_length": self.max_length, "head": self.head}
         # Later ones are left out where nothing is said, so that identities stay.
-        for name in ("variant", "long_texts", "vector_size"):
+        for name in ("variant", "long_texts", "vector_size", "context_for"):
             if getattr(self, name) is not None:
                 said[name] = getattr(self, name)
         return {**said, "prompts": None if self.prompts is None else dict(self.prompts)}
@@ -99,11 +112,25 @@ def changes_of(folder: Path, reading: Reading) -> dict[str, Any]:
     Raises:
         ConfigError: for what it says itself, such as its pooling.
     """
-    refuse_sayings(folder, replace(reading, max_length=None, long_texts=None))
-    own = read_json(folder / CONFIG_NAME).get("max_length")
-    length = None if reading.max_length == own else reading.max_length
+    refuse_sayings(folder, replace(reading, max_length=None, long_texts=None, context_for=None))
+    config = read_json(folder / CONFIG_NAME)
+    length = None if reading.max_length == config.get("max_length") else reading.max_length
     said = {"max_length": length, "long_texts": reading.long_texts}
+    if reading.context_for == QUERIES:
+        said |= _for_queries(folder, config.get("corpus_head"))
     return {name: value for name, value in said.items() if value is not None}
+
+
+def _for_queries(folder: Path, head: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what makes a checkpoint one whose context changes queries alone; nothing if it is."""
+    if head is None:
+        raise ConfigError(
+            f"context_for is 'queries', but {folder} has no corpus head, which reads a query's words; leave it out"
+        )
+    settings = HeadSettings.from_dict(head)
+    if settings.query_noise:
+        return {}
+    return {"corpus_head": settings.for_queries().to_dict(), "context_size": QUERIES_SIZE}
 
 
 def identify_changed(sha256: str, changes: Mapping[str, Any]) -> str:

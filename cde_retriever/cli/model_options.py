@@ -3,7 +3,7 @@
 import argparse
 
 from cde_retriever.backends.model_spec import BACKENDS, ModelSpec
-from cde_retriever.checkpoint.reading import Reading
+from cde_retriever.checkpoint.reading import QUERIES, Reading
 from cde_retriever.model.config import CUT, POOLINGS, WINDOWS
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -28,6 +28,11 @@ def add_reading_options(command: argparse.ArgumentParser) -> None:
         choices=(CUT, WINDOWS),
         help="cut longer texts off, or read them as overlapping windows (default: what the model says, else cut)",
     )
+    group.add_argument(
+        "--context-for",
+        choices=(QUERIES,),
+        help="fit queries alone to the corpus, and leave documents as the encoder embeds them (default: change both)",
+    )
     group.add_argument("--query-prompt", metavar="TEXT", help="text put before queries (default: the model's own)")
     group.add_argument("--document-prompt", metavar="TEXT", help="text put before documents (default: the model's own)")
     group.add_argument(
@@ -46,6 +51,7 @@ def read_reading(options: argparse.Namespace) -> Reading:
         prompts={role: prompt for role, prompt in prompts.items() if prompt is not None} or None,
         variant=options.variant,
         long_texts=options.long_texts,
+        context_for=options.context_for,
     )
 
 

@@ -8,7 +8,8 @@ from cde_retriever.errors import ConfigError
 
 _FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, "pair_weight": 0.0}
 """What holds for models that were stored, with all numbers of their time, before these were settings."""
-LATER = ("directions", "levelling", "pair_weight")
+LATER = ("directions", "levelling", "pair_weight", "query_noise")
+QUERIES_NOISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class HeadSettings:
         directions: So many numbers the encoder's own vector has in the one vector, those of the context's main
             directions (`cde_retriever.context.directions`), and more where topics are missing; 0 for all as they are.
         levelling: Power by which directions of less variance count for more.
+        query_noise: λ by which queries of one vector are fitted to the context's exact words
+            (`cde_retriever.context.fitted_queries`); 0 for not at all.
     """
 
     language: str = "english"
@@ -59,6 +62,7 @@ class HeadSettings:
     typical_spread: float = 0.12
     directions: int = 0
     levelling: float = 0.0
+    query_noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, all faults in one message."""
@@ -82,9 +86,12 @@ class HeadSettings:
             "sketch_weight",
             "directions",
             "levelling",
+            "query_noise",
         ):
             if not getattr(self, name) >= 0:
                 yield f"{name} is {getattr(self, name)}, expected at least 0"
+        if self.query_noise and self.moves_documents:
+            yield f"query_noise is {self.query_noise}, which needs amount, directions, topics and sketch of 0"
 
     @classmethod
     def short(cls, size: int) -> "HeadSettings":
@@ -95,10 +102,20 @@ class HeadSettings:
         directions = 2 * size // 3
         return cls(directions=directions, levelling=0.11, topics=size - directions - 1, topic_weight=0.63, sketch=0)
 
+    def for_queries(self) -> "HeadSettings":
+        """Return settings by which a context changes queries alone, and documents keep the encoder's own vectors."""
+        return replace(self, amount=0.0, topics=0, sketch=0, directions=0, levelling=0.0, query_noise=QUERIES_NOISE)
+
+    @property
+    def moves_documents(self) -> bool:
+        """Whether documents' vectors depend on the context."""
+        return self.amount > 0 or self.directions > 0 or self.topics + self.sketch > 0
+
     @property
     def added_width(self) -> int:
         """How many numbers the one vector has beside those of the encoder: topics, sketch, and one for its length."""
-        return self.topics + self.sketch + 1
+        words = self.topics + self.sketch
+        return words + 1 if words or self.directions else 0
 
     @property
     def topic_settings(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Apply a context to plain vectors and word counts: neighbours, exact words, topics. Needs NumPy alone, no PyTorch.
 
 A backend gives a text's plain unit vector z, under no context at all. What the context knows is applied here, so it is
-the same on every backend, in two forms:
+the same on every backend, in three forms:
 
 - two parts: a document's vector moved towards its neighbours in the context (`cde_retriever.context.neighbours`), and
   the exact weights of its words, of their grams and of the pairs that the context knows (`cde_retriever.words`). The
@@ -10,7 +10,9 @@ the same on every backend, in two forms:
 - one vector, for stores that hold nothing else: the same moved vector, all of it or what lies in the context's main
   directions (`cde_retriever.context.directions`), then the words as topics of the context and a random projection of
   what lies outside of them (`cde_retriever.words.topics`), then one number that gives every document length 1 although
-  its words do not have one length (√(1 - |x|² / M²); Bachrach et al. 2014), so that cosines rank as inner products do.
+  its words do not have one length (√(1 - |x|² / M²); Bachrach et al. 2014), so that cosines rank as inner products do;
+- a plain vector for documents, and for queries one that is fitted to the exact words of the context's documents
+  (`cde_retriever.context.fitted_queries`), for vectors that are stored already.
 
 Everything is a function of the frozen context, so vectors of stored documents never change when others come.
 """
@@ -23,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.directions import Directions
+from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import Neighbours, unit
 from cde_retriever.words.corpus_words import CorpusWords
@@ -73,12 +76,13 @@ class Knowledge:
         self, settings: HeadSettings, vectors: Vectors, words: CorpusWords, found: FoundTopics | None = None
     ) -> None:
         self.settings, self._vectors, self._found = settings, vectors, found
-        self._counts, self._counted_pairs = words.counts, words.pairs
+        self._counts, self._counted_pairs, self._whole = words.counts, words.pairs, words.whole
         self._words, self._grams = WordStatistics.of(words.counts), words.grams
         self._prior = load_prior(settings.prior)
         self._neighbours = Neighbours(vectors, settings)
         worth = settings.prior_documents
         self._information = Remembered(partial(self._words.information, prior=self._prior, worth=worth))
+        self._fitted: FittedQueries | None = None  # only once a query is fitted, as two parts need none
         self._lengths = self._words.length(self._prior, worth), self._grams.length(GRAM_PRIOR, worth)
 
     @property
@@ -133,6 +137,14 @@ class Knowledge:
         return self._information(words.indices)
 
     # One vector
+
+    def fit_queries(self, plain: Vectors, counts: TextCounts) -> Vectors:
+        """Return queries, (n, m), fitted to the context's exact words, given as many numbers of their plain vectors."""
+        if self._fitted is None:
+            vectors = unit(self._vectors[:, : plain.shape[1]])
+            words = Sparse.of_rows([]) if self._whole is None else self.document_words(self._whole)
+            self._fitted = FittedQueries(vectors, words, self.settings.query_noise)
+        return self._fitted.fit(plain, self.query_words(counts))
 
     def join_documents(self, moved: Vectors, counts: Sparse) -> Vectors:
         """Return unit vectors, (n, d + added), of documents' dense parts and word counts."""

@@ -63,6 +63,8 @@ class Neighbours:
             chunks_of: For each what it is a chunk of, None for nothing; those of one thing attend to each other.
         """
         moved = plain.copy()
+        if not self._amount:
+            return moved
         if len(self._vectors) >= 2:
             moved = unit(plain + self._amount * (self.weights(plain, own) @ self._vectors))
         for rows in _chunks(chunks_of or ()):

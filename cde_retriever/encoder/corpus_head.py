@@ -1,7 +1,6 @@
 """Join plain vectors of a backend with what a context knows: as one vector, or as a dense and a sparse part."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from cde_retriever.context.neighbours import unit
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ConfigError
 from cde_retriever.words.corpus_words import CorpusWords
-from cde_retriever.words.reading import reader
+from cde_retriever.words.reading import TextCounts, reader
 from cde_retriever.words.topics import FoundTopics
 
 if TYPE_CHECKING:
@@ -38,10 +37,8 @@ class CorpusHead:
     def __init__(self, settings: HeadSettings, context: Context, plain_width: int, dimension: int) -> None:
         words = context.words or CorpusWords.none(settings.language)
         order = np.argsort(np.array(context.text_hashes, dtype=str), kind="stable")
-        counts = words.counts.take(order)
-        self._knowledge = Knowledge(
-            settings.cut(plain_width, dimension), context.vectors[order], replace(words, counts=counts), context.topics
-        )
+        cut = settings.cut(plain_width, dimension)
+        self._knowledge = Knowledge(cut, context.vectors[order], words.take(order), context.topics)
         self._numbers = {context.text_hashes[place]: number for number, place in enumerate(order)}
         self._reader = reader(words.language)
         self._plain_width, self._dimension = plain_width, dimension
@@ -104,27 +101,44 @@ class CorpusHead:
         known, skip = self._knowledge, self._knowledge.settings.skip_question_words
         if parts == "one":
             if not self._has_words:
-                return self._meaning(known.turn_queries(plain))
+                return self._fitted(self._meaning(known.turn_queries(plain)), texts)
             return known.join_queries(plain, self._reader.read_stems(texts, "query", skip_question_words=skip))
-        counts = self._reader.read(texts, "query", skip_question_words=skip, pairs=known.knows_pairs)
-        sparse = known.query_words(counts).csr()
+        sparse = known.query_words(self._query_counts(texts)).csr()
         return Parts(plain, sparse) if parts == "both" else sparse
 
+    def _query_counts(self, texts: Sequence[str]) -> TextCounts:
+        known = self._knowledge
+        skip = known.settings.skip_question_words
+        return self._reader.read(texts, "query", skip_question_words=skip, pairs=known.knows_pairs)
+
+    def _fitted(self, meaning: Vectors, texts: Sequence[str]) -> Vectors:
+        """Return queries that have no room for words as the settings want them."""
+        known = self._knowledge
+        return known.fit_queries(meaning, self._query_counts(texts)) if known.settings.query_noise else meaning
+
     def _meaning(self, turned: Vectors) -> Vectors:
-        """Return vectors that have no room for words."""
+        """Return vectors that have no room for words; what a context leaves as it is to the last bit."""
+        if turned.shape[1] == self._dimension and not self._knowledge.settings.moves_documents:
+            return turned
         return unit(turned[:, : self._dimension])
 
 
-def check_chunks(chunks_of: Sequence[Hashable], texts: int, has_head: bool, name: str) -> list[Hashable]:
+def check_chunks(chunks_of: Sequence[Hashable], texts: int, head: HeadSettings | None, name: str) -> list[Hashable]:
     """Return what each text is a chunk of, as a list.
 
     Raises:
         TypeError: if it is one string, or names something that cannot be compared by hash; says which.
-        ConfigError: if it names more or fewer than there are texts, or the model has no corpus head.
+        ConfigError: if it names more or fewer than there are texts, or the model has no corpus head, or one that
+            leaves documents alone.
     """
-    if not has_head:
+    if head is None:
         raise ConfigError(
             f"chunks_of is given, but model {name!r} has no corpus head, which knows neighbours; leave it out"
+        )
+    if not head.moves_documents:
+        raise ConfigError(
+            f"chunks_of is given, but the context of model {name!r} is for queries alone, and documents keep the "
+            "encoder's own vectors; leave it out"
         )
     if isinstance(chunks_of, str | bytes):
         raise TypeError(f"chunks_of must name a document for each text, received one text: {chunks_of!r:.80}")

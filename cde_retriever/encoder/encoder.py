@@ -130,7 +130,7 @@ class ContextualEncoder(ModelWithContext):
         """
         if chunks_of is not None:
             texts = check_texts(texts)
-            chunks_of = check_chunks(chunks_of, len(texts), self.head_settings is not None, self.identity.name)
+            chunks_of = check_chunks(chunks_of, len(texts), self.head_settings, self.identity.name)
         how = TextRun.of("document", batch_size, show_progress)
         return self._encode(texts, how, parts, on_truncation, chunks_of)
 

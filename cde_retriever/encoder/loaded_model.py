@@ -87,6 +87,7 @@ class LoadedModel:
         variant: str | None = None,
         long_texts: str | None = None,
         vector_size: int | None = None,
+        context_for: str | None = None,
     ) -> Self:
         """Load a model; `from_spec` does the same with all arguments in one value.
 
@@ -112,6 +113,9 @@ class LoadedModel:
                 overlapping ``"windows"`` whose vectors are joined; the latter of models with a corpus head.
             vector_size: Numbers of an encoder's one vector, for stores in which size costs: at most those of its own
                 vectors; None for 384 more.
+            context_for: ``"queries"``: documents keep the encoder's own vectors, so that an index of them that is there
+                can be asked, and a context changes queries alone; also of CDE checkpoints with a corpus head. None for
+                a context that changes both.
 
         Raises:
             CheckpointError: if it cannot be found, is incomplete or damaged, or nothing that is understood.
@@ -133,6 +137,7 @@ class LoadedModel:
                 variant=variant,
                 long_texts=long_texts,
                 vector_size=vector_size,
+                context_for=context_for,
             )
         )
 

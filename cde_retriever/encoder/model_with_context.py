@@ -249,7 +249,8 @@ class ModelWithContext(LoadedModel):
         words, head = self._word_reader(language), self.head_settings
         if words is None or head is None:
             return None
-        return CorpusWords.of(words.language, words.read(texts, "document", pairs=head.pair_weight > 0))
+        counts = words.read(texts, "document", pairs=head.pair_weight > 0)
+        return CorpusWords.of(words.language, counts, whole=head.query_noise > 0)
 
     def _word_reader(self, language: str | None) -> WordReader | None:
         if self.head_settings is None:

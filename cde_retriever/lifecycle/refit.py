@@ -18,6 +18,7 @@ from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Drift
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.encoder.plain_documents import PlainDocuments
 from cde_retriever.errors import ConfigError, OutputError, TruncationWarning
 from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.shadow import Begun, Shadow
@@ -67,7 +68,8 @@ class Refit:
         new: Fingerprint of the context that it has; the same if its texts give the same, and nothing was done.
         documents: Texts in the index.
         embedded: How many of them this call embedded; the others were there already.
-        kept_plain: How many of these needed no model, because the index keeps their plain vectors (`keep_plain`).
+        kept_plain: How many of these needed no model, because the index keeps their plain vectors (`keep_plain`), or
+            its vectors are plain ones (``context_for="queries"``).
         kept: Folder of the old index, until `confirm_refit` removes it; None if nothing was done.
     """
 
@@ -94,7 +96,7 @@ def plan_refit(
     shadow = Shadow(Path(index), collection)
     stored = shadow.open(model, trust_pickle)
     old = stored.encoder.context
-    encoder = stored.encoder.fork()
+    encoder = _fork(stored)
     began = time.perf_counter()
     new = _fit(stored, encoder, False)
     fitting, sampled = time.perf_counter() - began, set(new.text_hashes)
@@ -157,7 +159,7 @@ def refit(
         same = begun is not None and (begun.source, begun.part) == (source, documents_at_once)
         if begun is None or not same or shadow.keeps_old(begun):
             shadow.clear()
-            context = _fit(stored, stored.encoder.fork(), show_progress)
+            context = _fit(stored, _fork(stored), show_progress)
             old = stored.encoder.context.fingerprint
             begun = Begun(source, old, context.fingerprint, len(stored.texts), documents_at_once, shadow.name)
             if context.fingerprint == old:
@@ -216,6 +218,16 @@ def undo_refit(index: PathLike, *, collection: Collection | None = None) -> bool
     return swapped
 
 
+def _fork(stored: StoredIndex) -> ContextualEncoder:
+    """Return an encoder like the index's, without a context; where a context leaves documents alone it has theirs."""
+    encoder, head = stored.encoder.fork(), stored.encoder.head_settings
+    if head is not None and not head.moves_documents and encoder.truncate_dim is None:
+        kept = PlainDocuments()
+        kept.add(stored.texts, stored.vectors_of(list(range(len(stored.texts)))))
+        encoder.keep_plain(kept)
+    return encoder
+
+
 def _fit(stored: StoredIndex, encoder: ContextualEncoder, show_progress: bool) -> Context:
     """Fit an encoder as the index's was, on the texts that it has now, and return the context."""
     if not stored.texts:
@@ -241,7 +253,7 @@ def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool
     """Make the new index, unless it is there; return how many documents were embedded, and how many without model."""
     if shadow.other.is_dir():
         return 0, 0
-    encoder, embedded, known = stored.encoder.fork(), 0, 0
+    encoder, embedded, known = _fork(stored), 0, 0
     encoder.set_context(Context.load(shadow.folder))
     made = []
     with counter(total=begun.documents, label="Embedding documents", unit="document", show=show_progress) as bar:

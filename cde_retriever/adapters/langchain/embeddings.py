@@ -37,8 +37,8 @@ class CDEEmbeddings(ContextualEmbedding, Embeddings):
 
     Attributes:
         model_name: A CDE checkpoint or any encoder (docs/encoders.md), as folder or Hub id; None for the bundled one.
-        revision, device, dtype, backend, truncate_dim, pooling, max_length, prompts, variant, long_texts, vector_size:
-            As `ContextualEncoder.from_pretrained` takes them; None leaves it to the model.
+        revision, device, dtype, backend, truncate_dim, pooling, max_length, prompts, variant, long_texts, vector_size,
+            context_for: As `ContextualEncoder.from_pretrained` takes them; None leaves it to the model.
         parts: ``"one"``: vectors that hold all the context knows. ``"dense"``: the dense part alone, for hybrid search,
             where the sparse part is kept beside it.
         given_context: The argument ``context``: a `Context`, or the path of a saved one.

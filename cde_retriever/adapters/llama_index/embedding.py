@@ -52,8 +52,8 @@ class CDEEmbedding(EmbeddingSettings):
         settings: The fields below, and those of `BaseEmbedding`.
 
     Attributes:
-        revision, device, dtype, backend, truncate_dim, pooling, max_length, prompts, variant, long_texts, vector_size:
-            As `ContextualEncoder.from_pretrained` takes them; None leaves it to the model.
+        revision, device, dtype, backend, truncate_dim, pooling, max_length, prompts, variant, long_texts, vector_size,
+            context_for: As `ContextualEncoder.from_pretrained` takes them; None leaves it to the model.
         parts: ``"one"``: vectors that hold all the context knows. ``"dense"``: the dense part alone, for a store that
             keeps the sparse part beside it; `CDEVectorStoreIndex` chooses by itself.
         context_size: Most context documents; None for the model's own number.

@@ -14,7 +14,7 @@ from cde_retriever.words.sparse import WIDTH, Sparse
 from cde_retriever.words.statistics import WordStatistics
 
 PREFIX = "words_"
-PARTS = ("starts", "indices", "values")
+PARTS = {"starts": np.int64, "indices": np.int64, "values": np.float32}
 BEYOND = ("gram_counts", "pair_counts")
 
 
@@ -83,7 +83,7 @@ class CorpusWords:
         if len(self.pairs.words):  # none in files of models that do not weigh them
             arrays |= {"pairs": self.pairs.words, "pairs_with": self.pairs.documents_with}
         for name, counts in zip(BEYOND, self.beyond or (), strict=False):
-            arrays |= {f"{name}_{part}": getattr(counts, part) for part in PARTS}
+            arrays |= {f"{name}_{part}": _narrow(getattr(counts, part)) for part in PARTS}
         return {f"{PREFIX}{name}": array for name, array in arrays.items()}
 
     @classmethod
@@ -114,9 +114,17 @@ class CorpusWords:
         return cls(language, counts, grams, WordStatistics(pairs[0], pairs[1], counts.rows), found)
 
 
+def _narrow(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return whole numbers in the smallest type that a file holds them in; those below 0 as they are."""
+    if numbers.min(initial=0) < 0 or numbers.max(initial=0) >= WIDTH:
+        return numbers
+    return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
+
+
 def _read(arrays: Mapping[str, NDArray[Any]], name: str) -> Sparse:
     """Return sparse counts out of their arrays; raises as `CorpusWords.of_arrays` does."""
-    counts = Sparse(*(arrays[f"{PREFIX}{name}{part}"] for part in PARTS))
+    read = (arrays[f"{PREFIX}{name}{part}"].astype(dtype, copy=False) for part, dtype in PARTS.items())
+    counts = Sparse(*read)
     ordered = len(counts.starts) > 0 and bool((np.diff(counts.starts) >= 0).all())
     if not ordered or counts.starts[0] != 0 or counts.starts[-1] != len(counts.indices):
         raise ValueError(f"{PREFIX}{name}starts do not cover {PREFIX}{name}indices")

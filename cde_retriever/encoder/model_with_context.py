@@ -244,13 +244,18 @@ class ModelWithContext(LoadedModel):
             return shared
         return self._sampled and self._sampled.copy()
 
-    def count_words(self, texts: Sequence[str], language: str | None) -> CorpusWords | None:
-        """Return what a context keeps of its documents' words, as `fit_context` reads them; None without a head."""
+    def count_words(
+        self, texts: Sequence[str], language: str | None, *, whole: bool | None = None
+    ) -> CorpusWords | None:
+        """Return what a context keeps of its documents' words, as `fit_context` reads them; None without a head.
+
+        `whole` is whether it keeps all that exact words are weighed by; None for what the head needs.
+        """
         words, head = self._word_reader(language), self.head_settings
         if words is None or head is None:
             return None
         counts = words.read(texts, "document", pairs=head.pair_weight > 0)
-        return CorpusWords.of(words.language, counts, whole=head.query_noise > 0)
+        return CorpusWords.of(words.language, counts, whole=head.query_noise > 0 if whole is None else whole)
 
     def _word_reader(self, language: str | None) -> WordReader | None:
         if self.head_settings is None:

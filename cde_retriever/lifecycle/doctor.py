@@ -8,6 +8,7 @@ Every text is embedded once, plain. All contexts are made of these vectors, so a
 | BM25 | words alone |
 | BM25 + plain | 0.4 BM25 + 0.6 plain, each scaled to 0 … 1 query by query |
 | two parts, one vector | the encoder with a corpus head, under null, foreign or own context of J documents |
+| documents as they are | their plain vectors, and queries fitted to the words of an own context |
 
 On questions that people judged, two parts are also tried with words that count twice and half as much (`ALPHAS`).
 
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.checkpoint.reading import QUERIES, QUERIES_SIZE
 from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Parts
@@ -35,6 +37,7 @@ from cde_retriever.search.hybrid import score_one_form, weigh
 from cde_retriever.search.mixture import WORD_SHARE, mixed
 
 PLAIN, BM25, MIXTURE = "plain", "BM25", "BM25 + plain"
+FORMS = {"both": "two parts", "one": "one vector", QUERIES: "documents as they are"}
 SIZES = (16, 64, 128, 256, 512)
 ALPHAS = (1 / 3, 2 / 3)
 """What vectors count beside words (`cde_retriever.search.hybrid.weigh`), beside what the context says."""
@@ -50,7 +53,8 @@ class Setting:
     Attributes:
         name: What ranks.
         model: Name of the encoder; empty for BM25.
-        parts: ``"both"`` or ``"one"`` for those with a corpus head, else empty.
+        parts: ``"both"`` or ``"one"`` for those with a corpus head, ``"queries"`` for a context that changes queries
+            alone (`HeadSettings.for_queries`), else empty.
         context: ``"null"``, ``"foreign"``, ``"own"``, or empty.
         size: Documents in the context.
         alpha: What vectors count beside words; 0.5 is what the context says.
@@ -109,7 +113,11 @@ def examine(
     largest = fitted[max(fitted)]
     if trial.judged:
         settings += [examination.under(largest, "both", "own", alpha) for alpha in ALPHAS]
-    return [*settings, examination.under(largest, "one", "own")]
+    settings.append(examination.under(largest, "one", "own"))
+    if examination.head.moves_documents:
+        whole = examination.fit(trial.documents, QUERIES_SIZE, examination.documents, whole=True)
+        settings.append(examination.under(whole, QUERIES, "own"))
+    return settings
 
 
 class _Examination:
@@ -134,23 +142,31 @@ class _Examination:
         scores = score_without_context(words, self.queries @ self.documents.T)
         return [self.setting(name, found) for name, found in scores.items()]
 
-    def fit(self, texts: Sequence[str], size: int, vectors: NDArray[np.float32]) -> Context:
-        """Return the context that `ContextualEncoder.fit_context` would make of texts, out of their vectors."""
+    def fit(
+        self, texts: Sequence[str], size: int, vectors: NDArray[np.float32], *, whole: bool | None = None
+    ) -> Context:
+        """Return the context that `ContextualEncoder.fit_context` would make of texts, out of their vectors.
+
+        `whole` is whether it keeps all that exact words are weighed by; None for what the head needs.
+        """
         sample = sample_documents(texts, size, self.seed)
         place = {text: row for row, text in enumerate(texts)}
         rows = vectors[[place[text] for text in sample.texts]]
-        words = self.encoder.count_words(sample.texts, self.language)
+        words = self.encoder.count_words(sample.texts, self.language, whole=whole)
         return make_context(sample, rows, self.encoder.identity, words=words)
 
     def under(self, context: Context, parts: str, kind: str, alpha: float = 0.5) -> Setting:
-        """Return the ranking by two parts or one vector under a context, measured; `alpha` is for two parts."""
-        head = CorpusHead(self.head, context, self.documents.shape[1], self.encoder.dimension)
-        documents = head.documents(self.documents, self.trial.documents, parts)
-        queries = head.queries(self.queries, self.texts, parts)
+        """Return the ranking by a form of a setting's parts under a context, measured; `alpha` is for two parts."""
+        width = self.documents.shape[1]
+        settings, dimension, form = self.head, self.encoder.dimension, parts
+        if parts == QUERIES:
+            settings, dimension, form = settings.for_queries(), width, "one"
+        head = CorpusHead(settings, context, width, dimension)
+        documents = head.documents(self.documents, self.trial.documents, form)
+        queries = head.queries(self.queries, self.texts, form)
         if isinstance(queries, Parts):
             queries = weigh(queries, alpha)
-        form = "two parts" if parts == "both" else "one vector"
-        name = f"{form}, {kind} context" + (f" of {context.size}" if context.size else "")
+        name = f"{FORMS[parts]}, {kind} context" + (f" of {context.size}" if context.size else "")
         name += f", alpha {alpha:.2f}" if alpha != 0.5 else ""
         return self.setting(name, score_one_form(queries, documents), parts, kind, context.size, alpha)
 

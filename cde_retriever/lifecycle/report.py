@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cde_retriever.checkpoint.reading import QUERIES
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.lifecycle.doctor import BM25, LEAD, MIXTURE, PLAIN, Setting, interval, recommend
 from cde_retriever.lifecycle.trial import JUDGED, Trial
@@ -132,10 +133,11 @@ def _code(advice: Setting, settings: Sequence[Setting], names: Sequence[str] | N
         return f"# {WITHOUT_CONTEXT[advice.name]}; no context is above it on these questions"
     parts = ', parts="both"' if advice.parts == "both" else ""
     fit = f"encoder.fit_context(documents, context_size={advice.size})"
+    said = [name, f'context_for="{QUERIES}"' if advice.parts == QUERIES else ""]
     lines = [
         "from cde_retriever import ContextualEncoder",
         "",
-        f"encoder = ContextualEncoder.from_pretrained({name})",
+        f"encoder = ContextualEncoder.from_pretrained({', '.join(filter(None, said))})",
         fit if advice.context == "own" else "encoder.set_context(encoder.null_context())",
         f"vectors = encoder.encode_documents(documents{parts})",
         f"queries = encoder.encode_queries(questions{parts})",

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.doctor import agrees
 from cde_retriever.cli.main import main
+from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, CorpusError
 from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, examine, interval, recommend
 from cde_retriever.lifecycle.kept_vectors import KeptVectors, plain_embedding
@@ -95,10 +96,10 @@ def test_documents_of_stop_words_alone_have_no_score_by_words():
     assert next(score_bm25(["the of", "some word"], ["the word"])).tolist()[0] == 0
 
 
-def test_settings_are_those_of_the_encoder(headed):
+def test_settings_are_those_of_the_encoder(headed, tmp_path):
     trial = automatic_trial(pages(40), documents=40, questions=20)
     found = {one.name: one for one in examine(headed, trial, plain_embedding(headed), foreign=pages(9), sizes=(8, 16))}
-    assert len(found) == 9
+    assert len(found) == 10
     texts = [question.text for question in trial.questions]
     for size in (8, 16):
         encoder = headed.fork()
@@ -109,6 +110,11 @@ def test_settings_are_those_of_the_encoder(headed):
         np.testing.assert_allclose(own.quality, ndcg(both, trial.questions), atol=1e-6)
     one = encoder.encode_queries(texts) @ encoder.encode_documents(trial.documents).T
     np.testing.assert_allclose(found["one vector, own context of 16"].quality, ndcg(one, trial.questions), atol=1e-6)
+    alone = ContextualEncoder.from_pretrained(headed.save_pretrained(tmp_path / "it"), context_for="queries")
+    alone.fit_context(trial.documents)
+    fitted = alone.encode_queries(texts) @ alone.encode_documents(trial.documents).T
+    quality = found["documents as they are, own context of 40"].quality
+    np.testing.assert_allclose(quality, ndcg(fitted, trial.questions), atol=1e-6)
     encoder.set_context(encoder.null_context())
     plain = encoder.encode_queries(texts, parts="dense") @ encoder.encode_documents(trial.documents, parts="dense").T
     np.testing.assert_allclose(found[PLAIN].quality, ndcg(plain, trial.questions), atol=1e-6)
@@ -184,6 +190,7 @@ def settings(**means):
     noise = rng.normal(0, 0.1, 200)
     kinds = {"plain": (PLAIN, "", "", 0), "own16": ("a", "both", "own", 16), "own512": ("b", "both", "own", 512)}
     kinds["mixture"] = (MIXTURE, "", "", 0)
+    kinds["queries"] = ("documents as they are, own context of 40", "queries", "own", 40)
     kinds["bm25"] = (BM25, "", "", 0)
     kinds["foreign"] = ("c", "both", "foreign", 512)
     return [
@@ -256,6 +263,18 @@ def test_orders_agree_where_judgements_are_apart():
     judged = {"plain": 50.0, "mixture": 50.3, "ours": 52.0}
     assert agrees({"plain": 60, "mixture": 59, "ours": 70}, judged)
     assert not agrees({"plain": 60, "mixture": 71, "ours": 70}, judged)
+
+
+def test_code_that_leaves_documents_as_they_are_runs(headed, tmp_path):
+    folder = headed.save_pretrained(tmp_path / "model")
+    trial = automatic_trial(pages(40), documents=40, questions=12)
+    found = settings(plain=0.5, own512=0.6, queries=0.7)
+    values = make_report(replace(trial, questions=(Question("", {0: 1.0}, JUDGED),) * 200), found, [str(folder)]).values
+    assert values["recommendation"].startswith("Take documents as they are, own context of 40 with m: +20.1 nDCG@10")
+    names = {"documents": pages(40), "questions": ["what"]}
+    exec(values["code"], names)
+    plain = headed.without_context().encode_documents(pages(40), parts="dense")
+    np.testing.assert_allclose(names["vectors"], plain, atol=1e-5)
 
 
 def test_the_command_reports_and_its_code_runs(headed, tmp_path, capsys):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cde_retriever.checkpoint.folder import DEFAULT_CHECKPOINT, hash_checkpoint
+from cde_retriever.checkpoint.reading import QUERIES, Reading, identify_model
 from cde_retriever.files.replacing import write_atomically
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = hash_checkpoint(DEFAULT_CHECKPOINT)
+QUERIES_ALONE = identify_model(DEFAULT_CHECKPOINT, Reading(context_for=QUERIES))
 PLAIN = "c5de6816362e"  # all-MiniLM-L6-v2, its first stage
 ROWS = (
     ("BM25", "bm25", "", "words", "inverted index", "counts words as they come"),
@@ -19,13 +21,14 @@ ROWS = (
     ("the same, softly whitened", "soft_whitening", PLAIN, "384 numbers", "any", "mean and spread of the vectors"),
     ("BM25 + MiniLM by ranks", "rrf", PLAIN, "both of these", "two, fused", "counts words"),
     ("0.4 BM25 + 0.6 MiniLM", "convex_40", PLAIN, "both of these", "two, scores of all texts", "counts words"),
+    ("ours, documents as they are", "corpus", QUERIES_ALONE, "384 numbers", "any", "a sample of 1,024 documents"),
     ("ours, one vector, no context", "null", OURS, "768 numbers", "any", "nothing"),
     ("ours, one vector, another corpus's context", "foreign", OURS, "768 numbers", "any", "the wrong sample"),
     ("ours, one vector", "corpus", OURS, "768 numbers", "any", "a sample of 512 documents"),
     ("ours, two parts, no context", "hybrid_null", OURS, "384 numbers + words", "dense + sparse", "nothing"),
     ("ours, two parts", "hybrid", OURS, "384 numbers + words", "dense + sparse", "a sample of 512 documents"),
 )
-"""Name, mode and model in quality.json; what is stored of a text, in which store, what is known of the corpus."""
+"""Name, mode and model in the figures of quality; what is stored of a text, in which store, what is known of the corpus."""
 SPEEDS = (
     ("one query", "queries", "PyTorch", "torch", "its time"),
     ("one query", "queries", "ONNX Runtime", "onnx", "its time"),
@@ -40,14 +43,15 @@ SPEEDS = (
 
 def page() -> str:
     """Return the page."""
-    results = json.loads((DOCS / "figures" / "quality.json").read_text())["results"]
+    files = [DOCS / "figures" / f"{name}.json" for name in ("quality", "quality_queries")]
+    results = [row for file in files for row in json.loads(file.read_text())["results"]]
     sections = json.loads((DOCS / "figures" / "performance-v2.json").read_text())["sections"]
     quality = "\n".join(_quality_row(results, *row) for row in ROWS)
     speed = "\n".join(_speed_row(sections, *row) for row in SPEEDS)
     return f"""# Compared
 
-What you could do instead, and what each is worth. Written by `python -m benchmarks.comparison` from `quality.json` and
-`performance-v2.json` of `docs/figures/`, do not edit.
+What you could do instead, and what each is worth. Written by `python -m benchmarks.comparison` from `quality.json`,
+`quality_queries.json` and `performance-v2.json` of `docs/figures/`, do not edit.
 
 ## Ranking
 
@@ -59,7 +63,8 @@ at [the 52 others](hybrid.md#what-it-is-worth) too, and at [where ours loses](li
 |---|--:|---|---|---|
 {quality}
 
-Encoders of others under the same head, and what a Hub id needs: [your own model](encoders.md).
+"Documents as they are": queries alone know the corpus ([how](migration.md#leave-the-index-as-it-is)). Encoders of others under the same head, and what a Hub
+id needs: [your own model](encoders.md).
 
 ## Speed
 

@@ -28,7 +28,7 @@ ROWS = (
     ("ours, two parts, no context", "hybrid_null", OURS, "384 numbers + words", "dense + sparse", "nothing"),
     ("ours, two parts", "hybrid", OURS, "384 numbers + words", "dense + sparse", "a sample of 512 documents"),
 )
-"""Name, mode and model in the figures of quality; what is stored of a text, in which store, what is known of the corpus."""
+"""Name, mode and model in the figures of quality; what is stored of a text, where, what is known of the corpus."""
 SPEEDS = (
     ("one query", "queries", "PyTorch", "torch", "its time"),
     ("one query", "queries", "ONNX Runtime", "onnx", "its time"),
@@ -63,8 +63,8 @@ at [the 52 others](hybrid.md#what-it-is-worth) too, and at [where ours loses](li
 |---|--:|---|---|---|
 {quality}
 
-"Documents as they are": queries alone know the corpus ([how](migration.md#leave-the-index-as-it-is)). Encoders of others under the same head, and what a Hub
-id needs: [your own model](encoders.md).
+"Documents as they are": [queries alone know the corpus](migration.md#leave-the-index-as-it-is). Encoders of others under
+the same head, and what a Hub id needs: [your own model](encoders.md).
 
 ## Speed
 

@@ -63,8 +63,8 @@ at [the 52 others](hybrid.md#what-it-is-worth) too, and at [where ours loses](li
 |---|--:|---|---|---|
 {quality}
 
-"Documents as they are": [queries alone know the corpus](migration.md#leave-the-index-as-it-is). Encoders of others under
-the same head, and what a Hub id needs: [your own model](encoders.md).
+"Documents as they are": [queries alone know the corpus](migration.md#leave-the-index-as-it-is). Encoders of others
+under the same head, and what a Hub id needs: [your own model](encoders.md).
 
 ## Speed
 

@@ -25,6 +25,11 @@ _OTHER_CONTEXT = (
     "open the index or store with the context it was built with, or embed its documents again under this one into a "
     "new one"
 )
+_NO_STAMP = (
+    "if the encoder itself made it, without this package, either `cde migrate` makes an index of ours out of what is "
+    "there, or an embedding with context_for='queries' asks it as it is, through the framework's own index or store; "
+    "else embed its documents again under this one into a new one"
+)
 _OTHER_FORM = "give both one form: parts='dense' for the dense part, else the same truncate_dim"
 _SEPARATOR = "/"
 
@@ -98,6 +103,11 @@ def check_stamp(found: object, in_use: object, what: str) -> None:
     Raises:
         ContextMismatchError: if the stamps differ; names both.
     """
+    if found != in_use and not isinstance(found, str):
+        raise ContextMismatchError(
+            f"{what} was embedded under {describe(found)}, the embedding in use has {describe(in_use)}, and nothing "
+            f"says that their vectors are comparable; {_NO_STAMP}"
+        )
     if found != in_use:
         same = fingerprint_of(str(found)) == fingerprint_of(str(in_use))
         raise ContextMismatchError(

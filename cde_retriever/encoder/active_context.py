@@ -80,16 +80,27 @@ def refuse_foreign_context(model: LoadedModel, context: Context) -> None:
     for name in ("prompts", "max_length", "ordered", "sha256"):  # the hash covers the others, but says less
         mine, other = getattr(ours, name), getattr(theirs, name)
         if mine != other:
-            advice = f"load that model with {name}={other!r}"
-            if ours.name != theirs.name and theirs.name not in bundled_names():
-                advice = "load that model, by its folder or Hub id (`--model` or `model_name=`)"
-            elif name not in _SETTINGS:
-                bundled = f", which is bundled, by its name {theirs.name!r}" if theirs.name in bundled_names() else ""
-                advice = f"load that model{bundled}"
             raise ContextMismatchError(
                 f"context {context.fingerprint[:12]} was made by model {theirs.name!r} with {name} {other!r}, "
-                f"this is {ours.name!r} with {name} {mine!r}; {advice}, or fit a context with this one"
+                f"this is {ours.name!r} with {name} {mine!r}; {_advise(model, context, name)}, or fit a context with "
+                "this one"
             )
+
+
+def _advise(model: LoadedModel, context: Context, name: str) -> str:
+    """Say how to load the model that made a context, which differs from the one in use by an attribute of that name."""
+    ours, theirs = model.identity, context.model
+    bundled = theirs.name in bundled_names()
+    if ours.name != theirs.name and not bundled:
+        advice = "load that model, by its folder or Hub id (`--model` or `model_name=`)"
+    elif name in _SETTINGS:
+        advice = f"load that model with {name}={getattr(theirs, name)!r}"
+    else:
+        advice = f"load that model, which is bundled, by its name {theirs.name!r}" if bundled else "load that model"
+    fitted = model.head_settings is not None and model.head_settings.query_noise > 0
+    if context.words is None or not context.size or fitted == (context.words.whole is not None):
+        return advice
+    return f"{advice}, {'without' if fitted else 'with'} context_for='queries'"
 
 
 _SETTINGS = ("prompts", "max_length")

@@ -157,8 +157,10 @@ def test_an_encoder_is_opened_so_and_written_so(tmp_path, capsys):
     assert written.identity == again.identity == replace(opened.identity, name="model")
     written.set_context(opened.fit_context(TEXTS))
     np.testing.assert_allclose(written.encode_queries(ASKED), opened.encode_queries(ASKED), atol=1e-5)
-    with pytest.raises(ContextMismatchError, match="was made by model"):
+    with pytest.raises(ContextMismatchError, match="load that model, with context_for='queries', or fit a context"):
         whole.set_context(opened.context)
+    with pytest.raises(ContextMismatchError, match="load that model, without context_for='queries', or fit a context"):
+        opened.fork().set_context(whole.fit_context(TEXTS))
 
 
 def test_a_checkpoint_with_a_head_is_opened_so_and_keeps_what_its_head_says_of_words(tmp_path):

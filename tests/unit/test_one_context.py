@@ -77,6 +77,17 @@ def test_the_refusal_says_what_to_do():
     )
 
 
+def test_the_refusal_of_what_another_program_wrote_says_how_to_ask_it_and_how_to_move_it():
+    with pytest.raises(ContextMismatchError) as caught:
+        check_stamp(None, PRINT, "it")
+    assert str(caught.value).endswith(
+        "and nothing says that their vectors are comparable; if the encoder itself made it, without this package, "
+        "either `cde migrate` makes an index of ours out of what is there, or an embedding with context_for='queries' "
+        "asks it as it is, through the framework's own index or store; else embed its documents again under this one "
+        "into a new one"
+    )
+
+
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda vector: pickle.loads(pickle.dumps(vector))])
 def test_a_stamped_vector_is_a_list_whose_copies_keep_the_stamp(copied):
     vector = StampedVector([1.0, 2.0], PRINT)

@@ -9,6 +9,7 @@ import pytest
 
 from cde_retriever.cli.main import main
 from cde_retriever.context.context import Context
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ContextMismatchError
 from cde_retriever.lifecycle.kept_vectors import plain_embedding
@@ -22,7 +23,7 @@ from cde_retriever.serving.explored_page import SHOWN, write_page
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import reader
 from tests.serving.conftest import running
-from tests.tiny import documents, tiny_encoder
+from tests.tiny import documents, headed_encoder, tiny_encoder
 
 QUERY = "what about ron baron kolak 7?"
 TEXTS = [*documents(40, seed=1), "baron kolak ron sold kolak"]
@@ -81,6 +82,24 @@ def test_reasons_add_up_to_the_score(explored, way):
     if explored.form == "both":
         said = sum(word.by_word + word.by_grams for word in reason.words)
         assert said == pytest.approx(reason.score["words"], abs=1e-5)
+
+
+@pytest.mark.parametrize("way", ["own context", "null context"])
+@pytest.mark.parametrize("form", ["both", "one"])
+def test_reasons_of_queries_that_are_fitted_add_up_and_no_document_is_moved(form, way):
+    fitted = headed_encoder(**HeadSettings().for_queries().to_dict())
+    fitted.fit_context(TEXTS, context_size=20)
+    explored = Exploration(TEXTS, fitted, form, plain_embedding(fitted))
+    (answer,) = explored.ask([QUERY])
+    number = len(TEXTS) - 1
+    reason = explored.explain(QUERY, number, way)
+    assert sum(reason.score.values()) == pytest.approx(answer.scores[way][number], abs=1e-5)
+    assert reason.score["meaning"] == pytest.approx(answer.scores["plain"][number], abs=1e-5)
+    if form == "one":
+        assert list(reason.score) == ["meaning", "fit to the context's words"]
+        fit = reason.score["fit to the context's words"]
+        assert fit == pytest.approx(0, abs=1e-6) if way == "null context" else abs(fit) > 1e-4
+    assert (list(reason.neighbours), list(reason.topics)) == ([], [])
 
 
 def test_reasons_are_the_contexts(encoder, explored):

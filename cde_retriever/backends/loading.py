@@ -21,7 +21,7 @@ from cde_retriever.checkpoint.folder import (
     read_tokenizer,
     refuse_other_queries,
 )
-from cde_retriever.checkpoint.reading import identify_model, refuse_sayings
+from cde_retriever.checkpoint.reading import identify_model, refuse_changes
 from cde_retriever.context.context import ModelIdentity
 from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import ModelConfig
@@ -106,7 +106,7 @@ def model_name(spec: ModelSpec) -> str:
 def _load_export(found: FoundModel, spec: ModelSpec) -> Loaded:
     """Load an export, or a checkpoint's, which is made and kept if it is not there yet."""
     if is_export(found.folder):
-        refuse_sayings(found.folder, spec.reading)
+        refuse_changes(found.folder, spec.reading)
         backend, tokenizer = _run_export(found.backend, found.folder, spec.device)
     else:
         backend, tokenizer = _run_kept_export(found, spec)

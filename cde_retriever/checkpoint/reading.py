@@ -22,6 +22,8 @@ FOLDERS_NOT_READ = ("onnx", "openvino", "coreml", "checkpoint")
 QUERIES = "queries"
 QUERIES_SIZE = 1024
 """Context documents by which queries are fitted: more than a head needs, as each is one place where words are known."""
+CHANGES = ("max_length", "long_texts", "context_for")
+"""What may be said about a CDE checkpoint too, and makes another model of it."""
 LEAST_SIZE = 6
 """Fewest numbers of a short one vector: four directions, a topic and a length."""
 
@@ -112,7 +114,7 @@ def changes_of(folder: Path, reading: Reading) -> dict[str, Any]:
     Raises:
         ConfigError: for what it says itself, such as its pooling.
     """
-    refuse_sayings(folder, replace(reading, max_length=None, long_texts=None, context_for=None))
+    refuse_sayings(folder, replace(reading, **dict.fromkeys(CHANGES)))
     config = read_json(folder / CONFIG_NAME)
     length = None if reading.max_length == config.get("max_length") else reading.max_length
     said = {"max_length": length, "long_texts": reading.long_texts}
@@ -150,6 +152,20 @@ def refuse_sayings(folder: Path, reading: Reading) -> None:
         raise ConfigError(
             f"{folder} is a CDE checkpoint or export, whose config.json says {', '.join(said)}; leave that out, or "
             "wrap the encoder it was made from anew"
+        )
+
+
+def refuse_changes(folder: Path, reading: Reading) -> None:
+    """Refuse what would make another model of an export, whose graphs and identity are written.
+
+    Raises:
+        ConfigError: naming what was said.
+    """
+    if changes_of(folder, reading):
+        said = [f"{name}={getattr(reading, name)!r}" for name in CHANGES if getattr(reading, name) is not None]
+        raise ConfigError(
+            f"{folder} is an export of a model that was opened without {', '.join(said)}; export that model with it "
+            "(`cde export`), or leave it out"
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
+from cde_retriever.backends.export import export_onnx
 from cde_retriever.checkpoint.reading import QUERIES, Reading
 from cde_retriever.cli.main import main
 from cde_retriever.context.context import Context
@@ -175,6 +176,20 @@ def test_a_checkpoint_with_a_head_is_opened_so_and_keeps_what_its_head_says_of_w
     other = tiny_checkpoint(tmp_path / "none")
     with pytest.raises(ConfigError, match=r"context_for is 'queries', but .* has no corpus head"):
         ContextualEncoder.from_pretrained(other, context_for=QUERIES)
+
+
+def test_an_export_is_opened_so_if_its_model_was(tmp_path):
+    folder = headed_encoder().save_pretrained(tmp_path / "head")
+    opened = ContextualEncoder.from_pretrained(folder, context_for=QUERIES)
+    export_onnx(folder, tmp_path / "so", reading=Reading(context_for=QUERIES))
+    export_onnx(folder, tmp_path / "not")
+    context = opened.fit_context(TEXTS)
+    for side in (QUERIES, None):
+        export = ContextualEncoder.from_pretrained(tmp_path / "so", backend="onnx", context_for=side)
+        export.set_context(context)
+        np.testing.assert_allclose(export.encode_queries(ASKED), opened.encode_queries(ASKED), atol=1e-5)
+    with pytest.raises(ConfigError, match=r"opened without context_for='queries'; export that model with it \(`cde exp"):
+        ContextualEncoder.from_pretrained(tmp_path / "not", backend="onnx", context_for=QUERIES)
 
 
 def test_what_does_not_go_together_is_refused(encoder):

@@ -21,12 +21,13 @@ from cde_retriever.adapters.plain_vectors import LOG_NAME, read_plain
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.context.context import Context
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import FILE_NAME, PlainDocuments
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.lifecycle.collection import Collection
-from cde_retriever.lifecycle.refit import plan_refit, refit
+from cde_retriever.lifecycle.refit import plan_refit, refit, undo_refit
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collection_in
 from tests.contract.langchain_corpus import FAISS, load_faiss
 from tests.contract.langchain_corpus import corpus as lc_corpus
@@ -37,6 +38,13 @@ from tests.tiny import HEADED, tiny_checkpoint
 @pytest.fixture(scope="module")
 def head(tmp_path_factory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("model") / "head", **HEADED)
+
+
+@pytest.fixture(scope="module")
+def for_queries(tmp_path_factory) -> Path:
+    """A checkpoint whose context changes queries alone."""
+    settings = HEADED | {"corpus_head": HeadSettings().for_queries().to_dict()}
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "for-queries", **settings)
 
 
 class LlamaIndex:
@@ -145,6 +153,29 @@ def test_a_refit_needs_no_model_and_is_bit_equal_with_embedding_again(kind, part
         assert plan_refit(folder, model=ModelSpec(str(head)), trust_pickle=True).documents == 23
 
 
+@pytest.mark.parametrize("keep_plain", [False, True])
+@pytest.mark.parametrize("parts", ["one", "both"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_refit_of_vectors_that_are_plain_needs_no_model_and_leaves_them(kind, parts, keep_plain, for_queries, tmp_path):
+    folder = tmp_path / "index"
+    kind.build(for_queries, folder, parts, keep_plain=keep_plain)
+    texts, before, old = kind.contents(for_queries, folder)
+    with model_reads_no_document():
+        plan = plan_refit(folder, model=ModelSpec(str(for_queries)), trust_pickle=True)
+        done = run(folder, for_queries)
+    assert (plan.cosine, plan.new) == (pytest.approx(1), done.new)
+    assert (done.documents, done.embedded, done.kept_plain) == (24, 24, 24)
+    same, after, new = kind.contents(for_queries, folder)
+    assert (same, after.tolist()) == (texts, before.tolist())
+    assert new.fingerprint == done.new != old.fingerprint
+    fresh = ContextualEncoder.from_pretrained(for_queries, device="cpu").fit_context(texts)
+    assert fresh.fingerprint == new.fingerprint
+    np.testing.assert_allclose(fresh.vectors, new.vectors, atol=1e-6)
+    assert (folder / FILE_NAME).exists() == keep_plain
+    assert undo_refit(folder)
+    assert kind.contents(for_queries, folder)[2].fingerprint == old.fingerprint
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_nothing_is_kept_unasked_nor_of_deleted_documents(kind, head, tmp_path):
     kind.build(head, tmp_path / "plain", "one", keep_plain=False)
@@ -215,8 +246,8 @@ class Beside:
         self.client = chromadb.PersistentClient(str(folder / "chroma"), SETTINGS)
         self.collection = Collection(self.client, "beside")
 
-    def build(self) -> None:
-        kept: dict[str, Any] = {"context_dir": self.context, "keep_plain": True}
+    def build(self, keep_plain: bool = True) -> None:
+        kept: dict[str, Any] = {"context_dir": self.context, "keep_plain": keep_plain}
         if self.framework == "llama_index":
             store = ChromaVectorStore(chroma_collection=self.client.create_collection("beside"))
             storage = StorageContext.from_defaults(vector_store=store)
@@ -283,6 +314,23 @@ def test_beside_a_store_that_writes_by_itself_they_are_kept_as_they_come(beside,
     kept = read_plain(beside.context, encoder.identity)
     assert kept.count == 24
     assert sorted(path.name for path in beside.context.iterdir() if "plain" in path.name) == [LOG_NAME]
+
+
+@pytest.mark.parametrize("framework", ["llama_index", "langchain"])
+def test_a_collection_of_plain_vectors_gets_a_new_context_without_the_model(framework, for_queries, tmp_path):
+    beside = Beside(framework, for_queries, tmp_path)
+    beside.build(keep_plain=False)
+    opened = beside.open()
+    for number in range(12):
+        beside.add(opened, number)
+    before = dict(zip(*beside.contents(), strict=True))
+    with model_reads_no_document():
+        done = beside.refit()
+    assert (done.documents, done.kept_plain) == (24, 24)
+    after = dict(zip(*beside.contents(), strict=True))
+    assert {text: row.tolist() for text, row in after.items()} == {text: row.tolist() for text, row in before.items()}
+    encoder = ContextualEncoder.from_pretrained(for_queries, device="cpu")
+    assert encoder.fit_context(list(after)).fingerprint == done.new != done.old
 
 
 def test_one_process_at_a_time_adds_and_damage_is_refused(beside, head, monkeypatch):

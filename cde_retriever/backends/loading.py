@@ -106,8 +106,8 @@ def model_name(spec: ModelSpec) -> str:
 def _load_export(found: FoundModel, spec: ModelSpec) -> Loaded:
     """Load an export, or a checkpoint's, which is made and kept if it is not there yet."""
     if is_export(found.folder):
+        backend, tokenizer = _run_export(found.backend, found.folder, spec.device)  # which finds damage first
         refuse_changes(found.folder, spec.reading)
-        backend, tokenizer = _run_export(found.backend, found.folder, spec.device)
     else:
         backend, tokenizer = _run_kept_export(found, spec)
     if spec.dtype not in (None, backend.precision):

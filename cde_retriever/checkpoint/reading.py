@@ -22,8 +22,6 @@ FOLDERS_NOT_READ = ("onnx", "openvino", "coreml", "checkpoint")
 QUERIES = "queries"
 QUERIES_SIZE = 1024
 """Context documents by which queries are fitted: more than a head needs, as each is one place where words are known."""
-CHANGES = ("max_length", "long_texts", "context_for")
-"""What may be said about a CDE checkpoint too, and makes another model of it."""
 LEAST_SIZE = 6
 """Fewest numbers of a short one vector: four directions, a topic and a length."""
 
@@ -114,7 +112,7 @@ def changes_of(folder: Path, reading: Reading) -> dict[str, Any]:
     Raises:
         ConfigError: for what it says itself, such as its pooling.
     """
-    refuse_sayings(folder, replace(reading, **dict.fromkeys(CHANGES)))
+    refuse_sayings(folder, replace(reading, max_length=None, long_texts=None, context_for=None))
     config = read_json(folder / CONFIG_NAME)
     length = None if reading.max_length == config.get("max_length") else reading.max_length
     said = {"max_length": length, "long_texts": reading.long_texts}
@@ -162,7 +160,8 @@ def refuse_changes(folder: Path, reading: Reading) -> None:
         ConfigError: naming what was said.
     """
     if changes_of(folder, reading):
-        said = [f"{name}={getattr(reading, name)!r}" for name in CHANGES if getattr(reading, name) is not None]
+        names = ("max_length", "long_texts", "context_for")
+        said = [f"{name}={getattr(reading, name)!r}" for name in names if getattr(reading, name) is not None]
         raise ConfigError(
             f"{folder} is an export of a model that was opened without {', '.join(said)}; export that model with it "
             "(`cde export`), or leave it out"

@@ -82,7 +82,7 @@ class CorpusHead:
         return known.document_words(self._reader.read(texts, "document", pairs=known.knows_pairs)).csr()
 
     def neighbours(self, plain: Vectors, texts: Sequence[str], count: int) -> list[list[tuple[str, float]]]:
-        """Return what documents are moved towards most: sha256 and share of so many context documents, heaviest first."""
+        """Return what documents are moved towards most: sha256 and share of so many context documents each."""
         if len(self._numbers) < 2 or not self._knowledge.settings.amount:
             return [[] for _ in texts]
         hashes = list(self._numbers)

@@ -156,7 +156,9 @@ def test_a_refit_needs_no_model_and_is_bit_equal_with_embedding_again(kind, part
 @pytest.mark.parametrize("keep_plain", [False, True])
 @pytest.mark.parametrize("parts", ["one", "both"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_refit_of_vectors_that_are_plain_needs_no_model_and_leaves_them(kind, parts, keep_plain, for_queries, tmp_path):
+def test_a_refit_of_vectors_that_are_plain_needs_no_model_and_leaves_them(
+    kind, parts, keep_plain, for_queries, tmp_path
+):
     folder = tmp_path / "index"
     kind.build(for_queries, folder, parts, keep_plain=keep_plain)
     texts, before, old = kind.contents(for_queries, folder)

@@ -188,7 +188,9 @@ def test_an_export_is_opened_so_if_its_model_was(tmp_path):
         export = ContextualEncoder.from_pretrained(tmp_path / "so", backend="onnx", context_for=side)
         export.set_context(context)
         np.testing.assert_allclose(export.encode_queries(ASKED), opened.encode_queries(ASKED), atol=1e-5)
-    with pytest.raises(ConfigError, match=r"opened without context_for='queries'; export that model with it \(`cde exp"):
+    with pytest.raises(
+        ConfigError, match=r"opened without context_for='queries'; export that model with it \(`cde exp"
+    ):
         ContextualEncoder.from_pretrained(tmp_path / "not", backend="onnx", context_for=QUERIES)
 
 

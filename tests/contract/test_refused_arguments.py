@@ -81,6 +81,11 @@ def test_a_context_of_another_length_names_the_setting(encoder, folder):
             TypeError,
             "kinds must be a whole number, received '3'",
         ),
+        (
+            lambda model, place: CDEVectorStoreIndex.from_storage(place, str(model)),
+            TypeError,
+            "embed_model is str, expected a CDEEmbedding",
+        ),
         (lambda _m, _p: cde.drift(3), TypeError, "expected a guarded store, received int: 3"),
         (
             lambda _m, _p: cde.from_documents(InMemoryVectorStore, ["a"]),

@@ -198,7 +198,7 @@ class CDEVectorStoreIndex(JoiningNodes):
         folder = source
 
         def read() -> Any:
-            embedding = embed_model or CDEEmbedding.from_storage(folder)
+            embedding = CDEEmbedding.from_storage(folder) if embed_model is None else require_cde(embed_model)
             open_plain(embedding.encoder, Path(folder))
             storage = read_index_folder(folder)
             return cls._from_storage_context(storage, embedding, index_id, kwargs)

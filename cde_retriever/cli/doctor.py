@@ -76,7 +76,7 @@ def _doctor(options: argparse.Namespace) -> None:
         encoder = ContextualEncoder.from_pretrained(model) if number else first
         embed = kept_embedding(encoder, folder / "vectors", show_progress=True)
         found.append(examine(encoder, trial, embed, foreign=foreign, language=options.language, seed=options.seed))
-    report = write_report(folder, trial, merge(found), options.model)
+    report = write_report(folder, trial, merge(found, options.model), options.model)
     say(report.page)
     write_result(report.values)
 

@@ -17,7 +17,7 @@ plain, question by question.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,7 +214,17 @@ def recommend(settings: Sequence[Setting], *, judged: bool) -> Setting:
     return max(alike, key=lambda setting: (setting.size, setting.alpha == 0.5, setting.mean))
 
 
-def merge(found: Sequence[Sequence[Setting]]) -> list[Setting]:
-    """Return the settings of several encoders as one list, with BM25, which needs none, once."""
-    first, *others = found
-    return [*first, *(setting for settings in others for setting in settings if setting.name != BM25)]
+def merge(found: Sequence[Sequence[Setting]], names: Sequence[str] | None = None) -> list[Setting]:
+    """Return the settings of several encoders as one list, with BM25, which needs none, once.
+
+    Args:
+        found: The settings of each.
+        names: What each was opened by, which tells encoders of one name apart.
+    """
+    own = [next(setting.model for setting in settings if setting.model) for settings in found]
+    merged: list[Setting] = []
+    for number, settings in enumerate(found):
+        name = names[number] if names and own.count(own[number]) > 1 else own[number]
+        kept = [setting for setting in settings if not number or setting.name != BM25]
+        merged += [replace(setting, model=setting.model and name) for setting in kept]
+    return merged

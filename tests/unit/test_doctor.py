@@ -13,7 +13,7 @@ from benchmarks.doctor import agrees
 from cde_retriever.cli.main import main
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, CorpusError
-from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, examine, interval, recommend
+from cde_retriever.lifecycle.doctor import BM25, MIXTURE, PLAIN, Setting, examine, interval, merge, recommend
 from cde_retriever.lifecycle.kept_vectors import KeptVectors, plain_embedding
 from cde_retriever.lifecycle.report import make_report
 from cde_retriever.lifecycle.trial import JUDGED, Question, Trial, automatic_trial, judged_trial, ndcg
@@ -257,6 +257,17 @@ def test_a_report_says_what_to_do():
     plain = make_report(trial, settings(plain=0.7, own512=0.6), ["folder"])
     assert plain.values["recommendation"] == "Take m plain: nothing that may be recommended is above it here."
     assert "keep the encoder as it is" in plain.values["code"]
+
+
+def test_models_of_one_name_are_told_apart_by_what_they_were_opened_by():
+    trial = Trial(("a",), tuple(Question("q", {0: 1.0}, JUDGED) for _ in range(200)), 1)
+    found = settings(plain=0.5, own512=0.6), settings(plain=0.5, own512=0.7, bm25=0.1)
+    assert {one.model for one in merge(found[:1], ["old"])} == {"m"}
+    merged = merge(found, ["old", "new"])
+    assert [(one.name, one.model) for one in merged] == [(PLAIN, "old"), ("b", "old"), (PLAIN, "new"), ("b", "new")]
+    values = make_report(trial, merged, ["old", "new"]).values
+    assert values["recommendation"].startswith("Take b with new: +20.")
+    assert "from_pretrained('new')" in values["code"]
 
 
 def test_orders_agree_where_judgements_are_apart():

@@ -43,6 +43,12 @@ def test_an_encoder_of_your_own():
     assert found["own context"] == "calendar.isleap"
 
 
+def test_an_index_that_is_there():
+    [model] = {path.parent for path in Path(packaged_encoder).parent.rglob("modules.json")}
+    found = run("existing_index", str(model))
+    assert found == {"the encoder alone": "calendar.TextCalendar", "knows the corpus": "heapq.nlargest"}
+
+
 def test_life_of_a_llama_index_index():
     built, inserted, refreshed, deleted = run("llama_index_life")
     assert inserted[0] == "notes"

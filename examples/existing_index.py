@@ -18,7 +18,9 @@ def main(model: str = "sentence-transformers/all-MiniLM-L6-v2") -> dict[str, str
     """Fill a collection without this package, and return what it finds for plain and for fitted queries."""
     texts = few_docstrings("calendar", "heapq", "sched")
     there = SentenceTransformer(model, device="cpu")
-    collection = chromadb.PersistentClient("chroma").create_collection("docstrings", metadata={"hnsw:space": "cosine"})
+    collection = chromadb.PersistentClient("existing").create_collection(
+        "docstrings", metadata={"hnsw:space": "cosine"}
+    )
     collection.add(ids=list(texts), documents=list(texts.values()), embeddings=there.encode(list(texts.values())))
 
     encoder = ContextualEncoder.from_pretrained(model, context_for="queries")

@@ -39,6 +39,7 @@ from benchmarks.head_ranking import HYBRID_MODES, PlainTexts, fit_on_kept, rank_
 from benchmarks.mixtures import MIXTURES, rank_mixture
 from benchmarks.quality_results import MODES, WITHOUT_CONTEXT, Results
 from benchmarks.quality_table import write_table
+from cde_retriever.checkpoint.reading import QUERIES
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import TruncationWarning
@@ -304,7 +305,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("eval_folder", nargs="?", type=Path, help="a folder of retrieval sets")
     parser.add_argument("--output", type=Path, default=Path("docs/figures/quality.json"))
     parser.add_argument("--max-length", type=int, help="longest text of an encoder, in tokens; default: its own")
-    parser.add_argument("--context-for", choices=("queries",), help="measure that; default: both")
+    parser.add_argument("--context-for", choices=(QUERIES,), help="measure that; default: both")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--device", default=None, help="cpu, cuda, mps; default: the fastest there is")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE", help=", ".join(MODES))

@@ -103,14 +103,15 @@ def check_stamp(found: object, in_use: object, what: str) -> None:
     Raises:
         ContextMismatchError: if the stamps differ; names both.
     """
-    if found != in_use and not isinstance(found, str):
+    if found == in_use:
+        return
+    if not isinstance(found, str):
         raise ContextMismatchError(
             f"{what} was embedded under {describe(found)}, the embedding in use has {describe(in_use)}, and nothing "
             f"says that their vectors are comparable; {_NO_STAMP}"
         )
-    if found != in_use:
-        same = fingerprint_of(str(found)) == fingerprint_of(str(in_use))
-        raise ContextMismatchError(
-            f"{what} was embedded under {describe(found)}, the embedding in use has {describe(in_use)}, and their "
-            f"vectors are not comparable; {_OTHER_FORM if same else _OTHER_CONTEXT}"
-        )
+    same = fingerprint_of(str(found)) == fingerprint_of(str(in_use))
+    raise ContextMismatchError(
+        f"{what} was embedded under {describe(found)}, the embedding in use has {describe(in_use)}, and their "
+        f"vectors are not comparable; {_OTHER_FORM if same else _OTHER_CONTEXT}"
+    )

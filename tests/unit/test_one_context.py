@@ -68,24 +68,28 @@ def test_equal_stamps_pass_and_others_are_refused_by_name():
             check_stamp(found, in_use, "node 7")
 
 
-def test_the_refusal_says_what_to_do():
+@pytest.mark.parametrize(
+    ("found", "advice"),
+    [
+        (
+            OTHER,
+            "and their vectors are not comparable; open the index or store with the context it was built with, or "
+            "embed its documents again under this one into a new one",
+        ),
+        (
+            None,
+            "and nothing says that their vectors are comparable; if the encoder itself made it, without this package, "
+            "either `cde migrate` makes an index of ours out of what is there, or an embedding with "
+            "context_for='queries' asks it as it is, through the framework's own index or store; else embed its "
+            "documents again under this one into a new one",
+        ),
+    ],
+    ids=["another context", "another program"],
+)
+def test_the_refusal_says_what_to_do(found, advice):
     with pytest.raises(ContextMismatchError) as caught:
-        check_stamp(OTHER, PRINT, "it")
-    assert str(caught.value).endswith(
-        "and their vectors are not comparable; open the index or store with the context it was built with, or embed "
-        "its documents again under this one into a new one"
-    )
-
-
-def test_the_refusal_of_what_another_program_wrote_says_how_to_ask_it_and_how_to_move_it():
-    with pytest.raises(ContextMismatchError) as caught:
-        check_stamp(None, PRINT, "it")
-    assert str(caught.value).endswith(
-        "and nothing says that their vectors are comparable; if the encoder itself made it, without this package, "
-        "either `cde migrate` makes an index of ours out of what is there, or an embedding with context_for='queries' "
-        "asks it as it is, through the framework's own index or store; else embed its documents again under this one "
-        "into a new one"
-    )
+        check_stamp(found, PRINT, "it")
+    assert str(caught.value).endswith(advice)
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda vector: pickle.loads(pickle.dumps(vector))])

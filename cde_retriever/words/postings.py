@@ -18,8 +18,9 @@ class Postings:
 
     def __init__(self, documents: Sparse) -> None:
         order = np.argsort(documents.indices, kind="stable")
-        self._places, starts = np.unique(documents.indices[order], return_index=True)
-        self._starts = np.append(starts, len(order)).astype(np.int64)
+        places = documents.indices[order]
+        firsts = np.flatnonzero(np.diff(places, prepend=-1))
+        self._places, self._starts = places[firsts], np.append(firsts, len(order))
         self._rows, self._values = documents.row_numbers[order].astype(np.int32), documents.values[order]
         self._documents = documents.rows
 

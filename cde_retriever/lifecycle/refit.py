@@ -156,17 +156,18 @@ def refit(
             _check_unchanged(shadow, shadow.open(model, trust_pickle), begun)
             return _done(shadow, begun, 0, 0)
         source, stored = shadow.hash_index(), shadow.open(model, trust_pickle)
+        encoder = _fork(stored)
         same = begun is not None and (begun.source, begun.part) == (source, documents_at_once)
         if begun is None or not same or shadow.keeps_old(begun):
             shadow.clear()
-            context = _fit(stored, _fork(stored), show_progress)
+            context = _fit(stored, encoder, show_progress)
             old = stored.encoder.context.fingerprint
             begun = Begun(source, old, context.fingerprint, len(stored.texts), documents_at_once, shadow.name)
             if context.fingerprint == old:
                 return Refit(str(shadow.given), old, old, len(stored.texts), 0, 0, None)
             context.save(shadow.folder)
             shadow.begin(begun)
-        embedded, known = _make(shadow, stored, begun, show_progress)
+        embedded, known = _make(shadow, stored, begun, encoder, show_progress)
         shadow.swap(source)
         shadow.clear_vectors()
     return _done(shadow, begun, embedded, known)
@@ -249,11 +250,13 @@ def _fit(stored: StoredIndex, encoder: ContextualEncoder, show_progress: bool) -
     )
 
 
-def _make(shadow: Shadow, stored: StoredIndex, begun: Begun, show_progress: bool) -> tuple[int, int]:
+def _make(
+    shadow: Shadow, stored: StoredIndex, begun: Begun, encoder: ContextualEncoder, show_progress: bool
+) -> tuple[int, int]:
     """Make the new index, unless it is there; return how many documents were embedded, and how many without model."""
     if shadow.other.is_dir():
         return 0, 0
-    encoder, embedded, known = _fork(stored), 0, 0
+    embedded, known = 0, 0
     encoder.set_context(Context.load(shadow.folder))
     made = []
     with counter(total=begun.documents, label="Embedding documents", unit="document", show=show_progress) as bar:

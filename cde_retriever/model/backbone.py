@@ -80,7 +80,7 @@ def input_offset(backbone: PreTrainedModel) -> Tensor:
     vector of position 0 marks ``[CLS]`` and is longer than most words, so a context document must enter without it.
     """
     embeddings = backbone.embeddings
-    offset = torch.zeros(backbone.config.hidden_size)
+    offset = torch.zeros(backbone.config.hidden_size, device=backbone.device)
     for name in TOKEN_EMBEDDING_OFFSETS:
         table = getattr(embeddings, name, None)
         if table is not None:

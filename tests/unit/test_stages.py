@@ -208,6 +208,7 @@ def test_a_context_document_enters_as_a_word_does():
     expected = -(embeddings.position_embeddings.weight[0] + embeddings.token_type_embeddings.weight[0])
     torch.testing.assert_close(second.context_projection.bias, expected)
     torch.testing.assert_close(second.context_projection.bias, -input_offset(second.backbone))
+    assert input_offset(second.backbone.to("meta")).is_meta  # on whatever device the backbone is
 
 
 @pytest.mark.parametrize(

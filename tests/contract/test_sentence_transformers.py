@@ -1,12 +1,15 @@
 """A bound model in sentence-transformers: vectors, folders, processes, and no vectors without a context."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
+from cde_retriever.adapters.sentence_transformers.own_modules import own_modules
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError, ConfigError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.sentence_transformers import bind, load, save
@@ -101,6 +104,20 @@ def test_moments_become_modules_of_sentence_transformers(tmp_path, family):
     modules = json.loads((tmp_path / "saved" / "modules.json").read_text())
     assert {module["type"].partition(".")[0] for module in modules} == {"sentence_transformers"}
     assert_same(SentenceTransformer(str(tmp_path / "saved"), device="cpu"), encoder)
+
+
+def test_moments_are_computed_where_the_model_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.autocast", lambda *_, **__: nullcontext())  # ``meta`` has none
+    encoder = fitted(tiny_checkpoint(tmp_path / "late", context_attention="late"))
+    parts = {name: getattr(encoder, name) for name in ("context", "config", "tokenizer", "open_model")}
+    encoder.open_model().second_stage.moment_head.to("meta")  # stands for an accelerator: refuses tensors of the CPU
+    assert own_modules(SimpleNamespace(**parts))[3].linear.weight.is_meta
+
+
+def test_vectors_go_where_the_module_was_moved(model):
+    features = model[0].preprocess(QUERIES)
+    assert model[0](features)["sentence_embedding"].device.type == "cpu"
+    assert model.to("meta")[0](features)["sentence_embedding"].is_meta
 
 
 def test_what_sentence_transformers_cannot_express_is_saved_with_our_module(tmp_path):

@@ -42,6 +42,7 @@ class CDEModule(InputModule):
         self.spec = spec
         self._own = OneContext(shared_encoder(spec.for_stored(context.model.name)), type(self).__name__)
         self._own.set(context)
+        self.register_buffer("_place", torch.empty(0), persistent=False)  # moves as other modules' weights do
 
     @property
     def encoder(self) -> ContextualEncoder:
@@ -86,10 +87,10 @@ class CDEModule(InputModule):
         return {"texts": list(inputs), "role": task or ("query" if asks else "document")}
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Return the features with ``sentence_embedding``, (b, d) float32."""
+        """Return the features with ``sentence_embedding``, (b, d) float32, where the module was moved to."""
         encoder = self.encoder
         encode = encoder.encode_queries if features["role"] == "query" else encoder.encode_documents
-        return features | {"sentence_embedding": torch.from_numpy(encode(features["texts"]))}
+        return features | {"sentence_embedding": torch.from_numpy(encode(features["texts"])).to(self._place.device)}
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """Write the context and the checkpoint.

@@ -44,9 +44,9 @@ def own_modules(encoder: ContextualEncoder) -> list[nn.Module]:
     Raises:
         ContextNotFittedError: if it has no context.
     """
-    context = torch.from_numpy(encoder.context.vectors.copy())
     second, config = encoder.open_model().second_stage, encoder.config
     head: Any = second.moment_head
+    context = torch.tensor(encoder.context.vectors, device=head.amount.device)
     with TemporaryDirectory() as folder, torch.no_grad():
         second.backbone.save_pretrained(folder)
         _save_tokenizer(encoder.tokenizer, config, Path(folder))

@@ -48,11 +48,13 @@ class TorchBackend:
         self.stored_dtype = stored_dtype
         self._as_loaded = None if sole_owner else _digest(model)
         self._source_sha256 = source_sha256
-        renew_in_children(self._run_on_one_thread)
+        self._forked = False
+        renew_in_children(self._enter_child)
 
-    def _run_on_one_thread(self) -> None:
+    def _enter_child(self) -> None:
         """Compute without OpenMP's threads in a forked child: it waits for its parent's, which do not exist there."""
         torch.set_num_threads(1)
+        self._forked = True
 
     @property
     def is_open(self) -> bool:
@@ -87,7 +89,16 @@ class TorchBackend:
 
     @property
     def running(self) -> TwoStageModel:
-        """What embeds texts: the model, or its packed copy; not to be changed."""
+        """What embeds texts: the model, or its packed copy; not to be changed.
+
+        Raises:
+            ConfigError: in a forked child, which cannot use an accelerator that its parent used.
+        """
+        if self._forked and not self.device.startswith("cpu"):
+            raise ConfigError(
+                f"the model is on {self.device!r}, which a forked process cannot use after its parent did; start "
+                "processes with multiprocessing.get_context('spawn'), or load the model with device='cpu'"
+            )
         return self._model if self.is_open else self._packed
 
     @property
@@ -128,13 +139,14 @@ class TorchBackend:
     @torch.inference_mode()
     def prepare(self, evidence: Evidence[NDArray[np.float32]]) -> State:
         """Return what the second stage makes of a context; see `Backend.prepare`."""
+        second = self.running.second_stage
         vectors, counts = evidence.vectors, evidence.frequencies
         tensors = Evidence(
             evidence.documents,
             vectors=None if vectors is None else torch.tensor(vectors, device=self.device, dtype=self.dtype),
             frequencies=None if counts is None else torch.tensor(counts, device=self.device),
         )
-        return self.running.second_stage.prepare(tensors)
+        return second.prepare(tensors)
 
     @torch.inference_mode()
     def embed(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], state: State) -> NDArray[np.float32]:

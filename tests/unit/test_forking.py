@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 
 from cde_retriever import ContextualEncoder
+from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.encoder.shared_queries import SharedBatches
+from cde_retriever.errors import ConfigError
 from cde_retriever.files.forking import ThreadLock
+from cde_retriever.model.evidence import Evidence
+from tests.tiny import tiny_encoder
 
 CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "checkpoints" / "terms"
 DOCUMENTS = [f"{number} baron kolak misim {'ludor zevex ' * (number % 9)}" for number in range(30)]
@@ -109,6 +113,22 @@ def test_a_forked_child_does_not_wait_for_a_leader_that_is_not_there():
     assert in_child(lambda: batches("key", [3, 4]) == [6, 8])
     leave.set()
     thread.join()
+
+
+@needs_fork
+def test_a_forked_child_says_that_it_cannot_use_an_accelerator():
+    """PyTorch's device ``meta`` stands for one."""
+    backend = TorchBackend(tiny_encoder().open_model().to("meta"), sole_owner=True)
+    ids = np.ones((1, 2), np.int64)
+
+    def is_refused() -> bool:
+        for run in (lambda: backend.prepare(Evidence(0)), lambda: backend.embed_first_stage(ids, ids)):
+            with pytest.raises(ConfigError, match=r"on 'meta', which a forked process cannot use .*'spawn'.*'cpu'"):
+                run()
+        return True
+
+    assert in_child(is_refused)
+    assert backend.running is not None
 
 
 @needs_fork

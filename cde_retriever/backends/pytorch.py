@@ -229,22 +229,22 @@ def default_device() -> str:
 
 
 def as_device(device: torch.device | str | None) -> torch.device:
-    """Return a device that this machine has; None stands for the fastest.
+    """Return a device that this machine has, as its tensors name it; None stands for the fastest.
 
     Raises:
         ConfigError: if PyTorch does not know it, or cannot use it here.
     """
     wanted = device or default_device()
     try:
-        found = torch.device(wanted)
-        torch.zeros(1, device=found).cpu()
+        probe = torch.zeros(1, device=wanted)
+        probe.cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device has its own
         reason = str(error).partition("\n")[0]
         raise ConfigError(
             f"device is {str(device)!r}, which PyTorch {torch.__version__} cannot use here ({reason}); leave it out "
             f"for the fastest there is, {default_device()!r}"
         ) from error
-    return found
+    return probe.device
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

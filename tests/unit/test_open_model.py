@@ -106,6 +106,13 @@ def test_a_changed_model_is_not_shared(tmp_path):
     assert second.backend is not first.backend
 
 
+def test_two_names_of_a_device_share_a_model(tmp_path):
+    """As ``cuda`` and ``cuda:0`` do."""
+    folder = str(tiny_checkpoint(tmp_path / "model"))
+    first, second = (shared_encoder(ModelSpec(folder, device=device)) for device in ("cpu", "cpu:0"))
+    assert second.backend is first.backend
+
+
 def test_another_configuration_is_read_and_another_identity(tmp_path):
     encoder = tiny_encoder()
     before, text = encoder.identity.sha256, "kolak " * 30

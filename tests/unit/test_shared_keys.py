@@ -60,9 +60,10 @@ def test_output_and_gradients_are_those_of_one_softmax(monkeypatch, batch, lengt
     assert (found[0][-1] != 0).tolist() == [not closed or head != 1 for head in range(HEADS)]
 
 
-def test_gradients_are_those_of_finite_differences(monkeypatch):
+@pytest.mark.parametrize("shared", [True, False], ids=["on a CPU", "elsewhere"])
+def test_gradients_are_those_of_finite_differences(monkeypatch, shared):
     given, _ = tensors(2, 4)
-    assert torch.autograd.gradcheck(lambda *tensors: attend(monkeypatch, tensors, True), given, atol=1e-7)
+    assert torch.autograd.gradcheck(lambda *tensors: attend(monkeypatch, tensors, shared), given, atol=1e-7)
 
 
 @pytest.mark.parametrize("length", [5, 300], ids=["few keys", "many keys"])

@@ -106,6 +106,7 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         CheckpointError: if there are none, or one that the index names is missing.
+        PermissionError: if one may not be read; the safetensors library says that it is not there.
     """
     index = read_json(folder / "model.safetensors.index.json")
     if index:
@@ -119,9 +120,9 @@ def weight_files(folder: Path) -> list[Path]:
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; copy them there too")
-        return files
+        return _readable(files)
     if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
+        return _readable([folder / "model.safetensors"])
     if any(folder.glob("*.bin")):
         raise CheckpointError(
             f"{folder} holds pytorch_model.bin only; {SAFE}. Convert it where you trust it: "
@@ -129,6 +130,12 @@ def weight_files(folder: Path) -> list[Path]:
         )
     others = sorted(path.suffix for path in folder.iterdir() if path.suffix in (".h5", ".onnx", ".msgpack", ".ot"))
     raise CheckpointError(f"{folder} has no model.safetensors{f' (but {others[0]})' if others else ''}; {SAFE}")
+
+
+def _readable(files: list[Path]) -> list[Path]:
+    for file in files:
+        file.open("rb").close()
+    return files
 
 
 def holds_another(folder: Path, there: str, received: str) -> ConfigError:

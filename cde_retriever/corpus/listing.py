@@ -46,6 +46,7 @@ def list_files(path: str | os.PathLike[str], endings: tuple[str, ...]) -> Listin
     Raises:
         FileNotFoundError: if there is nothing at the path.
         CorpusError: if the name of a file is not UTF-8.
+        PermissionError: if the folder, or one below it, cannot be listed; `os.walk` by itself leaves it out.
     """
     place = Path(path).expanduser()
     if not os.fspath(path):
@@ -78,9 +79,13 @@ def has_ending(name: str, endings: tuple[str, ...]) -> bool:
     return name.lower().endswith(endings)
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 def _below(folder: Path) -> Iterator[str]:
     """Yield the files below a folder, and the links to folders, these with a slash at their end."""
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (f"{name}/" for name in folders if Path(root, name).is_symlink())
         for name in files:

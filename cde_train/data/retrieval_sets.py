@@ -123,10 +123,11 @@ def find_retrieval_sets(folder: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is none.
+        PermissionError: if the folder, or one in it, cannot be listed; `Path.glob` would leave it out.
     """
     folder = Path(folder)
-    candidates = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
-    found = [path for path in candidates if any(path.glob("corpus.jsonl*"))]
+    candidates = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
+    found = [path for path in candidates if any(file.name.startswith("corpus.jsonl") for file in path.iterdir())]
     if not found:
         raise FileNotFoundError(f"{folder} holds no retrieval set, that is a folder with corpus.jsonl[.gz]")
     return found

@@ -319,3 +319,18 @@ def test_what_is_not_read_is_said(tmp_path):
     with pytest.warns(UserWarning, match=r"that are not read: 2 .pdf, 1 linked folder, 1 .md, 1 without ending$"):
         find_files(tmp_path).warn_of_others()
     find_files(tmp_path / "a.jsonl").warn_of_others()  # warnings are errors here
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_not_left_out(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "shut").mkdir()
+
+    def scan(folder, listing=os.scandir):
+        if Path(folder).name == "shut":  # root may list every folder, so its mode would not do
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listing(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    for place in (tmp_path, tmp_path / "shut"):
+        with pytest.raises(PermissionError, match="shut"):
+            find_files(place)

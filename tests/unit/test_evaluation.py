@@ -3,6 +3,8 @@
 import gzip
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +107,21 @@ def test_sets_are_found_in_alphabetical_order(tmp_path):
     assert find_retrieval_sets(tmp_path / "a") == [tmp_path / "a"]
     with pytest.raises(FileNotFoundError, match="no retrieval set"):
         find_retrieval_sets(tmp_path / "other")
+
+
+def test_a_set_whose_folder_cannot_be_listed_is_named_and_not_left_out(tmp_path, monkeypatch):
+    for name in ("a", "shut"):
+        write_set(tmp_path / name)
+
+    def names(folder, listing=os.listdir):
+        if Path(folder).name == "shut":  # root may list every folder, so its mode would not do
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listing(folder)
+
+    monkeypatch.setattr(os, "listdir", names)
+    for place in (tmp_path, tmp_path / "shut"):
+        with pytest.raises(PermissionError, match="shut"):
+            find_retrieval_sets(place)
 
 
 def test_best_breaks_ties_by_position():

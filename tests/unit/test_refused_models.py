@@ -1,6 +1,7 @@
 """What is no encoder, or not a whole one, is refused with a sentence that names it and the way out."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Dense
 
 from cde_retriever.checkpoint.finite import refuse_unreal
+from cde_retriever.checkpoint.kinds import weight_files
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError, ConfigError
 from tests.plain_models import save_model, save_transformer
@@ -35,6 +37,22 @@ def write(path, **values):
 def test_gguf(tmp_path):
     (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
     refused(tmp_path, "holds GGUF weights, the format of llama.cpp.*name the model they were made from")
+
+
+@pytest.mark.parametrize("index", [None, {"weight_map": {"a": "model.safetensors"}}])
+def test_weights_that_may_not_be_read_are_not_said_to_be_missing(tmp_path, monkeypatch, index):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    if index:
+        write(tmp_path / "model.safetensors.index.json", **index)
+
+    def opened(path, *arguments, opening=Path.open, **named):
+        if path.suffix == ".safetensors":  # root may read every file, so its mode would not do
+            raise PermissionError(13, "Permission denied", str(path))
+        return opening(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(PermissionError, match=r"model\.safetensors"):
+        weight_files(tmp_path)
 
 
 def test_an_adapter_alone(folder):

@@ -1,9 +1,12 @@
-"""Have a process keep few of the kernels that PyTorch's libraries compile, one for each shape of batch."""
+"""Have a process of our own keep little memory: few of the kernels that PyTorch's libraries compile, and one heap."""
 
+import ctypes
 import os
+import sys
 
 KERNELS = 16
 """More than one shape of batch needs, in any precision."""
+_M_ARENA_MAX = -8
 
 
 def keep_few_kernels(most: int = KERNELS) -> None:
@@ -19,3 +22,15 @@ def keep_few_kernels(most: int = KERNELS) -> None:
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(most))
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(most))  # ideep's
+
+
+def keep_one_heap() -> None:
+    """Have all threads of a process share one heap; to be called before there are any.
+
+    glibc gives threads up to eight heaps a core, and each keeps what its largest batch took. A model runs one batch at
+    a time, so its callers' threads gain nothing by heaps of their own (docs/log.md).
+    """
+    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
+        limit = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library of Linux has it
+        if limit is not None:
+            limit(_M_ARENA_MAX, 1)

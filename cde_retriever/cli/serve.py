@@ -63,7 +63,7 @@ def add_command(program: CommandLine) -> None:
 def _serve(options: argparse.Namespace) -> None:
     import warnings
 
-    from cde_retriever.backends.kernels import keep_few_kernels
+    from cde_retriever.backends.kernels import keep_few_kernels, keep_one_heap
     from cde_retriever.encoder.encoder import ContextualEncoder
     from cde_retriever.errors import ConfigError, TruncationWarning
     from cde_retriever.serving.app import make_app
@@ -72,6 +72,7 @@ def _serve(options: argparse.Namespace) -> None:
     from cde_retriever.serving.server import serve
 
     keep_few_kernels(KERNELS)
+    keep_one_heap()
     keys = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
     if not (keys or options.open or options.host in LOCAL):
         raise ConfigError(

@@ -3,7 +3,10 @@
 import base64
 import http.client
 import json
+import platform
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -327,3 +330,24 @@ def test_a_vector_in_base64_is_little_endian_floats(server, encoders):
     answer = json.loads(urllib.request.urlopen(request, timeout=30).read())
     vector = np.frombuffer(base64.b64decode(answer["data"][0]["embedding"]), "<f4")
     np.testing.assert_allclose(vector, encoders[0].encode_queries(["ron"])[0], atol=1e-6)
+
+
+THREADS = """
+import ctypes, sys, threading
+from cde_retriever.cli.main import main
+main(["serve", sys.argv[1]])
+together = threading.Barrier(4)
+threads = [threading.Thread(target=together.wait) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such heaps")
+def test_threads_of_a_server_share_one_heap(tmp_path):
+    missing = str(tmp_path / "missing")
+    said = subprocess.run([sys.executable, "-c", THREADS, missing], capture_output=True, text=True, check=True).stderr
+    assert "missing" in said
+    assert "Arena 0" in said
+    assert "Arena 1" not in said

@@ -20,7 +20,7 @@ READER_VERSION = 1
 NOT_READ = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".md", ".gguf", ".png", ".py", ".pt")
 FOLDERS_NOT_READ = ("onnx", "openvino", "coreml", "checkpoint")
 QUERIES = "queries"
-QUERIES_SIZE = 1024
+QUERIES_SIZE = 8192
 """Context documents by which queries are fitted: more than a head needs, as each is one place where words are known."""
 LEAST_SIZE = 6
 """Fewest numbers of a short one vector: four directions, a topic and a length."""

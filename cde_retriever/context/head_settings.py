@@ -8,8 +8,8 @@ from cde_retriever.errors import ConfigError
 
 _FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, "pair_weight": 0.0}
 """What holds for models that were stored, with all numbers of their time, before these were settings."""
-LATER = ("directions", "levelling", "pair_weight", "query_noise")
-QUERIES_NOISE = 0.1
+LATER = ("directions", "levelling", "pair_weight", "query_noise", "query_neighbours")
+QUERIES_NOISE, QUERIES_NEIGHBOURS = 0.05, 256
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class HeadSettings:
         levelling: Power by which directions of less variance count for more.
         query_noise: λ by which queries of one vector are fitted to the context's exact words
             (`cde_retriever.context.fitted_queries`); 0 for not at all.
+        query_neighbours: How many context documents, those nearest to a query, it is fitted to; 0 for all.
     """
 
     language: str = "english"
@@ -63,6 +64,7 @@ class HeadSettings:
     directions: int = 0
     levelling: float = 0.0
     query_noise: float = 0.0
+    query_neighbours: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, all faults in one message."""
@@ -87,6 +89,7 @@ class HeadSettings:
             "directions",
             "levelling",
             "query_noise",
+            "query_neighbours",
         ):
             if not getattr(self, name) >= 0:
                 yield f"{name} is {getattr(self, name)}, expected at least 0"
@@ -104,7 +107,8 @@ class HeadSettings:
 
     def for_queries(self) -> "HeadSettings":
         """Return settings by which a context changes queries alone, and documents keep the encoder's own vectors."""
-        return replace(self, amount=0.0, topics=0, sketch=0, directions=0, levelling=0.0, query_noise=QUERIES_NOISE)
+        alone = replace(self, amount=0.0, topics=0, sketch=0, directions=0, levelling=0.0)
+        return replace(alone, query_noise=QUERIES_NOISE, query_neighbours=QUERIES_NEIGHBOURS)
 
     @property
     def moves_documents(self) -> bool:

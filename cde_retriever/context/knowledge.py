@@ -143,7 +143,7 @@ class Knowledge:
         if self._fitted is None:
             vectors = unit(self._vectors[:, : plain.shape[1]])
             words = Sparse.of_rows([]) if self._whole is None else self.document_words(self._whole)
-            self._fitted = FittedQueries(vectors, words, self.settings.query_noise)
+            self._fitted = FittedQueries(vectors, words, self.settings.query_noise, self.settings.query_neighbours)
         return self._fitted.fit(plain, self.query_words(counts))
 
     def join_documents(self, moved: Vectors, counts: Sparse) -> Vectors:

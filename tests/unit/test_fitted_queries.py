@@ -62,8 +62,30 @@ def test_the_fit_is_ridge_regression_of_what_words_score_on_where_documents_lie(
     scores = in_full(asked) @ in_full(there).T
     centred = vectors - vectors.mean(axis=0)
     model = Ridge(alpha=0.3 * (centred**2).sum() / count).fit(vectors, scores.T)
-    found = FittedQueries(vectors, Sparse.of_rows(there), 0.3).fit(plain, Sparse.of_rows(asked))
+    found = FittedQueries(vectors, Sparse.of_rows(there), 0.3, 0).fit(plain, Sparse.of_rows(asked))
     np.testing.assert_allclose(found, unit(plain + model.coef_.astype(np.float32)), atol=1e-5)
+
+
+def test_a_query_is_fitted_to_the_documents_nearest_to_it_by_meaning_and_words():
+    vectors = unit(RANDOM.normal(size=(50, 12)).astype(np.float32))
+    plain = unit(RANDOM.normal(size=(6, 12)).astype(np.float32))
+    asked, there = some_sparse(6), some_sparse(50)
+    scores = in_full(asked) @ in_full(there).T
+    both = plain @ vectors.T + scores
+    chosen = [sorted(range(50), key=row.__getitem__)[-7:] for row in both]
+    assert [set(rows) for rows in chosen] != [set(rows) for rows in np.argsort(plain @ vectors.T)[:, -7:]]
+    expected = []
+    for query, of_words, nearest in zip(plain, scores, chosen, strict=True):
+        centred = vectors[nearest] - vectors[nearest].mean(axis=0)
+        model = Ridge(alpha=0.3 * (centred**2).sum() / 7).fit(vectors[nearest], of_words[nearest])
+        expected.append(query + model.coef_)
+    words = Sparse.of_rows(there), Sparse.of_rows(asked)
+    found = FittedQueries(vectors, words[0], 0.3, 7).fit(plain, words[1])
+    np.testing.assert_allclose(found, unit(np.array(expected, np.float32)), atol=1e-5)
+    alone = [FittedQueries(vectors, words[0], 0.3, 7).fit(plain[i : i + 1], words[1].take([i]))[0] for i in range(6)]
+    assert np.array(alone).tolist() == found.tolist(), "a vector does not depend on its company"
+    whole = FittedQueries(vectors, words[0], 0.3, 0).fit(plain, words[1])
+    assert FittedQueries(vectors, words[0], 0.3, 99).fit(plain, words[1]).tolist() == whole.tolist()
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -71,7 +93,7 @@ def test_documents_that_do_not_differ_leave_queries_as_they_are(count):
     vectors = np.tile(np.eye(4, dtype=np.float32)[:1], (count, 1))
     plain = unit(RANDOM.normal(size=(3, 4)).astype(np.float32))
     words = Sparse.of_rows([{1: 1.0}] * count)
-    assert FittedQueries(vectors, words, 0.1).fit(plain, Sparse.of_rows([{1: 1.0}] * 3)).tolist() == plain.tolist()
+    assert FittedQueries(vectors, words, 0.1, 2).fit(plain, Sparse.of_rows([{1: 1.0}] * 3)).tolist() == plain.tolist()
 
 
 def test_a_context_changes_queries_and_no_document(encoder):
@@ -93,7 +115,7 @@ def test_queries_are_fitted_to_the_exact_words_of_the_context_s_documents(encode
     scores = inner_products(asked.sparse, there.sparse)
     assert (scores > 0).any()
     centred = there.dense - there.dense.mean(axis=0, dtype=float)
-    model = Ridge(alpha=0.1 * (centred**2).sum() / 30).fit(there.dense.astype(float), scores.T.astype(float))
+    model = Ridge(alpha=0.05 * (centred**2).sum() / 30).fit(there.dense.astype(float), scores.T.astype(float))
     expected = unit(asked.dense + model.coef_.astype(np.float32))
     np.testing.assert_allclose(encoder.encode_queries(ASKED), expected, atol=1e-4)
 
@@ -108,7 +130,7 @@ def test_a_vector_that_is_cut_is_fitted_where_it_is_cut(encoder):
     parts = whole.encode_documents(TEXTS, parts="both"), whole.encode_queries(ASKED, parts="both")
     centred = there - there.mean(axis=0, dtype=float)
     scores = inner_products(parts[1].sparse, parts[0].sparse).astype(float)
-    model = Ridge(alpha=0.1 * (centred**2).sum() / 30).fit(there.astype(float), scores.T)
+    model = Ridge(alpha=0.05 * (centred**2).sum() / 30).fit(there.astype(float), scores.T)
     np.testing.assert_allclose(asked, unit(unit(parts[1].dense[:, :10]) + model.coef_.astype(np.float32)), atol=1e-4)
 
 
@@ -153,7 +175,7 @@ def test_an_encoder_is_opened_so_and_written_so(tmp_path, capsys):
         ContextualEncoder.from_pretrained(tmp_path / "model", context_for=side) for side in (QUERIES, None)
     )
     assert said["dimension"] == opened.dimension == whole.dense_dimension
-    assert (opened.config.context_size, whole.config.context_size) == (1024, 512)
+    assert (opened.config.context_size, whole.config.context_size) == (8192, 512)
     written, again = (ContextualEncoder.from_pretrained(tmp_path / "out", context_for=side) for side in (None, QUERIES))
     assert written.identity == again.identity == replace(opened.identity, name="model")
     written.set_context(opened.fit_context(TEXTS))
@@ -170,7 +192,8 @@ def test_a_checkpoint_with_a_head_is_opened_so_and_keeps_what_its_head_says_of_w
     opened = ContextualEncoder.from_pretrained(folder, context_for=QUERIES)
     assert opened.identity.sha256 != ContextualEncoder.from_pretrained(folder).identity.sha256
     settings = opened.head_settings
-    assert (settings.language, settings.word_weight, settings.query_noise) == ("german", 0.2, 0.1)
+    assert (settings.language, settings.word_weight) == ("german", 0.2)
+    assert (settings.query_noise, settings.query_neighbours) == (0.05, 256)
     assert (settings.amount, settings.topics, settings.sketch, settings.moves_documents) == (0, 0, 0, False)
     assert opened.dimension == opened.dense_dimension
     other = tiny_checkpoint(tmp_path / "none")

@@ -7,7 +7,8 @@ times the set's own, or no more are left, which the table says. Its own question
 
 - ``own``: the context of the set alone, frozen, as an index has it that grew after its context was fitted;
 - ``refitted``: a context fitted on all documents;
-- ``null``: no context. Two parts each (hybrid), and one vector each (one).
+- ``null``: no context. Two parts each (hybrid), and one vector each (one). Documents as they are, ``context_for`` their
+  queries alone (queries), are plain without one.
 - ``routed``: the set under its own context, what joined under others, a query under the nearest three
   (`cde_retriever.encoder.routes`): the documents of each set that joined under one of these (theirs), or all that
   joined under one (together). Two parts.
@@ -33,7 +34,9 @@ from benchmarks.kept_bench import kept_parser, open_bench, write_measurements
 from benchmarks.mixtures import rank_mixture
 from benchmarks.quality import Bench
 from benchmarks.routing import Routed
+from cde_retriever.checkpoint.reading import QUERIES
 from cde_retriever.context.context import Context
+from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.search.best_first import best_first
 from cde_retriever.search.bm25 import score_bm25
@@ -42,6 +45,8 @@ from cde_train.evaluation.ranking import DEPTH, Ranking, measure
 
 Row = dict[str, Any]
 
+FORMS = {"hybrid": "both", "one": "one"}
+"""Forms of the model's own vectors, by the first word of a row, and the parts that each is ranked by."""
 SEED = 0
 ASKED = 3
 """Contexts that a query is asked under, where documents have several."""
@@ -57,6 +62,8 @@ ROWS = {
     "one own": "one vector, own context frozen",
     "one refitted": "one vector, refitted",
     "one null": "one vector, null context",
+    "queries own": "documents as they are, own context frozen",
+    "queries refitted": "documents as they are, refitted",
 }
 
 
@@ -65,12 +72,16 @@ class Growth:
 
     Args:
         bench: Reads sets and keeps their plain vectors.
+        asking: The same model, of which queries alone know the context.
         judged: Folders of the sets that are asked.
         foreign: Folders of further sets.
     """
 
-    def __init__(self, bench: Bench, judged: Sequence[Path], foreign: Sequence[Path]) -> None:
+    def __init__(
+        self, bench: Bench, asking: ContextualEncoder, judged: Sequence[Path], foreign: Sequence[Path]
+    ) -> None:
         self.bench = bench
+        self.asking = asking
         self.judged = list(judged)
         self.all = sorted({*judged, *foreign}, key=lambda folder: folder.name)
         self._plain = {folder: bench.plain(folder) for folder in self.all}
@@ -79,7 +90,6 @@ class Growth:
         """Yield the measurements of one set, before it grows (factor 0) and after; none that are known."""
         data, _ = self.bench.data(folder)
         own = self._plain[folder]
-        frozen = fit_on_kept(self.bench.encoder, own)
         order = self._others(folder)
         rows = [row for row in known if row["set"] == data.name]
         for factor in sorted({0, *factors}):
@@ -90,7 +100,7 @@ class Growth:
             texts, came_from, reached = self._grown(own, order, factor)
             names = (*data.document_ids, *(f"joined {n}" for n in range(len(came_from))))
             grown = replace(data, document_ids=names, documents=tuple(texts.documents))
-            ways = self._ways(texts, came_from, frozen)
+            ways = self._ways(texts, came_from, own)
             for name in missing:
                 same = (row for row in rows if (row["row"], row["documents"]) == (name, len(names)))
                 found = next(same, None)  # if all there is had joined before
@@ -127,33 +137,34 @@ class Growth:
         grown = own._replace(documents=documents, document_vectors=np.concatenate(vectors))
         return grown, came_from, joined / size
 
-    def _ways(self, texts: PlainTexts, came_from: Sequence[str], own: Context) -> dict[str, Callable[[], Ranking]]:
+    def _ways(self, texts: PlainTexts, came_from: Sequence[str], own: PlainTexts) -> dict[str, Callable[[], Ranking]]:
         """Return what ranks the documents of a set that has grown, by the names of `ROWS`; its own come first."""
-        encoder = self.bench.encoder
         words = cache(lambda: list(score_bm25(texts.documents, texts.queries)))
         ways: dict[str, Callable[[], Ranking]] = {
             "plain": lambda: rank_plain(texts),
             "bm25": lambda: [best_first(scores, DEPTH) for scores in words()],
             "convex_30": lambda: rank_mixture("convex_30", words(), texts.query_vectors, texts.document_vectors),
         }
-        contexts: dict[str, Callable[[], Context]] = {
-            "own": lambda: own,
-            "refitted": cache(lambda: fit_on_kept(encoder, texts)),
-            "null": encoder.null_context,
-        }
-        for label, parts in (("hybrid", "both"), ("one", "one")):
-            for name, context in contexts.items():
-                ways[f"{label} {name}"] = partial(self._ranked, texts, context, parts)
+        for encoder, forms in ((self.bench.encoder, FORMS), (self.asking, {"queries": "one"})):
+            contexts: dict[str, Callable[[], Context]] = {
+                "own": cache(partial(fit_on_kept, encoder, own)),
+                "refitted": cache(partial(fit_on_kept, encoder, texts)),
+                "null": encoder.null_context,
+            }
+            for label, parts in forms.items():
+                for name, context in contexts.items():
+                    ways[f"{label} {name}"] = partial(_ranked, encoder, texts, context, parts)
         kinds = ["own"] * (len(texts.documents) - len(came_from))
         for name, joined in (("theirs", list(came_from)), ("together", ["joined"] * len(came_from))):
             ways[f"routed {name}"] = partial(self._routed, texts, [*kinds, *joined])
         return ways
 
-    def _ranked(self, texts: PlainTexts, context: Callable[[], Context], parts: str) -> Ranking:
-        return rank_with_head(self.bench.encoder, texts, context(), parts)
-
     def _routed(self, texts: PlainTexts, kinds: Sequence[str]) -> Ranking:
         return Routed(self.bench.encoder, texts, kinds).ranking(ASKED)
+
+
+def _ranked(encoder: ContextualEncoder, texts: PlainTexts, context: Callable[[], Context], parts: str) -> Ranking:
+    return rank_with_head(encoder, texts, context(), parts)
 
 
 def summary(data: RetrievalSet, ranking: Ranking, own: int) -> dict[str, float]:
@@ -241,7 +252,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every set, writing after each row, and write the page."""
     options = parse(arguments)
     bench, judged = open_bench(options)
-    growth = Growth(bench, judged, [found for folder in options.foreign for found in find_retrieval_sets(folder)])
+    asking = ContextualEncoder.from_pretrained(options.checkpoint, context_for=QUERIES)
+    growth = Growth(
+        bench, asking, judged, [found for folder in options.foreign for found in find_retrieval_sets(folder)]
+    )
     results = _known(options.output, bench.encoder.identity.sha256)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for folder in judged:

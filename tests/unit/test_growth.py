@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import growth
+from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_train.data.retrieval_sets import read_retrieval_set
+from cde_train.evaluation.ranking import measure, rank
 from tests.tiny import documents, headed_encoder
 from tests.unit.test_quality import write_sets
 
@@ -24,6 +27,14 @@ def test_a_set_grows_and_keeps_its_questions(tmp_path):
     assert alone["documents"] < half["documents"] < most["documents"]
     assert most["own_in_top_10"] < 1
     assert found["hybrid own", 0]["ndcg_at_10"] == found["hybrid refitted", 0]["ndcg_at_10"] > 0.9
+    assert found["queries own", 0]["ndcg_at_10"] == found["queries refitted", 0]["ndcg_at_10"]
+    asking = ContextualEncoder.from_pretrained(folder, context_for="queries")
+    data = read_retrieval_set(sets / "a")
+    asking.fit_context(data.documents)
+    ranking = rank(asking.encode_queries(data.queries), asking.encode_documents(data.documents))
+    assert found["queries own", 0]["ndcg_at_10"] == round(measure(data, ranking).means()["ndcg_at_10"], 6)
+    own, refitted, plain = (found[row, 9]["ndcg_at_10"] for row in ("queries own", "queries refitted", "plain"))
+    assert own > refitted > plain, "a context refitted to all holds fewer documents of the set"
     for way in ("theirs", "together"):
         assert found[f"routed {way}", 0]["ndcg_at_10"] == alone["ndcg_at_10"], "nothing joined"
         assert found[f"routed {way}", 9]["own_in_top_10"] < 1, "what joined is asked too"

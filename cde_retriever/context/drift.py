@@ -14,12 +14,12 @@ Kept are counts and sums of places. How well it tells, and what drift costs, was
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.neighbours import unit
+from cde_retriever.context.neighbours import ROWS_AT_ONCE, unit
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ContextError
 from cde_retriever.words.corpus_words import CorpusWords
@@ -229,9 +229,16 @@ class Reference:
         lengths = np.diff(words.counts.starts)
         self._shares = np.sort(1 - np.bincount(rows, minlength=words.counts.rows) / np.maximum(lengths, 1))
         self._vectors = unit(vectors)
-        cosines = (unit(vectors) if moved is None else moved) @ self._vectors.T
-        np.fill_diagonal(cosines, -np.inf)
-        self._nearest = np.sort(cosines.max(axis=1, initial=-1))
+        own = self._vectors if moved is None else moved
+        blocks = range(0, len(own), ROWS_AT_ONCE)  # J² cosines at once are many of thousands of documents
+        self._nearest = np.sort([near for first in blocks for near in self._nearest_others(own, first)])
+
+    def _nearest_others(self, own: Vectors, first: int) -> Vectors:
+        """Return the cosine of each of a block of rows, from the first, and the nearest of the others."""
+        cosines = own[first : first + ROWS_AT_ONCE] @ self._vectors.T
+        rows = np.arange(len(cosines))
+        cosines[rows, first + rows] = -np.inf
+        return cast(Vectors, cosines.max(axis=1, initial=-1))
 
     @property
     def size(self) -> int:

@@ -108,6 +108,11 @@ def spread_of(vectors: Vectors, typical: float) -> float:
     count = len(vectors)
     if count < 2:
         return typical
-    cosines = (vectors @ vectors.T)[~np.tri(count, dtype=bool)]
-    found = float(cosines.std(dtype=np.float64))
+    # From the sums of vectors and of their outer products: there are J² cosines, and contexts of many thousands.
+    exact = vectors.astype(np.float64)
+    lengths, total, products = (exact**2).sum(axis=1), exact.sum(axis=0), exact.T @ exact
+    pairs = count * (count - 1)
+    mean = (total @ total - lengths.sum()) / pairs
+    square = ((products**2).sum() - (lengths**2).sum()) / pairs
+    found = float(np.sqrt(max(square - mean**2, 0)))
     return (count * found + TYPICAL_PAIRS_FROM * typical) / (count + TYPICAL_PAIRS_FROM)

@@ -21,7 +21,7 @@ ROWS = (
     ("the same, softly whitened", "soft_whitening", PLAIN, "384 numbers", "any", "mean and spread of the vectors"),
     ("BM25 + MiniLM by ranks", "rrf", PLAIN, "both of these", "two, fused", "counts words"),
     ("0.4 BM25 + 0.6 MiniLM", "convex_40", PLAIN, "both of these", "two, scores of all texts", "counts words"),
-    ("ours, documents as they are", "corpus", QUERIES_ALONE, "384 numbers", "any", "a sample of 1,024 documents"),
+    ("ours, documents as they are", "corpus", QUERIES_ALONE, "384 numbers", "any", "a sample of 8,192 documents"),
     ("ours, one vector, no context", "null", OURS, "768 numbers", "any", "nothing"),
     ("ours, one vector, another corpus's context", "foreign", OURS, "768 numbers", "any", "the wrong sample"),
     ("ours, one vector", "corpus", OURS, "768 numbers", "any", "a sample of 512 documents"),

@@ -264,7 +264,10 @@ class Reference:
         width = self._vectors.shape[1]
         if vectors is None or vectors.shape[1] < width or not rows:
             return found
-        nearest = (unit(np.asarray(vectors, np.float32)[rows, :width]) @ self._vectors.T).max(axis=1)
+        joined = unit(np.asarray(vectors, np.float32)[rows, :width])
+        blocks = range(0, len(joined), ROWS_AT_ONCE)
+        cosines = (joined[first : first + ROWS_AT_ONCE] @ self._vectors.T for first in blocks)
+        nearest = np.concatenate([of_block.max(axis=1) for of_block in cosines])
         return found + Added(compared=len(rows), vectors=float(_places(self._nearest, nearest).sum()))
 
 

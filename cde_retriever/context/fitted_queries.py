@@ -61,10 +61,12 @@ class FittedQueries:
         near = np.argpartition(-(self._vectors @ plain + scores), self._near - 1)[: self._near]
         there = self._vectors[near]
         there -= there.mean(axis=0)
-        products = there @ there.T
+        wide = self._near <= there.shape[1]
+        products = there @ there.T if wide else there.T @ there  # the smaller of two ways to the same vector
         variance = float(np.trace(products)) / self._near
         if variance <= LEAST_VARIANCE:
             return plain
-        products.flat[:: self._near + 1] += self._noise * variance
-        weights: Vectors = solve(products, scores[near], assume_a="pos", check_finite=False)
-        return cast(Vectors, unit((plain + weights @ there)[None])[0])
+        products.flat[:: len(products) + 1] += self._noise * variance
+        asked = scores[near] if wide else scores[near] @ there
+        found: Vectors = solve(products, asked, assume_a="pos", check_finite=False)
+        return cast(Vectors, unit((plain + (found @ there if wide else found))[None])[0])

@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -50,6 +51,21 @@ def test_copies_that_come_together_count_once():
     assert (often.documents, once.documents) == (50, 2)
     assert (often.judged, often.words, often.compared, often.vectors) == (2, once.words, 2, once.vectors)
     assert not Drift.of(found.judge(["stone"] * 50), 300, 50).detected
+
+
+def test_many_documents_at_once_take_no_memory_for_their_pairs_with_the_context():
+    vectors = np.random.default_rng(0).normal(size=(10_000, 2)).astype(np.float32)
+    found = reference([f"apple {n}x" for n in range(2000)], vectors[:2000])
+    texts = [f"plum {n}y" for n in range(10_000)]
+    tracemalloc.start()
+    try:
+        added = found.judge(texts, vectors)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2000 * 10_000 * 4 / 2
+    halves = [found.judge(texts[half], vectors[half]) for half in (slice(5000), slice(5000, None))]
+    assert (added.compared, added.vectors) == (10_000, pytest.approx(sum(half.vectors for half in halves)))
 
 
 def test_the_evidence_is_the_mean_place_in_standard_deviations():

@@ -1,6 +1,7 @@
 """A context for queries alone: exact words of few documents, the fit against scikit-learn's, documents as they were."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -86,6 +87,19 @@ def test_a_query_is_fitted_to_the_documents_nearest_to_it_by_meaning_and_words()
     assert np.array(alone).tolist() == found.tolist(), "a vector does not depend on its company"
     whole = FittedQueries(vectors, words[0], 0.3, 0).fit(plain, words[1])
     assert FittedQueries(vectors, words[0], 0.3, 99).fit(plain, words[1]).tolist() == whole.tolist()
+
+
+def test_a_fit_to_all_of_many_documents_takes_no_memory_for_their_pairs():
+    vectors = unit(RANDOM.normal(size=(3000, 12)).astype(np.float32))
+    words = Sparse.of_rows([{1: 1.0}] * 1500 + [{2: 1.0}] * 1500)
+    fitted = FittedQueries(vectors, words, 0.3, 0)
+    tracemalloc.start()
+    try:
+        fitted.fit(vectors[:2], Sparse.of_rows([{1: 1.0}, {2: 0.5}]))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3000**2 / 4
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

@@ -90,6 +90,7 @@ class Growth:
         """Yield the measurements of one set, before it grows (factor 0) and after; none that are known."""
         data, _ = self.bench.data(folder)
         own = self._plain[folder]
+        frozen = cache(lambda encoder: fit_on_kept(encoder, own))
         order = self._others(folder)
         rows = [row for row in known if row["set"] == data.name]
         for factor in sorted({0, *factors}):
@@ -100,7 +101,7 @@ class Growth:
             texts, came_from, reached = self._grown(own, order, factor)
             names = (*data.document_ids, *(f"joined {n}" for n in range(len(came_from))))
             grown = replace(data, document_ids=names, documents=tuple(texts.documents))
-            ways = self._ways(texts, came_from, own)
+            ways = self._ways(texts, came_from, frozen)
             for name in missing:
                 same = (row for row in rows if (row["row"], row["documents"]) == (name, len(names)))
                 found = next(same, None)  # if all there is had joined before
@@ -137,7 +138,9 @@ class Growth:
         grown = own._replace(documents=documents, document_vectors=np.concatenate(vectors))
         return grown, came_from, joined / size
 
-    def _ways(self, texts: PlainTexts, came_from: Sequence[str], own: PlainTexts) -> dict[str, Callable[[], Ranking]]:
+    def _ways(
+        self, texts: PlainTexts, came_from: Sequence[str], frozen: Callable[[ContextualEncoder], Context]
+    ) -> dict[str, Callable[[], Ranking]]:
         """Return what ranks the documents of a set that has grown, by the names of `ROWS`; its own come first."""
         words = cache(lambda: list(score_bm25(texts.documents, texts.queries)))
         ways: dict[str, Callable[[], Ranking]] = {
@@ -147,7 +150,7 @@ class Growth:
         }
         for encoder, forms in ((self.bench.encoder, FORMS), (self.asking, {"queries": "one"})):
             contexts: dict[str, Callable[[], Context]] = {
-                "own": cache(partial(fit_on_kept, encoder, own)),
+                "own": partial(frozen, encoder),
                 "refitted": cache(partial(fit_on_kept, encoder, texts)),
                 "null": encoder.null_context,
             }

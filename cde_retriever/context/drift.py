@@ -14,7 +14,7 @@ Kept are counts and sums of places. How well it tells, and what drift costs, was
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,16 +229,21 @@ class Reference:
         lengths = np.diff(words.counts.starts)
         self._shares = np.sort(1 - np.bincount(rows, minlength=words.counts.rows) / np.maximum(lengths, 1))
         self._vectors = unit(vectors)
-        own = self._vectors if moved is None else moved
-        blocks = range(0, len(own), ROWS_AT_ONCE)  # J² cosines at once are many of thousands of documents
-        self._nearest = np.sort([near for first in blocks for near in self._nearest_others(own, first)])
+        self._nearest = np.sort(self._nearest_to(self._vectors if moved is None else moved, own=True))
 
-    def _nearest_others(self, own: Vectors, first: int) -> Vectors:
-        """Return the cosine of each of a block of rows, from the first, and the nearest of the others."""
-        cosines = own[first : first + ROWS_AT_ONCE] @ self._vectors.T
-        rows = np.arange(len(cosines))
-        cosines[rows, first + rows] = -np.inf
-        return cast(Vectors, cosines.max(axis=1, initial=-1))
+    def _nearest_to(self, vectors: Vectors, *, own: bool = False) -> Vectors:
+        """Return the greatest cosine of each row with a context document, (n,), with another one if these are its own.
+
+        Block by block: all cosines at once are many of thousands of documents.
+        """
+        found = [np.zeros(0, np.float32)]
+        for first in range(0, len(vectors), ROWS_AT_ONCE):
+            cosines = vectors[first : first + ROWS_AT_ONCE] @ self._vectors.T
+            if own:
+                rows = np.arange(len(cosines))
+                cosines[rows, first + rows] = -np.inf
+            found.append(cosines.max(axis=1, initial=-1))
+        return np.concatenate(found)
 
     @property
     def size(self) -> int:
@@ -264,10 +269,7 @@ class Reference:
         width = self._vectors.shape[1]
         if vectors is None or vectors.shape[1] < width or not rows:
             return found
-        joined = unit(np.asarray(vectors, np.float32)[rows, :width])
-        blocks = range(0, len(joined), ROWS_AT_ONCE)
-        cosines = (joined[first : first + ROWS_AT_ONCE] @ self._vectors.T for first in blocks)
-        nearest = np.concatenate([of_block.max(axis=1) for of_block in cosines])
+        nearest = self._nearest_to(unit(np.asarray(vectors, np.float32)[rows, :width]))
         return found + Added(compared=len(rows), vectors=float(_places(self._nearest, nearest).sum()))
 
 

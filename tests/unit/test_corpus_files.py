@@ -23,6 +23,7 @@ from cde_retriever.corpus.rows import (
 )
 from cde_retriever.errors import ConfigError, CorpusError
 from cde_retriever.files.hashing import hash_file
+from tests.permissions import refuse
 
 ROWS = [{"id": f"d{i}", "title": f"Title {i}" if i % 3 else "", "text": f"text {i} größer"} for i in range(23)]
 DOCUMENTS = [Document(row["id"], f"{row['title']} {row['text']}" if row["title"] else row["text"]) for row in ROWS]
@@ -324,13 +325,7 @@ def test_what_is_not_read_is_said(tmp_path):
 def test_a_folder_that_cannot_be_listed_is_named_and_not_left_out(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_text("{}")
     (tmp_path / "shut").mkdir()
-
-    def scan(folder, listing=os.scandir):
-        if Path(folder).name == "shut":  # root may list every folder, so its mode would not do
-            raise PermissionError(13, "Permission denied", str(folder))
-        return listing(folder)
-
-    monkeypatch.setattr(os, "scandir", scan)
+    refuse(monkeypatch, os, "scandir", lambda folder: folder.name == "shut")
     for place in (tmp_path, tmp_path / "shut"):
         with pytest.raises(PermissionError, match="shut"):
             find_files(place)

@@ -4,7 +4,6 @@ import gzip
 import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from cde_retriever.context.knowledge import Parts
 from cde_retriever.search.best_first import best_first
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
 from cde_train.evaluation.ranking import evaluate, measure, rank, rank_parts
+from tests.permissions import refuse
 
 DOCUMENTS = [
     {"id": "d1", "title": "Cats", "text": "purr"},
@@ -112,13 +112,7 @@ def test_sets_are_found_in_alphabetical_order(tmp_path):
 def test_a_set_whose_folder_cannot_be_listed_is_named_and_not_left_out(tmp_path, monkeypatch):
     for name in ("a", "shut"):
         write_set(tmp_path / name)
-
-    def names(folder, listing=os.listdir):
-        if Path(folder).name == "shut":  # root may list every folder, so its mode would not do
-            raise PermissionError(13, "Permission denied", str(folder))
-        return listing(folder)
-
-    monkeypatch.setattr(os, "listdir", names)
+    refuse(monkeypatch, os, "listdir", lambda folder: folder.name == "shut")
     for place in (tmp_path, tmp_path / "shut"):
         with pytest.raises(PermissionError, match="shut"):
             find_retrieval_sets(place)

@@ -12,6 +12,7 @@ from cde_retriever.checkpoint.finite import refuse_unreal
 from cde_retriever.checkpoint.kinds import weight_files
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CheckpointError, ConfigError
+from tests.permissions import refuse
 from tests.plain_models import save_model, save_transformer
 from tests.tiny import tiny_checkpoint
 
@@ -44,13 +45,7 @@ def test_weights_that_may_not_be_read_are_not_said_to_be_missing(tmp_path, monke
     (tmp_path / "model.safetensors").write_bytes(b"")
     if index:
         write(tmp_path / "model.safetensors.index.json", **index)
-
-    def opened(path, *arguments, opening=Path.open, **named):
-        if path.suffix == ".safetensors":  # root may read every file, so its mode would not do
-            raise PermissionError(13, "Permission denied", str(path))
-        return opening(path, *arguments, **named)
-
-    monkeypatch.setattr(Path, "open", opened)
+    refuse(monkeypatch, Path, "open", lambda file: file.suffix == ".safetensors")
     with pytest.raises(PermissionError, match=r"model\.safetensors"):
         weight_files(tmp_path)
 

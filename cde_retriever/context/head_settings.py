@@ -6,10 +6,12 @@ from typing import Any
 
 from cde_retriever.errors import ConfigError
 
-_FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, "pair_weight": 0.0}
+LATER = ("directions", "levelling", "pair_weight", "query_noise", "query_neighbours", "attended")
+_FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, **dict.fromkeys(LATER, 0)}
 """What holds for models that were stored, with all numbers of their time, before these were settings."""
-LATER = ("directions", "levelling", "pair_weight", "query_noise", "query_neighbours")
-QUERIES_NOISE, QUERIES_NEIGHBOURS = 0.05, 256
+FITTED_SIZE = 8192
+"""Context documents by which queries are fitted: more than moving documents needs, as each is a place where words are
+known."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class HeadSettings:
         prior_documents: How many documents the prior counts as.
         sharpness: How sharply documents attend to the context (`cde_retriever.context.neighbours`).
         amount: How far they move towards what they attend to.
+        attended: How many context documents they attend to at most; 0 for all.
         rareness: Power of what a word says (`cde_retriever.words.weights`).
         sharing: Power of what all words of a query say, which each is divided by.
         skip_question_words: Whether "what", "does" and the like are left out of queries
@@ -32,7 +35,8 @@ class HeadSettings:
         word_weight: What exact words are worth beside a cosine, in spreads.
         gram_weight: The same for the grams of the words.
         pair_weight: The same for pairs of words that the context knows (`cde_retriever.words.pairs`).
-        topics: Numbers of the one vector that stand for topics of the context; at most so many.
+        topics: Numbers of the one vector that stand for topics of the context, at most so many; 0 where queries are
+            fitted instead.
         sketch: Numbers of it that are a random projection of what words say beyond the topics.
         topic_weight: What words within the topics are worth there, in spreads.
         sketch_weight: What the rest of the words is worth there; less, because a projection has noise.
@@ -56,15 +60,16 @@ class HeadSettings:
     word_weight: float = 0.31
     gram_weight: float = 0.31
     pair_weight: float = 0.5
-    topics: int = 200
-    sketch: int = 183
+    topics: int = 0
+    sketch: int = 0
     topic_weight: float = 0.85
     sketch_weight: float = 0.24
     typical_spread: float = 0.12
     directions: int = 0
     levelling: float = 0.0
-    query_noise: float = 0.0
-    query_neighbours: int = 0
+    query_noise: float = 0.05
+    query_neighbours: int = 256
+    attended: int = 1024
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, all faults in one message."""
@@ -90,11 +95,12 @@ class HeadSettings:
             "levelling",
             "query_noise",
             "query_neighbours",
+            "attended",
         ):
             if not getattr(self, name) >= 0:
                 yield f"{name} is {getattr(self, name)}, expected at least 0"
-        if self.query_noise and self.moves_documents:
-            yield f"query_noise is {self.query_noise}, which needs amount, directions, topics and sketch of 0"
+        if self.query_noise and self.directions + self.topics + self.sketch > 0:
+            yield f"query_noise is {self.query_noise}, which needs directions, topics and sketch of 0"
 
     @classmethod
     def short(cls, size: int) -> "HeadSettings":
@@ -103,12 +109,14 @@ class HeadSettings:
         Levelling and topics' weight were learned on 44 corpora with all-MiniLM-L6-v2.
         """
         directions = 2 * size // 3
-        return cls(directions=directions, levelling=0.11, topics=size - directions - 1, topic_weight=0.63, sketch=0)
+        words = cls(topics=size - directions - 1, topic_weight=0.63, query_noise=0.0, query_neighbours=0, attended=0)
+        return replace(words, directions=directions, levelling=0.11)
 
     def for_queries(self) -> "HeadSettings":
         """Return settings by which a context changes queries alone, and documents keep the encoder's own vectors."""
-        alone = replace(self, amount=0.0, topics=0, sketch=0, directions=0, levelling=0.0)
-        return replace(alone, query_noise=QUERIES_NOISE, query_neighbours=QUERIES_NEIGHBOURS)
+        alone = replace(self, amount=0.0, attended=0, topics=0, sketch=0, directions=0, levelling=0.0)
+        usual = HeadSettings()
+        return replace(alone, query_noise=usual.query_noise, query_neighbours=usual.query_neighbours)
 
     @property
     def moves_documents(self) -> bool:

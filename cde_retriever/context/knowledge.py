@@ -7,12 +7,13 @@ the same on every backend, in three forms:
   the exact weights of its words, of their grams and of the pairs that the context knows (`cde_retriever.words`). The
   score is dense · dense + sparse · sparse, where a query's sparse part carries the factors `word_weight`, `gram_weight`
   and `pair_weight` spreads.
-- one vector, for stores that hold nothing else: the same moved vector, all of it or what lies in the context's main
-  directions (`cde_retriever.context.directions`), then the words as topics of the context and a random projection of
+- one vector, for stores that hold nothing else: the same moved vector, and for queries one that is fitted to the exact
+  words of the context's documents near it (`cde_retriever.context.fitted_queries`). Where an amount of 0 leaves
+  documents where they are, the context is for queries alone, and stored plain vectors can be asked;
+- one vector of fewer numbers than the encoder's own, and that of version 2: what lies in the context's main directions
+  (`cde_retriever.context.directions`), or all, then the words as topics of the context and a random projection of
   what lies outside of them (`cde_retriever.words.topics`), then one number that gives every document length 1 although
-  its words do not have one length (√(1 - |x|² / M²); Bachrach et al. 2014), so that cosines rank as inner products do;
-- a plain vector for documents, and for queries one that is fitted to the exact words of the context's documents
-  (`cde_retriever.context.fitted_queries`), for vectors that are stored already.
+  its words do not have one length (√(1 - |x|² / M²); Bachrach et al. 2014), so that cosines rank as inner products do.
 
 Everything is a function of the frozen context, so vectors of stored documents never change when others come.
 """
@@ -30,6 +31,7 @@ from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import Neighbours, unit
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.pairs import KnownPairs
+from cde_retriever.words.postings import Postings
 from cde_retriever.words.reading import TextCounts
 from cde_retriever.words.remembered import Remembered
 from cde_retriever.words.sparse import Sparse, added
@@ -48,6 +50,8 @@ TYPICAL_LENGTH = 4.0
 """The same length where there is no context."""
 LEAST_INFORMATION = 1e-3
 """So little a word says at least where it is divided by."""
+ROWS_AT_ONCE = 1024
+"""Context documents that are moved at once, which bounds memory."""
 
 
 class Parts(NamedTuple):
@@ -97,14 +101,26 @@ class Knowledge:
         return self._neighbours.move(plain, own, chunks_of)
 
     def attention(self, plain: Vectors, own: NDArray[np.int64]) -> Vectors:
-        """Return how much documents, given as for `move`, look at each context document, (n, J)."""
+        """Return how much documents, given as for `move`, look at context documents, (n, J) or as many as they do."""
         return self._neighbours.weights(plain, own)
+
+    @cached_property
+    def moved(self) -> Vectors:
+        """The dense part of the context documents, (J, d)."""
+        rows = np.arange(len(self._vectors))
+        blocks = (slice(first, first + ROWS_AT_ONCE) for first in range(0, len(rows), ROWS_AT_ONCE))
+        parts = [self.move(self._vectors[block], rows[block]) for block in blocks]
+        return np.concatenate(parts) if parts else self._vectors
 
     def document_words(self, counts: TextCounts) -> Sparse:
         """Return the sparse part of documents, (n, 2**32)."""
+        return added(*self._document_words(counts))
+
+    def _document_words(self, counts: TextCounts) -> tuple[Sparse, Sparse, Sparse]:
+        """Return weights of documents' words, grams and pairs, (n, 2**32) each."""
         lengths = (*self._lengths, self._lengths[0])  # a text has a pair for each word but the first
         words, grams, pairs = (weigh_documents(part, mean) for part, mean in zip(counts, lengths, strict=True))
-        return added(words, grams, self._pairs.keep(pairs)[0])
+        return words, grams, self._pairs.keep(pairs)[0]
 
     def query_words(self, counts: TextCounts) -> Sparse:
         """Return the sparse part of queries, (n, 2**32), what words are worth beside a cosine included."""
@@ -141,9 +157,11 @@ class Knowledge:
     def fit_queries(self, plain: Vectors, counts: TextCounts) -> Vectors:
         """Return queries, (n, m), fitted to the context's exact words, given as many numbers of their plain vectors."""
         if self._fitted is None:
-            vectors = unit(self._vectors[:, : plain.shape[1]])
-            words = Sparse.of_rows([]) if self._whole is None else self.document_words(self._whole)
-            self._fitted = FittedQueries(vectors, words, self.settings.query_noise, self.settings.query_neighbours)
+            vectors = unit(self.moved[:, : plain.shape[1]])
+            parts = [Sparse.of_rows([])] if self._whole is None else self._document_words(self._whole)
+            self._fitted = FittedQueries(
+                vectors, Postings(*parts), self.settings.query_noise, self.settings.query_neighbours
+            )
         return self._fitted.fit(plain, self.query_words(counts))
 
     def join_documents(self, moved: Vectors, counts: Sparse) -> Vectors:

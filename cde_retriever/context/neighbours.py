@@ -4,7 +4,8 @@
 
 with A the unit vectors of the J context documents, m their mean, z a document's plain unit vector, and spread_c the
 standard deviation of the cosines between distinct A_j - m / 2, so that one sharpness s fits every encoder. A document
-that is in the context does not attend to itself. Queries stay as they are: letting them attend costs 0.2 nDCG@10. Half
+that is in the context does not attend to itself. Of a large context it attends to some documents, `attended`, as more
+are worth no more. Queries stay as they are: letting them attend costs 0.2 nDCG@10. Half
 of the mean is subtracted because what all documents share says nothing about who is near. Measured in ``docs/log.md``.
 
 Chunks of one document may attend to each other instead: A_j are then the others' plain vectors, spread_c stays.
@@ -35,14 +36,15 @@ class Neighbours:
     """What attention needs of a context, computed once.
 
     Args:
-        vectors: Unit vectors of the context documents, (J, d); none for the null context.
-        head: Holds s, a, and the spread where the context is too small to show it.
+        vectors: Unit vectors of the context documents, (J, d), in an order that says nothing of them, as the first are
+            attended to; none for the null context.
+        head: Holds s, a, how many are attended to, and the spread where the context is too small to show it.
     """
 
     def __init__(self, vectors: Vectors, head: HeadSettings) -> None:
-        self._vectors = vectors
+        self._vectors = seen = vectors[: head.attended or None]
         self._amount = head.amount
-        self._half_mean = vectors.mean(axis=0) / 2 if len(vectors) else np.zeros(vectors.shape[1], np.float32)
+        self._half_mean = seen.mean(axis=0) / 2 if len(seen) else np.zeros(vectors.shape[1], np.float32)
         self.spread = spread_of(vectors, head.typical_spread)
         self._head = head
 
@@ -77,8 +79,8 @@ class Neighbours:
         return moved
 
     def weights(self, plain: Vectors, own: NDArray[np.int64]) -> Vectors:
-        """Return w of documents, (n, J), given as for `move`, of a context of two documents or more."""
-        return self._weights(plain, self._keys, own)
+        """Return w of documents, (n, attended), given as for `move`, of a context of two documents or more."""
+        return self._weights(plain, self._keys, np.where(own < len(self._keys), own, -1))
 
     def _weights(self, plain: Vectors, keys: Vectors, own: NDArray[np.int64]) -> Vectors:
         logits = self._scale * (unit(plain - self._half_mean) @ keys.T)

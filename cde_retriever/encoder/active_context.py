@@ -97,10 +97,12 @@ def _advise(model: LoadedModel, context: Context, name: str) -> str:
         advice = f"load that model with {name}={getattr(theirs, name)!r}"
     else:
         advice = f"load that model, which is bundled, by its name {theirs.name!r}" if bundled else "load that model"
-    fitted = model.head_settings is not None and model.head_settings.query_noise > 0
-    if context.words is None or not context.size or fitted == (context.words.whole is not None):
+    head = model.head_settings
+    if head is None or context.words is None or not context.size or ours.name != theirs.name:
         return advice
-    return f"{advice}, {'without' if fitted else 'with'} context_for='queries'"
+    if head.query_noise and context.words.whole is None:
+        return "an earlier version of cde-retriever made it, so build its index again"
+    return f"{advice}, {'with' if head.moves_documents else 'without'} context_for='queries'"
 
 
 _SETTINGS = ("prompts", "max_length")

@@ -39,10 +39,16 @@ class CorpusHead:
         order = np.argsort(np.array(context.text_hashes, dtype=str), kind="stable")
         cut = settings.cut(plain_width, dimension)
         self._knowledge = Knowledge(cut, context.vectors[order], words.take(order), context.topics)
+        self._order = order
         self._numbers = {context.text_hashes[place]: number for number, place in enumerate(order)}
         self._reader = reader(words.language)
         self._plain_width, self._dimension = plain_width, dimension
         self._has_words = dimension > settings.kept_width(plain_width)
+
+    @property
+    def context_documents(self) -> Vectors:
+        """Dense parts of the context documents under it, (J, d), in the context's order."""
+        return self._knowledge.moved[np.argsort(self._order)]
 
     @property
     def spread(self) -> float:
@@ -118,7 +124,7 @@ class CorpusHead:
 
     def _meaning(self, turned: Vectors) -> Vectors:
         """Return vectors that have no room for words; what a context leaves as it is to the last bit."""
-        if turned.shape[1] == self._dimension and not self._knowledge.settings.moves_documents:
+        if turned.shape[1] == self._dimension and not self._knowledge.settings.directions:
             return turned
         return unit(turned[:, : self._dimension])
 

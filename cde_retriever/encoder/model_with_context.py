@@ -7,7 +7,6 @@ import numpy as np
 from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Reference
 from cde_retriever.context.making import listed_context, make_context
-from cde_retriever.context.neighbours import Neighbours
 from cde_retriever.context.sampling import Choice, Sample, checked_documents
 from cde_retriever.context.selection import Chosen, choose
 from cde_retriever.context.whole_numbers import whole_number
@@ -135,10 +134,8 @@ class ModelWithContext(LoadedModel):
             ContextNotFittedError: if no context was set.
             ContextError: if there is nothing to compare with: the null context, or a model without a corpus head.
         """
-        context, head = self.context, self.head_settings
-        if head is None:
-            return context.reference()
-        return context.reference(Neighbours(context.vectors, head).move(context.vectors, np.arange(context.size)))
+        context, head = self.context, self._require_active().head
+        return context.reference(None if head is None else head.context_documents)
 
     def list_context(self, documents: Sequence[str], *, store_texts: bool = True) -> Context:
         """Set a context of given documents, in the order given, and return it; nothing is drawn.

@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.checkpoint.reading import QUERIES, QUERIES_SIZE
+from cde_retriever.checkpoint.reading import QUERIES
 from cde_retriever.context.context import Context
-from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.head_settings import FITTED_SIZE, HeadSettings
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.context.making import make_context
 from cde_retriever.context.sampling import sample_documents
@@ -38,7 +38,7 @@ from cde_retriever.search.mixture import WORD_SHARE, mixed
 
 PLAIN, BM25, MIXTURE = "plain", "BM25", "BM25 + plain"
 FORMS = {"both": "two parts", "one": "one vector", QUERIES: "documents as they are"}
-SIZES = (16, 64, 128, 256, 512)
+SIZES = (16, 128, 512, 2048, FITTED_SIZE)
 ALPHAS = (1 / 3, 2 / 3)
 """What vectors count beside words (`cde_retriever.search.hybrid.weigh`), beside what the context says."""
 RESAMPLES = 2000
@@ -115,7 +115,7 @@ def examine(
         settings += [examination.under(largest, "both", "own", alpha) for alpha in ALPHAS]
     settings.append(examination.under(largest, "one", "own"))
     if examination.head.moves_documents:
-        whole = examination.fit(trial.documents, QUERIES_SIZE, examination.documents, whole=True)
+        whole = examination.fit(trial.documents, FITTED_SIZE, examination.documents, whole=True)
         settings.append(examination.under(whole, QUERIES, "own"))
     return settings
 

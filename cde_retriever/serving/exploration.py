@@ -178,7 +178,7 @@ class Exploration:
             products = np.asarray(head.queries(vector, [query], "one"))[0] * self._documents[way][number]
             score = {name: float(products[place].sum()) for name, place in head.places.items()}
             if self._fits_queries:  # all numbers carry both
-                meaning = float(vector[0] @ plain[0])
+                meaning = float(asked.dense[0] @ found.dense[0])
                 score = {"meaning": meaning, "fit to the context's words": float(products.sum()) - meaning}
         near = head.neighbours(plain, text, self.contexts[way].size)[0]
         topics = self._topics[way]

@@ -13,16 +13,19 @@ class Postings:
     """Sparse documents by the place of what stands in them (an inverted index).
 
     Args:
-        documents: Their weights, (J, 2**32).
+        parts: Their weights, (J, 2**32), or several such, which are added.
     """
 
-    def __init__(self, documents: Sparse) -> None:
-        order = np.argsort(documents.indices, kind="stable")
-        places = documents.indices[order]
+    def __init__(self, *parts: Sparse) -> None:
+        indices, rows, values = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "row_numbers", "values")
+        )
+        order = np.argsort(indices, kind="stable")
+        places = indices[order]
         firsts = np.flatnonzero(np.diff(places, prepend=-1))
         self._places, self._starts = places[firsts], np.append(firsts, len(order))
-        self._rows, self._values = documents.row_numbers[order].astype(np.int32), documents.values[order]
-        self._documents = documents.rows
+        self._rows, self._values = rows[order].astype(np.int32), values[order]
+        self._documents = parts[0].rows
 
     def scores(self, queries: Sparse) -> NDArray[np.float32]:
         """Return the inner products of queries, (n, 2**32), and the documents, (n, J)."""

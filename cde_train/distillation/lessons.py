@@ -68,7 +68,7 @@ def learn(
     words, skip = reader(head.language), head.skip_question_words
     documents = Texts(vectors[0], words.read(chosen.documents, "document"))
     queries = Texts(vectors[1], words.read(chosen.queries, "query", skip_question_words=skip))
-    taught = target(documents, queries, HeadSettings(language=head.language), config.temperature)
+    taught = target(documents, queries, HeadSettings(language=head.language, attended=0), config.temperature)
     rows = np.random.default_rng(config.seed).permutation(len(chosen.documents))[:context_size]
     context = Context.of(documents, rows)
     parts = [slice(first, first + config.batch_size) for first in range(0, len(chosen.queries), config.batch_size)]

@@ -95,7 +95,7 @@ class Distillation:
             size = self.settings.vector_size or encoder.backend.dimension
             said = replace(reading_of(folder), max_length=model.max_length, vector_size=size)
             encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=said))
-            changes["context_size"] = model.context_size
+            changes["context_size"] = model.context_size or encoder.config.context_size
         self._save(encoder, START, **changes)
         head = encoder.head_settings
         assert head is not None

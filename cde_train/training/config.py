@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
-from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.head_settings import FITTED_SIZE, HeadSettings
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ROLES, ModelConfig
 from cde_train.settings import AtLeast0, AtLeast1, AtLeast2, AtLeast3, Positive, Rate, Seed, Settings, Share
@@ -27,7 +27,7 @@ class StartConfig(Settings):
 
     `context_attention` may be ``"head"`` as well: the encoder as it is, with a corpus head beside it
     (`cde_retriever.context.knowledge`), whose numbers are the same for every encoder. Then `NOT_OF_A_HEAD` stay as
-    they are.
+    they are. `context_size` may be 0, for `FITTED_SIZE` under a head and what is usual elsewhere.
     """
 
     name: str
@@ -37,7 +37,7 @@ class StartConfig(Settings):
     term_shrinkage: float = 0.0
     sketch_width: int = 0
     share_backbone: bool = False
-    context_size: int = 512
+    context_size: int = 0
     prompt_tokens: int = 0
     output_head: str = "none"
     max_length: int = 256
@@ -63,11 +63,12 @@ class StartConfig(Settings):
                 encoder,
                 HeadSettings(),
                 name=self.name,
-                context_size=self.context_size,
+                context_size=self.context_size or FITTED_SIZE,
                 max_length=self.max_length,
                 prompts=self.prompts,
             )
         made = {f.name: getattr(self, f.name) for f in fields(StartConfig)}
+        made["context_size"] = self.context_size or ModelConfig.context_size
         return ModelConfig(
             first_stage=encoder,
             second_stage=encoder,

@@ -63,7 +63,7 @@ def test_the_fit_is_ridge_regression_of_what_words_score_on_where_documents_lie(
     scores = in_full(asked) @ in_full(there).T
     centred = vectors - vectors.mean(axis=0)
     model = Ridge(alpha=0.3 * (centred**2).sum() / count).fit(vectors, scores.T)
-    found = FittedQueries(vectors, Sparse.of_rows(there), 0.3, 0).fit(plain, Sparse.of_rows(asked))
+    found = FittedQueries(vectors, Postings(Sparse.of_rows(there)), 0.3, 0).fit(plain, Sparse.of_rows(asked))
     np.testing.assert_allclose(found, unit(plain + model.coef_.astype(np.float32)), atol=1e-5)
 
 
@@ -81,18 +81,21 @@ def test_a_query_is_fitted_to_the_documents_nearest_to_it_by_meaning_and_words()
         model = Ridge(alpha=0.3 * (centred**2).sum() / 7).fit(vectors[nearest], of_words[nearest])
         expected.append(query + model.coef_)
     words = Sparse.of_rows(there), Sparse.of_rows(asked)
-    found = FittedQueries(vectors, words[0], 0.3, 7).fit(plain, words[1])
+    found = FittedQueries(vectors, Postings(words[0]), 0.3, 7).fit(plain, words[1])
     np.testing.assert_allclose(found, unit(np.array(expected, np.float32)), atol=1e-5)
-    alone = [FittedQueries(vectors, words[0], 0.3, 7).fit(plain[i : i + 1], words[1].take([i]))[0] for i in range(6)]
+    alone = [
+        FittedQueries(vectors, Postings(words[0]), 0.3, 7).fit(plain[i : i + 1], words[1].take([i]))[0]
+        for i in range(6)
+    ]
     assert np.array(alone).tolist() == found.tolist(), "a vector does not depend on its company"
-    whole = FittedQueries(vectors, words[0], 0.3, 0).fit(plain, words[1])
-    assert FittedQueries(vectors, words[0], 0.3, 99).fit(plain, words[1]).tolist() == whole.tolist()
+    whole = FittedQueries(vectors, Postings(words[0]), 0.3, 0).fit(plain, words[1])
+    assert FittedQueries(vectors, Postings(words[0]), 0.3, 99).fit(plain, words[1]).tolist() == whole.tolist()
 
 
 def test_a_fit_to_all_of_many_documents_takes_no_memory_for_their_pairs():
     vectors = unit(RANDOM.normal(size=(3000, 12)).astype(np.float32))
     words = Sparse.of_rows([{1: 1.0}] * 1500 + [{2: 1.0}] * 1500)
-    fitted = FittedQueries(vectors, words, 0.3, 0)
+    fitted = FittedQueries(vectors, Postings(words), 0.3, 0)
     tracemalloc.start()
     try:
         fitted.fit(vectors[:2], Sparse.of_rows([{1: 1.0}, {2: 0.5}]))
@@ -102,12 +105,22 @@ def test_a_fit_to_all_of_many_documents_takes_no_memory_for_their_pairs():
     assert peak < 3000**2 / 4
 
 
+def test_parts_of_documents_are_added():
+    there = [some_sparse(7) for _ in range(2)]
+    asked = some_sparse(5)
+    found = Postings(*map(Sparse.of_rows, there)).scores(Sparse.of_rows(asked))
+    np.testing.assert_allclose(found, in_full(asked) @ (in_full(there[0]) + in_full(there[1])).T, atol=1e-6)
+
+
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_documents_that_do_not_differ_leave_queries_as_they_are(count):
     vectors = np.tile(np.eye(4, dtype=np.float32)[:1], (count, 1))
     plain = unit(RANDOM.normal(size=(3, 4)).astype(np.float32))
     words = Sparse.of_rows([{1: 1.0}] * count)
-    assert FittedQueries(vectors, words, 0.1, 2).fit(plain, Sparse.of_rows([{1: 1.0}] * 3)).tolist() == plain.tolist()
+    assert (
+        FittedQueries(vectors, Postings(words), 0.1, 2).fit(plain, Sparse.of_rows([{1: 1.0}] * 3)).tolist()
+        == plain.tolist()
+    )
 
 
 def test_a_context_changes_queries_and_no_document(encoder):

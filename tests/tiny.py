@@ -107,8 +107,9 @@ def tiny_encoder(
 
 
 def headed_encoder(**head: Any) -> ContextualEncoder:
-    """Build an encoder with a corpus head, given some of the head's settings."""
-    return tiny_encoder(**{**HEADED, "corpus_head": head})
+    """Build an encoder with a corpus head, given some of the head's settings; with topics or directions for no fit."""
+    unfitted = {"query_noise": 0.0, "query_neighbours": 0} if {"topics", "sketch", "directions"} & set(head) else {}
+    return tiny_encoder(**{**HEADED, "corpus_head": unfitted | head})
 
 
 def tiny_checkpoint(folder: Path, family: str = "bert", **config: Any) -> Path:

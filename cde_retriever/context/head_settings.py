@@ -6,8 +6,12 @@ from typing import Any
 
 from cde_retriever.errors import ConfigError
 
-LATER = ("directions", "levelling", "pair_weight", "query_noise", "query_neighbours", "attended")
-_FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, **dict.fromkeys(LATER, 0)}
+LATER = {
+    **{"directions": 0, "levelling": 0.0, "pair_weight": 0.0},
+    **{"query_noise": 0.0, "query_neighbours": 0, "attended": 0},
+}
+"""What is not written where it is this, so that identities stay."""
+_FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, **LATER}
 """What holds for models that were stored, with all numbers of their time, before these were settings."""
 FITTED_SIZE = 8192
 """Context documents by which queries are fitted: more than moving documents needs, as each is a place where words are

@@ -98,7 +98,7 @@ def _advise(model: LoadedModel, context: Context, name: str) -> str:
     else:
         advice = f"load that model, which is bundled, by its name {theirs.name!r}" if bundled else "load that model"
     head = model.head_settings
-    if head is None or context.words is None or not context.size or ours.name != theirs.name:
+    if name != "sha256" or head is None or context.words is None or not context.size or ours.name != theirs.name:
         return advice
     if head.query_noise and context.words.whole is None:
         return "an earlier version of cde-retriever made it, so build its index again"

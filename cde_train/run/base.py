@@ -17,6 +17,9 @@ OF_A_CONTEXT = (
 )
 """Settings of a phase that do nothing beneath a corpus head, where training sees no context."""
 
+USUAL_BEFORE = {"context_size": 512}
+"""What a run of an earlier version has written where nobody set it."""
+
 
 def resolve(config: RunConfig) -> RunConfig:
     """Return a run whose model section says what the checkpoint it starts from is; of a plain encoder, the run itself.
@@ -39,7 +42,7 @@ def resolve(config: RunConfig) -> RunConfig:
     faults = [
         f"model.{name} is {getattr(config.model, name)!r}, but the checkpoint {there.name} has {value!r}"
         for name, value in has.items()
-        if getattr(config.model, name) not in (value, getattr(ModelSection(), name))
+        if getattr(config.model, name) not in (value, getattr(ModelSection(), name), USUAL_BEFORE.get(name, value))
         and not (name == "context_moments" and there.corpus_head is not None)  # beneath a head there are none
     ]
     if faults:

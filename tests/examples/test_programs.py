@@ -83,7 +83,7 @@ def test_training_ends_in_a_model_and_a_report(name, tmp_path):
 
 
 def test_training_as_it_is_printed_goes_with_the_bundled_start():
-    assert resolve(load_run_config(None, FEW_STEPS)).model.context_size == 512
+    assert resolve(load_run_config(None, FEW_STEPS)).model.context_size == 8192
 
 
 def test_evaluating_on_a_set_of_your_own():

@@ -21,7 +21,7 @@ from cde_retriever.words.statistics import GRAM_PRIOR
 from cde_retriever.words.topics import Topics, canonical
 from tests.tiny import documents, headed_encoder, tiny_encoder
 
-HEAD = {"topics": 6, "sketch": 9}
+HEAD = {"topics": 6, "sketch": 9, "query_noise": 0.0, "query_neighbours": 0}
 TEXTS = documents(30, seed=1)
 
 

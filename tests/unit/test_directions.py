@@ -84,7 +84,7 @@ def test_one_vector_scores_by_directions_and_words():
     context = wide.fit_context(texts)
     one = wide.encode_queries(queries) @ wide.encode_documents(texts).T
     words = CorpusWords.of("english", WordReader("english").read(texts, "document"))
-    settings = HeadSettings(topics=32, sketch=0)
+    settings = HeadSettings(topics=32, query_noise=0.0)
     known = Knowledge(settings, context.vectors, words)
     counts = WordReader("english").read(queries, "query").words
     asked = known._weigh(counts, known._says(counts) ** settings.rareness)
@@ -140,4 +140,6 @@ def test_under_the_null_context_directions_are_the_encoders_first_numbers(encode
 
 def test_settings_without_directions_are_written_as_before_there_were_any():
     assert {"directions", "levelling"}.isdisjoint(HeadSettings().to_dict())
-    assert HeadSettings.from_dict(HeadSettings(directions=7).to_dict()).directions == 7
+    short = HeadSettings.short(10)
+    assert {"query_noise", "query_neighbours", "attended"}.isdisjoint(short.to_dict())
+    assert HeadSettings.from_dict(short.to_dict()) == short

@@ -98,7 +98,7 @@ def test_what_is_learned_means_the_same_in_a_short_vector():
     """A student's scores are those of the product's one vector with its numbers, but for one scale a query."""
     seen_corpus, rows = corpus("one", 20), np.arange(4, 12)
     settings = HeadSettings(
-        directions=8, levelling=0.2, topics=127, topic_weight=0.5, sketch=0, skip_question_words=False
+        directions=8, levelling=0.2, topics=127, topic_weight=0.5, skip_question_words=False, query_noise=0.0
     )
     given = Context.of(seen_corpus.documents, rows)
     scores = Law(settings)(see(seen_corpus.documents, seen_corpus.queries, given, settings)).detach().numpy()
@@ -116,7 +116,7 @@ def test_a_power_is_learned_from_scores_that_have_it():
     variances = torch.tensor([1.0, 0.1, 0.01, 0.001])
     seen = Seen(torch.randn(30, 4), torch.randn(40, 4), variances, torch.zeros(30, 1), torch.zeros(40, 1))
     scores = (seen.queries * (1 / variances) ** 0.25) @ seen.documents.T
-    head = HeadSettings(directions=4, topics=1, sketch=0)
+    head = HeadSettings(directions=4, topics=1, query_noise=0.0)
     law = train([(seen, (14 * scores).softmax(dim=1))], Law(head), DistillationConfig(steps=200))
     assert float(law.levelling.detach()) == pytest.approx(0.25, abs=0.03)
     assert law.put_into(head).levelling == pytest.approx(0.25, abs=0.03)

@@ -62,7 +62,7 @@ def test_awkward_texts_give_finite_unit_vectors(family: str) -> None:
 
 def test_copies_embed_alike_and_have_a_context_of_their_own(tmp_path):
     folder = headed_encoder().save_pretrained(tmp_path / "model")
-    encoder = ContextualEncoder.from_pretrained(folder, device="cpu", truncate_dim=40)
+    encoder = ContextualEncoder.from_pretrained(folder, device="cpu", truncate_dim=20)
     encoder.fit_context(documents(20))
     expected = encoder.encode_documents(documents(5, seed=1))
     one = pickle.loads(pickle.dumps(encoder))

@@ -202,7 +202,7 @@ def test_an_encoder_is_opened_so_and_written_so(tmp_path, capsys):
         ContextualEncoder.from_pretrained(tmp_path / "model", context_for=side) for side in (QUERIES, None)
     )
     assert said["dimension"] == opened.dimension == whole.dense_dimension
-    assert (opened.config.context_size, whole.config.context_size) == (8192, 512)
+    assert (opened.config.context_size, whole.config.context_size) == (8192, 8192)
     written, again = (ContextualEncoder.from_pretrained(tmp_path / "out", context_for=side) for side in (None, QUERIES))
     assert written.identity == again.identity == replace(opened.identity, name="model")
     written.set_context(opened.fit_context(TEXTS))
@@ -251,8 +251,8 @@ def test_what_does_not_go_together_is_refused(encoder):
         Reading(context_for=QUERIES, vector_size=24)
     with pytest.raises(ConfigError, match="context_for is 'queries', which needs the head"):
         Reading(context_for=QUERIES, head=False)
-    with pytest.raises(ConfigError, match=r"query_noise is 0\.1, which needs amount, directions, topics and sketch"):
-        HeadSettings(query_noise=0.1)
+    with pytest.raises(ConfigError, match=r"query_noise is 0\.1, which needs directions, topics and sketch"):
+        HeadSettings(query_noise=0.1, topics=3)
     encoder.fit_context(TEXTS)
     with pytest.raises(ConfigError, match=r"chunks_of is given, but the context of .* is for queries alone"):
         encoder.encode_documents(TEXTS[:2], chunks_of=["a", "a"])

@@ -156,19 +156,19 @@ def test_smaller_vectors_are_those_of_an_encoder_that_makes_them(tmp_path):
     vectors = [whole.encode_first_stage(texts) for texts in (data.documents, data.queries)]
     plain = PlainTexts(data.documents, data.queries, *vectors)
     context = whole.fit_context(data.documents)
-    for numbers in (whole.dimension, 40, 32):
+    for numbers in (whole.dimension, 16, 5):
         encoder = ContextualEncoder.from_pretrained(folder, device="cpu", truncate_dim=numbers)
         encoder.set_context(context)
         made = one_vectors(whole, plain, context, numbers)
         np.testing.assert_allclose(made[0], encoder.encode_documents(data.documents), atol=1e-5)
         np.testing.assert_allclose(made[1], encoder.encode_queries(data.queries), atol=1e-5)
     shared = ["--checkpoint", str(folder), "--cache", str(tmp_path / "cache"), "--output", str(output)]
-    vector_sizes.main([str(sets), "--numbers", str(whole.dimension), "40", *shared])
+    vector_sizes.main([str(sets), "--numbers", str(whole.dimension), "16", *shared])
     rows = json.loads(output.read_text())["rows"]
     found = {(row["numbers"], row["search"]): row["ndcg_at_10"]["a"] for row in rows}
     assert len(found) == 2 * 4 + 1
     assert found["32 + words", "two parts"] > 0.9  # queries are the first words of documents
-    assert [row["bytes"]["a"] for row in rows[4:8]] == [160, 40, 5, 5]
+    assert [row["bytes"]["a"] for row in rows[4:8]] == [64, 16, 2, 2]
     assert len(output.with_suffix(".md").read_text().splitlines()) == 6 + len(rows)
 
 

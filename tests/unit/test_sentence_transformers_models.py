@@ -284,9 +284,8 @@ def test_a_vector_of_fewer_numbers_reads_its_context_and_is_written_as_it_is_ope
     said = json.loads(capsys.readouterr().out)
     opened, whole = (ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=size) for size in (24, None))
     assert said["dimension"] == opened.dimension == 24
-    assert opened.head_settings == HeadSettings(
-        directions=16, topics=7, sketch=0, levelling=0.11, topic_weight=0.63
-    )  # and a length
+    numbers = {"directions": 16, "topics": 7, "sketch": 0, "levelling": 0.11, "topic_weight": 0.63}  # and a length
+    assert opened.head_settings == HeadSettings(**numbers, query_noise=0.0, query_neighbours=0, attended=0)
     written = ContextualEncoder.from_pretrained(tmp_path / "out")
     assert written.identity == replace(opened.identity, name="model")
     assert len({opened.identity.sha256, whole.identity.sha256}) == 2

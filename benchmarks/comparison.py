@@ -22,11 +22,10 @@ ROWS = (
     ("BM25 + MiniLM by ranks", "rrf", PLAIN, "both of these", "two, fused", "counts words"),
     ("0.4 BM25 + 0.6 MiniLM", "convex_40", PLAIN, "both of these", "two, scores of all texts", "counts words"),
     ("ours, documents as they are", "corpus", QUERIES_ALONE, "384 numbers", "any", "a sample of 8,192 documents"),
-    ("ours, one vector, no context", "null", OURS, "768 numbers", "any", "nothing"),
-    ("ours, one vector, another corpus's context", "foreign", OURS, "768 numbers", "any", "the wrong sample"),
-    ("ours, one vector", "corpus", OURS, "768 numbers", "any", "a sample of 512 documents"),
+    ("ours, one vector, another corpus's context", "foreign", OURS, "384 numbers", "any", "the wrong sample"),
+    ("ours, one vector", "corpus", OURS, "384 numbers", "any", "a sample of 8,192 documents"),
     ("ours, two parts, no context", "hybrid_null", OURS, "384 numbers + words", "dense + sparse", "nothing"),
-    ("ours, two parts", "hybrid", OURS, "384 numbers + words", "dense + sparse", "a sample of 512 documents"),
+    ("ours, two parts", "hybrid", OURS, "384 numbers + words", "dense + sparse", "a sample of 8,192 documents"),
 )
 """Name, mode and model in the figures of quality; what is stored of a text, where, what is known of the corpus."""
 SPEEDS = (

@@ -16,7 +16,7 @@ made it and compares nothing; `CDERetriever` searches one safely.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -43,6 +43,8 @@ from cde_retriever.files.replacing import read_unchanged
 from cde_retriever.search.index_file import index_file
 
 Store = TypeVar("Store", bound=VectorStore)
+OF_STORES_TOO = {"batch_size", "device", "parts", "seed"}
+"""Arguments that a store may have as well as an embedding."""
 
 
 def stamp(documents: Iterable[Document], embedding: CDEEmbeddings) -> list[Document]:
@@ -84,9 +86,10 @@ def from_documents(
         ContextMismatchError: if another context is in `context_dir`, or the store holds vectors of another.
         ContextError: if no document has any text.
         ConfigError: for hybrid search with a model that has no corpus head, or without a `context_dir` for a store that
-            writes by itself; for plain vectors with either.
+            writes by itself; for plain vectors with either; for settings of an embedding among the store's arguments.
         TypeError: for hybrid search with a store that cannot return documents by their ids; if a document is none.
     """
+    _refuse_settings(store_kwargs)
     documents = checked(documents)
     embedding = embedding or CDEEmbeddings()
     if true_or_false("hybrid", hybrid):
@@ -118,6 +121,14 @@ def from_documents(
     if context_dir is not None:
         _count(cast(Store, store), embedding, Path(context_dir))
     return cast(Store, store)
+
+
+def _refuse_settings(store_kwargs: Mapping[str, Any]) -> None:
+    """Refuse settings of an embedding among a store's arguments: many stores take any, and would leave them unused."""
+    meant = sorted(({*CDEEmbeddings.model_fields} - OF_STORES_TOO) & {*store_kwargs})
+    if meant:
+        given = ", ".join(f"{name}={store_kwargs[name]!r:.40}" for name in meant)
+        raise ConfigError(f"{given} is for the embedding, not the store; write from_documents(..., CDEEmbeddings({given}))")
 
 
 def _count(store: VectorStore, embedding: CDEEmbeddings, folder: Path) -> None:

@@ -19,7 +19,7 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.stamps import STAMP
-from cde_retriever.errors import ContextMismatchError
+from cde_retriever.errors import ConfigError, ContextMismatchError
 from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, guard, stamp
 from tests.contract.langchain_corpus import FAISS, QUERY, corpus, fitted_on, load_faiss, texts_of
 

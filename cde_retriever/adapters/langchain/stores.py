@@ -128,7 +128,9 @@ def _refuse_settings(store_kwargs: Mapping[str, Any]) -> None:
     meant = sorted(({*CDEEmbeddings.model_fields} - OF_STORES_TOO) & {*store_kwargs})
     if meant:
         given = ", ".join(f"{name}={store_kwargs[name]!r:.40}" for name in meant)
-        raise ConfigError(f"{given} is for the embedding, not the store; write from_documents(..., CDEEmbeddings({given}))")
+        raise ConfigError(
+            f"{given} is for the embedding, not the store; write from_documents(..., CDEEmbeddings({given}))"
+        )
 
 
 def _count(store: VectorStore, embedding: CDEEmbeddings, folder: Path) -> None:

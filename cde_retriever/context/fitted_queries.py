@@ -1,16 +1,17 @@
-"""Fit a query's vector to the exact words of context documents near it, so that documents may keep an encoder's own.
+"""Fit a query's vector to the exact words of context documents near it, so that documents need hold no words.
 
     q' = normalise(q + Aᵀ (A Aᵀ + λ tr(A Aᵀ) / K · I)⁻¹ w)
 
-with A the vectors less their mean, (K, d), of the K context documents that the query is nearest to by q · document + w,
-and w the exact words' score of the query and each of them (`cde_retriever.words.weights`), (K,): local ridge regression
-(Hoerl & Kennard 1970; Cleveland 1979) of what words add to a cosine on where documents lie. It is the direction in the
-encoder's own space along which the documents that may answer match the query's words, so that among them, and those
-like them, cosines of q' and plain vectors come near to the sum of both parts. Far ones would only take up numbers. λ is
-the noise that is allowed for, in variances of a document's vector: words say much of a document that its vector does
-not hold.
+with A the vectors, moved as documents are, less their mean, (K, d), of the K context documents that the query is
+nearest to by q · document + w, and w the exact words' score of the query and each of them
+(`cde_retriever.words.weights`), (K,): local ridge regression (Hoerl & Kennard 1970; Cleveland 1979) of what words add
+to a cosine on where documents lie. It is the direction in the encoder's own space along which the documents that may
+answer match the query's words, so that among them, and those like them, cosines of q' and documents come near to the
+sum of both parts. Far ones would only take up numbers. λ is the noise that is allowed for, in variances of a document's
+vector: words say much of a document that its vector does not hold.
 
-Documents are not touched, so an index that is there can be asked under any context of its encoder.
+Documents are not touched. So where they are not moved either, an index that is there can be asked under any context of
+its encoder.
 """
 
 from typing import cast
@@ -33,7 +34,7 @@ class FittedQueries:
     """What fitting needs of a context.
 
     Args:
-        vectors: Unit vectors of the context documents, (J, d).
+        vectors: Unit vectors of the context documents, moved as documents are, (J, d).
         words: Exact weights of their words.
         noise: λ.
         near: K; 0 for all documents.

@@ -139,7 +139,7 @@ class Knowledge:
 
     @cached_property
     def _pairs(self) -> KnownPairs:
-        return KnownPairs(self._counted_pairs, self._words)  # only once words are weighed: documents of one vector need none
+        return KnownPairs(self._counted_pairs, self._words)  # once words are weighed: documents in one vector need none
 
     @property
     def knows_pairs(self) -> bool:

@@ -1,9 +1,9 @@
 """Decide whether an index holds its nodes in one vector or in two parts, and who searches the two.
 
 Two parts rank best on most corpora, and one vector serves every store. So an index holds two parts by default where
-they cost nobody anything: in memory, where a `PartsStore` stands beside the vectors, and in a store that was made for sparse vectors.
-Others get one vector, or, if they are asked for both, `PartsBeside` in `context_dir`, which needs a place on disk. An
-index keeps its form for life: queries of the two differ, and so do their stamps.
+they cost nobody anything: in memory, where a `PartsStore` stands beside the vectors, and in a store that was made for
+sparse vectors. Others get one vector, or, if they are asked for both, `PartsBeside` in `context_dir`, which needs a
+place on disk. An index keeps its form for life: queries of the two differ, and so do their stamps.
 """
 
 from collections.abc import Sequence

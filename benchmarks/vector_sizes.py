@@ -3,7 +3,7 @@
     python -m benchmarks.vector_sizes ../shared/eval --output docs/figures/vector_sizes.json
 
 Every set of the folder under its own context (seed 0). Documents and queries of a model with a corpus head are made of
-the plain vectors that `benchmarks.quality` keeps; `truncate_dim` leaves out the projection of words first, then topics.
+the plain vectors that `benchmarks.quality` keeps; `truncate_dim` keeps the first numbers, and fits queries within them.
 Those of another model are made by its 8-bit ONNX export, and their first numbers are kept. 8 bits:
 `faiss.IndexScalarQuantizer`, trained on the corpus, float queries. 1 bit: `faiss.IndexBinaryFlat` over the signs;
 rescored: its first 400 by the float query and the documents' signs (`sentence_transformers.util.quantization`). The
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vector_sizes", description=__doc__.splitlines()[0])
     parser.add_argument("eval_folder", type=Path)
     parser.add_argument("--checkpoint", help="folder or Hub id; default: the bundled one")
-    parser.add_argument("--numbers", type=int, nargs="+", default=[768, 640, 512, 384], help="values of truncate_dim")
+    parser.add_argument("--numbers", type=int, nargs="+", default=[384, 256, 192, 128], help="values of truncate_dim")
     parser.add_argument("--output", type=Path, default=Path("docs/figures/vector_sizes.json"))
     parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of kept vectors")
     options = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ from cde_retriever.cli.main import program
 from cde_train.cli import program as training_program
 
 ROOT = Path(__file__).parent.parent.parent
-CARD = "cde_retriever/checkpoint/bundled/cde-minilm-l6-v2/README.md"
+CARD = "cde_retriever/checkpoint/bundled/cde-minilm-l6-v3/README.md"
 ELSEWHERE = {
     "README.md": "index.md",
     "docs/README.md": "guide.md",

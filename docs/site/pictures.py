@@ -54,7 +54,7 @@ PICTURES = {
         (860, 270),
         {
             "corpus": Box(90, 60, "your corpus"),
-            "first": Box(345, 60, "first stage:\nneighbours, words, topics", "model"),
+            "first": Box(345, 60, "first stage:\nneighbours, words", "model"),
             "context": Box(580, 60, "context,\nwith a fingerprint", "kept"),
             "texts": Box(90, 200, "documents, queries"),
             "second": Box(580, 200, "second stage", "model"),
@@ -89,7 +89,7 @@ PICTURES = {
             "model": Box(300, 150, "second stage\nunder the context", "model"),
             "dense": Box(530, 50, "dense part:\nmeaning, 384 numbers"),
             "sparse": Box(530, 150, "sparse part:\nexact words, weighed"),
-            "one": Box(530, 250, "one vector:\n768 numbers"),
+            "one": Box(530, 250, "one vector:\n384 numbers"),
             "score": Box(770, 100, "score = sum of both\ninner products"),
             "cosine": Box(770, 250, "score = cosine"),
         },

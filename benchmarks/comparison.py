@@ -69,7 +69,8 @@ under the same head, and what a Hub id needs: [your own model](encoders.md).
 
 Version 2 of the bundled model under a context of 512 documents against sentence-transformers, same backbone, no
 context; two cores, no GPU; of times less is better, of throughput more. Version 3 also fits a query in one vector to
-the context, which takes a quarter of the encoder's own time under 512 documents, and 0.4 of it under 5,183 (2026-11-28). All ratios, machine and versions:
+the context, which takes a quarter of the encoder's own time under 512 documents, and 0.4 of it under 5,183. All ratios,
+machine and versions:
 [speed and memory](figures/performance-v2.md).
 
 | | on | ratio to sentence-transformers | least to largest | of |

@@ -69,7 +69,7 @@ class FittedQueries:
             return plain
         products.flat[:: len(products) + 1] += self._noise * variance
         asked = scores[near] if wide else scores[near] @ there
-        found: Vectors = lapack.sposv(products, asked, overwrite_a=True, overwrite_b=True)[
+        found: Vectors = lapack.sposv(products.T, asked, overwrite_a=True, overwrite_b=True)[
             1
         ]  # no checks: half the time
         return cast(Vectors, unit((plain + (found @ there if wide else found))[None])[0])

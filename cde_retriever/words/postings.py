@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from cde_retriever.words.sparse import Sparse
 
@@ -23,27 +24,23 @@ class Postings:
         order = np.argsort(indices, kind="stable")
         places = indices[order]
         firsts = np.flatnonzero(np.diff(places, prepend=-1))
-        self._places, self._starts = places[firsts], np.append(firsts, len(order))
-        self._rows, self._values = rows[order].astype(np.int32), values[order]
-        self._documents = parts[0].rows
+        self._places, self._documents = places[firsts], parts[0].rows
+        starts = np.append(firsts, len(order))
+        shape = (len(firsts), self._documents)
+        self._weights = csr_array((values[order], rows[order].astype(np.int32), starts), shape=shape)
 
     def scores(self, queries: Sparse) -> NDArray[np.float32]:
         """Return the inner products of queries, (n, 2**32), and the documents, (n, J)."""
         scores = np.zeros((queries.rows, self._documents), np.float32)
-        for first in range(0, queries.rows, ROWS_AT_ONCE):
+        for first in range(0, queries.rows, ROWS_AT_ONCE) if len(self._places) else ():
             rows = np.arange(first, min(first + ROWS_AT_ONCE, queries.rows))
             scores[rows] = self._scores(queries.take(rows) if queries.rows > ROWS_AT_ONCE else queries)
         return scores
 
     def _scores(self, queries: Sparse) -> NDArray[np.float32]:
-        if not len(self._places):
-            return np.zeros((queries.rows, self._documents), np.float32)
         places = self._places.searchsorted(queries.indices)
         known = self._places.take(places, mode="clip") == queries.indices
-        first = self._starts[places[known]]
-        counts = self._starts[places[known] + 1] - first
-        entries = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
-        cells = np.repeat(queries.row_numbers[known] * self._documents, counts) + self._rows[entries]
-        products = np.repeat(queries.values[known], counts) * self._values[entries]
-        scores = np.bincount(cells, products, queries.rows * self._documents).astype(np.float32)
-        return scores.reshape(queries.rows, self._documents)
+        starts = np.append(0, np.cumsum(known))[queries.starts]
+        asked = csr_array((queries.values[known], places[known], starts), shape=(queries.rows, len(self._places)))
+        scores: NDArray[np.float32] = (asked @ self._weights).toarray()
+        return scores

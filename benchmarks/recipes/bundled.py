@@ -30,7 +30,7 @@ from cde_retriever.files.replacing import write_atomically
 
 OWNER = "cde-minilm-l6-v1"
 SHORT = "cde-minilm-l6-short"
-SHORT_SIZE, SHORT_CONTEXT = 384, 512
+SHORT_SIZE = 384
 
 
 def main() -> int:
@@ -42,10 +42,9 @@ def main() -> int:
     others = [name for name, tensor in ours.items() if not tensor.to(theirs[name].dtype).equal(theirs[name])]
     if others or made.tokenizer.to_str() != read_tokenizer(BUNDLED / OWNER / TOKENIZER_NAME).to_str():
         raise ValueError(f"{source} is not the network of {OWNER}: {others[:3] or 'another tokenizer'}")
-    config = made.model.config.to_dict() | {FILES_OF_KEY: OWNER}
-    head = Reading(vector_size=SHORT_SIZE).head_settings.to_dict()
-    short = config | {"name": SHORT, "corpus_head": head, "context_size": SHORT_CONTEXT}
-    for folder, settings in ((DEFAULT_CHECKPOINT, config), (BUNDLED / SHORT, short)):
+    short = wrap(source, Reading(vector_size=SHORT_SIZE), SHORT)
+    for folder, model in ((DEFAULT_CHECKPOINT, made.model), (BUNDLED / SHORT, short.model)):
+        settings = model.config.to_dict() | {FILES_OF_KEY: OWNER}
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         write_atomically(folder / CONFIG_NAME, text.encode())
         print(f"{folder.name} ({hash_checkpoint(folder)[:12]}) written to {folder}")

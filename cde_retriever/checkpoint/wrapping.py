@@ -10,7 +10,6 @@ from cde_retriever.checkpoint.lengths import keep_lengths
 from cde_retriever.checkpoint.plain_encoder import PlainEncoder
 from cde_retriever.checkpoint.reading import Reading, identify_source
 from cde_retriever.checkpoint.sentence_transformers import read_plain_encoder
-from cde_retriever.context.head_settings import FITTED_SIZE
 from cde_retriever.errors import CheckpointError, ConfigError
 from cde_retriever.model.config import CUT, ModelConfig
 from cde_retriever.model.two_stage import TwoStageModel
@@ -75,7 +74,6 @@ def _put_head(
 
 
 def _configure(plain: PlainEncoder, name: str, reading: Reading, query_encoder: str | None) -> ModelConfig:
-    size = {"context_size": FITTED_SIZE} if reading.head and reading.head_settings.query_noise else {}
     return ModelConfig.around(
         plain.settings,
         reading.head_settings if reading.head else None,
@@ -87,5 +85,4 @@ def _configure(plain: PlainEncoder, name: str, reading: Reading, query_encoder: 
         max_length=plain.max_length,
         long_texts=reading.long_texts or CUT,
         prompts=plain.prompts,
-        **size,
     )

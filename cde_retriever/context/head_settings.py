@@ -7,8 +7,12 @@ from typing import Any
 from cde_retriever.errors import ConfigError
 
 LATER = {
-    **{"directions": 0, "levelling": 0.0, "pair_weight": 0.0},
-    **{"query_noise": 0.0, "query_neighbours": 0, "attended": 0},
+    "directions": 0,
+    "levelling": 0.0,
+    "pair_weight": 0.0,
+    "query_noise": 0.0,
+    "query_neighbours": 0,
+    "attended": 0,
 }
 """What is not written where it is this, so that identities stay."""
 _FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, **LATER}
@@ -113,8 +117,15 @@ class HeadSettings:
         Levelling and topics' weight were learned on 44 corpora with all-MiniLM-L6-v2.
         """
         directions = 2 * size // 3
-        words = cls(topics=size - directions - 1, topic_weight=0.63, query_noise=0.0, query_neighbours=0, attended=0)
-        return replace(words, directions=directions, levelling=0.11)
+        return cls(
+            directions=directions,
+            levelling=0.11,
+            topics=size - directions - 1,
+            topic_weight=0.63,
+            query_noise=0.0,
+            query_neighbours=0,
+            attended=0,
+        )
 
     def for_queries(self) -> "HeadSettings":
         """Return settings by which a context changes queries alone, and documents keep the encoder's own vectors."""

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from cde_retriever.context.directions import Directions
 from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
-from cde_retriever.context.neighbours import Neighbours, unit
+from cde_retriever.context.neighbours import ROWS_AT_ONCE, Neighbours, unit
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.pairs import KnownPairs
 from cde_retriever.words.postings import Postings
@@ -50,8 +50,6 @@ TYPICAL_LENGTH = 4.0
 """The same length where there is no context."""
 LEAST_INFORMATION = 1e-3
 """So little a word says at least where it is divided by."""
-ROWS_AT_ONCE = 1024
-"""Context documents that are moved at once, which bounds memory."""
 
 
 class Parts(NamedTuple):
@@ -107,10 +105,9 @@ class Knowledge:
     @cached_property
     def moved(self) -> Vectors:
         """The dense part of the context documents, (J, d)."""
-        rows = np.arange(len(self._vectors))
-        blocks = (slice(first, first + ROWS_AT_ONCE) for first in range(0, len(rows), ROWS_AT_ONCE))
-        parts = [self.move(self._vectors[block], rows[block]) for block in blocks]
-        return np.concatenate(parts) if parts else self._vectors
+        count = len(self._vectors)
+        blocks = np.split(np.arange(count), range(ROWS_AT_ONCE, count, ROWS_AT_ONCE))
+        return np.concatenate([self.move(self._vectors[rows], rows) for rows in blocks])
 
     def document_words(self, counts: TextCounts) -> Sparse:
         """Return the sparse part of documents, (n, 2**32)."""

@@ -5,8 +5,8 @@
 with A the unit vectors of the J context documents, m their mean, z a document's plain unit vector, and spread_c the
 standard deviation of the cosines between distinct A_j - m / 2, so that one sharpness s fits every encoder. A document
 that is in the context does not attend to itself. Of a large context it attends to some documents, `attended`, as more
-are worth no more. Queries stay as they are: letting them attend costs 0.2 nDCG@10. Half
-of the mean is subtracted because what all documents share says nothing about who is near. Measured in ``docs/log.md``.
+are worth no more. Queries stay as they are: letting them attend costs 0.2 nDCG@10. Half of the mean is subtracted
+because what all documents share says nothing about who is near. Measured in ``docs/log.md``.
 
 Chunks of one document may attend to each other instead: A_j are then the others' plain vectors, spread_c stays.
 
@@ -29,7 +29,7 @@ TYPICAL_PAIRS_FROM = 16
 LEAST_LENGTH = np.float32(np.finfo(np.float32).tiny)
 """Divided by where a length is 0."""
 ROWS_AT_ONCE = 1024
-"""Chunks that attend at once, which bounds the memory of a long document's."""
+"""Documents, or chunks of a long one, that attend at once, which bounds memory."""
 
 
 class Neighbours:

@@ -18,6 +18,7 @@ plain, question by question.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +108,9 @@ def examine(
         settings.append(
             examination.under(examination.fit(foreign, max(sizes), embed(foreign, "document")), "both", "foreign")
         )
-    contexts = [examination.fit(trial.documents, size, examination.documents) for size in sorted(sizes)]
+    own = cache(lambda size: examination.fit(trial.documents, size, examination.documents))
+    most = len(trial.documents)  # larger contexts are the same
+    contexts = [own(min(size, most)) for size in sorted(sizes)]
     fitted = {context.size: context for context in contexts}
     settings += [examination.under(context, "both", "own") for context in fitted.values()]
     largest = fitted[max(fitted)]
@@ -115,8 +118,7 @@ def examine(
         settings += [examination.under(largest, "both", "own", alpha) for alpha in ALPHAS]
     settings.append(examination.under(largest, "one", "own"))
     if examination.head.moves_documents:
-        whole = examination.fit(trial.documents, FITTED_SIZE, examination.documents, whole=True)
-        settings.append(examination.under(whole, QUERIES, "own"))
+        settings.append(examination.under(own(min(FITTED_SIZE, most)), QUERIES, "own"))
     return settings
 
 
@@ -142,17 +144,15 @@ class _Examination:
         scores = score_without_context(words, self.queries @ self.documents.T)
         return [self.setting(name, found) for name, found in scores.items()]
 
-    def fit(
-        self, texts: Sequence[str], size: int, vectors: NDArray[np.float32], *, whole: bool | None = None
-    ) -> Context:
+    def fit(self, texts: Sequence[str], size: int, vectors: NDArray[np.float32]) -> Context:
         """Return the context that `ContextualEncoder.fit_context` would make of texts, out of their vectors.
 
-        `whole` is whether it keeps all that exact words are weighed by; None for what the head needs.
+        It keeps all that exact words are weighed by, also where the head alone would not need it.
         """
         sample = sample_documents(texts, size, self.seed)
         place = {text: row for row, text in enumerate(texts)}
         rows = vectors[[place[text] for text in sample.texts]]
-        words = self.encoder.count_words(sample.texts, self.language, whole=whole)
+        words = self.encoder.count_words(sample.texts, self.language, whole=True)
         return make_context(sample, rows, self.encoder.identity, words=words)
 
     def under(self, context: Context, parts: str, kind: str, alpha: float = 0.5) -> Setting:

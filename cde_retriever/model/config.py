@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.head_settings import FITTED_SIZE, HeadSettings
 from cde_retriever.errors import ConfigError
 
 FORMAT_VERSION = 1
@@ -215,18 +215,23 @@ class ModelConfig:
             yield "share_backbone is true, but first_stage and second_stage differ"
 
     @classmethod
-    def around(cls, encoder: Mapping[str, Any], head: HeadSettings | None, **settings: Any) -> "ModelConfig":
+    def around(
+        cls, encoder: Mapping[str, Any], head: HeadSettings | None, *, context_size: int = 0, **settings: Any
+    ) -> "ModelConfig":
         """Return the configuration of one plain encoder that sees no context itself, with a corpus head or moments.
 
         Args:
             encoder: The encoder's own configuration.
             head: The head's; None for moments, which change nothing until they are trained.
+            context_size: Most context documents; 0 for `FITTED_SIZE` where the head fits queries, else what is usual.
             settings: Fields that the layout does not decide.
         """
+        usual = FITTED_SIZE if head is not None and head.query_noise else cls.context_size
         return cls(
             first_stage=encoder,
             second_stage=encoder,
             context_attention="late",
+            context_size=context_size or usual,
             context_moments=head is None,
             context_projection=False,
             share_backbone=True,

@@ -40,7 +40,7 @@ class Postings:
     def _scores(self, queries: Sparse) -> NDArray[np.float32]:
         places = self._places.searchsorted(queries.indices)
         known = self._places.take(places, mode="clip") == queries.indices
-        starts = np.append(0, np.cumsum(known))[queries.starts]
-        asked = csr_array((queries.values[known], places[known], starts), shape=(queries.rows, len(self._places)))
+        kept = queries.where(known)
+        asked = csr_array((kept.values, places[known], kept.starts), shape=(queries.rows, len(self._places)))
         scores: NDArray[np.float32] = (asked @ self._weights).toarray()
         return scores

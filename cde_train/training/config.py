@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
-from cde_retriever.context.head_settings import FITTED_SIZE, HeadSettings
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ROLES, ModelConfig
 from cde_train.settings import AtLeast0, AtLeast1, AtLeast2, AtLeast3, Positive, Rate, Seed, Settings, Share
@@ -27,7 +27,7 @@ class StartConfig(Settings):
 
     `context_attention` may be ``"head"`` as well: the encoder as it is, with a corpus head beside it
     (`cde_retriever.context.knowledge`), whose numbers are the same for every encoder. Then `NOT_OF_A_HEAD` stay as
-    they are. `context_size` may be 0, for `FITTED_SIZE` under a head and what is usual elsewhere.
+    they are. `context_size` may be 0, for what is usual (`ModelConfig.around`).
     """
 
     name: str
@@ -63,7 +63,7 @@ class StartConfig(Settings):
                 encoder,
                 HeadSettings(),
                 name=self.name,
-                context_size=self.context_size or FITTED_SIZE,
+                context_size=self.context_size,
                 max_length=self.max_length,
                 prompts=self.prompts,
             )

@@ -12,7 +12,7 @@ from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 
 MANIFEST = "manifest.json"
 _REMEDY = "restore it, or choose another output"
-_FORMAT = RecordFormat(3, OutputError, _REMEDY, oldest=2)  # 2 lacks `parts`
+_FORMAT = RecordFormat(4, OutputError, _REMEDY, oldest=2)  # 2 lacks `parts`, 3 lacks `fitted`
 _FIRST_FORMAT = RecordFormat(1, OutputError, _REMEDY)
 
 
@@ -30,6 +30,7 @@ class Manifest:
         columns: Which columns make a document.
         files: Files of the corpus, in order.
         parts: Which parts of a document's representation are there, one of `cde_retriever.bulk.settings.FORMS`.
+        fitted: Whether the context was fitted for these parts, so that its documents' vectors are taken from it.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Manifest:
     columns: Columns
     files: tuple[CorpusFile, ...]
     parts: str = "one"
+    fitted: bool = False
 
     @property
     def rows(self) -> int:

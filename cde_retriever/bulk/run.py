@@ -156,6 +156,7 @@ class _Run:
             self.encoder.set_context(context)
         hashes = self._hash_files()
         rows: list[int] = []
+        is_fitted = False
         with progress(self._texts(rows), label="Reading", unit="doc", show=self.show_progress) as texts:
             if context is None:
                 fitted = self.encoder.fit_context(
@@ -163,9 +164,12 @@ class _Run:
                     batch_size=self.settings.batch_size,
                     language=self.settings.language,
                     selection=self.settings.selection,
+                    show_progress=self.show_progress,
                 )
                 context = _without_long_texts(fitted)
-                self.encoder.set_context(context)  # a run that continues embeds the sample's documents, so this one too
+                self.encoder.set_context(context)
+                self.encoder.take_sample()  # so does a run that continues, and both give the same bits
+                is_fitted = True
             else:
                 deque(texts, maxlen=0)
         manifest = Manifest(
@@ -178,6 +182,7 @@ class _Run:
             columns=self.settings.columns,
             files=tuple(CorpusFile(name, hashes[name], count) for name, count in zip(self.names, rows, strict=True)),
             parts=self.settings.parts,
+            fitted=is_fitted,
         )
         context.save(self.folder / RECORDS_FOLDER / FILE_NAME)
         manifest.write(self.folder)
@@ -199,6 +204,8 @@ class _Run:
         manifest.refuse_setting("width", written_width(self.encoder, self.settings.parts), self.folder)
         manifest.refuse_files(self._hash_files(), self.folder)
         self.encoder.set_context(context)
+        if manifest.fitted:
+            self.encoder.take_sample()
         context.save(self.folder / RECORDS_FOLDER / FILE_NAME)
 
     def embed(self, manifest: Manifest, on_part: Callable[[PartReport], object]) -> BulkSummary:

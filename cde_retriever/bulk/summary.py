@@ -16,7 +16,7 @@ class BulkSummary:
         empty: Documents without text, of all.
         cut: Documents longer than the model reads, of all; of parts that version 0.1.0 wrote that is not known.
         without_documents: Files of the corpus that gave no document.
-        seconds: Time of reading, embedding and writing shards; what comes before is left out.
+        seconds: Time of reading, embedding and writing shards; what comes before, as fitting a context, is left out.
         core_seconds: Processor time of embedding and writing them, of all workers.
     """
 

@@ -100,8 +100,11 @@ def _advise(model: LoadedModel, context: Context, name: str) -> str:
     head = model.head_settings
     if name != "sha256" or head is None or context.words is None or not context.size or ours.name != theirs.name:
         return advice
-    if head.query_noise and context.words.whole is None:
-        return "an earlier version of cde-retriever made it, so build its index again"
+    if context.words.whole is None:  # so queries are not fitted under it
+        made = "with another vector_size" if not head.query_noise else "with vector_size"
+        return f"it was made {made}, which say again, or by an earlier version, whose index has to be built again"
+    if not head.query_noise:
+        return f"{advice}, without vector_size"
     return f"{advice}, {'with' if head.moves_documents else 'without'} context_for='queries'"
 
 

@@ -172,10 +172,18 @@ class ModelWithContext(LoadedModel):
         with self._runner.lock:
             active = activate(self, context, keep_topics=True)
             self._active, self._sampled = active, None
-        if self.head_settings is not None:
-            self._sampled = PlainDocuments()
-            self._sampled.add(sample.texts, context.vectors)
+        self.take_sample()
         return active.context
+
+    def take_sample(self) -> None:
+        """Take plain vectors of the context's documents from the context, instead of running the model over them again.
+
+        Only for a context that this model made in this precision. Nothing happens without a corpus head.
+        """
+        if self.head_settings is not None:
+            context, sampled = self.context, PlainDocuments()
+            sampled.add_hashed(context.text_hashes, context.vectors)
+            self._sampled = sampled
 
     def context_from_vectors(self, vectors: Vectors) -> Context:
         """Set a context of dataset embeddings, (J, d), whose texts are not known, and return it.

@@ -40,9 +40,13 @@ class PlainDocuments:
 
     def add(self, texts: Sequence[str], vectors: Vectors) -> None:
         """Keep vectors, (n, d), of texts."""
+        self.add_hashed([hash_text(text) for text in texts], vectors)
+
+    def add_hashed(self, hashes: Sequence[str], vectors: Vectors) -> None:
+        """Keep vectors, (n, d), of texts with these hashes."""
         kept = np.array(vectors, np.float32)
         kept.setflags(write=False)
-        self._rows.update(zip(map(hash_text, texts), kept, strict=True))
+        self._rows.update(zip(hashes, kept, strict=True))
 
     def copy(self) -> "PlainDocuments":
         """Return the same, for who adds more."""

@@ -258,15 +258,16 @@ def _make(
         return 0, 0
     embedded, known = 0, 0
     encoder.set_context(Context.load(shadow.folder))
-    made = []
+    encoder.take_sample()  # also by a run that goes on, so that both give the same bits
+    kept, made = encoder.plain_documents and encoder.plain_documents.copy(), []
     with counter(total=begun.documents, label="Embedding documents", unit="document", show=show_progress) as bar:
         for number, start in enumerate(range(0, begun.documents, begun.part)):
             texts = stored.texts[start : start + begun.part]
             vectors = shadow.read_vectors(number)
             if vectors is None:
                 embedded += len(texts)
-                if encoder.plain_documents is not None:
-                    known += len(texts) - len(encoder.plain_documents.missing(texts))
+                if kept is not None:
+                    known += len(texts) - len(kept.missing(texts))
                 vectors = encoder.encode_documents(texts, parts=stored.parts)
                 shadow.write_vectors(number, vectors)
             made.append(vectors)

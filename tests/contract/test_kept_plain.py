@@ -373,3 +373,18 @@ def test_langchains_own_store_in_memory_keeps_them_too(head, tmp_path):
     cde.save_local(store, tmp_path / "index")
     kept = PlainDocuments.load(tmp_path / "index", embedding.encoder.identity)
     assert kept.missing([document.page_content for document in lc_corpus(0)]) == []
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_without_kept_vectors_the_model_runs_once_over_a_document(kind, head, tmp_path, monkeypatch):
+    folder, embed, texts = tmp_path / "index", TorchBackend.embed, []
+    kind.build(head, folder, "one", keep_plain=False)
+
+    def counted(self: Any, input_ids: Any, *rest: Any, **named: Any) -> Any:
+        texts.append(len(input_ids))
+        return embed(self, input_ids, *rest, **named)
+
+    monkeypatch.setattr(TorchBackend, "embed", counted)
+    done = run(folder, head)
+    assert (done.documents, done.embedded, done.kept_plain) == (24, 24, 0)
+    assert 24 <= sum(texts) < 36  # and what LangChain's guard asks a store it meets

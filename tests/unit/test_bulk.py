@@ -17,6 +17,7 @@ import pytest
 import scipy.sparse
 
 from cde_retriever.backends.model_spec import ModelSpec
+from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.bulk.parts import damaged_parts, part_files
 from cde_retriever.bulk.reading import read_parts as verified_parts
 from cde_retriever.bulk.records import PartRecords
@@ -174,7 +175,8 @@ def test_an_output_of_format_2_which_knew_no_parts_is_gone_on_with(corpus, setti
     embed_corpus(corpus, output, settings)
     file = output / "_cde" / "manifest.json"
     values = json.loads(file.read_text())
-    assert (values.pop("format_version"), values.pop("parts"), len(values.pop("sha256"))) == (3, "one", 64)
+    assert (values.pop("format_version"), values.pop("parts"), len(values.pop("sha256"))) == (4, "one", 64)
+    assert values.pop("fitted") is True
     sha256 = hashlib.sha256(json.dumps([values], sort_keys=True).encode()).hexdigest()
     file.write_text(json.dumps({"format_version": 2, **values, "sha256": sha256}))
     (output / "part-000001.parquet").unlink()
@@ -212,6 +214,38 @@ def test_a_killed_run_is_gone_on_with_and_ends_the_same(corpus, settings, checkp
     ids, vectors = read_parts(output)
     assert ids == [row["id"] for row in ROWS]
     np.testing.assert_allclose(vectors, read_parts(tmp_path / "whole")[1], atol=1e-6)
+
+
+def texts_run(monkeypatch):
+    """Return a list to which the number of texts of every run of a model is added."""
+    embed, ran = TorchBackend.embed, []
+
+    def counted(self, input_ids, *rest, **named):
+        ran.append(len(input_ids))
+        return embed(self, input_ids, *rest, **named)
+
+    monkeypatch.setattr(TorchBackend, "embed", counted)
+    return ran
+
+
+def test_documents_of_a_fitted_context_are_embedded_once_also_by_a_run_that_goes_on(
+    corpus, in_parts, tmp_path, monkeypatch
+):
+    ran, output = texts_run(monkeypatch), tmp_path / "out"
+    embed_corpus(corpus, output, in_parts)
+    assert sum(ran) == len(ROWS)  # all are in the context
+    _, vectors = read_parts(output)
+    part_files(output)[1].unlink()
+    ran.clear()
+    embed_corpus(corpus, output, in_parts)
+    assert not ran
+    assert (read_parts(output)[1] == vectors).all()
+    other = tmp_path / "other"
+    embed_corpus(corpus, other, in_parts, context=Context.load(output))  # perhaps of another precision
+    part_files(other)[1].unlink()
+    embed_corpus(corpus, other, in_parts)
+    assert sum(ran) > len(ROWS)
+    np.testing.assert_allclose(read_parts(other)[1], vectors, atol=1e-6)
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "of fewer rows", "flipped", "not recorded"])
@@ -488,8 +522,8 @@ def test_a_damaged_output_is_refused_by_name(corpus, settings, tmp_path):
     file.write_text("[" * 100_000)
     with pytest.raises(OutputError, match=r"manifest.json is damaged .*nested too deep"):
         embed_corpus(corpus, output, settings)
-    file.write_text(manifest.replace('"format_version": 3', '"format_version": 4'))
-    with pytest.raises(OutputError, match=r"manifest.json has format 4, this version reads 2 or 3"):
+    file.write_text(manifest.replace('"format_version": 4', '"format_version": 5'))
+    with pytest.raises(OutputError, match=r"manifest.json has format 5, this version reads 2 or 3 or 4"):
         embed_corpus(corpus, output, settings)
     file.unlink()
     with pytest.raises(OutputError, match=r"holds parts but no _cde/manifest.json"):

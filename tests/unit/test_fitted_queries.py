@@ -211,6 +211,13 @@ def test_an_encoder_is_opened_so_and_written_so(tmp_path, capsys):
         whole.set_context(opened.context)
     with pytest.raises(ContextMismatchError, match="load that model, without context_for='queries', or fit a context"):
         opened.fork().set_context(whole.fit_context(TEXTS))
+    short, shorter = (ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=size) for size in (8, 6))
+    with pytest.raises(ContextMismatchError, match="load that model, without vector_size, or fit a context"):
+        short.set_context(whole.context)
+    with pytest.raises(ContextMismatchError, match="made with vector_size, which say again, or by an earlier version"):
+        whole.set_context(shorter.fit_context(TEXTS))
+    with pytest.raises(ContextMismatchError, match="made with another vector_size, which say again, or by an earlier"):
+        short.set_context(shorter.context)
 
 
 def test_a_checkpoint_with_a_head_is_opened_so_and_keeps_what_its_head_says_of_words(tmp_path):

@@ -1,4 +1,4 @@
-"""Apply a context to plain vectors and word counts: neighbours, exact words, topics. Needs NumPy alone, no PyTorch.
+"""Apply a context to plain vectors and word counts: neighbours, exact words. Needs NumPy alone, no PyTorch.
 
 A backend gives a text's plain unit vector z, under no context at all. What the context knows is applied here, so it is
 the same on every backend, in three forms:
@@ -10,10 +10,8 @@ the same on every backend, in three forms:
 - one vector, for stores that hold nothing else: the same moved vector, and for queries one that is fitted to the exact
   words of the context's documents near it (`cde_retriever.context.fitted_queries`). Where an amount of 0 leaves
   documents where they are, the context is for queries alone, and stored plain vectors can be asked;
-- one vector of fewer numbers than the encoder's own, and that of version 2: what lies in the context's main directions
-  (`cde_retriever.context.directions`), or all, then the words as topics of the context and a random projection of
-  what lies outside of them (`cde_retriever.words.topics`), then one number that gives every document length 1 although
-  its words do not have one length (√(1 - |x|² / M²); Bachrach et al. 2014), so that cosines rank as inner products do.
+- one vector with words in it (`cde_retriever.context.words_within`): of fewer numbers than the encoder's own, and that
+  of version 2.
 
 Everything is a function of the frozen context, so vectors of stored documents never change when others come.
 """
@@ -25,10 +23,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.directions import Directions
 from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import ROWS_AT_ONCE, Neighbours, unit
+from cde_retriever.context.words_within import WordsWithin
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.pairs import KnownPairs
 from cde_retriever.words.postings import Postings
@@ -36,20 +34,13 @@ from cde_retriever.words.reading import TextCounts
 from cde_retriever.words.remembered import Remembered
 from cde_retriever.words.sparse import Sparse, added
 from cde_retriever.words.statistics import GRAM_PRIOR, WordStatistics, load_prior
-from cde_retriever.words.topics import FoundTopics, Topics
+from cde_retriever.words.topics import FoundTopics
 from cde_retriever.words.weights import sum_up, weigh_documents, weigh_queries
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 Vectors = NDArray[np.float32]
-
-ROOM = 1.5
-"""The longest document allowed, in lengths of the context's longest; a longer one's words are scaled down."""
-TYPICAL_LENGTH = 4.0
-"""The same length where there is no context."""
-LEAST_INFORMATION = 1e-3
-"""So little a word says at least where it is divided by."""
 
 
 class Parts(NamedTuple):
@@ -72,13 +63,16 @@ class Knowledge:
         vectors: Plain unit vectors of the context documents, (J, d).
         words: What the context keeps of their words.
         found: Topics that were found of them before; of no use where they were found by other settings.
+
+    Attributes:
+        within: One vector that holds words, where the settings have room for them.
     """
 
     def __init__(
         self, settings: HeadSettings, vectors: Vectors, words: CorpusWords, found: FoundTopics | None = None
     ) -> None:
-        self.settings, self._vectors, self._found = settings, vectors, found
-        self._counts, self._counted_pairs, self._whole = words.counts, words.pairs, words.whole
+        self.settings, self._vectors = settings, vectors
+        self._counted_pairs, self._whole = words.pairs, words.whole
         self._words, self._grams = WordStatistics.of(words.counts), words.grams
         self._prior = load_prior(settings.prior)
         self._neighbours = Neighbours(vectors, settings)
@@ -86,6 +80,9 @@ class Knowledge:
         self._information = Remembered(partial(self._words.information, prior=self._prior, worth=worth))
         self._fitted: FittedQueries | None = None  # only once a query is fitted, as two parts need none
         self._lengths = self._words.length(self._prior, worth), self._grams.length(GRAM_PRIOR, worth)
+        self.within = WordsWithin(
+            settings, vectors, words.counts, self._information, self._lengths[0], self.spread, found
+        )
 
     @property
     def spread(self) -> float:
@@ -149,106 +146,15 @@ class Knowledge:
     def _says(self, words: Sparse) -> NDArray[np.float64]:
         return self._information(words.indices)
 
-    # One vector
+    # One vector, by fitted queries
 
     def fit_queries(self, plain: Vectors, counts: TextCounts) -> Vectors:
         """Return queries, (n, m), fitted to the context's exact words, given as many numbers of their plain vectors."""
         if self._fitted is None:
-            vectors = unit(self.moved[:, : plain.shape[1]])
+            width = plain.shape[1]
+            vectors = self.moved if width == self.moved.shape[1] else unit(self.moved[:, :width])
             parts = [Sparse.of_rows([])] if self._whole is None else self._document_words(self._whole)
             self._fitted = FittedQueries(
                 vectors, Postings(*parts), self.settings.query_noise, self.settings.query_neighbours
             )
         return self._fitted.fit(plain, self.query_words(counts))
-
-    def join_documents(self, moved: Vectors, counts: Sparse) -> Vectors:
-        """Return unit vectors, (n, d + added), of documents' dense parts and word counts."""
-        words = self._embed_documents(counts)
-        room = np.sqrt(max(self._longest**2 - 1, 0))
-        words *= np.minimum(1, room / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-9))
-        joined = self._joined(self.turn_documents(moved), words) / self._longest
-        rest = np.sqrt(np.maximum(1 - (joined**2).sum(axis=1, keepdims=True), 0))
-        return unit(np.concatenate([joined, rest], axis=1).astype(np.float32))
-
-    def join_queries(self, plain: Vectors, counts: Sparse) -> Vectors:
-        """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
-        says = self._says(counts)
-        weights = self._weigh(counts, says**self.settings.rareness)
-        words = self._topics.embed(weights.scaled(weights.values / _root(says))) * self._factors
-        joined = self._joined(self.turn_queries(plain), words)
-        return unit(np.concatenate([joined, np.zeros((len(joined), 1), np.float32)], axis=1))
-
-    def widths(self, plain_width: int) -> tuple[int, int]:
-        """Return how many numbers of the one vector are those of an encoder's, of `plain_width`, and of topics."""
-        settings = self.settings
-        if not settings.directions:
-            return plain_width, settings.topics
-        missing = self._topics.missing
-        return min(settings.directions + missing, plain_width), settings.topics - missing
-
-    def turn_documents(self, moved: Vectors) -> Vectors:
-        """Return documents' dense parts, (n, d), as the one vector has them: as they are, or in main directions."""
-        return moved if self._directions is None else self._directions.of_documents(moved)
-
-    def turn_queries(self, plain: Vectors) -> Vectors:
-        """Return the same of queries' plain vectors."""
-        return plain if self._directions is None else self._directions.of_queries(plain)
-
-    def _joined(self, turned: Vectors, words: Vectors) -> Vectors:
-        """Put words beside dense parts; further directions stand in the places of missing topics."""
-        if self._directions is None:
-            return np.concatenate([turned, words], axis=1)
-        kept, topics = self.widths(turned.shape[1])[1], self.settings.topics
-        joined = np.concatenate([turned, words[:, :kept], words[:, topics:]], axis=1)
-        return np.pad(joined, ((0, 0), (0, self.settings.directions + words.shape[1] - joined.shape[1])))
-
-    @cached_property
-    def _directions(self) -> Directions | None:
-        """The context's main directions; None where the encoder's vector stays as it is."""
-        count = self.settings.directions
-        return Directions(self._vectors, count + self._topics.missing, self.settings.levelling) if count else None
-
-    def _embed_documents(self, counts: Sparse) -> Vectors:
-        embedded: Vectors = self._topics.embed(self._telling(counts)) * self._factors
-        return embedded
-
-    @cached_property
-    def _topics(self) -> Topics:
-        settings, found = self.settings, self._found
-        if found is not None and found.settings != settings.topic_settings:
-            found = None
-        return Topics(self._telling(self._counts), settings.topics, settings.sketch, found)
-
-    @property
-    def found_topics(self) -> FoundTopics | None:
-        """What takes long to find of the topics, to be kept; None where the one vector has no room for words."""
-        settings = self.settings
-        if not settings.topics + settings.sketch:
-            return None
-        return self._topics.found._replace(settings=settings.topic_settings)
-
-    def _telling(self, counts: Sparse) -> Sparse:
-        """Return documents' weights with the documents' half of what words say, for which see `_root`."""
-        weights = weigh_documents(counts, self._lengths[0])
-        return weights.scaled(weights.values * _root(self._says(weights)))
-
-    @cached_property
-    def _factors(self) -> Vectors:
-        """Square roots of what a topic and a number of the sketch weigh, (topics + sketch,)."""
-        settings = self.settings
-        weights = [settings.topic_weight] * settings.topics + [settings.sketch_weight] * settings.sketch
-        factors: Vectors = np.sqrt(np.array(weights) * self.spread).astype(np.float32)
-        return factors
-
-    @cached_property
-    def _longest(self) -> float:
-        """M: the length that documents are scaled by."""
-        if not self._counts.rows:
-            return TYPICAL_LENGTH
-        return ROOM * float(np.sqrt(1 + (self._embed_documents(self._counts) ** 2).sum(axis=1).max()))
-
-
-def _root(says: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the documents' half of what words say, by which a projection's noise is that of telling words."""
-    root: NDArray[np.float64] = np.sqrt(np.maximum(says, LEAST_INFORMATION))
-    return root

@@ -58,7 +58,7 @@ class CorpusHead:
     @property
     def places(self) -> dict[str, slice]:
         """Which numbers of the one vector carry meaning, topics of words, and the other words."""
-        meaning, topics = self._knowledge.widths(self._plain_width)
+        meaning, topics = self._knowledge.within.widths(self._plain_width)
         return {
             "meaning": slice(meaning),
             "topics": slice(meaning, meaning + topics),
@@ -68,7 +68,7 @@ class CorpusHead:
     @property
     def found_topics(self) -> FoundTopics | None:
         """What a context keeps of its topics (`Context.topics`)."""
-        return self._knowledge.found_topics
+        return self._knowledge.within.found_topics
 
     def documents(
         self, plain: Vectors, texts: Sequence[str], parts: str, chunks_of: Sequence[Hashable] | None = None
@@ -79,8 +79,8 @@ class CorpusHead:
         moved = self._knowledge.move(plain, self._own(texts), chunks_of)
         if parts == "one":
             if not self._has_words:
-                return self._meaning(self._knowledge.turn_documents(moved))
-            return self._knowledge.join_documents(moved, self._reader.read_stems(texts, "document"))
+                return self._meaning(self._knowledge.within.turn_documents(moved))
+            return self._knowledge.within.documents(moved, self._reader.read_stems(texts, "document"))
         return Parts(moved, self._document_words(texts)) if parts == "both" else moved
 
     def _document_words(self, texts: Sequence[str]) -> "csr_array[Any]":
@@ -107,8 +107,8 @@ class CorpusHead:
         known, skip = self._knowledge, self._knowledge.settings.skip_question_words
         if parts == "one":
             if not self._has_words:
-                return self._fitted(self._meaning(known.turn_queries(plain)), texts)
-            return known.join_queries(plain, self._reader.read_stems(texts, "query", skip_question_words=skip))
+                return self._fitted(self._meaning(known.within.turn_queries(plain)), texts)
+            return known.within.queries(plain, self._reader.read_stems(texts, "query", skip_question_words=skip))
         sparse = known.query_words(self._query_counts(texts)).csr()
         return Parts(plain, sparse) if parts == "both" else sparse
 

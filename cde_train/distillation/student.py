@@ -73,8 +73,8 @@ def see(documents: Texts, queries: Texts, context: Context, head: HeadSettings) 
     if context.rows is not None:
         numbers[context.rows] = np.arange(len(context.rows))
     moved = known.move(plain, numbers)
-    topics = known.join_documents(moved, documents.words.words)
-    asked = known.join_queries(queries.vectors, queries.words.words)
+    topics = known.within.documents(moved, documents.words.words)
+    asked = known.within.queries(queries.vectors, queries.words.words)
     found = min(head.topics, len(context.texts.vectors))
     variances, places = main_directions(context.texts.vectors, head.directions + head.topics - found)
     parts = (

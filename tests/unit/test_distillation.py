@@ -106,8 +106,8 @@ def test_what_is_learned_means_the_same_in_a_short_vector():
     known = Knowledge(settings, context.vectors, CorpusWords.of("english", context.words))
     numbers = np.full(20, -1)
     numbers[rows] = np.arange(8)
-    made = known.join_documents(known.move(seen_corpus.documents.vectors, numbers), seen_corpus.documents.words.words)
-    ratio = known.join_queries(seen_corpus.queries.vectors, seen_corpus.queries.words.words) @ made.T / scores
+    made = known.within.documents(known.move(seen_corpus.documents.vectors, numbers), seen_corpus.documents.words.words)
+    ratio = known.within.queries(seen_corpus.queries.vectors, seen_corpus.queries.words.words) @ made.T / scores
     np.testing.assert_allclose(ratio, np.repeat(np.median(ratio, axis=1)[:, None], 20, axis=1), rtol=1e-2)
 
 

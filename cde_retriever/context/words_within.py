@@ -1,0 +1,148 @@
+"""Put words into one vector: a short vector, and that of version 2. Where queries are fitted, none of this is needed.
+
+What lies in the context's main directions (`cde_retriever.context.directions`), or all of a text's meaning, then its
+words as topics of the context and a random projection of what lies outside of them (`cde_retriever.words.topics`), then
+one number that gives every document length 1 although its words do not have one length (√(1 - |x|² / M²); Bachrach et
+al. 2014), so that cosines rank as inner products do.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cde_retriever.context.directions import Directions
+from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.neighbours import unit
+from cde_retriever.words.sparse import Sparse
+from cde_retriever.words.topics import FoundTopics, Topics
+from cde_retriever.words.weights import weigh_documents, weigh_queries
+
+Vectors = NDArray[np.float32]
+
+ROOM = 1.5
+"""The longest document allowed, in lengths of the context's longest; a longer one's words are scaled down."""
+TYPICAL_LENGTH = 4.0
+"""The same length where there is no context."""
+LEAST_INFORMATION = 1e-3
+"""So little a word says at least where it is divided by."""
+
+
+class WordsWithin:
+    """What one vector with words needs of a context, each part found once it is asked for.
+
+    Args:
+        settings: The head's numbers.
+        vectors: Plain unit vectors of the context documents, (J, d).
+        counts: How often each word stands in each of them, (J, 2**32).
+        says: What each of such words says, (k,), given their places, (k,).
+        length: Words of a document.
+        spread: The unit that words are weighed in.
+        found: Topics that were found before; of no use where they were found by other settings.
+    """
+
+    def __init__(
+        self,
+        settings: HeadSettings,
+        vectors: Vectors,
+        counts: Sparse,
+        says: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+        length: float,
+        spread: float,
+        found: FoundTopics | None,
+    ) -> None:
+        self._settings, self._vectors, self._counts = settings, vectors, counts
+        self._says, self._length, self._spread, self._found = says, length, spread, found
+
+    def documents(self, moved: Vectors, counts: Sparse) -> Vectors:
+        """Return unit vectors, (n, d + added), of documents' dense parts and word counts."""
+        words = self._embed_documents(counts)
+        room = np.sqrt(max(self._longest**2 - 1, 0))
+        words *= np.minimum(1, room / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-9))
+        joined = self._joined(self.turn_documents(moved), words) / self._longest
+        rest = np.sqrt(np.maximum(1 - (joined**2).sum(axis=1, keepdims=True), 0))
+        return unit(np.concatenate([joined, rest], axis=1).astype(np.float32))
+
+    def queries(self, plain: Vectors, counts: Sparse) -> Vectors:
+        """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
+        says = self._says(counts.indices)
+        weights = weigh_queries(counts, says**self._settings.rareness, sharing=self._settings.sharing)
+        words = self._topics.embed(weights.scaled(weights.values / _root(says))) * self._factors
+        joined = self._joined(self.turn_queries(plain), words)
+        return unit(np.concatenate([joined, np.zeros((len(joined), 1), np.float32)], axis=1))
+
+    def widths(self, plain_width: int) -> tuple[int, int]:
+        """Return how many numbers of the one vector are those of an encoder's, of `plain_width`, and of topics."""
+        settings = self._settings
+        if not settings.directions:
+            return plain_width, settings.topics
+        missing = self._topics.missing
+        return min(settings.directions + missing, plain_width), settings.topics - missing
+
+    def turn_documents(self, moved: Vectors) -> Vectors:
+        """Return documents' dense parts, (n, d), as the one vector has them: as they are, or in main directions."""
+        return moved if self._directions is None else self._directions.of_documents(moved)
+
+    def turn_queries(self, plain: Vectors) -> Vectors:
+        """Return the same of queries' plain vectors."""
+        return plain if self._directions is None else self._directions.of_queries(plain)
+
+    @property
+    def found_topics(self) -> FoundTopics | None:
+        """What takes long to find of the topics, to be kept; None where there is no room for words."""
+        settings = self._settings
+        if not settings.topics + settings.sketch:
+            return None
+        return self._topics.found._replace(settings=settings.topic_settings)
+
+    def _joined(self, turned: Vectors, words: Vectors) -> Vectors:
+        """Put words beside dense parts; further directions stand in the places of missing topics."""
+        if self._directions is None:
+            return np.concatenate([turned, words], axis=1)
+        kept, topics = self.widths(turned.shape[1])[1], self._settings.topics
+        joined = np.concatenate([turned, words[:, :kept], words[:, topics:]], axis=1)
+        return np.pad(joined, ((0, 0), (0, self._settings.directions + words.shape[1] - joined.shape[1])))
+
+    @cached_property
+    def _directions(self) -> Directions | None:
+        """The context's main directions; None where the encoder's vector stays as it is."""
+        count = self._settings.directions
+        return Directions(self._vectors, count + self._topics.missing, self._settings.levelling) if count else None
+
+    def _embed_documents(self, counts: Sparse) -> Vectors:
+        embedded: Vectors = self._topics.embed(self._telling(counts)) * self._factors
+        return embedded
+
+    @cached_property
+    def _topics(self) -> Topics:
+        settings, found = self._settings, self._found
+        if found is not None and found.settings != settings.topic_settings:
+            found = None
+        return Topics(self._telling(self._counts), settings.topics, settings.sketch, found)
+
+    def _telling(self, counts: Sparse) -> Sparse:
+        """Return documents' weights with the documents' half of what words say, for which see `_root`."""
+        weights = weigh_documents(counts, self._length)
+        return weights.scaled(weights.values * _root(self._says(weights.indices)))
+
+    @cached_property
+    def _factors(self) -> Vectors:
+        """Square roots of what a topic and a number of the sketch weigh, (topics + sketch,)."""
+        settings = self._settings
+        weights = [settings.topic_weight] * settings.topics + [settings.sketch_weight] * settings.sketch
+        factors: Vectors = np.sqrt(np.array(weights) * self._spread).astype(np.float32)
+        return factors
+
+    @cached_property
+    def _longest(self) -> float:
+        """M: the length that documents are scaled by."""
+        if not self._counts.rows:
+            return TYPICAL_LENGTH
+        return ROOM * float(np.sqrt(1 + (self._embed_documents(self._counts) ** 2).sum(axis=1).max()))
+
+
+def _root(says: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the documents' half of what words say, by which a projection's noise is that of telling words."""
+    root: NDArray[np.float64] = np.sqrt(np.maximum(says, LEAST_INFORMATION))
+    return root

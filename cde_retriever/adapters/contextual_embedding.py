@@ -13,6 +13,7 @@ from cde_retriever.adapters.stamps import StampedVector
 from cde_retriever.adapters.token_counter import token_counter, tokens_for_text
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.context.context import Context
+from cde_retriever.context.coverage import warn_if_small
 from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ContextNotFittedError
@@ -101,7 +102,7 @@ class ContextualEmbedding(BaseModel):
 
     def _fit(self, texts: Iterable[str], kinds: Iterable[str] | None, batch_size: int, show_progress: bool) -> Context:
         """Sample the whole corpus as the fields say; raises as `OneContext.fit` does."""
-        return self._own.fit(
+        context = self._own.fit(
             texts,
             seed=self.seed,
             context_size=self.context_size,
@@ -112,6 +113,9 @@ class ContextualEmbedding(BaseModel):
             batch_size=batch_size,
             show_progress=show_progress,
         )
+        if self.parts == "one" and self.context_size is None:
+            warn_if_small(context, self._encoder.head_settings)
+        return context
 
     def use_null_context(self) -> None:
         """Embed without a corpus from now on; a context like any other, with a fingerprint of its own.

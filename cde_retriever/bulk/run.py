@@ -42,6 +42,7 @@ from cde_retriever.bulk.settings import BulkSettings
 from cde_retriever.bulk.shards import PartReport, embed_shard, part_metadata, read_shards, shard_rows, written_width
 from cde_retriever.bulk.summary import BulkSummary
 from cde_retriever.context.context import FILE_NAME, Context
+from cde_retriever.context.coverage import warn_if_small
 from cde_retriever.corpus.rows import Corpus, CorpusFile, are_documents, find_files, read_documents
 from cde_retriever.encoder.corpus_head import check_parts
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -164,12 +165,15 @@ class _Run:
                     batch_size=self.settings.batch_size,
                     language=self.settings.language,
                     selection=self.settings.selection,
+                    context_size=self.settings.context_size,
                     show_progress=self.show_progress,
                 )
                 context = _without_long_texts(fitted)
                 self.encoder.set_context(context)
                 self.encoder.take_sample()  # so does a run that continues, and both give the same bits
                 is_fitted = True
+                if self.settings.parts == "one" and self.settings.context_size is None:
+                    warn_if_small(context, self.encoder.head_settings)
             else:
                 deque(texts, maxlen=0)
         manifest = Manifest(

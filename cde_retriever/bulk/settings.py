@@ -25,6 +25,7 @@ class BulkSettings:
         engine: ``"local"``, this process, or ``"ray"``, a cluster.
         language: Whose words the corpus is counted in where a context is fitted (`ContextualEncoder.fit_context`).
         selection: How context documents are chosen where one is fitted, likewise.
+        context_size: How many at most; None for the model's own number.
         workers: Actors of the ray engine; None for as many as the cluster has GPUs, or else cores.
 
     Raises:
@@ -39,6 +40,7 @@ class BulkSettings:
     engine: str = "local"
     language: str | None = None
     selection: str = "random"
+    context_size: int | None = None
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -49,7 +51,7 @@ class BulkSettings:
             raise ConfigError(f"--parts is {self.parts!r}, expected {', '.join(FORMS[:-1])} or {FORMS[-1]}")
         if self.workers is not None and self.engine == "local":
             raise ConfigError(f"--workers is {self.workers}, but the local engine is one process; add --engine ray")
-        for name in ("batch_size", "shard_size", "workers"):
+        for name in ("batch_size", "shard_size", "context_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
@@ -70,4 +72,10 @@ class BulkSettings:
             raise ConfigError(
                 f"--selection is {self.selection!r}, but the documents of context {context.fingerprint[:12]} were "
                 f"chosen by {context.selection!r}; leave it out, or choose another output and no --context"
+            )
+        if self.context_size not in (None, context.choice.size):
+            raise ConfigError(
+                f"--context-size is {self.context_size}, but context {context.fingerprint[:12]} was made to hold "
+                f"{context.choice.size or context.size} documents; leave it out, or choose another output and no "
+                "--context"
             )

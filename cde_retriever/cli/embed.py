@@ -47,6 +47,12 @@ def add_command(program: CommandLine) -> None:
         help="how the documents of a fitted context are chosen (default: random)",
     )
     embed.add_argument(
+        "--context-size",
+        type=int,
+        metavar="N",
+        help="documents that a fitted context holds at most (default: the model's, 8192 for the bundled one)",
+    )
+    embed.add_argument(
         "--parts",
         default="one",
         choices=("one", "dense", "both"),
@@ -88,6 +94,7 @@ def _embed(options: argparse.Namespace) -> None:
         engine=options.engine,
         language=options.language,
         selection=options.selection,
+        context_size=options.context_size,
         workers=options.workers,
     )
     context = None if options.context is None else Context.load(options.context)

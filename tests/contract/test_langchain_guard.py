@@ -19,7 +19,7 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.stamps import STAMP
-from cde_retriever.errors import ConfigError, ContextMismatchError
+from cde_retriever.errors import ContextMismatchError
 from cde_retriever.langchain import CDEEmbeddings, CDERetriever, from_documents, guard, stamp
 from tests.contract.langchain_corpus import FAISS, QUERY, corpus, fitted_on, load_faiss, texts_of
 
@@ -432,12 +432,3 @@ def test_cut_vectors_stored_by_version_0_1_0_are_found(fitted):
     old = [Document(d.page_content, metadata={STAMP: embedding.context_fingerprint}) for d in corpus(0)]
     store = guard(InMemoryVectorStore.from_documents(old, embedding), embedding)
     assert len(found_by(store)) == 12
-
-
-def test_settings_of_an_embedding_are_not_left_to_a_store_that_takes_anything():
-    documents = [Document(page_content="Pump 1 fills tank 2."), Document(page_content="Pump 2 fills tank 3.")]
-    for store_class in (InMemoryVectorStore, FAISS):
-        with pytest.raises(
-            ConfigError, match=r"context_size=3, model_name='x' is for the embedding.*CDEEmbeddings\(context_size=3, mo"
-        ):
-            cde.from_documents(store_class, documents, model_name="x", context_size=3)

@@ -16,7 +16,7 @@ made it and compares nothing; `CDERetriever` searches one safely.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -33,6 +33,7 @@ from cde_retriever.adapters.langchain.guarded_writes import embedded, with_ids, 
 from cde_retriever.adapters.langchain.saving import check_index, lives_in_memory
 from cde_retriever.adapters.langchain.store_growth import attach_growth
 from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts
+from cde_retriever.adapters.misplaced_settings import refuse_settings
 from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.own_class import own_class
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain
@@ -44,7 +45,7 @@ from cde_retriever.search.index_file import index_file
 
 Store = TypeVar("Store", bound=VectorStore)
 OF_STORES_TOO = {"batch_size", "device", "parts", "seed"}
-"""Arguments that a store may have as well as an embedding."""
+"""Settings of an embedding that a store may pass on as its own, though its arguments do not name them."""
 
 
 def stamp(documents: Iterable[Document], embedding: CDEEmbeddings) -> list[Document]:
@@ -89,7 +90,7 @@ def from_documents(
             writes by itself; for plain vectors with either; for settings of an embedding among the store's arguments.
         TypeError: for hybrid search with a store that cannot return documents by their ids; if a document is none.
     """
-    _refuse_settings(store_kwargs)
+    refuse_settings(store_kwargs, CDEEmbeddings, store_class, "embedding=CDEEmbeddings(", also=OF_STORES_TOO)
     documents = checked(documents)
     embedding = embedding or CDEEmbeddings()
     if true_or_false("hybrid", hybrid):
@@ -121,16 +122,6 @@ def from_documents(
     if context_dir is not None:
         _count(cast(Store, store), embedding, Path(context_dir))
     return cast(Store, store)
-
-
-def _refuse_settings(store_kwargs: Mapping[str, Any]) -> None:
-    """Refuse settings of an embedding among a store's arguments: many stores take any, and would leave them unused."""
-    meant = sorted(({*CDEEmbeddings.model_fields} - OF_STORES_TOO) & {*store_kwargs})
-    if meant:
-        given = ", ".join(f"{name}={store_kwargs[name]!r:.40}" for name in meant)
-        raise ConfigError(
-            f"{given} is for the embedding, not the store; write from_documents(..., CDEEmbeddings({given}))"
-        )
 
 
 def _count(store: VectorStore, embedding: CDEEmbeddings, folder: Path) -> None:

@@ -35,6 +35,7 @@ from cde_retriever.adapters.llama_index.storage import (
     embedded_text,
 )
 from cde_retriever.adapters.llama_index.two_parts import embedding_for, folder_of_parts
+from cde_retriever.adapters.misplaced_settings import refuse_settings
 from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain, save_plain
 from cde_retriever.context.context import context_file, known_documents
@@ -65,7 +66,8 @@ class CDEVectorStoreIndex(JoiningNodes):
         kwargs: As for `VectorStoreIndex`.
 
     Raises:
-        ConfigError: for two parts, or plain vectors, where model or store do not allow them.
+        ConfigError: for two parts, or plain vectors, where model or store do not allow them; for settings of an
+            embedding, which go to ``CDEEmbedding``.
         TypeError: if `embed_model` is something else.
         ContextMismatchError: if the storage context, the vector store, `context_dir` or a node has another context.
         ContextNotFittedError: if the vector store holds vectors and `embed_model` has no context.
@@ -83,8 +85,9 @@ class CDEVectorStoreIndex(JoiningNodes):
         keep_plain: bool = False,
         **kwargs: Any,
     ) -> None:
-        self._context_dir = context_dir
         storage = kwargs.get("storage_context")
+        self._refuse_settings(kwargs, None if kwargs.get("index_struct") is None else storage)
+        self._context_dir = context_dir
         if embed_model is None:
             context = None if storage is None else attached_context(storage)
             embed_model = CDEEmbedding(context=context)
@@ -129,6 +132,7 @@ class CDEVectorStoreIndex(JoiningNodes):
         Raises:
             CDEError: as the constructor does.
         """
+        cls._refuse_settings(kwargs)
         embedding = require_cde(CDEEmbedding() if embed_model is None else embed_model)
         if len(args) < 4 and kwargs.get("transformations") is None:
             kwargs["transformations"] = transformations_for(embedding.encoder)
@@ -156,6 +160,8 @@ class CDEVectorStoreIndex(JoiningNodes):
             ContextMismatchError: if the store's vectors were made under another context.
             ContextNotFittedError: if there are vectors and no context.
         """
+        saved = context_dir if context_dir is not None and context_file(context_dir).exists() else None
+        cls._refuse_settings(kwargs, saved)
         if not isinstance(vector_store, BasePydanticVectorStore):
             opened: Self = read_unchanged(
                 Path(context_dir or "."),
@@ -164,8 +170,8 @@ class CDEVectorStoreIndex(JoiningNodes):
             return opened
         if context_dir is not None:
             check_collection(vector_store, Path(context_dir))
-        if embed_model is None and context_dir is not None and context_file(context_dir).exists():
-            embed_model = CDEEmbedding.from_storage(context_dir)
+        if embed_model is None and saved is not None:
+            embed_model = CDEEmbedding.from_storage(saved)
         if embed_model is not None and context_dir is not None:
             open_plain(require_cde(embed_model).encoder, Path(context_dir))
         index = super().from_vector_store(vector_store, embed_model, context_dir=context_dir, **kwargs)
@@ -193,6 +199,7 @@ class CDEVectorStoreIndex(JoiningNodes):
             ContextNotFittedError: if no context was stored.
             ValueError: if there is no such index, several and no `index_id`, or the vectors are elsewhere.
         """
+        cls._refuse_settings(kwargs, source)
         if isinstance(source, StorageContext):
             return cls._from_storage_context(source, embed_model, index_id, kwargs)
         folder = source
@@ -205,6 +212,15 @@ class CDEVectorStoreIndex(JoiningNodes):
 
         index: Self = read_unchanged(Path(folder), read)
         return index
+
+    @classmethod
+    def _refuse_settings(cls, given: dict[str, Any], source: StorageContext | PathLike | None = None) -> None:
+        """Refuse settings of an embedding; `source` is where the context is that it needs, None for a new one."""
+        made_by = "CDEEmbedding("
+        if source is not None and "context" not in given:
+            where = "storage_context" if isinstance(source, StorageContext) else repr(str(source))
+            made_by = f"CDEEmbedding.from_storage({where}, "
+        refuse_settings(given, CDEEmbedding, cls, f"embed_model={made_by}")
 
     @classmethod
     def _from_storage_context(

@@ -1,0 +1,50 @@
+"""Refuse settings of an embedding among the arguments of a store or an index, which take any and would not use them."""
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from cde_retriever.adapters.contextual_embedding import ContextualEmbedding
+from cde_retriever.errors import ConfigError
+
+MAKERS = ("__init__", "from_documents", "from_texts", "from_vector_store")
+LONGEST = 200
+"""Characters of a value that a message shows."""
+
+
+def refuse_settings(
+    given: Mapping[str, Any],
+    embedding_class: type[ContextualEmbedding],
+    owner: type,
+    made_by: str,
+    also: Collection[str] = (),
+) -> None:
+    """Refuse settings of an embedding among arguments of a store or an index.
+
+    Args:
+        given: The arguments.
+        embedding_class: Whose settings they may not be.
+        owner: Class of the store or index; a name that it has as an argument is its own.
+        made_by: How to give them to an embedding instead, up to the bracket, such as ``embedding=CDEEmbeddings(``.
+        also: Further names that are its own.
+
+    Raises:
+        ConfigError: if one is among them.
+    """
+    meant = sorted((given.keys() & {*embedding_class.model_fields, "context"}) - _arguments(owner) - {*also})
+    if meant:
+        settings = ", ".join(f"{name}={_shown(given[name])}" for name in meant)
+        raise ConfigError(
+            f"{settings} is for the embedding, and {owner.__name__} would not use it; write {made_by}{settings})"
+        )
+
+
+def _arguments(owner: type) -> set[str]:
+    """Return the names of all arguments that a class or one of its bases can be made with."""
+    makers = [getattr(base, name) for base in owner.__mro__ for name in MAKERS if hasattr(base, name)]
+    return {argument for maker in makers for argument in inspect.signature(maker).parameters}
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= LONGEST else "..."

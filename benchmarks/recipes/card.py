@@ -25,7 +25,7 @@ that knows the corpus it searches from up to 8,192 sampled documents: neighbours
 | | |
 |---|---|
 | backbone | all-MiniLM-L6-v2, unchanged (6 layers, 384 wide, Apache-2.0; safetensors sha256 53aa5117…28d9db) |
-| context | vectors and words of a sample, 8 to 9.5 kB a document; a word prior where it is small; null context |
+| context | a sample's vectors and words, 2 (line) to 9.5 kB (abstract) each; a word prior where small; null context |
 | documents | their vector, moved towards neighbours among up to 1,024 context documents: 384 numbers, unit length |
 | two parts | that vector, dense, and exact weights of stems, grams and pairs, sparse; their inner products add up |
 | one vector | that vector alone; a query's, as long, is fitted to exact words of the 256 context documents near it |

@@ -144,9 +144,11 @@ def refuse_sayings(folder: Path, reading: Reading) -> None:
     """
     said = {name: value for name, value in reading.says().items() if value != getattr(Reading(), name)}
     if said:
+        size = reading.vector_size
+        shorter = "" if size is None else f"; to keep fewer numbers of its vectors, load it with truncate_dim={size}"
         raise ConfigError(
             f"{folder} is a CDE checkpoint or export, whose config.json says {', '.join(said)}; leave that out, or "
-            "wrap the encoder it was made from anew"
+            f"wrap the encoder it was made from anew{shorter}"
         )
 
 

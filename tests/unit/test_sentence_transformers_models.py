@@ -18,6 +18,7 @@ import cde_retriever.checkpoint.reading as reading_module
 from cde_retriever.backends.export import export_onnx
 from cde_retriever.backends.loading import identify
 from cde_retriever.backends.pytorch import TorchBackend
+from cde_retriever.checkpoint.folder import DEFAULT_CHECKPOINT
 from cde_retriever.checkpoint.opening import open_model
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.cli.main import main
@@ -308,6 +309,16 @@ def test_a_size_that_no_short_vector_has_is_refused(tmp_path):
         Reading(vector_size=8, head=False)
     with pytest.raises(ConfigError, match=r"config\.json says vector_size; leave that out"):
         ContextualEncoder.from_pretrained("cde-minilm-l6-short", vector_size=8)
+
+
+def test_a_size_beside_a_checkpoint_names_what_keeps_fewer_numbers_of_its_vectors(tmp_path, capsys):
+    with pytest.raises(ConfigError, match=r"keep fewer numbers of its vectors, load it with truncate_dim=128$"):
+        ContextualEncoder.from_pretrained(vector_size=128)
+    assert ContextualEncoder.from_pretrained(truncate_dim=128).dimension == 128
+    assert main(["wrap", str(DEFAULT_CHECKPOINT), "-o", str(tmp_path / "out"), "--vector-size", "64"]) == 2
+    assert "load it with truncate_dim=64" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"says pooling; leave that out, or wrap the encoder .* anew$"):
+        ContextualEncoder.from_pretrained(pooling="mean")
 
 
 @pytest.mark.parametrize("kept", ["modules.json", "config.json"])

@@ -93,7 +93,8 @@ def examine(
         trial: Documents and questions.
         embed: Makes its plain vectors (`cde_retriever.lifecycle.kept_vectors`).
         foreign: Documents of another corpus, for the row of a foreign context; None for no such row.
-        sizes: Documents in a context, for two parts; the largest is measured as one vector too.
+        sizes: Documents in a context, for two parts. As one vector the largest is measured, of the documents drawn as
+            large a share as it would hold of the corpus, since one vector is worth what its context holds.
         language: Language of the corpus, as `ContextualEncoder.fit_context` takes it.
         seed: Seed of contexts.
 
@@ -116,9 +117,10 @@ def examine(
     largest = fitted[max(fitted)]
     if trial.judged:
         settings += [examination.under(largest, "both", "own", alpha) for alpha in ALPHAS]
-    settings.append(examination.under(largest, "one", "own"))
-    if examination.head.moves_documents:
-        settings.append(examination.under(own(min(FITTED_SIZE, most)), QUERIES, "own"))
+    forms = {"one": max(sizes)} | ({QUERIES: FITTED_SIZE} if examination.head.moves_documents else {})
+    for parts, size in forms.items():
+        held = own(min(max(round(size * trial.share), 1), most))
+        settings.append(examination.under(held, parts, "own"))
     return settings
 
 

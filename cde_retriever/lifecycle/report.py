@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cde_retriever.checkpoint.reading import QUERIES
+from cde_retriever.context.head_settings import FITTED_SIZE
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.lifecycle.doctor import BM25, LEAD, MIXTURE, PLAIN, Setting, interval, recommend
 from cde_retriever.lifecycle.trial import JUDGED, Trial
@@ -132,7 +133,8 @@ def _code(advice: Setting, settings: Sequence[Setting], names: Sequence[str] | N
     if not advice.parts:
         return f"# {WITHOUT_CONTEXT[advice.name]}; no context is above it on these questions"
     parts = ', parts="both"' if advice.parts == "both" else ""
-    fit = f"encoder.fit_context(documents, context_size={advice.size})"
+    size = f", context_size={advice.size}" if advice.parts == "both" else ""  # one vector: of the usual size
+    fit = f"encoder.fit_context(documents{size})"
     said = [name, f'context_for="{QUERIES}"' if advice.parts == QUERIES else ""]
     lines = [
         "from cde_retriever import ContextualEncoder",
@@ -166,6 +168,11 @@ def _doubts(trial: Trial, kinds: Mapping[str, int]) -> Iterator[str]:
         yield "The others are empty or copies."
     elif len(trial.documents) < trial.seen:
         yield "Among all of them every figure would be lower; what counts is the order. --documents takes more."
+        if trial.seen > FITTED_SIZE:
+            yield (
+                f"A context of the usual size would hold {FITTED_SIZE} of these {trial.seen}; one vector, which is "
+                "worth what its context holds, was measured under as large a share of the documents searched."
+            )
     if JUDGED not in kinds:
         yield (
             "People word questions otherwise than documents do. So what is best on most corpora, two parts under the "

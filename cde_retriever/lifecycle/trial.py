@@ -59,6 +59,11 @@ class Trial:
         """Whether people judged every question."""
         return all(question.kind == JUDGED for question in self.questions)
 
+    @property
+    def share(self) -> float:
+        """What part of the corpus is searched; 1 where fewer documents were found than could have been drawn."""
+        return 1.0 if len(self.documents) < (self.most or 0) else len(self.documents) / self.seen
+
 
 def automatic_trial(corpus: Iterable[str], *, documents: int, questions: int, seed: int = 0) -> Trial:
     """Draw documents and make questions of some of them, of each kind equally many where the texts give them.

@@ -121,6 +121,24 @@ def test_settings_are_those_of_the_encoder(headed, tmp_path):
     assert {found[BM25].model, found[MIXTURE].model} == {"", "tiny-bert"}
 
 
+def test_one_vector_is_measured_under_the_share_that_a_context_holds_of_the_corpus(headed):
+    trial = automatic_trial(pages(80), documents=40, questions=20)
+    assert trial.share == 0.5
+    found = {one.name: one for one in examine(headed, trial, plain_embedding(headed), sizes=(8, 16))}
+    encoder = headed.fork()
+    encoder.fit_context(trial.documents, context_size=8)
+    one = encoder.encode_queries([question.text for question in trial.questions]) @ (
+        encoder.encode_documents(trial.documents).T
+    )
+    np.testing.assert_allclose(found["one vector, own context of 8"].quality, ndcg(one, trial.questions), atol=1e-6)
+    assert {"two parts, own context of 16", "documents as they are, own context of 40"} < set(found)
+    copies = automatic_trial([*pages(30), *pages(30)], documents=40, questions=20)
+    assert (len(copies.documents), copies.seen, copies.share) == (30, 60, 1.0)
+    assert "one vector, own context of 16" in {
+        one.name for one in examine(headed, copies, plain_embedding(headed), sizes=(8, 16))
+    }
+
+
 def test_judged_questions_also_try_words_that_count_more_and_less(headed):
     made = automatic_trial(pages(40), documents=40, questions=20)
     trial = replace(made, questions=tuple(replace(question, kind=JUDGED) for question in made.questions))
@@ -248,6 +266,9 @@ def test_a_report_says_what_to_do():
     assert "fit_context(documents, context_size=512)" in report.page
     assert "Questions: 200 lead. Searched: 5 of 50 documents." in report.page
     assert "Among all of them every figure would be lower" in report.page
+    assert "A context of the usual size" not in report.page
+    large = make_report(replace(trial, seen=9000), settings(plain=0.5, own512=0.6), None).page
+    assert "would hold 8192 of these 9000; one vector, which is worth what its context holds, was measured" in large
     copies = make_report(replace(trial, most=6), settings(plain=0.5), None).page
     assert "50 documents.\nThe others are empty or copies." in copies
     full = automatic_trial([" ".join(WORDS)] * 3 + WORDS[:1], documents=2, questions=1)
@@ -257,6 +278,8 @@ def test_a_report_says_what_to_do():
     plain = make_report(trial, settings(plain=0.7, own512=0.6), ["folder"])
     assert plain.values["recommendation"] == "Take m plain: nothing that may be recommended is above it here."
     assert "keep the encoder as it is" in plain.values["code"]
+    queries = make_report(trial, settings(plain=0.5, queries=0.6), None).values["code"]
+    assert "encoder.fit_context(documents)\n" in queries  # of the usual size, whatever was measured
 
 
 def test_models_of_one_name_are_told_apart_by_what_they_were_opened_by():

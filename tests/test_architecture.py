@@ -83,7 +83,7 @@ WITHOUT_TORCH = (
 # What the bare install brings, and who may import what it does not.
 REQUIRED = {
     *("filelock", "huggingface_hub", "numpy", "regex", "safetensors", "scipy", "snowballstemmer", "stopwordsiso"),
-    *("tokenizers", "torch", "tqdm", "transformers"),
+    *("threadpoolctl", "tokenizers", "torch", "tqdm", "transformers"),
 }
 OPTIONAL = {
     "llama_index": ("cde_retriever.adapters.llama_index.", "cde_retriever.llama_index"),

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from cde_retriever.context.blas_threads import one_blas_thread
 from cde_retriever.context.neighbours import unit
 from cde_retriever.words.postings import Postings
 from cde_retriever.words.sparse import Sparse
@@ -54,8 +55,10 @@ class FittedQueries:
         """
         if not len(plain) or not self._near:
             return plain
+        scores = self._words.scores(words)
         # One by one: products of many at once are rounded otherwise, and other documents could be nearest.
-        return np.stack([self._fit(*query) for query in zip(plain, self._words.scores(words), strict=True)])
+        with one_blas_thread():
+            return np.stack([self._fit(*query) for query in zip(plain, scores, strict=True)])
 
     def _fit(self, plain: Vectors, scores: Vectors) -> Vectors:
         """Return q' of a query, (d,), given what words score of each context document, (J,)."""

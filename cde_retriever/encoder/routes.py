@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.context.blas_threads import one_blas_thread
 from cde_retriever.context.context import Context
 from cde_retriever.context.neighbours import unit
 from cde_retriever.context.selection import cluster_centres
@@ -57,7 +58,8 @@ class Routes:
 
     def nearest(self, plain: Vectors, count: int) -> list[list[str]]:
         """Return the names of the nearest contexts, nearest first, for each plain vector, (n, d)."""
-        near = np.stack([_nearness(plain @ vectors.T) for vectors in self._vectors], axis=1)
+        with one_blas_thread():
+            near = np.stack([_nearness(plain @ vectors.T) for vectors in self._vectors], axis=1)
         order = np.argsort(-near, axis=1, kind="stable")[:, :count]
         return [[self.names[place] for place in row] for row in order]
 

@@ -9,17 +9,22 @@ vectors of their own.
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.context.blas_threads import one_blas_thread
 from cde_retriever.context.knowledge import Parts
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.forking import ThreadLock
 from cde_retriever.search.best_first import best_first
 from cde_retriever.search.segment import LARGEST, Segment
 from cde_retriever.words.sparse import Sparse
+
+FEW = 65_536
+"""Documents up to which a search by one thread takes less than others would cost the next query's forward."""
 
 MODES = ("hybrid", "dense", "sparse")
 
@@ -184,13 +189,14 @@ class PartsIndex:
         scores = np.zeros(len(self._ids), np.float32)
         places, values = Sparse.of_csr(query.sparse).row(0)
         first = 0
-        for segment in self._segments:
-            part = scores[first : first + segment.size]
-            if mode != "sparse":
-                part += segment.dense @ query.dense[0]
-            if mode != "dense":
-                part += segment.words(places, values)
-            first += segment.size
+        with one_blas_thread() if len(scores) <= FEW else nullcontext():
+            for segment in self._segments:
+                part = scores[first : first + segment.size]
+                if mode != "sparse":
+                    part += segment.dense @ query.dense[0]
+                if mode != "dense":
+                    part += segment.words(places, values)
+                first += segment.size
         return scores
 
     def _check(self, ids: Sequence[str], parts: Parts) -> None:

@@ -25,7 +25,7 @@ from cde_retriever.files.replacing import replacing, write_atomically
 from cde_train.data.retrieval_sets import RetrievalSet, find_retrieval_sets, read_retrieval_set
 from cde_train.evaluation.ranking import Ranking, measure
 
-LENGTH, ROUNDS = 256, 40
+LENGTH, ROUNDS = 512, 40
 COLUMNS = ("encoder", "parameters", "numbers", "query", "sets", "plain", "null", "one vector", "two parts", "least")
 
 

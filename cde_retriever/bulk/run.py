@@ -157,7 +157,7 @@ class _Run:
             self.encoder.set_context(context)
         hashes = self._hash_files()
         rows: list[int] = []
-        is_fitted = False
+        is_fitted = context is None
         with progress(self._texts(rows), label="Reading", unit="doc", show=self.show_progress) as texts:
             if context is None:
                 fitted = self.encoder.fit_context(
@@ -171,7 +171,6 @@ class _Run:
                 context = _without_long_texts(fitted)
                 self.encoder.set_context(context)
                 self.encoder.take_sample()  # so does a run that continues, and both give the same bits
-                is_fitted = True
                 if self.settings.parts == "one" and self.settings.context_size is None:
                     warn_if_small(context, self.encoder.head_settings)
             else:

@@ -164,15 +164,15 @@ def _text(values: Mapping[str, Any], base: Setting) -> str:
 
 def _doubts(trial: Trial, kinds: Mapping[str, int]) -> Iterator[str]:
     """Yield what the figures do not tell."""
-    if len(trial.documents) < trial.seen and len(trial.documents) < (trial.most or 0):
-        yield "The others are empty or copies."
-    elif len(trial.documents) < trial.seen:
+    if trial.share < 1:
         yield "Among all of them every figure would be lower; what counts is the order. --documents takes more."
         if trial.seen > FITTED_SIZE:
             yield (
                 f"A context of the usual size would hold {FITTED_SIZE} of these {trial.seen}; one vector, which is "
                 "worth what its context holds, was measured under as large a share of the documents searched."
             )
+    elif len(trial.documents) < trial.seen:
+        yield "The others are empty or copies."
     if JUDGED not in kinds:
         yield (
             "People word questions otherwise than documents do. So what is best on most corpora, two parts under the "

@@ -129,7 +129,8 @@ class PartsIndex:
             raise ValueError(f"count is {count} for {len(query.dense)} queries, expected at least 1 for one query")
         with self._lock:
             self._check_width(query.dense)
-            scores = self._scores(query, mode)
+            with one_blas_thread() if len(self._ids) <= FEW else nullcontext():
+                scores = self._scores(query, mode)
             fit = self._alive.copy()
             if allowed is not None:
                 fit[:] = False
@@ -189,14 +190,13 @@ class PartsIndex:
         scores = np.zeros(len(self._ids), np.float32)
         places, values = Sparse.of_csr(query.sparse).row(0)
         first = 0
-        with one_blas_thread() if len(scores) <= FEW else nullcontext():
-            for segment in self._segments:
-                part = scores[first : first + segment.size]
-                if mode != "sparse":
-                    part += segment.dense @ query.dense[0]
-                if mode != "dense":
-                    part += segment.words(places, values)
-                first += segment.size
+        for segment in self._segments:
+            part = scores[first : first + segment.size]
+            if mode != "sparse":
+                part += segment.dense @ query.dense[0]
+            if mode != "dense":
+                part += segment.words(places, values)
+            first += segment.size
         return scores
 
     def _check(self, ids: Sequence[str], parts: Parts) -> None:

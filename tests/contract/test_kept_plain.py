@@ -19,7 +19,6 @@ from cde_retriever.adapters.llama_index.collection_documents import nodes_in
 from cde_retriever.adapters.llama_index.storage import embedded_text, read_context
 from cde_retriever.adapters.plain_vectors import LOG_NAME, read_plain
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.encoder.encoder import ContextualEncoder
@@ -32,6 +31,7 @@ from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collect
 from tests.contract.langchain_corpus import FAISS, load_faiss
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import SETTINGS, chroma, corpus
+from tests.model_runs import count_texts
 from tests.tiny import HEADED, tiny_checkpoint
 
 
@@ -109,14 +109,8 @@ KINDS: tuple[Any, ...] = (LlamaIndex, LangChain)
 @contextmanager
 def model_reads_no_document() -> Iterator[None]:
     """Assert that the model reads nothing but the question that LangChain's guard asks a store it meets."""
-    embed, texts = TorchBackend.embed, []
-
-    def counted(self: Any, input_ids: Any, *rest: Any, **named: Any) -> Any:
-        texts.append(len(input_ids))
-        return embed(self, input_ids, *rest, **named)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TorchBackend, "embed", counted)
+        texts = count_texts(patch)
         yield
     assert sum(texts) < 12
 
@@ -377,14 +371,9 @@ def test_langchains_own_store_in_memory_keeps_them_too(head, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_without_kept_vectors_the_model_runs_once_over_a_document(kind, head, tmp_path, monkeypatch):
-    folder, embed, texts = tmp_path / "index", TorchBackend.embed, []
+    folder = tmp_path / "index"
     kind.build(head, folder, "one", keep_plain=False)
-
-    def counted(self: Any, input_ids: Any, *rest: Any, **named: Any) -> Any:
-        texts.append(len(input_ids))
-        return embed(self, input_ids, *rest, **named)
-
-    monkeypatch.setattr(TorchBackend, "embed", counted)
+    texts = count_texts(monkeypatch)
     done = run(folder, head)
     assert (done.documents, done.embedded, done.kept_plain) == (24, 24, 0)
     assert 24 <= sum(texts) < 36  # and what LangChain's guard asks a store it meets

@@ -15,7 +15,6 @@ from sentence_transformers import SentenceTransformer
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.llama_index.storage import embedded_text
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.cli.main import main
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.encoder.plain_documents import FILE_NAME
@@ -27,6 +26,7 @@ from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex
 from tests.contract.langchain_corpus import FAISS, load_faiss
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import corpus
+from tests.model_runs import count_texts
 from tests.plain_models import save_model
 
 COUNT = 30
@@ -116,24 +116,12 @@ def stock(request, model, tmp_path) -> tuple[Any, Path]:
     return request.param, tmp_path / "old"
 
 
-def count_documents(monkeypatch) -> list[int]:
-    """Return a list that grows by how many texts the model is given at once."""
-    embed, seen = TorchBackend.embed, []
-
-    def counted(self: Any, input_ids: Any, *rest: Any, **named: Any) -> Any:
-        seen.append(len(input_ids))
-        return embed(self, input_ids, *rest, **named)
-
-    monkeypatch.setattr(TorchBackend, "embed", counted)
-    return seen
-
-
 @pytest.mark.parametrize("parts", ["one", "both"])
 def test_vectors_of_the_same_encoder_are_taken_over(parts, stock, model, tmp_path, monkeypatch):
     kind, old = stock
     before, files = kind.before(old), {f.name: f.read_bytes() for f in old.iterdir()}
     monkeypatch.setattr("cde_retriever.lifecycle.migrate.COMPARED", 5)
-    seen = count_documents(monkeypatch)
+    seen = count_texts(monkeypatch)
     done = migrate(old, tmp_path / "new", model=ModelSpec(str(model[0])), parts=parts, trust_pickle=True)
     monkeypatch.undo()
     assert (done.documents, done.taken_over) == (COUNT, COUNT)
@@ -171,7 +159,7 @@ def test_vectors_of_another_encoder_are_made_anew_and_a_stopped_run_goes_on(stoc
         migrate(old, tmp_path / "new", **arguments)
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr(KeptVectors, "_chunk", chunk)
-    seen = count_documents(monkeypatch)
+    seen = count_texts(monkeypatch)
     done = migrate(old, tmp_path / "new", **arguments)
     assert (done.documents, done.taken_over) == (COUNT, 0)
     assert done.cosine < 0.9

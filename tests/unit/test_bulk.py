@@ -17,7 +17,6 @@ import pytest
 import scipy.sparse
 
 from cde_retriever.backends.model_spec import ModelSpec
-from cde_retriever.backends.pytorch import TorchBackend
 from cde_retriever.bulk.parts import damaged_parts, part_files
 from cde_retriever.bulk.reading import read_parts as verified_parts
 from cde_retriever.bulk.records import PartRecords
@@ -38,6 +37,7 @@ from cde_retriever.errors import (
 )
 from cde_retriever.files.locking import only_writer
 from cde_retriever.search.hybrid import search
+from tests.model_runs import count_texts
 from tests.plain_models import save_model
 from tests.tiny import documents, plain_encoder, tiny_checkpoint
 
@@ -216,22 +216,10 @@ def test_a_killed_run_is_gone_on_with_and_ends_the_same(corpus, settings, checkp
     np.testing.assert_allclose(vectors, read_parts(tmp_path / "whole")[1], atol=1e-6)
 
 
-def texts_run(monkeypatch):
-    """Return a list to which the number of texts of every run of a model is added."""
-    embed, ran = TorchBackend.embed, []
-
-    def counted(self, input_ids, *rest, **named):
-        ran.append(len(input_ids))
-        return embed(self, input_ids, *rest, **named)
-
-    monkeypatch.setattr(TorchBackend, "embed", counted)
-    return ran
-
-
 def test_documents_of_a_fitted_context_are_embedded_once_also_by_a_run_that_goes_on(
     corpus, in_parts, tmp_path, monkeypatch
 ):
-    ran, output = texts_run(monkeypatch), tmp_path / "out"
+    ran, output = count_texts(monkeypatch), tmp_path / "out"
     embed_corpus(corpus, output, in_parts)
     assert sum(ran) == len(ROWS)  # all are in the context
     _, vectors = read_parts(output)

@@ -308,6 +308,30 @@ def test_files_are_named_after_a_concept():
     assert named & vague == set()
 
 
+def test_names_that_tests_and_benchmarks_import_from_each_other_are_there():
+    # mypy reads neither, so a name that is gone would be seen only once the file that asks for it runs.
+    files = modules("tests", "benchmarks")
+    given = {name: names_given(path) for name, path in files.items()}
+    asked = {(asker, name) for asker, path in files.items() for name in imports(path) if name not in files}
+    found = {(asker, *name.rpartition(".")[::2]) for asker, name in asked}
+    missing = [
+        f"{asker} imports {home}.{name}" for asker, home, name in sorted(found) if name not in given.get(home, {name})
+    ]
+    assert any(home in files for _, home, _ in found)
+    assert missing == []
+
+
+def names_given(path):
+    """Return the names that a file defines or imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        else:
+            names |= {getattr(node, "name", None), getattr(node, "id", None)}
+    return names
+
+
 def test_every_test_checks_something():
     functions = {}
     for path in sorted((ROOT / "tests").rglob("*.py")):

@@ -36,8 +36,9 @@ from cde_retriever.lifecycle.refit import confirm_refit, refit, undo_refit
 from cde_retriever.llama_index import CDEEmbedding, CDEVectorStoreIndex, collection_in
 from tests.contract.langchain_corpus import corpus as lc_corpus
 from tests.contract.llama_index_corpus import SETTINGS, corpus
-from tests.contract.test_migrate import StockEmbedding, StockEmbeddings, count_documents
+from tests.contract.test_migrate import StockEmbedding, StockEmbeddings
 from tests.killing import forked, killed_at_writes, kills, was_killed
+from tests.model_runs import count_texts
 from tests.plain_models import save_model
 
 NAME, COUNT = "handbook", 30
@@ -147,7 +148,7 @@ def test_vectors_of_the_same_encoder_are_taken_over_into_another_collection(stoc
     old = stock.vectors(NAME, before)
     assert len(before) == COUNT
     monkeypatch.setattr("cde_retriever.lifecycle.migrate.COMPARED", 5)
-    seen = count_documents(monkeypatch)
+    seen = count_texts(monkeypatch)
     done = stock.run(parts=parts)
     monkeypatch.undo()
     assert (done.old, done.documents, done.taken_over) == (NAME, COUNT, COUNT)

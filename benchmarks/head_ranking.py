@@ -96,10 +96,14 @@ def rank_plain(texts: PlainTexts) -> Ranking:
 
 
 def one_vectors(
-    encoder: ContextualEncoder, texts: PlainTexts, context: Context, dimension: int | None = None
+    encoder: ContextualEncoder,
+    texts: PlainTexts,
+    context: Context,
+    dimension: int | None = None,
+    settings: HeadSettings | None = None,
 ) -> tuple[Vectors, Vectors]:
     """Return documents and queries as one vector each under a context, (n, m) and (q, m); None for all numbers."""
-    head = kept_head(encoder, texts, context, dimension)
+    head = kept_head(encoder, texts, context, dimension, settings)
     return (
         np.asarray(head.documents(texts.document_vectors, texts.documents, "one")),
         np.asarray(head.queries(texts.query_vectors, texts.queries, "one")),
@@ -118,8 +122,12 @@ def rank_with_head(encoder: ContextualEncoder, texts: PlainTexts, context: Conte
 
 
 def kept_head(
-    encoder: ContextualEncoder, texts: PlainTexts, context: Context, dimension: int | None = None
+    encoder: ContextualEncoder,
+    texts: PlainTexts,
+    context: Context,
+    dimension: int | None = None,
+    settings: HeadSettings | None = None,
 ) -> CorpusHead:
-    """Return a model's corpus head under a context, which reads the texts of a set once."""
-    settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
+    """Return a model's corpus head, or one of other settings, under a context; it reads the texts of a set once."""
+    settings = settings or HeadSettings.from_dict(encoder.config.corpus_head or {})
     return _KeptHead(settings, context, texts.document_vectors.shape[1], dimension or encoder.dimension)

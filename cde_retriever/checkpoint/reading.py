@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint
+from cde_retriever.checkpoint.folder import CONFIG_NAME, FILES_OF_KEY, LOW_RANK_KEY, SOURCE_KEY, hash_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, kind_of, read_json
 from cde_retriever.context.head_settings import FITTED_SIZE, HeadSettings
 from cde_retriever.context.whole_numbers import whole_number
 from cde_retriever.errors import ConfigError
 from cde_retriever.files.hashing import hash_file
-from cde_retriever.model.config import CUT, POOLINGS, ROLES, WINDOWS
+from cde_retriever.model.config import CUT, POOLINGS, ROLES, WINDOWS, ModelConfig
 
 READER_VERSION = 1
 """Grows with every change after which the same files give other vectors."""
@@ -21,7 +21,7 @@ NOT_READ = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".md", ".gguf", ".png", "
 FOLDERS_NOT_READ = ("onnx", "openvino", "coreml", "checkpoint")
 QUERIES = "queries"
 LEAST_SIZE = 6
-"""Fewest numbers of a short one vector: four directions, a topic and a length."""
+"""Fewest numbers of one vector: five directions and a length."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Reading:
         variant: Which of the networks that may have been released to compute (`cde_retriever.checkpoint.released`).
         head: Whether the model knows its corpus; without, vectors are the encoder's own under every context.
         long_texts: What becomes of texts longer than `max_length`: ``"cut"`` or ``"windows"``.
-        vector_size: Numbers of the one vector, at most the encoder's own (`HeadSettings.short`); None for those.
+        vector_size: Numbers of one vector, at most twice the encoder's own (`HeadSettings.sized`); None for as many.
         context_for: ``"queries"`` for documents that keep the encoder's own vectors (`HeadSettings.for_queries`); None
             for a context that changes both.
 
@@ -79,7 +79,33 @@ class Reading:
         """The numbers of the head, if there is one."""
         if self.context_for == QUERIES:
             return HeadSettings().for_queries()
-        return HeadSettings() if self.vector_size is None else HeadSettings.short(self.vector_size)
+        return HeadSettings()
+
+    def sized(self, head: HeadSettings, plain_width: int, folder: Path) -> HeadSettings:
+        """Return the numbers of a head for as many numbers of one vector as were asked for.
+
+        Args:
+            head: The head.
+            plain_width: Numbers of the encoder's own vectors.
+            folder: Where it came from, for messages.
+
+        Raises:
+            ConfigError: for more than twice the encoder's own, or a head whose vectors have a size of their own.
+        """
+        size = self.vector_size
+        if size is None:
+            return head
+        if size > 2 * plain_width:
+            raise ConfigError(
+                f"vector_size is {size}, but vectors of {folder} have {plain_width} numbers; give at most twice as "
+                "many, or leave it out"
+            )
+        if head.added_width or not head.moves_documents:
+            raise ConfigError(
+                f"vector_size is {size}, but the one vector of {folder} has a size of its own, which its config.json "
+                "says; leave it out"
+            )
+        return head.sized(size, plain_width)
 
     def says(self) -> dict[str, Any]:
         """Return what was said, as JSON takes it."""
@@ -109,12 +135,14 @@ def changes_of(folder: Path, reading: Reading) -> dict[str, Any]:
     Raises:
         ConfigError: for what it says itself, such as its pooling.
     """
-    refuse_sayings(folder, replace(reading, max_length=None, long_texts=None, context_for=None))
+    refuse_sayings(folder, replace(reading, max_length=None, long_texts=None, context_for=None, vector_size=None))
     config = read_json(folder / CONFIG_NAME)
     length = None if reading.max_length == config.get("max_length") else reading.max_length
     said = {"max_length": length, "long_texts": reading.long_texts}
     if reading.context_for == QUERIES:
         said |= _for_queries(folder, config.get("corpus_head"))
+    if reading.vector_size is not None:
+        said |= _sized(folder, config, reading)
     return {name: value for name, value in said.items() if value is not None}
 
 
@@ -128,6 +156,20 @@ def _for_queries(folder: Path, head: Mapping[str, Any] | None) -> dict[str, Any]
     if settings.query_noise and not settings.moves_documents:
         return {}
     return {"corpus_head": settings.for_queries().to_dict(), "context_size": FITTED_SIZE}
+
+
+def _sized(folder: Path, values: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    """Return what makes a checkpoint one whose one vector has another size; nothing if it has that."""
+    said = {name: value for name, value in values.items() if name not in (FILES_OF_KEY, LOW_RANK_KEY, SOURCE_KEY)}
+    config = ModelConfig.from_dict(said)
+    if config.corpus_head is None:
+        raise ConfigError(
+            f"vector_size is {reading.vector_size}, but {folder} has no corpus head, which makes vectors of other "
+            f"sizes; to keep fewer numbers of its vectors, load it with truncate_dim={reading.vector_size}"
+        )
+    head = HeadSettings.from_dict(config.corpus_head)
+    sized = reading.sized(head, config.plain_width, folder)
+    return {} if sized == head else {"corpus_head": sized.to_dict()}
 
 
 def identify_changed(sha256: str, changes: Mapping[str, Any]) -> str:
@@ -144,11 +186,9 @@ def refuse_sayings(folder: Path, reading: Reading) -> None:
     """
     said = {name: value for name, value in reading.says().items() if value != getattr(Reading(), name)}
     if said:
-        size = reading.vector_size
-        shorter = "" if size is None else f"; to keep fewer numbers of its vectors, load it with truncate_dim={size}"
         raise ConfigError(
             f"{folder} is a CDE checkpoint or export, whose config.json says {', '.join(said)}; leave that out, or "
-            f"wrap the encoder it was made from anew{shorter}"
+            "wrap the encoder it was made from anew"
         )
 
 
@@ -159,7 +199,7 @@ def refuse_changes(folder: Path, reading: Reading) -> None:
         ConfigError: naming what was said.
     """
     if changes_of(folder, reading):
-        names = ("max_length", "long_texts", "context_for")
+        names = ("max_length", "long_texts", "vector_size", "context_for")
         said = [f"{name}={getattr(reading, name)!r}" for name in names if getattr(reading, name) is not None]
         raise ConfigError(
             f"{folder} is an export of a model that was opened without {', '.join(said)}; export that model with it "

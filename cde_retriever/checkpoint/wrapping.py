@@ -1,5 +1,6 @@
 """Put a head that knows the corpus on a plain encoder, in memory: a `late` model in which nothing is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -61,11 +62,9 @@ def _put_head(
         keep_lengths(plain)
     config = _configure(plain, name, reading, query_encoder)
     model = TwoStageModel(config, plain.backbone)  # type: ignore[arg-type]
-    if reading.vector_size is not None and reading.vector_size > model.dimension:
-        raise ConfigError(
-            f"vector_size is {reading.vector_size}, but vectors of {folder} have {model.dimension} numbers; give "
-            "at most so many, or leave it out"
-        )
+    if reading.vector_size is not None:
+        sized = reading.sized(reading.head_settings, model.dimension, folder)
+        model.config = replace(config, corpus_head=sized.to_dict())
     try:
         model.second_stage.projection.load_state_dict(plain.weights)
     except RuntimeError as error:

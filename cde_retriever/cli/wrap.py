@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # help loads no model
 EXAMPLES = """\
   cde wrap BAAI/bge-small-en-v1.5 -o bge-cde           an encoder, with its own pooling, prompts and maximum length
   cde wrap BAAI/bge-small-en-v1.5 -o bge-short --vector-size 128
-                                                       a short vector, of fewer numbers than the encoder has
+                                                       one vector of fewer numbers than the encoder has
   cde wrap jxm/cde-small-v2 -o v2 --variant trained    convert the authors' own weights"""
 
 
@@ -34,7 +34,7 @@ def add_command(program: CommandLine) -> None:
         "--vector-size",
         type=int,
         metavar="N",
-        help="numbers of the one vector, at most those of the encoder (default: those)",
+        help="numbers of the one vector, at most twice those of the encoder (default: those)",
     )
     add_reading_options(wrap)
 

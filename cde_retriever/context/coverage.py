@@ -20,13 +20,14 @@ def warn_if_small(context: Context, head: HeadSettings | None) -> None:
 
     Args:
         context: The context.
-        head: The corpus head of its model; nothing is said without one that fits queries.
+        head: The corpus head of its model; nothing is said without one that fits queries, or where vectors hold words.
     """
     held, seen = context.size, context.documents_seen
-    if head is not None and head.query_noise and FITTED_SIZE <= held < ENOUGH * seen:
+    if head is not None and head.query_noise and not head.word_width and FITTED_SIZE <= held < ENOUGH * seen:
         warnings.warn(
             f"the context holds {held} of {seen} documents, and one vector knows words near these alone: below half of "
             "a corpus it ranks no better than BM25 beside the encoder; take two parts (hybrid search), which need few, "
-            f"or a context size of {seen}, at 2 to 10 kB a document (docs/contexts.md)",
+            f"vectors that hold words (vector_size={2 * context.vectors.shape[1]}), or a context size of {seen}, at 2 "
+            "to 10 kB a document (docs/contexts.md)",
             stacklevel=2,
         )

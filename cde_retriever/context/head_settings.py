@@ -17,6 +17,8 @@ LATER = {
 """What is not written where it is this, so that identities stay."""
 _FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, **LATER}
 """What holds for models that were stored, with all numbers of their time, before these were settings."""
+LEVELLING = 0.11
+"""Power by which main directions of less variance count for more, learned on 44 corpora with all-MiniLM-L6-v2."""
 FITTED_SIZE = 8192
 """Context documents by which queries are fitted: more than moving documents needs, as each is a place where words are
 known."""
@@ -35,7 +37,7 @@ class HeadSettings:
         prior_documents: How many documents the prior counts as.
         sharpness: How sharply documents attend to the context (`cde_retriever.context.neighbours`).
         amount: How far they move towards what they attend to.
-        attended: How many context documents they attend to at most; 0 for all.
+        attended: How many context documents they attend to, and topics are found of, at most; 0 for all.
         rareness: Power of what a word says (`cde_retriever.words.weights`).
         sharing: Power of what all words of a query say, which each is divided by.
         skip_question_words: Whether "what", "does" and the like are left out of queries
@@ -43,8 +45,8 @@ class HeadSettings:
         word_weight: What exact words are worth beside a cosine, in spreads.
         gram_weight: The same for the grams of the words.
         pair_weight: The same for pairs of words that the context knows (`cde_retriever.words.pairs`).
-        topics: Numbers of the one vector that stand for topics of the context, at most so many; 0 where queries are
-            fitted instead.
+        topics: Numbers of the one vector that stand for topics of the context, at most so many; 0 for a vector without
+            words, where queries alone know them.
         sketch: Numbers of it that are a random projection of what words say beyond the topics.
         topic_weight: What words within the topics are worth there, in spreads.
         sketch_weight: What the rest of the words is worth there; less, because a projection has noise.
@@ -107,19 +109,33 @@ class HeadSettings:
         ):
             if not getattr(self, name) >= 0:
                 yield f"{name} is {getattr(self, name)}, expected at least 0"
-        if self.query_noise and self.directions + self.topics + self.sketch > 0:
-            yield f"query_noise is {self.query_noise}, which needs directions, topics and sketch of 0"
+
+    def sized(self, size: int, plain_width: int) -> "HeadSettings":
+        """Return settings of a one vector of `size` numbers beside an encoder's `plain_width`.
+
+        Fewer are the main directions of the context's documents, and one number for the length that is left. More are
+        words beside the encoder's own: topics of the context, 200 in 383, and a random projection of the rest, for
+        documents whose words no context document holds. As many are the encoder's own.
+        """
+        if size == plain_width:
+            return self
+        if size < plain_width:
+            return replace(self, directions=size - 1, levelling=LEVELLING, topics=0, sketch=0)
+        added = size - plain_width - 1
+        topics = round(added * 200 / 383)
+        return replace(self, directions=0, levelling=0.0, topics=topics, sketch=added - topics)
 
     @classmethod
     def short(cls, size: int) -> "HeadSettings":
-        """Return settings of a one vector of `size` numbers: two thirds directions, one a length, the rest topics.
+        """Return settings of a one vector of `size` numbers, words among them, for queries that are not fitted.
 
+        Two thirds are directions, one a length, the rest topics; what ``cde-train fit --config distil`` teaches.
         Levelling and topics' weight were learned on 44 corpora with all-MiniLM-L6-v2.
         """
         directions = 2 * size // 3
         return cls(
             directions=directions,
-            levelling=0.11,
+            levelling=LEVELLING,
             topics=size - directions - 1,
             topic_weight=0.63,
             query_noise=0.0,
@@ -136,18 +152,23 @@ class HeadSettings:
     @property
     def moves_documents(self) -> bool:
         """Whether documents' vectors depend on the context."""
-        return self.amount > 0 or self.directions > 0 or self.topics + self.sketch > 0
+        return self.amount > 0 or self.added_width > 0
+
+    @property
+    def word_width(self) -> int:
+        """How many numbers of the one vector are of words."""
+        return self.topics + self.sketch
 
     @property
     def added_width(self) -> int:
-        """How many numbers the one vector has beside those of the encoder: topics, sketch, and one for its length."""
-        words = self.topics + self.sketch
-        return words + 1 if words or self.directions else 0
+        """How many numbers the one vector has beside those of the encoder: of words, and one for its length."""
+        return self.word_width + 1 if self.word_width or self.directions else 0
 
     @property
     def topic_settings(self) -> dict[str, Any]:
         """What topics of given words depend on."""
-        return {name: getattr(self, name) for name in ("topics", "sketch", "prior", "prior_documents")}
+        seen = {"attended": self.attended} if self.attended else {}
+        return {name: getattr(self, name) for name in ("topics", "sketch", "prior", "prior_documents")} | seen
 
     def kept_width(self, plain_width: int) -> int:
         """Return how many numbers of an encoder's own, of `plain_width`, the one vector has at least."""

@@ -10,8 +10,7 @@ the same on every backend, in three forms:
 - one vector, for stores that hold nothing else: the same moved vector, and for queries one that is fitted to the exact
   words of the context's documents near it (`cde_retriever.context.fitted_queries`). Where an amount of 0 leaves
   documents where they are, the context is for queries alone, and stored plain vectors can be asked;
-- one vector with words in it (`cde_retriever.context.words_within`): of fewer numbers than the encoder's own, and that
-  of version 2.
+- one vector of another size (`cde_retriever.context.words_within`): of fewer numbers, or of more, with words in it.
 
 Everything is a function of the frozen context, so vectors of stored documents never change when others come.
 """
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
-from cde_retriever.context.neighbours import ROWS_AT_ONCE, Neighbours, unit
+from cde_retriever.context.neighbours import ROWS_AT_ONCE, Neighbours
 from cde_retriever.context.words_within import WordsWithin
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.pairs import KnownPairs
@@ -65,20 +64,20 @@ class Knowledge:
         found: Topics that were found of them before; of no use where they were found by other settings.
 
     Attributes:
-        within: One vector that holds words, where the settings have room for them.
+        within: One vector of another size than the encoder's, where the settings want it.
+        stems: How often each word stands in each context document, (J, 2**32).
     """
 
     def __init__(
         self, settings: HeadSettings, vectors: Vectors, words: CorpusWords, found: FoundTopics | None = None
     ) -> None:
         self.settings, self._vectors = settings, vectors
-        self._counted_pairs, self._whole = words.pairs, words.whole
+        self.stems, self._counted_pairs, self._whole = words.counts, words.pairs, words.whole
         self._words, self._grams = WordStatistics.of(words.counts), words.grams
         self._prior = load_prior(settings.prior)
         self._neighbours = Neighbours(vectors, settings)
         worth = settings.prior_documents
         self._information = Remembered(partial(self._words.information, prior=self._prior, worth=worth))
-        self._fitted: FittedQueries | None = None  # only once a query is fitted, as two parts need none
         self._lengths = self._words.length(self._prior, worth), self._grams.length(GRAM_PRIOR, worth)
         self.within = WordsWithin(
             settings, vectors, words.counts, self._information, self._lengths[0], self.spread, found
@@ -146,15 +145,15 @@ class Knowledge:
     def _says(self, words: Sparse) -> NDArray[np.float64]:
         return self._information(words.indices)
 
-    # One vector, by fitted queries
+    # One vector
 
-    def fit_queries(self, plain: Vectors, counts: TextCounts) -> Vectors:
-        """Return queries, (n, m), fitted to the context's exact words, given as many numbers of their plain vectors."""
-        if self._fitted is None:
-            width = plain.shape[1]
-            vectors = self.moved if width == self.moved.shape[1] else unit(self.moved[:, :width])
-            parts = [Sparse.of_rows([])] if self._whole is None else self._document_words(self._whole)
-            self._fitted = FittedQueries(
-                vectors, Postings(*parts), self.settings.query_noise, self.settings.query_neighbours
-            )
-        return self._fitted.fit(plain, self.query_words(counts))
+    def fitted(self, stored: Vectors | None) -> FittedQueries:
+        """Return what queries are fitted by.
+
+        Args:
+            stored: The context documents as they are searched, see `FittedQueries`; None where that is their dense
+                parts.
+        """
+        parts = [Sparse.of_rows([])] if self._whole is None else self._document_words(self._whole)
+        settings = self.settings
+        return FittedQueries(self.moved, Postings(*parts), settings.query_noise, settings.query_neighbours, stored)

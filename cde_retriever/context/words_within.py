@@ -1,9 +1,12 @@
-"""Put words into one vector: a short vector, and that of version 2. Where queries are fitted, none of this is needed.
+"""Put words into one vector of more numbers than the encoder's, and meaning into fewer.
 
 What lies in the context's main directions (`cde_retriever.context.directions`), or all of a text's meaning, then its
 words as topics of the context and a random projection of what lies outside of them (`cde_retriever.words.topics`), then
 one number that gives every document length 1 although its words do not have one length (√(1 - |x|² / M²); Bachrach et
 al. 2014), so that cosines rank as inner products do.
+
+Words in documents' vectors are known wherever documents lie; a fitted query (`cde_retriever.context.fitted_queries`)
+knows them better, near the context's documents.
 """
 
 from collections.abc import Callable
@@ -34,7 +37,8 @@ class WordsWithin:
 
     Args:
         settings: The head's numbers.
-        vectors: Plain unit vectors of the context documents, (J, d).
+        vectors: Plain unit vectors of the context documents, (J, d), in an order that says nothing of them, as topics
+            are found of the first.
         counts: How often each word stands in each of them, (J, 2**32).
         says: What each of such words says, (k,), given their places, (k,).
         length: Words of a document.
@@ -52,32 +56,41 @@ class WordsWithin:
         spread: float,
         found: FoundTopics | None,
     ) -> None:
-        self._settings, self._vectors, self._counts = settings, vectors, counts
+        seen = np.arange(min(counts.rows, settings.attended or counts.rows))
+        self._settings, self._vectors = settings, vectors
+        self._counts = counts.take(seen) if len(seen) < counts.rows else counts
         self._says, self._length, self._spread, self._found = says, length, spread, found
 
-    def documents(self, moved: Vectors, counts: Sparse) -> Vectors:
-        """Return unit vectors, (n, d + added), of documents' dense parts and word counts."""
-        words = self._embed_documents(counts)
-        room = np.sqrt(max(self._longest**2 - 1, 0))
+    def documents(self, moved: Vectors, counts: Sparse | None) -> Vectors:
+        """Return unit vectors, (n, d + added), of documents' dense parts and, where words have room, word counts."""
+        words = self._embed_documents(counts, len(moved))
+        room = np.sqrt(max(self.longest**2 - 1, 0))
         words *= np.minimum(1, room / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-9))
-        joined = self._joined(self.turn_documents(moved), words) / self._longest
+        joined = self._joined(self.turn_documents(moved), words) / self.longest
         rest = np.sqrt(np.maximum(1 - (joined**2).sum(axis=1, keepdims=True), 0))
         return unit(np.concatenate([joined, rest], axis=1).astype(np.float32))
 
     def queries(self, plain: Vectors, counts: Sparse) -> Vectors:
         """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
+        return unit(self.asked(plain, counts))
+
+    def asked(self, plain: Vectors, counts: Sparse) -> Vectors:
+        """Return queries, (n, d + added), at their lengths.
+
+        Inner products with documents, times `longest`, are cosines and what words score, as far as vectors hold them.
+        """
         says = self._says(counts.indices)
         weights = weigh_queries(counts, says**self._settings.rareness, sharing=self._settings.sharing)
-        words = self._topics.embed(weights.scaled(weights.values / _root(says))) * self._factors
+        words = self._embed(weights.scaled(weights.values / _root(says)))
         joined = self._joined(self.turn_queries(plain), words)
-        return unit(np.concatenate([joined, np.zeros((len(joined), 1), np.float32)], axis=1))
+        return np.concatenate([joined, np.zeros((len(joined), 1), np.float32)], axis=1)
 
     def widths(self, plain_width: int) -> tuple[int, int]:
         """Return how many numbers of the one vector are those of an encoder's, of `plain_width`, and of topics."""
         settings = self._settings
         if not settings.directions:
             return plain_width, settings.topics
-        missing = self._topics.missing
+        missing = self._missing_topics
         return min(settings.directions + missing, plain_width), settings.topics - missing
 
     def turn_documents(self, moved: Vectors) -> Vectors:
@@ -92,7 +105,7 @@ class WordsWithin:
     def found_topics(self) -> FoundTopics | None:
         """What takes long to find of the topics, to be kept; None where there is no room for words."""
         settings = self._settings
-        if not settings.topics + settings.sketch:
+        if not settings.word_width:
             return None
         return self._topics.found._replace(settings=settings.topic_settings)
 
@@ -108,10 +121,21 @@ class WordsWithin:
     def _directions(self) -> Directions | None:
         """The context's main directions; None where the encoder's vector stays as it is."""
         count = self._settings.directions
-        return Directions(self._vectors, count + self._topics.missing, self._settings.levelling) if count else None
+        return Directions(self._vectors, count + self._missing_topics, self._settings.levelling) if count else None
 
-    def _embed_documents(self, counts: Sparse) -> Vectors:
-        embedded: Vectors = self._topics.embed(self._telling(counts)) * self._factors
+    @property
+    def _missing_topics(self) -> int:
+        """How many topics fewer than asked for the context's documents have."""
+        return self._topics.missing if self._settings.topics else 0
+
+    def _embed_documents(self, counts: Sparse | None, rows: int) -> Vectors:
+        return np.zeros((rows, 0), np.float32) if counts is None else self._embed(self._telling(counts))
+
+    def _embed(self, weights: Sparse) -> Vectors:
+        """Return the numbers of words of texts, (n, words), given their weights."""
+        if not self._settings.word_width:
+            return np.zeros((weights.rows, 0), np.float32)
+        embedded: Vectors = self._topics.embed(weights) * self._factors
         return embedded
 
     @cached_property
@@ -135,11 +159,14 @@ class WordsWithin:
         return factors
 
     @cached_property
-    def _longest(self) -> float:
+    def longest(self) -> float:
         """M: the length that documents are scaled by."""
+        if not self._settings.word_width:
+            return 1.0
         if not self._counts.rows:
             return TYPICAL_LENGTH
-        return ROOM * float(np.sqrt(1 + (self._embed_documents(self._counts) ** 2).sum(axis=1).max()))
+        found = self._embed_documents(self._counts, self._counts.rows)
+        return ROOM * float(np.sqrt(1 + (found**2).sum(axis=1).max()))
 
 
 def _root(says: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -100,12 +100,9 @@ def _advise(model: LoadedModel, context: Context, name: str) -> str:
     head = model.head_settings
     if name != "sha256" or head is None or context.words is None or not context.size or ours.name != theirs.name:
         return advice
-    if context.words.whole is None:  # so queries are not fitted under it
-        made = "with another vector_size" if not head.query_noise else "with vector_size"
-        return f"it was made {made}, which say again, or by an earlier version, whose index has to be built again"
-    if not head.query_noise:
-        return f"{advice}, without vector_size"
-    return f"{advice}, {'with' if head.moves_documents else 'without'} context_for='queries'"
+    if context.words.whole is None and head.query_noise:  # so queries were not fitted under it
+        return "it was made by an earlier version, whose index has to be built again"
+    return f"{advice}, with the vector_size and context_for that it was made with"
 
 
 _SETTINGS = ("prompts", "max_length")

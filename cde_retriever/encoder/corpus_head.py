@@ -1,12 +1,14 @@
 """Join plain vectors of a backend with what a context knows: as one vector, or as a dense and a sparse part."""
 
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cde_retriever.context.context import Context
+from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Knowledge, Parts
 from cde_retriever.context.neighbours import unit
@@ -14,6 +16,7 @@ from cde_retriever.context.sampling import hash_text
 from cde_retriever.errors import ConfigError
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import TextCounts, reader
+from cde_retriever.words.sparse import Sparse
 from cde_retriever.words.topics import FoundTopics
 
 if TYPE_CHECKING:
@@ -43,7 +46,9 @@ class CorpusHead:
         self._numbers = {context.text_hashes[place]: number for number, place in enumerate(order)}
         self._reader = reader(words.language)
         self._plain_width, self._dimension = plain_width, dimension
-        self._has_words = dimension > settings.kept_width(plain_width)
+        # Whether the one vector is the encoder's own, and whether it holds more than so many numbers of that.
+        self._usual = dimension == plain_width and not settings.directions
+        self._joined = dimension > settings.kept_width(plain_width)
 
     @property
     def context_documents(self) -> Vectors:
@@ -78,9 +83,8 @@ class CorpusHead:
             return self._document_words(texts)
         moved = self._knowledge.move(plain, self._own(texts), chunks_of)
         if parts == "one":
-            if not self._has_words:
-                return self._meaning(self._knowledge.within.turn_documents(moved))
-            return self._knowledge.within.documents(moved, self._reader.read_stems(texts, "document"))
+            has_words = self._joined and self._knowledge.settings.word_width
+            return self._stored(moved, self._reader.read_stems(texts, "document") if has_words else None)
         return Parts(moved, self._document_words(texts)) if parts == "both" else moved
 
     def _document_words(self, texts: Sequence[str]) -> "csr_array[Any]":
@@ -104,11 +108,9 @@ class CorpusHead:
         """Return queries in one of the forms of `PARTS`, given their plain unit vectors, (n, d)."""
         if parts == "dense":
             return plain
-        known, skip = self._knowledge, self._knowledge.settings.skip_question_words
+        known = self._knowledge
         if parts == "one":
-            if not self._has_words:
-                return self._fitted(self._meaning(known.within.turn_queries(plain)), texts)
-            return known.within.queries(plain, self._reader.read_stems(texts, "query", skip_question_words=skip))
+            return self._one_vectors(plain, texts)
         sparse = known.query_words(self._query_counts(texts)).csr()
         return Parts(plain, sparse) if parts == "both" else sparse
 
@@ -117,16 +119,39 @@ class CorpusHead:
         skip = known.settings.skip_question_words
         return self._reader.read(texts, "query", skip_question_words=skip, pairs=known.knows_pairs)
 
-    def _fitted(self, meaning: Vectors, texts: Sequence[str]) -> Vectors:
-        """Return queries that have no room for words as the settings want them."""
+    def _one_vectors(self, plain: Vectors, texts: Sequence[str]) -> Vectors:
+        """Return queries as one vector each, (n, m)."""
         known = self._knowledge
-        return known.fit_queries(meaning, self._query_counts(texts)) if known.settings.query_noise else meaning
+        if known.settings.query_noise:
+            counts = self._query_counts(texts)
+            asked = None if self._usual else self._asked(plain, counts.words)
+            return self._fitted.fit(plain, known.query_words(counts), asked)
+        if not self._joined:
+            return self._meaning(known.within.turn_queries(plain))
+        skip = known.settings.skip_question_words
+        return known.within.queries(plain, self._reader.read_stems(texts, "query", skip_question_words=skip))
+
+    @cached_property
+    def _fitted(self) -> FittedQueries:
+        known = self._knowledge
+        if self._usual:
+            return known.fitted(None)
+        length = known.within.longest if self._joined else 1
+        return known.fitted(length * self._stored(known.moved, known.stems if known.settings.word_width else None))
+
+    def _stored(self, moved: Vectors, stems: Sparse | None) -> Vectors:
+        """Return documents as one vector each, (n, m), given their dense parts and word counts."""
+        within = self._knowledge.within
+        return within.documents(moved, stems) if self._joined else self._meaning(within.turn_documents(moved))
+
+    def _asked(self, plain: Vectors, stems: Sparse) -> Vectors:
+        """Return queries in the form of `_stored`, (n, m), before they are fitted."""
+        within = self._knowledge.within
+        return within.asked(plain, stems) if self._joined else self._meaning(within.turn_queries(plain))
 
     def _meaning(self, turned: Vectors) -> Vectors:
         """Return vectors that have no room for words; what a context leaves as it is to the last bit."""
-        if turned.shape[1] == self._dimension and not self._knowledge.settings.directions:
-            return turned
-        return unit(turned[:, : self._dimension])
+        return turned if self._usual else unit(turned[:, : self._dimension])
 
 
 def check_chunks(chunks_of: Sequence[Hashable], texts: int, head: HeadSettings | None, name: str) -> list[Hashable]:

@@ -111,8 +111,9 @@ class LoadedModel:
             variant: Which network of the authors' own weights to compute (docs/released.md).
             long_texts: What becomes of texts longer than `max_length`: ``"cut"`` off, the default, or read whole as
                 overlapping ``"windows"`` whose vectors are joined; the latter of models with a corpus head.
-            vector_size: Numbers of an encoder's one vector in the short form, for stores in which size costs: at most
-                those of its own vectors; None for the usual form, which has as many.
+            vector_size: Numbers of one vector of a model with a corpus head; None for as many as the encoder's own.
+                Fewer are the main directions of the context's documents, for stores in which size costs; more, at most
+                twice as many, hold words, for corpora of which a context holds less than half (docs/encoders.md).
             context_for: ``"queries"``: documents keep the encoder's own vectors, so that an index of them that is there
                 can be asked, and a context changes queries alone; also of CDE checkpoints with a corpus head. None for
                 a context that changes both.

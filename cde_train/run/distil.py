@@ -25,6 +25,8 @@ from cde_retriever.checkpoint.kinds import CDE, kind_of
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.encoder.encoder import ContextualEncoder
+from cde_retriever.errors import ConfigError
+from cde_retriever.model.config import ModelConfig
 from cde_train.data.pairs import TrainingPair
 from cde_train.data.retrieval_sets import read_retrieval_set
 from cde_train.distillation.judging import compare_learned
@@ -93,9 +95,15 @@ class Distillation:
         encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=reading_of(folder)))
         if kind_of(folder) != CDE:
             size = self.settings.vector_size or encoder.backend.dimension
-            said = replace(reading_of(folder), max_length=model.max_length, vector_size=size)
+            said = replace(reading_of(folder), max_length=model.max_length)
             encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=said))
-            changes["context_size"] = model.context_size or encoder.config.context_size
+            if size > encoder.backend.dimension:
+                raise ConfigError(
+                    f"distillation.vector_size is {size}, but vectors of {model.start} have "
+                    f"{encoder.backend.dimension} numbers; give at most so many, or 0 for those"
+                )
+            changes["corpus_head"] = HeadSettings.short(size).to_dict()
+            changes["context_size"] = model.context_size or ModelConfig.context_size
         self._save(encoder, START, **changes)
         head = encoder.head_settings
         assert head is not None

@@ -14,6 +14,7 @@ from cde_retriever.cli.main import main
 from cde_retriever.context.context import Context
 from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
+from cde_retriever.context.knowledge import Knowledge
 from cde_retriever.context.neighbours import unit
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
@@ -147,18 +148,73 @@ def test_queries_are_fitted_to_the_exact_words_of_the_context_s_documents(encode
     np.testing.assert_allclose(encoder.encode_queries(ASKED), expected, atol=1e-4)
 
 
-def test_a_vector_that_is_cut_is_fitted_where_it_is_cut(encoder):
+def fitted_by_scikit_learn(asked, there, of_both):
+    """Return queries, (n, m), at unit length, whose products with documents, (J, m), are fitted to scores, (n, J)."""
+    documents_, scores = there.astype(float), of_both.astype(float)
+    centred = documents_ - documents_.mean(axis=0)
+    missing = scores - asked @ documents_.T
+    model = Ridge(alpha=0.05 * (centred**2).sum() / len(centred)).fit(documents_, missing.T)
+    return unit((asked + model.coef_).astype(np.float32))
+
+
+def of_both_parts(encoder):
+    there, asked = encoder.encode_documents(TEXTS, parts="both"), encoder.encode_queries(ASKED, parts="both")
+    return asked.dense, asked.dense @ there.dense.T + inner_products(asked.sparse, there.sparse)
+
+
+@pytest.mark.parametrize("head", [HeadSettings().for_queries(), HeadSettings()])
+def test_a_vector_that_is_cut_is_fitted_to_the_scores_of_whole_ones(head):
+    encoder = headed_encoder(**head.to_dict())
     short = encoder.fork(truncate_dim=10)
-    short.fit_context(TEXTS, context_size=30)
-    there, asked = short.encode_documents(TEXTS), short.encode_queries(ASKED)
+    encoder.set_context(short.fit_context(TEXTS, context_size=30))
+    there = short.encode_documents(TEXTS)
     assert there.shape == (30, 10)
-    whole = encoder.fork()
-    whole.set_context(short.context)
-    parts = whole.encode_documents(TEXTS, parts="both"), whole.encode_queries(ASKED, parts="both")
-    centred = there - there.mean(axis=0, dtype=float)
-    scores = inner_products(parts[1].sparse, parts[0].sparse).astype(float)
-    model = Ridge(alpha=0.05 * (centred**2).sum() / 30).fit(there.astype(float), scores.T)
-    np.testing.assert_allclose(asked, unit(unit(parts[1].dense[:, :10]) + model.coef_.astype(np.float32)), atol=1e-4)
+    plain, scores = of_both_parts(encoder)
+    expected = fitted_by_scikit_learn(unit(plain[:, :10]), there, scores)
+    np.testing.assert_allclose(short.encode_queries(ASKED), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [12, 50])
+def test_vectors_of_another_size_are_fitted_to_the_scores_of_both_parts(size):
+    encoder = headed_encoder(**HeadSettings().sized(size, 32).to_dict())
+    encoder.fit_context(TEXTS, context_size=30)
+    assert encoder.dimension == size
+    there = encoder.encode_documents(TEXTS)
+    np.testing.assert_allclose(np.linalg.norm(there, axis=1), 1, atol=1e-6)
+    plain, scores = of_both_parts(encoder)
+    order = np.argsort(encoder.context.text_hashes, kind="stable")
+    words = encoder.context.words.take(order)
+    within = Knowledge(encoder.head_settings, encoder.context.vectors[order], words).within
+    stems = reader("english").read_stems(ASKED, "query", skip_question_words=True)
+    asked = within.asked(plain, stems)
+    expected = fitted_by_scikit_learn(asked, within.longest * there, scores)
+    np.testing.assert_allclose(encoder.encode_queries(ASKED), expected, atol=1e-4)
+    # Before the fit they say of both parts what they have room for.
+    rough = asked @ (within.longest * there).T
+    assert np.corrcoef(rough.ravel(), scores.ravel())[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("size", [12, 50])
+def test_vectors_of_another_size_have_length_one_where_nothing_can_be_fitted(size):
+    encoder = headed_encoder(**HeadSettings().sized(size, 32).to_dict())
+    encoder.fit_context(TEXTS[:1])
+    for context in (encoder.context, encoder.null_context()):
+        encoder.set_context(context)
+        assert encoder.encode_queries(ASKED).shape == (len(ASKED), size)
+        for texts in (encoder.encode_queries(ASKED), encoder.encode_documents(TEXTS)):
+            np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-6)
+
+
+def test_words_of_documents_that_no_context_holds_are_in_vectors_of_more_numbers():
+    usual, wide = (headed_encoder(**HeadSettings().sized(size, 32).to_dict()) for size in (32, 64))
+    later = documents(40, seed=7)
+    ranks = []
+    for encoder in (usual, wide):
+        encoder.fit_context(TEXTS[:6])
+        there, asked = encoder.encode_documents(later), encoder.encode_queries([text[:40] for text in later])
+        scores = asked @ there.T
+        ranks.append((scores > np.diag(scores)[:, None]).sum(axis=1).mean())
+    assert ranks[1] < ranks[0] / 2
 
 
 def test_the_order_of_the_context_s_documents_is_of_no_account(encoder):
@@ -207,17 +263,12 @@ def test_an_encoder_is_opened_so_and_written_so(tmp_path, capsys):
     assert written.identity == again.identity == replace(opened.identity, name="model")
     written.set_context(opened.fit_context(TEXTS))
     np.testing.assert_allclose(written.encode_queries(ASKED), opened.encode_queries(ASKED), atol=1e-5)
-    with pytest.raises(ContextMismatchError, match="load that model, with context_for='queries', or fit a context"):
-        whole.set_context(opened.context)
-    with pytest.raises(ContextMismatchError, match="load that model, without context_for='queries', or fit a context"):
-        opened.fork().set_context(whole.fit_context(TEXTS))
-    short, shorter = (ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=size) for size in (8, 6))
-    with pytest.raises(ContextMismatchError, match="load that model, without vector_size, or fit a context"):
-        short.set_context(whole.context)
-    with pytest.raises(ContextMismatchError, match="made with vector_size, which say again, or by an earlier version"):
-        whole.set_context(shorter.fit_context(TEXTS))
-    with pytest.raises(ContextMismatchError, match="made with another vector_size, which say again, or by an earlier"):
-        short.set_context(shorter.context)
+    short = ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=8)
+    whole.fit_context(TEXTS)
+    said = "load that model, with the vector_size and context_for that it was made with, or fit a context"
+    for one, other in ((whole, opened), (opened.fork(), whole), (short, whole), (opened.fork(), short)):
+        with pytest.raises(ContextMismatchError, match=said):
+            one.fork().set_context(other.context if other.has_context else other.fit_context(TEXTS))
 
 
 def test_a_checkpoint_with_a_head_is_opened_so_and_keeps_what_its_head_says_of_words(tmp_path):
@@ -258,8 +309,6 @@ def test_what_does_not_go_together_is_refused(encoder):
         Reading(context_for=QUERIES, vector_size=24)
     with pytest.raises(ConfigError, match="context_for is 'queries', which needs the head"):
         Reading(context_for=QUERIES, head=False)
-    with pytest.raises(ConfigError, match=r"query_noise is 0\.1, which needs directions, topics and sketch"):
-        HeadSettings(query_noise=0.1, topics=3)
     encoder.fit_context(TEXTS)
     with pytest.raises(ConfigError, match=r"chunks_of is given, but the context of .* is for queries alone"):
         encoder.encode_documents(TEXTS[:2], chunks_of=["a", "a"])

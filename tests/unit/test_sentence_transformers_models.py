@@ -18,7 +18,6 @@ import cde_retriever.checkpoint.reading as reading_module
 from cde_retriever.backends.export import export_onnx
 from cde_retriever.backends.loading import identify
 from cde_retriever.backends.pytorch import TorchBackend
-from cde_retriever.checkpoint.folder import DEFAULT_CHECKPOINT
 from cde_retriever.checkpoint.opening import open_model
 from cde_retriever.checkpoint.reading import Reading
 from cde_retriever.cli.main import main
@@ -29,7 +28,7 @@ from cde_retriever.model.config import POOLINGS
 from cde_train.training.config import StartConfig
 from cde_train.training.start import open_start, start_from
 from tests.plain_models import FAMILIES, PROMPTS, TEXTS, save_model, save_transformer
-from tests.tiny import documents, tiny_checkpoint, tiny_tokenizer
+from tests.tiny import documents, headed_encoder, tiny_checkpoint, tiny_tokenizer
 
 HEADLESS = Reading(head=False)
 
@@ -285,8 +284,7 @@ def test_a_vector_of_fewer_numbers_reads_its_context_and_is_written_as_it_is_ope
     said = json.loads(capsys.readouterr().out)
     opened, whole = (ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=size) for size in (24, None))
     assert said["dimension"] == opened.dimension == 24
-    numbers = {"directions": 16, "topics": 7, "sketch": 0, "levelling": 0.11, "topic_weight": 0.63}  # and a length
-    assert opened.head_settings == HeadSettings(**numbers, query_noise=0.0, query_neighbours=0, attended=0)
+    assert opened.head_settings == HeadSettings(directions=23, levelling=0.11)  # and a length
     written = ContextualEncoder.from_pretrained(tmp_path / "out")
     assert written.identity == replace(opened.identity, name="model")
     assert len({opened.identity.sha256, whole.identity.sha256}) == 2
@@ -301,22 +299,34 @@ def test_a_vector_of_fewer_numbers_reads_its_context_and_is_written_as_it_is_ope
 
 def test_a_size_that_no_short_vector_has_is_refused(tmp_path):
     save_model(tmp_path)
-    with pytest.raises(ConfigError, match=r"vector_size is 33, but vectors of .* have 32 numbers; give at most"):
-        ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=33)
+    with pytest.raises(ConfigError, match=r"vector_size is 65, but vectors of .* have 32 numbers; give at most twice"):
+        ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=65)
     with pytest.raises(ConfigError, match="vector_size must be at least 6, received 5"):
         ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=5)
     with pytest.raises(ConfigError, match="vector_size is 8, which needs the head"):
         Reading(vector_size=8, head=False)
-    with pytest.raises(ConfigError, match=r"config\.json says vector_size; leave that out"):
+    with pytest.raises(ConfigError, match=r"one vector of .*-short has a size of its own, which its config\.json says"):
         ContextualEncoder.from_pretrained("cde-minilm-l6-short", vector_size=8)
+    other = tiny_checkpoint(tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"has no corpus head, .* load it with truncate_dim=8$"):
+        ContextualEncoder.from_pretrained(other, vector_size=8)
 
 
-def test_a_size_beside_a_checkpoint_names_what_keeps_fewer_numbers_of_its_vectors(tmp_path, capsys):
-    with pytest.raises(ConfigError, match=r"keep fewer numbers of its vectors, load it with truncate_dim=128$"):
-        ContextualEncoder.from_pretrained(vector_size=128)
-    assert ContextualEncoder.from_pretrained(truncate_dim=128).dimension == 128
-    assert main(["wrap", str(DEFAULT_CHECKPOINT), "-o", str(tmp_path / "out"), "--vector-size", "64"]) == 2
-    assert "load it with truncate_dim=64" in capsys.readouterr().err
+@pytest.mark.parametrize("size", [24, 32, 40])
+def test_a_checkpoint_is_opened_with_another_size_and_written_so(tmp_path, capsys, size):
+    folder = headed_encoder().save_pretrained(tmp_path / "head")
+    whole, opened = (ContextualEncoder.from_pretrained(folder, vector_size=asked) for asked in (None, size))
+    assert (opened.dimension, whole.dimension) == (size, 32)
+    assert (opened.identity == whole.identity) == (size == 32)
+    assert main(["wrap", str(folder), "-o", str(tmp_path / "out"), "--vector-size", str(size)]) == 0
+    assert json.loads(capsys.readouterr().out)["dimension"] == size
+    written = ContextualEncoder.from_pretrained(tmp_path / "out")
+    written.set_context(opened.fit_context(documents(20)))
+    asked = ["baron kolak"]
+    np.testing.assert_allclose(written.encode_queries(asked), opened.encode_queries(asked), atol=1e-5)
+
+
+def test_what_a_checkpoint_says_itself_is_refused():
     with pytest.raises(ConfigError, match=r"says pooling; leave that out, or wrap the encoder .* anew$"):
         ContextualEncoder.from_pretrained(pooling="mean")
 

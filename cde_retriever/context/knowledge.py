@@ -27,6 +27,7 @@ from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import ROWS_AT_ONCE, Neighbours, unit
 from cde_retriever.context.words_within import WordsWithin
+from cde_retriever.files.forking import ThreadLock
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.pairs import KnownPairs
 from cde_retriever.words.postings import Postings
@@ -79,6 +80,7 @@ class Knowledge:
         worth = settings.prior_documents
         self._information = Remembered(partial(self._words.information, prior=self._prior, worth=worth))
         self._fitted: FittedQueries | None = None  # only once a query is fitted, as two parts need none
+        self._preparing = ThreadLock()
         self._lengths = self._words.length(self._prior, worth), self._grams.length(GRAM_PRIOR, worth)
         self.within = WordsWithin(
             settings, vectors, words.counts, self._information, self._lengths[0], self.spread, found
@@ -150,11 +152,13 @@ class Knowledge:
 
     def fit_queries(self, plain: Vectors, counts: TextCounts) -> Vectors:
         """Return queries, (n, m), fitted to the context's exact words, given as many numbers of their plain vectors."""
-        if self._fitted is None:
-            width = plain.shape[1]
-            vectors = self.moved if width == self.moved.shape[1] else unit(self.moved[:, :width])
-            parts = [Sparse.of_rows([])] if self._whole is None else self._document_words(self._whole)
-            self._fitted = FittedQueries(
-                vectors, Postings(*parts), self.settings.query_noise, self.settings.query_neighbours
-            )
+        with self._preparing:  # once, whoever comes first: of 8,192 documents it takes a second and 80 MB
+            if self._fitted is None:
+                self._fitted = self._prepare_fit(plain.shape[1])
         return self._fitted.fit(plain, self.query_words(counts))
+
+    def _prepare_fit(self, width: int) -> FittedQueries:
+        """Return what fits queries of so many numbers."""
+        vectors = self.moved if width == self.moved.shape[1] else unit(self.moved[:, :width])
+        parts = [Sparse.of_rows([])] if self._whole is None else self._document_words(self._whole)
+        return FittedQueries(vectors, Postings(*parts), self.settings.query_noise, self.settings.query_neighbours)

@@ -1,13 +1,16 @@
-"""Refuse settings of an embedding among the arguments of a store or an index, which take any and would not use them."""
+"""Refuse what a store or an index, which take any argument, would not use: settings of an embedding, misspelt names."""
 
 import inspect
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from cde_retriever.adapters.contextual_embedding import ContextualEmbedding
 from cde_retriever.errors import ConfigError
 
 MAKERS = ("__init__", "from_documents", "from_texts", "from_vector_store")
+NEARLY = 0.8
+"""Share of letters that two names have in common, from which one is taken for the other misspelt."""
 LONGEST = 200
 """Characters of a value that a message shows."""
 
@@ -37,6 +40,24 @@ def refuse_settings(
         raise ConfigError(
             f"{settings} is for the embedding, and {owner.__name__} would not use it; write {made_by}{settings})"
         )
+
+
+def refuse_misspelt(given: Mapping[str, Any], owner: type, names: Collection[str] = ()) -> None:
+    """Refuse a name that is no argument of a store or an index, but nearly one; others may be for what it is made of.
+
+    Args:
+        given: The arguments.
+        owner: Class of the store or index.
+        names: What could be meant; by default its own arguments.
+
+    Raises:
+        ConfigError: if one is among them; says what could be meant.
+    """
+    own = _arguments(owner)
+    for name in given.keys() - own - {*names}:
+        near = get_close_matches(name, names or own, n=1, cutoff=NEARLY)
+        if near:
+            raise ConfigError(f"{name} is no argument of {owner.__name__}, and would not be used; write {near[0]}=")
 
 
 def _arguments(owner: type) -> set[str]:

@@ -142,7 +142,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"unreadable tokenizer {path}: {error}") from error
+        raise CheckpointError(
+            f"{path} is no tokenizer that can be read ({error}); copy it again, from the same model"
+        ) from error
 
 
 def refuse_other_queries(folder: Path, expected: str | None, sha256: str) -> None:

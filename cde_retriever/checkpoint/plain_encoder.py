@@ -211,7 +211,10 @@ def read_texts_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # what a damaged file raises is the library's choice, bare Exception among it
-        raise CheckpointError(f"cannot read the tokenizer in {folder}: {' '.join(str(error).split())[:300]}") from error
+        said = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"cannot read the tokenizer in {folder} ({said}); copy its tokenizer files again, from the same model"
+        ) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise CheckpointError(

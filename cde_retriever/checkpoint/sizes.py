@@ -21,10 +21,13 @@ def refuse_oversize(config: ModelConfig, weights: Path) -> None:
     """Compare a configuration with its weights: nothing in a model is larger than all of it.
 
     Raises:
-        CheckpointError: if it asks for more numbers or layers than the file holds; names the setting.
-        ValueError: if the file is no safetensors file.
+        CheckpointError: if it asks for more numbers or layers than the file holds, names the setting; or if the file
+            is damaged.
     """
-    shapes = read_tensor_shapes(weights)
+    try:
+        shapes = read_tensor_shapes(weights)
+    except ValueError as error:
+        raise CheckpointError(f"{weights} is damaged ({error}); copy it again") from error
     numbers = sum(math.prod(shape) for shape in shapes.values())
     for name, value, most in _sizes(config, numbers, len(shapes)):
         if value > most:

@@ -130,14 +130,17 @@ def _close_bars() -> None:
 
 def _in_words(error: Exception) -> str:
     """Return an error's message; of one that the system raised about a file the file first, then what to do."""
-    if isinstance(error, OSError) and error.strerror == os.strerror(errno.ENOSPC):
-        place = "" if error.filename is None else f"{error.filename}: "
-        return f"{place}the disk is full; free space, then run the same command again"
-    if not isinstance(error, OSError) or error.strerror is None or error.filename is None:
+    if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
-    denied = isinstance(error, PermissionError)
-    advice = "; choose another place, or change who may read and write there" if denied else ""
-    return f"{error.filename}: {error.strerror}{advice}"
+    place = "" if error.filename is None else f"{error.filename}: "
+    system = os.strerror(error.errno or 0)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.strerror.startswith(system):
+        return f"{place}the disk is full; free space, then run the same command again"
+    if not place:
+        return str(error)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{place}{system}; choose another place, or change who may read and write there"
+    return f"{place}{error.strerror}"
 
 
 class _Warnings:

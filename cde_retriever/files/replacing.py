@@ -27,13 +27,19 @@ from cde_retriever.files.leftovers import (
 
 Content = TypeVar("Content")
 ASIDE = ".old"
+_ADVICE = {
+    errno.ENOSPC: "free space, then write it again",
+    errno.EDQUOT: "free space, then write it again",
+    errno.EROFS: "choose another place",
+}
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """Open a stream whose content becomes the file's when the block ends, and is dropped if it raises."""
-    with hidden_beside(file, Path.touch) as temporary:  # readable by whom the umask lets, unlike a file of `tempfile`
+    # A file that is touched is readable by whom the umask lets, unlike one of `tempfile`.
+    with _naming(file), hidden_beside(file, Path.touch) as temporary:
         with temporary.open("wb") as stream:
             yield stream
             stream.flush()
@@ -56,17 +62,58 @@ def replacing_folder(folder: Path, *, start_empty: bool = False) -> Iterator[Pat
         start_empty: Whether what is in the folder now goes; by default the new one starts as a copy.
     """
     folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(folder)
-    with hidden_beside(folder, Path.mkdir) as new:
-        if folder.is_dir():
-            shutil.copymode(folder, new)
-            if not start_empty:
-                shutil.copytree(folder, new, dirs_exist_ok=True, symlinks=True)
-        yield new
-        _write_through(new)
-        _put_in_place(new, folder)
-    remove_leftovers(folder, ASIDE)
+    with _naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(folder)
+        with hidden_beside(folder, Path.mkdir) as new:
+            if folder.is_dir():
+                shutil.copymode(folder, new)
+                if not start_empty:
+                    copy_folder(folder, new)
+            yield new
+            _write_through(new)
+            _put_in_place(new, folder)
+        remove_leftovers(folder, ASIDE)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Where a disk takes no more, name what was to be written and what to do; the system names a hidden file or none.
+
+    Raises:
+        OSError: with the system's number of the fault.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0)
+        if advice is None:
+            raise
+        said = f"{os.strerror(error.errno or 0)}, and what was there is as it was; {advice}"
+        raise OSError(error.errno, said, str(target)) from error
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy what is in a folder into another one, which is made if it is not there, up to the first file that fails.
+
+    Raises:
+        OSError: as the system raises it; `shutil.copytree` goes on, then raises a list of all files.
+    """
+
+    def copy(one: str, other: str) -> str:
+        try:
+            return shutil.copy2(one, other)
+        except OSError as error:
+            raise _CopyError from error
+
+    try:
+        shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True, copy_function=copy)
+    except _CopyError as stopped:
+        raise stopped.__cause__ or stopped from None
+
+
+class _CopyError(Exception):
+    """Ends a copy; it is no `OSError`, of which `shutil.copytree` makes a list."""
 
 
 def recover_folder(folder: Path) -> None:

@@ -11,7 +11,6 @@ them, and whoever goes on after a killed process can tell from the context in th
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from cde_retriever.files.hashing import files_of, hash_file
 from cde_retriever.files.leftovers import remove
 from cde_retriever.files.locking import LOCK, only_writer
 from cde_retriever.files.records import RecordFormat
-from cde_retriever.files.replacing import exchange_folders, write_atomically
+from cde_retriever.files.replacing import copy_folder, exchange_folders, write_atomically
 from cde_retriever.files.tensors import read_tensors
 from cde_retriever.lifecycle.collection import Collection
 from cde_retriever.lifecycle.stored_index import StoredIndex, folder_kind
@@ -177,7 +176,7 @@ class Shadow:
         unfinished, copy = self.folder / "unfinished", self.folder / "copy"
         self._remove(unfinished)
         remove(copy)
-        shutil.copytree(self.index, copy, symlinks=True)
+        copy_folder(self.index, copy)
         copy.rename(unfinished)  # whole, so that it names its collection
         write(unfinished)
         unfinished.rename(self.other)

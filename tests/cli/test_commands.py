@@ -152,6 +152,14 @@ def test_warnings_and_the_systems_errors_are_sentences(capsys, monkeypatch):
     assert main(["validate", "small"]) == 1
     said = capsys.readouterr().err
     assert said == "cde-train validate: the disk is full; free space, then run the same command again\n"
+    of_a_file = OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, and more", "there")
+    monkeypatch.setattr("cde_train.run.config.load_run_config", Mock(side_effect=of_a_file))
+    assert main(["validate", "small"]) == 1
+    assert capsys.readouterr().err.startswith("cde-train validate: there: the disk is full; free space")
+    fixed = OSError(errno.EROFS, os.strerror(errno.EROFS), "there")
+    monkeypatch.setattr("cde_train.run.config.load_run_config", Mock(side_effect=fixed))
+    assert main(["validate", "small"]) == 1
+    assert "there: Read-only file system; choose another place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("command", "code"), [("validate small", 0), ("fit nowhere -o OUT", 2)])

@@ -696,3 +696,11 @@ def test_the_encoder_gets_all_texts_at_once_and_vectors_come_back_in_order(embed
 
 def test_paths_are_taken_as_strings_and_as_paths(checkpoint) -> None:
     assert CDEEmbedding(str(checkpoint)).model_name == CDEEmbedding(Path(checkpoint)).model_name
+
+
+async def test_an_empty_question_is_answered_as_any_other(checkpoint) -> None:
+    retriever = build(checkpoint).as_retriever(similarity_top_k=3)
+    found = retriever.retrieve("")
+    assert len(found) == 3
+    assert [node.node_id for node in await retriever.aretrieve("")] == [node.node_id for node in found]
+    assert found[0].score == pytest.approx(max(node.score for node in found))

@@ -244,11 +244,11 @@ def test_the_old_collection_outlives_refits_of_the_new_one(stock, monkeypatch):
     )
     store.add_documents(lc_corpus(1))
 
-    def copies_half(_: Path, folder: Path, **__: Any) -> None:
+    def copies_half(_: Path, folder: Path) -> None:
         folder.mkdir()
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("cde_retriever.lifecycle.shadow.shutil.copytree", copies_half)
+    monkeypatch.setattr("cde_retriever.lifecycle.shadow.copy_folder", copies_half)
     with pytest.raises(OSError, match="no space left"):
         refit(stock.context, collection=stock.collection, model=model)
     monkeypatch.undo()

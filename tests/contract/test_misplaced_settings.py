@@ -166,3 +166,38 @@ def test_a_store_takes_an_argument_of_its_own_that_an_embedding_has_too(folder):
     assert languages == ["german"]
     with pytest.raises(ConfigError, match=r"^context_size=3 is for the embedding, and Translated would not use it"):
         cde.from_documents(Translated, STORED, language="german", context_size=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("sho_progress", "show_progress"), ("embedding_model", "embed_model"), ("contextdir", "context_dir")],
+)
+def test_misspelt_arguments_of_an_index_are_refused_with_what_is_meant(given, meant, folder, places):
+    with pytest.raises(ConfigError, match=f"{given} is no argument of CDEVectorStoreIndex, .*; write {meant}="):
+        CDEVectorStoreIndex.from_documents(DOCUMENTS, embed_model=CDEEmbedding(folder), **{given: True})
+    with pytest.raises(ConfigError, match=f"write {meant}="):
+        CDEVectorStoreIndex.from_storage(places[0], CDEEmbedding.from_storage(places[0], folder), **{given: True})
+
+
+def test_misspelt_arguments_of_a_langchain_store_are_refused_with_what_is_meant(folder):
+    with pytest.raises(ConfigError, match=r"hybird is no argument of InMemoryVectorStore, .*; write hybrid="):
+        cde.from_documents(InMemoryVectorStore, STORED, CDEEmbeddings(model_name=folder), hybird=True)
+
+
+def test_arguments_of_a_subclass_and_of_transformations_are_theirs(folder):
+    class Shown(CDEVectorStoreIndex):
+        def __init__(self, *given, show_progres=None, **more):
+            super().__init__(*given, **more)
+            seen.append(show_progres)
+
+    class Marked(TransformComponent):
+        def __call__(self, nodes, mark="", **_):
+            seen.append(mark)
+            return nodes
+
+    seen = []
+    index = Shown.from_documents(
+        DOCUMENTS, embed_model=CDEEmbedding(folder), transformations=[Marked()], show_progres=1, mark="x"
+    )
+    assert seen == ["x", 1]
+    assert len(index.index_struct.nodes_dict) == len(DOCUMENTS)

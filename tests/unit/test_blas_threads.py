@@ -19,10 +19,19 @@ def counts():
     return {pool["num_threads"] for pool in blas_threads._POOLS.info() if pool["user_api"] == "blas"}
 
 
+def set_counts(count):
+    """Set how many threads they have, from a thread that ends: threadpoolctl heeds no other thread while it lives."""
+    setter = threading.Thread(target=threadpool_limits, kwargs={"limits": count, "user_api": "blas"})
+    setter.start()
+    setter.join()
+
+
 @pytest.fixture(autouse=True)
 def three_threads():
-    with threadpool_limits(limits=3, user_api="blas"):
-        yield
+    before = max(counts())
+    set_counts(3)
+    yield
+    set_counts(before)
 
 
 def test_it_is_one_within_and_what_it_was_after_also_after_an_error():
@@ -52,6 +61,22 @@ def test_who_leaves_takes_nothing_from_who_came_first():
             other.join()
         assert counts() == {1}
     assert seen == [{1}] * 200
+    assert counts() == {3}
+
+
+def test_who_leaves_after_the_first_does_not_leave_them_at_one():
+    def come_second():
+        with one_blas_thread():
+            came.set()
+            left.wait()
+
+    came, left = threading.Event(), threading.Event()
+    second = threading.Thread(target=come_second)
+    with one_blas_thread():
+        second.start()
+        came.wait()
+    left.set()
+    second.join()
     assert counts() == {3}
 
 

@@ -102,7 +102,7 @@ def test_missing_files_are_named(folder, name: str) -> None:
 def test_damaged_files_are_named(folder, name: str) -> None:
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match=str(folder)):
+    with pytest.raises(CheckpointError, match=f"^{folder / name} is .*; copy it again"):
         ContextualEncoder.from_pretrained(folder)
 
 

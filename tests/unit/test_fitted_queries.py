@@ -1,7 +1,9 @@
 """A context for queries alone: exact words of few documents, the fit against scikit-learn's, documents as they were."""
 
 import json
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from sklearn.linear_model import Ridge
 from cde_retriever.backends.export import export_onnx
 from cde_retriever.checkpoint.reading import QUERIES, Reading
 from cde_retriever.cli.main import main
+from cde_retriever.context import knowledge
 from cde_retriever.context.context import Context
 from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
@@ -146,6 +149,23 @@ def test_queries_are_fitted_to_the_exact_words_of_the_context_s_documents(encode
     model = Ridge(alpha=0.05 * (centred**2).sum() / 30).fit(there.dense.astype(float), scores.T.astype(float))
     expected = unit(asked.dense + model.coef_.astype(np.float32))
     np.testing.assert_allclose(encoder.encode_queries(ASKED), expected, atol=1e-4)
+
+
+def test_threads_that_come_at_once_prepare_a_context_once(encoder, monkeypatch):
+    class Slow(FittedQueries):
+        def __init__(self, *given):
+            made.append(given)
+            time.sleep(0.05)
+            super().__init__(*given)
+
+    made = []
+    monkeypatch.setattr(knowledge, "FittedQueries", Slow)
+    one = encoder.fork()
+    one.fit_context(TEXTS)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda asked: one.encode_queries([asked]), ASKED[1:]))
+    assert len(made) == 1
+    np.testing.assert_array_equal(np.concatenate(found), one.encode_queries(ASKED[1:]))
 
 
 def fitted_by_scikit_learn(asked, there, of_both):

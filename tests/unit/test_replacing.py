@@ -1,5 +1,6 @@
 """Files and folders are replaced as a whole, whenever a writer is killed, and killed writers leave no litter."""
 
+import errno
 import itertools
 import os
 import random
@@ -10,7 +11,7 @@ import pytest
 
 from cde_retriever.files import replacing as module
 from cde_retriever.files.leftovers import hidden_beside, lock, unlock
-from cde_retriever.files.replacing import recover_folder, replacing, replacing_folder, write_atomically
+from cde_retriever.files.replacing import copy_folder, recover_folder, replacing, replacing_folder, write_atomically
 from tests.killing import Begin, killed, kills
 
 
@@ -207,3 +208,42 @@ def test_a_stream_that_fails_leaves_the_old_file(tmp_path) -> None:
         write_half()
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("fault", "advice"), [(errno.ENOSPC, "free space, then write it again"), (errno.EROFS, "choose another place")]
+)
+def test_a_disk_that_takes_no_more_is_told_with_what_was_to_be_written(fault, advice, tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        tried.append(_)
+        raise OSError(fault, os.strerror(fault), "a hidden name")
+
+    def write_folder() -> None:
+        with replacing_folder(tmp_path / "folder") as new:
+            write_atomically(new / "one", b"new")
+
+    tried: list[object] = []
+    write_folder()
+    write_atomically(tmp_path / "folder" / "two", b"old")
+    monkeypatch.setattr("shutil.copy2", refuse)
+    with pytest.raises(OSError, match=f"and what was there is as it was; {advice}") as told:
+        write_folder()
+    assert (told.value.errno, told.value.filename) == (fault, str((tmp_path / "folder").resolve()))
+    assert len(tried) == 1  # the first file that fails ends the copy
+    monkeypatch.undo()
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(OSError, match=advice) as told:
+        write_atomically(tmp_path / "folder" / "one", b"newer")
+    assert told.value.filename == str(tmp_path / "folder" / "one")
+    assert (tmp_path / "folder" / "one").read_bytes() == b"new"
+
+
+def test_another_fault_of_a_copy_is_raised_as_it_is(tmp_path, monkeypatch) -> None:
+    def refuse(source: str, _: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", source)
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("theirs")
+    monkeypatch.setattr("shutil.copy2", refuse)
+    with pytest.raises(PermissionError, match="folder/file"):
+        copy_folder(tmp_path / "folder", tmp_path / "other")

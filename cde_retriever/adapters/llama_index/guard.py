@@ -138,6 +138,8 @@ def _check_form(mode: str, two_parts: bool) -> None:
 def unembedded(bundle: QueryBundle) -> QueryBundle:
     """Return the query without a vector: who embedded it, and under which context, is unknown.
 
+    An empty question is embedded too: LlamaIndex leaves it without a vector, which its stores fail on.
+
     Raises:
         ContextMismatchError: if there is nothing else.
     """
@@ -145,7 +147,7 @@ def unembedded(bundle: QueryBundle) -> QueryBundle:
         raise ContextMismatchError(
             "the query is a vector without text, so its context is unknown; pass the text and it is embedded here"
         )
-    return replace(bundle, embedding=None)
+    return replace(bundle, embedding=None, custom_embedding_strs=bundle.embedding_strs or [bundle.query_str])
 
 
 def require_cde(embed_model: object) -> CDEEmbedding:

@@ -35,7 +35,7 @@ from cde_retriever.adapters.llama_index.storage import (
     embedded_text,
 )
 from cde_retriever.adapters.llama_index.two_parts import embedding_for, folder_of_parts
-from cde_retriever.adapters.misplaced_settings import refuse_settings
+from cde_retriever.adapters.misplaced_settings import refuse_misspelt, refuse_settings
 from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain, save_plain
 from cde_retriever.context.context import context_file, known_documents
@@ -215,12 +215,16 @@ class CDEVectorStoreIndex(JoiningNodes):
 
     @classmethod
     def _refuse_settings(cls, given: dict[str, Any], source: StorageContext | PathLike | None = None) -> None:
-        """Refuse settings of an embedding; `source` is where the context is that it needs, None for a new one."""
+        """Refuse misspelt names, and settings of an embedding.
+
+        `source` is where the context is that an embedding needs, None for a new one.
+        """
         made_by = "CDEEmbedding("
         if source is not None and "context" not in given:
             where = "storage_context" if isinstance(source, StorageContext) else repr(str(source))
             made_by = f"CDEEmbedding.from_storage({where}, "
         refuse_settings(given, CDEEmbedding, cls, f"embed_model={made_by}")
+        refuse_misspelt(given, cls)
 
     @classmethod
     def _from_storage_context(

@@ -4,13 +4,15 @@
 
 **Noticed.** Of each judged set, time and again, a context is drawn, and 50, 200 or 1,000 documents join that are not in
 it, each once: all of the same set, or 30 % of them of another one. Stated is how often `Drift.detected` says so: false
-alarms, and for each pair of sets detections. Sets that have not as many documents are left out.
+alarms, and for each pair of sets detections. Sets that have not as many documents are left out. What was measured of
+other sizes is kept.
 
-**Cost.** Of each pair of the sets of ``--losses`` the first has its context and the second joins it as a whole. All
+**Cost.** Of each pair of a group of `LOSSES` the first has its context and the second joins it as a whole. All
 questions are asked under the frozen context and under one fitted on all documents; a set's mean nDCG@10 counts by its
 share of the documents, as if questions were about all alike. The loss is the difference, as nDCG@10 x 100, and
-`LOSS_OF_FOREIGN` its slope over the share of the index that is foreign as estimated (`Drift`). "Left out" predicts the
-pairs of a set by the slope of those that it is no part of.
+`LOSS_OF_FOREIGN` its slope over the share of the index that is foreign as estimated (`Drift`); `LOSS_WHERE_FITTED`, of
+the forms whose queries are fitted, over that times the share of the documents that a new context holds. "Left out"
+predicts the pairs of a set by the slope of those that it is no part of.
 
 Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/figures/drift.json and .md.
 """
@@ -31,6 +33,7 @@ from benchmarks.head_ranking import PlainTexts, Vectors, fit_on_kept, rank_with_
 from benchmarks.kept_bench import kept_parser, open_bench, write_lines, write_measurements
 from benchmarks.merged_sets import merge
 from benchmarks.quality import Bench
+from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Added, Drift, Reference
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import Neighbours
@@ -44,8 +47,12 @@ from cde_train.evaluation.ranking import Ranking, measure
 
 JOINING = (50, 200, 1000)
 FOREIGN = 0.3
-PARTS = {"both": "two parts", "one": "one vector"}
-LOSSES = ("claude_docs", "cranfield", "med", "stackfaq", "xquad_en")
+FORMS = {"both": "two parts", "one": "one vector"}
+LOSSES = (
+    ("claude_docs", "cranfield", "med", "stackfaq", "xquad_en"),
+    ("climate_fever", "cosqa", "financebench", "lisa", "scifact"),
+)
+"""Sets that join each other: of 232 to 1,400 documents, and of 1,781 to 6,267."""
 
 
 class _KeptReader(WordReader):
@@ -122,22 +129,28 @@ def losses(bench: Bench, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yield what doing nothing costs, for each pair of sets and each form."""
     for first, second in itertools.combinations(folders, 2):
         data, texts, kinds = merge(bench, [first, second])
-        plain = {folder: bench.plain(folder) for folder in (first, second)}
-        contexts = {folder: fit_on_kept(bench.encoder, plain[folder]) for folder in plain}
+        contexts = {folder: fit_on_kept(bench.encoder, bench.plain(folder)) for folder in (first, second)}
         both = fit_on_kept(bench.encoder, texts)
-        for parts in PARTS:
-            refitted = _by_set(data, kinds, rank_with_head(bench.encoder, texts, both, parts))
-            for own, joined in ((first, second), (second, first)):
-                frozen = _by_set(data, kinds, rank_with_head(bench.encoder, texts, contexts[own], parts))
-                encoder = bench.encoder.fork()
-                encoder.set_context(contexts[own])
-                others = plain[joined].document_vectors
-                moved = neighbours_of(encoder, contexts[own].vectors).move(others, np.full(len(others), -1))
-                added = encoder.drift_reference().judge(plain[joined].documents, moved)
-                drift = Drift.of(added, len(plain[own].documents), contexts[own].size)
-                share = drift.foreign * drift.added / (drift.added + drift.documents_seen)
-                where = {"set": own.name, "joined": joined.name, "parts": parts}
-                yield {**where, "share": round(share, 4), "loss": round(refitted - frozen, 6)}
+        held = min(1.0, bench.encoder.config.context_size / len(texts.documents))
+        pairs = ((first, second), (second, first))
+        shares = [_foreign_share(bench, contexts[own], own, joined) for own, joined in pairs]
+        for form in FORMS:
+            refitted = _by_set(data, kinds, rank_with_head(bench.encoder, texts, both, form))
+            for (own, joined), share in zip(pairs, shares, strict=True):
+                frozen = _by_set(data, kinds, rank_with_head(bench.encoder, texts, contexts[own], form))
+                where = {"set": own.name, "joined": joined.name, "form": form, "share": round(share, 4)}
+                where |= {"held": 1.0 if form == "both" else round(held, 4)}
+                yield {**where, "loss": round(refitted - frozen, 6)}
+
+
+def _foreign_share(bench: Bench, context: Context, own: Path, joined: Path) -> float:
+    """Return which share of a set and one that joins it is foreign to the set's context, as `Drift` estimates it."""
+    encoder, others = bench.encoder.fork(), bench.plain(joined)
+    encoder.set_context(context)
+    moved = neighbours_of(encoder, context.vectors).move(others.document_vectors, np.full(len(others.documents), -1))
+    added = encoder.drift_reference().judge(others.documents, moved)
+    drift = Drift.of(added, len(bench.plain(own).documents), context.size)
+    return drift.foreign * drift.added / (drift.added + drift.documents_seen)
 
 
 def _by_set(data: RetrievalSet, kinds: list[str], ranking: Ranking) -> float:
@@ -148,8 +161,8 @@ def _by_set(data: RetrievalSet, kinds: list[str], ranking: Ranking) -> float:
 
 
 def slope(rows: Sequence[dict[str, Any]]) -> float:
-    """Return the loss at a share of 1, by least squares through the origin; nothing of no share."""
-    shares, lost = (np.array([row[name] for row in rows]) for name in ("share", "loss"))
+    """Return the loss at a share of 1, all held by a new context; by least squares, 0 at none, and of no rows."""
+    shares, lost = np.array([row["share"] * row["held"] for row in rows]), np.array([row["loss"] for row in rows])
     return float(shares @ lost / max(shares @ shares, 1e-12))
 
 
@@ -159,8 +172,9 @@ def page_lines(detections: Sequence[dict[str, Any]], lost: Sequence[dict[str, An
     yield ""
     yield "Made by `python -m benchmarks.drift`; how: its first lines."
     yield from ["", "## Noticed", ""]
-    yield "| J | joining | sets | false alarms | worst set | 30 % foreign detected | pairs so in 95 % | worst pair |"
-    yield "|--:|--:|--:|--:|--:|--:|--:|---|"
+    told = "false alarms | worst set | 30 % foreign detected | pairs so in 95 % | worst pair"
+    yield f"| J | joining | contexts | sets | {told} |"
+    yield "|--:|--:|--:|--:|--:|--:|--:|--:|---|"
     for size, joining in sorted({(row["size"], row["joining"]) for row in detections}):
         here = [row for row in detections if (row["size"], row["joining"]) == (size, joining)]
         alarms, pairs = (
@@ -171,33 +185,39 @@ def page_lines(detections: Sequence[dict[str, Any]], lost: Sequence[dict[str, An
         shares = [np.mean([*alarms.values()]), max(alarms.values())]
         shares += [np.mean([*pairs.values()]), np.mean([share >= 0.95 for share in pairs.values()])]
         told = "" if here[0]["enough"] else " (too few to tell)"
-        cells = [f"{joining:,}{told}", str(len(alarms)), *(f"{100 * share:.1f} %" for share in shares)]
+        cells = [
+            f"{joining:,}{told}",
+            str(here[0]["draws"]),
+            str(len(alarms)),
+            *(f"{100 * share:.1f} %" for share in shares),
+        ]
         yield f"| {size} | {' | '.join(cells)} | {lowest[0]}, {lowest[1]}: {100 * pairs[lowest]:.0f} % |"
     yield from ["", "In brackets: `Drift.enough` is false."]
     yield from ["", "## Cost of doing nothing, nDCG@10 x 100", ""]
-    yield "| own | joined | foreign share, estimated | loss, two parts | left out | loss, one vector | left out |"
-    yield "|---|---|--:|--:|--:|--:|--:|"
-    for row in (row for row in lost if row["parts"] == "both"):
-        cells = [f"{row['share']:.2f}"]
-        for parts in PARTS:
-            form = [other for other in lost if other["parts"] == parts]
-            this = next(other for other in form if (other["set"], other["joined"]) == (row["set"], row["joined"]))
-            others = [other for other in form if row["set"] not in (other["set"], other["joined"])]
-            cells += [f"{100 * this['loss']:+.2f}", f"{100 * slope(others) * this['share']:+.2f}"]
-        yield f"| {row['set']} | {row['joined']} | " + " | ".join(cells) + " |"
+    heads = " | ".join(f"{form}, loss | left out" for form in FORMS.values())
+    yield f"| own | joined | foreign share, estimated | held by a new context | {heads} |"
+    yield "|---|---|--:|--:|" + "--:|--:|" * len(FORMS)
+    for own, joined in dict.fromkeys((row["set"], row["joined"]) for row in lost):
+        cells = []
+        for form in FORMS:
+            rows = [row for row in lost if row["form"] == form]
+            this = next(row for row in rows if (row["set"], row["joined"]) == (own, joined))
+            others = [row for row in rows if own not in (row["set"], row["joined"])]
+            cells += [f"{100 * this['loss']:+.2f}", f"{100 * slope(others) * this['share'] * this['held']:+.2f}"]
+        yield f"| {own} | {joined} | {this['share']:.2f} | {this['held']:.2f} | " + " | ".join(cells) + " |"
     yield ""
-    for parts, label in PARTS.items():
-        form = [row for row in lost if row["parts"] == parts]
-        mean = 100 * np.mean([row["loss"] for row in form])
-        yield f"{label.capitalize()}: slope {100 * slope(form):+.2f}, mean loss {mean:+.2f}."
+    for form, label in FORMS.items():
+        rows = [row for row in lost if row["form"] == form]
+        mean = 100 * np.mean([row["loss"] for row in rows])
+        yield f"{label.capitalize()}: slope {100 * slope(rows):+.2f}, mean loss {mean:+.2f}."
 
 
 def means(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows that are equal but for what was detected as one, with the share."""
+    """Return rows that are equal but for what was detected as one, with the share and of how many."""
     found: dict[tuple[tuple[str, Any], ...], list[float]] = {}
     for row in rows:
         found.setdefault(tuple((name, row[name]) for name in row if name != "detected"), []).append(row["detected"])
-    return [{**dict(same), "detected": float(np.mean(values))} for same, values in found.items()]
+    return [{**dict(same), "draws": len(values), "detected": float(np.mean(values))} for same, values in found.items()]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -206,7 +226,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512], help="context documents")
     parser.add_argument("--draws", type=int, default=100, help="contexts drawn of a set")
     parser.add_argument(
-        "--losses", nargs="*", default=LOSSES, help="names of the sets that join each other; none: keep those measured"
+        "--losses",
+        nargs="*",
+        help="names of sets that join each other (default: two groups); none: keep those measured",
     )
     return parser.parse_args(arguments)
 
@@ -216,12 +238,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     bench, folders = open_bench(options)
     encoder = bench.encoder
-    lost = list(losses(bench, [folder for folder in folders if folder.name in options.losses]))
-    if not options.losses and options.output.exists():
-        lost = json.loads(options.output.read_text())["losses"]
+    groups = LOSSES if options.losses is None else (options.losses,)
+    lost = [row for names in groups for row in losses(bench, [f for f in folders if f.name in names])]
+    known = json.loads(options.output.read_text()) if options.output.exists() else {"losses": [], "detections": []}
+    lost = known["losses"] if options.losses == [] else lost
     detection = Detection(encoder, {folder.name: bench.plain(folder) for folder in folders})
     runs = itertools.product(options.sizes, folders, range(options.draws))
-    detections = means(row for size, folder, _ in runs for row in detection.rows(folder.name, size))
+    detections = [row for row in known["detections"] if row["size"] not in options.sizes]
+    detections += means(row for size, folder, _ in runs for row in detection.rows(folder.name, size))
     write_measurements(options.output, encoder, losses=lost, detections=detections)
     print(write_lines(options.output, page_lines(detections, lost)))
     return 0

@@ -3,8 +3,9 @@
     python -m benchmarks.selection CHECKPOINT SETS [--sizes 16 64 128 512] [--seeds 0 1 2 3]
 
 Each judged set under contexts that each selection (`cde_retriever.context.selection`) gives, two parts and one vector,
-over several seeds. Besides, the sets of `MERGED` together as one corpus, whose kinds are the sets: what stratified
-selection needs; all their questions are asked. ± is the standard deviation of the mean over sets from seed to seed.
+over several seeds; the sets of which the largest context holds a half at most are a table of their own. Besides, the
+sets of `MERGED` together as one corpus, whose kinds are the sets: what stratified selection needs; all their questions
+are asked. ± is the standard deviation of the mean over sets from seed to seed.
 
 Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/figures/selection.json and .md.
 """
@@ -45,7 +46,8 @@ def rows(
                 context = fit_on_kept(encoder, texts, seed=seed, size=size, selection=selection, kinds=own)
                 for parts in PARTS:
                     found = measure(data, rank_with_head(encoder, texts, context, parts)).means()["ndcg_at_10"]
-                    where = {"set": data.name, "selection": selection, "size": size, "seed": seed, "parts": parts}
+                    where = {"set": data.name, "documents": len(data.documents)}
+                    where |= {"selection": selection, "size": size, "seed": seed, "parts": parts}
                     yield {**where, "ndcg_at_10": round(found, 6)}
 
 
@@ -56,7 +58,13 @@ def page_lines(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "nDCG@10 x 100, mean and standard deviation over seeds. Made by `python -m benchmarks.selection`; how: its"
     yield "first lines."
-    for title, chosen in [(f"Mean of {len(sets)} sets", sets), ("Merged sets", ["merged"])]:
+    most = 2 * max(row["size"] for row in results)
+    large = sorted({row["set"] for row in results if row["documents"] >= most} - {"merged"})
+    titles = [
+        (f"Mean of {len(sets)} sets", sets),
+        (f"Mean of the {len(large)} sets of {most:,} documents or more", large),
+    ]
+    for title, chosen in [*titles, ("Merged sets", ["merged"])]:
         found = [row for row in results if row["set"] in chosen]
         for parts, label in PARTS.items():
             yield from _table(f"{title}, {label}", [row for row in found if row["parts"] == parts])

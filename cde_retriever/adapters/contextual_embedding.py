@@ -156,6 +156,14 @@ class ContextualEmbedding(BaseModel):
         """Whether the model gives texts in two parts, dense and sparse."""
         return self._encoder.config.corpus_head is not None
 
+    @property
+    def fitted_size(self) -> int:
+        """Documents of a new context, at most, where queries are fitted to these; 0 where they are not."""
+        head = self._encoder.head_settings
+        if self.parts == "dense" or head is None or not head.query_noise:
+            return 0
+        return self.context.size_again(self._encoder.config.context_size)
+
     @classmethod
     def as_stored(cls, model: ModelSpec, context: Context, parts: str) -> Self:
         """Return the embedding that vectors of an index are made with, whose `parts` are ``"dense"`` or ``"one"``."""

@@ -67,7 +67,8 @@ class Growth:
     def joined(self) -> Joined:
         """What joined, and what it is compared with."""
         context = self._embedding.context
-        return Joined(self._added, context.documents_seen, 0 if context.words is None else context.size)
+        size = 0 if context.words is None else context.size
+        return Joined(self._added, context.documents_seen, size, self._embedding.fitted_size)
 
     @cached_property
     def _reference(self) -> Reference | None:

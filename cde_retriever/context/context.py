@@ -128,6 +128,14 @@ class Context:
         """Metadata field that said the documents' kinds, where one did."""
         return self.choice.kind_field
 
+    def size_again(self, usual: int) -> int:
+        """Return the most documents of a new context that is chosen as this one was.
+
+        Args:
+            usual: Of how many documents the model's contexts are, where it is not known what was asked for.
+        """
+        return self.choice.size or max(self.size, usual)
+
     def reference(self, moved: NDArray[np.float32] | None = None) -> Reference:
         """Return what new documents are compared with.
 
@@ -145,6 +153,8 @@ class Context:
 
     def drift(self, documents: Sequence[str], vectors: NDArray[np.float32] | None = None) -> Drift:
         """Tell how unlike documents that join the corpus are to this context (`cde_retriever.context.drift`).
+
+        What a refit would gain is told of two parts.
 
         Args:
             documents: The new documents, of any number; `FEWEST` of them tell something.

@@ -38,8 +38,11 @@ NOTICED = 0.3
 """Share of foreign documents that `Drift.enough` is about."""
 SURE = 1.645
 """Standard deviations that all but 5 % of samples are above."""
-LOSS_OF_FOREIGN = 0.016
+LOSS_OF_FOREIGN = 0.040
 """nDCG@10 that is lost to a refit, where all documents of an index are foreign to its context (`benchmarks.drift`)."""
+LOSS_WHERE_FITTED = 0.064
+"""The same of one vector whose queries are fitted to the context, and to all documents after a refit: they know no
+words where foreign documents lie. To part of the documents, it is that part of this."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,16 @@ class Drift:
     needed: int | None = None
 
     @classmethod
-    def of(cls, added: Added, documents_seen: int, size: int) -> "Drift":
+    def of(cls, added: Added, documents_seen: int, size: int, *, fitted: int = 0) -> "Drift":
         """Return what follows from documents that were added.
 
         Args:
             added: What was added.
             documents_seen: Documents that the context was drawn from.
             size: Documents of the context, J; 0 if there is nothing to compare with.
+            fitted: Documents of a new context, at most, where queries are fitted to these; 0 where they are not.
         """
-        return cls.of_all([Joined(added, documents_seen, size)])
+        return cls.of_all([Joined(added, documents_seen, size, fitted)])
 
     @classmethod
     def of_all(cls, joined: Sequence["Joined"]) -> "Drift":
@@ -120,7 +124,7 @@ class Drift:
         needed = _needed(joined)
         enough = needed is not None and added.judged >= needed
         foreign = max(0.0, *(1 - 2 * mean for mean in means)) if detected else 0.0
-        loss = LOSS_OF_FOREIGN * foreign * added.documents / max(1, seen + added.documents)
+        loss = foreign * sum(one.loss for one in joined) / max(1, seen + added.documents)
         return cls(seen, added.documents, loss, foreign, evidence, detected, enough, added.judged, needed)
 
     def __str__(self) -> str:
@@ -153,11 +157,20 @@ class Joined(NamedTuple):
         added: What was added.
         documents_seen: Documents that the context was drawn from.
         size: Documents of the context, J; 0 if there is nothing to compare with.
+        fitted: Documents of a new context, at most, where queries are fitted to these; 0 where they are not.
     """
 
     added: Added
     documents_seen: int
     size: int
+    fitted: int = 0
+
+    @property
+    def loss(self) -> float:
+        """What the documents that were added lose to a refit together, were all of them foreign."""
+        documents = self.added.documents
+        held = min(1.0, self.fitted / max(1, self.documents_seen + documents))
+        return documents * (LOSS_WHERE_FITTED * held if self.fitted else LOSS_OF_FOREIGN)
 
 
 class KindDrifts(dict[str, Drift]):

@@ -240,7 +240,7 @@ def _fit(stored: StoredIndex, encoder: ContextualEncoder, show_progress: bool) -
     return encoder.fit_context(
         stored.texts,
         seed=old.seed or 0,
-        context_size=old.choice.size or max(old.size, encoder.config.context_size),
+        context_size=old.size_again(encoder.config.context_size),
         selection="random" if unknown else old.selection,
         kinds=kinds,
         kind_field=old.kind_field,

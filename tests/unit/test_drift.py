@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from benchmarks import drift as benchmark
-from cde_retriever.context.drift import FEWEST, LOSS_OF_FOREIGN, Added, Drift, Joined, KindDrifts, Reference
+from cde_retriever.context.drift import (
+    FEWEST,
+    LOSS_OF_FOREIGN,
+    LOSS_WHERE_FITTED,
+    Added,
+    Drift,
+    Joined,
+    KindDrifts,
+    Reference,
+)
 from cde_retriever.errors import ContextError
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import reader
@@ -84,6 +93,16 @@ def test_the_evidence_is_the_mean_place_in_standard_deviations():
     assert by_vectors.foreign == pytest.approx(0.6)
 
 
+def test_one_vector_whose_queries_are_fitted_loses_more_as_far_as_a_new_context_can_hold_the_documents():
+    """By hand: half of what joined is foreign; two kinds lose by their own documents."""
+    added = Added(100, 100, 25.0)
+    assert Drift.of(added, 300, 512).expected_loss == pytest.approx(LOSS_OF_FOREIGN * 0.5 / 4)
+    assert Drift.of(added, 300, 512, fitted=512).expected_loss == pytest.approx(LOSS_WHERE_FITTED * 0.5 / 4)
+    assert Drift.of(added, 300, 512, fitted=100).expected_loss == pytest.approx(LOSS_WHERE_FITTED * 0.5 / 16)
+    both = Drift.of_all([Joined(added, 300, 512, fitted) for fitted in (0, 400)])
+    assert both.expected_loss == pytest.approx((LOSS_OF_FOREIGN + LOSS_WHERE_FITTED) * 0.5 / 8)
+
+
 def test_few_documents_and_none_tell_nothing():
     few = Added(FEWEST - 1, FEWEST - 1, 0.0, 0, 0.0)
     assert Drift.of(few, 10, 50).evidence > 5
@@ -120,7 +139,7 @@ def test_several_contexts_are_one_test_together():
     """Two kinds, none of which tells by itself: their lacks add up, and their variances by the squares of shares."""
     kinds = {"a": Joined(Added(40, 40, 16.0), 500, 512), "b": Joined(Added(60, 60, 25.0), 300, 128)}
     drifts = KindDrifts(kinds)
-    assert drifts == {name: Drift.of(*one) for name, one in kinds.items()}
+    assert drifts == {name: Drift.of(*one[:3]) for name, one in kinds.items()}
     assert [drift.detected for drift in drifts.values()] == [False, False]
     variance = 0.4**2 * (56 + 513) / (12 * 40 * 512) + 0.6**2 * (84 + 129) / (12 * 60 * 128)
     whole = drifts.whole
@@ -214,10 +233,12 @@ def test_the_benchmark_measures_losses_and_detections(tmp_path, monkeypatch):
     assert {row["joining"] for row in found["detections"]} == {10}, "of as many documents as there are"
     page = output.with_suffix(".md").read_text()
     assert "| a | b |" in page
-    assert "| 8 | 10 (too few to tell) | 3 |" in page
+    assert "| 8 | 10 (too few to tell) | 2 | 3 |" in page
     benchmark.main([str(folder), str(sets), "--sizes", "99", "--losses", *shared])
-    assert json.loads(output.read_text())["losses"] == found["losses"], "those measured are kept"
+    assert json.loads(output.read_text()) == found, "what was measured is kept"
 
 
 def test_the_slope_goes_through_the_origin():
-    assert benchmark.slope([{"share": 0.5, "loss": 0.02}, {"share": 1.0, "loss": 0.01}]) == pytest.approx(0.02 / 1.25)
+    assert benchmark.slope(
+        [{"share": 0.5, "held": 1, "loss": 0.02}, {"share": 2, "held": 0.5, "loss": 0.01}]
+    ) == pytest.approx(0.02 / 1.25)

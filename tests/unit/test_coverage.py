@@ -17,7 +17,7 @@ from cde_retriever.llama_index import CDEEmbedding
 from tests.tiny import HEADED, documents, tiny_checkpoint
 
 TEXTS = documents(40, seed=3)
-TOLD = r"holds 16 of 40 documents, and one vector knows .* two parts .* \(vector_size=64\), or a context size of 40, at 2 to"
+TOLD = r"holds 16 of 40 documents, and one vector knows .* \(vector_size=64\), or a context size of 40, at 2 to"
 
 
 @pytest.fixture(scope="module")

@@ -90,10 +90,11 @@ class Reading:
             folder: Where it came from, for messages.
 
         Raises:
-            ConfigError: for more than twice the encoder's own, or a head whose vectors have a size of their own.
+            ConfigError: for one number more than the encoder's own, or more than twice as many, or a head whose vectors
+                have another size of their own.
         """
         size = self.vector_size
-        if size is None:
+        if size is None or size == head.full_width(plain_width):
             return head
         if size > 2 * plain_width:
             raise ConfigError(
@@ -104,6 +105,11 @@ class Reading:
             raise ConfigError(
                 f"vector_size is {size}, but the one vector of {folder} has a size of its own, which its config.json "
                 "says; leave it out"
+            )
+        if size == plain_width + 1:
+            raise ConfigError(
+                f"vector_size is {size}, one more than vectors of {folder} have, which leaves no room for words beside "
+                f"their length; give {plain_width}, or at least {size + 1}"
             )
         return head.sized(size, plain_width)
 

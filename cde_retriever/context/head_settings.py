@@ -174,6 +174,10 @@ class HeadSettings:
         """Return how many numbers of an encoder's own, of `plain_width`, the one vector has at least."""
         return min(self.directions or plain_width, plain_width)
 
+    def full_width(self, plain_width: int) -> int:
+        """Return how many numbers the one vector has, given how many an encoder's own has."""
+        return self.kept_width(plain_width) + self.added_width
+
     def cut(self, plain_width: int, dimension: int) -> "HeadSettings":
         """Return settings of a one vector of fewer numbers: the sketch goes first, then topics, then directions."""
         kept = self.kept_width(plain_width)

@@ -34,5 +34,4 @@ def full_dimension(backend: Backend) -> int:
     """Return the width of the vectors of a backend's model, what a corpus head adds included."""
     if backend.config.corpus_head is None:
         return backend.dimension
-    settings = HeadSettings.from_dict(backend.config.corpus_head)
-    return settings.kept_width(backend.dimension) + settings.added_width
+    return HeadSettings.from_dict(backend.config.corpus_head).full_width(backend.dimension)

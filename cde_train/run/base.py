@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from cde_retriever.checkpoint.checkpoint import read_config
 from cde_retriever.checkpoint.folder import find_checkpoint
 from cde_retriever.checkpoint.kinds import CDE, kind_of
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import ConfigError
 from cde_retriever.model.config import ModelConfig
 from cde_train.run.config import load_run_config
@@ -88,15 +89,20 @@ def _resolve_distillation(config: RunConfig, there: ModelConfig | None) -> RunCo
     """Return a run that learns the numbers of a short vector; a checkpoint must have one, and says how long texts are.
 
     Raises:
-        ConfigError: if it has none, or is asked for another length or size.
+        ConfigError: if it has none, or one whose queries are fitted, or is asked for another length or size.
     """
     if there is None:
         return config
     start, size = config.model.start, config.distillation.vector_size
-    if there.corpus_head is None or not there.corpus_head.get("directions"):
+    if there.corpus_head is None or not HeadSettings.from_dict(there.corpus_head).directions:
         raise ConfigError(
-            f"{start} has no short vector, whose numbers are learned; start from its plain encoder, from "
-            "cde-minilm-l6-short, or from what cde wrap --vector-size wrote"
+            f"{start} has no short vector, whose numbers are learned; start from its plain encoder, or from "
+            "cde-minilm-l6-short"
+        )
+    if HeadSettings.from_dict(there.corpus_head).query_noise:
+        raise ConfigError(
+            f"{start} fits queries to its short vector, as of cde wrap --vector-size, and needs nothing learned; use "
+            "it as it is, or start from its plain encoder, or from cde-minilm-l6-short"
         )
     if size or config.model.max_length not in (there.max_length, ModelSection().max_length):
         raise ConfigError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cde_retriever.cli.main import main as cde
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_train.cli import main
@@ -123,4 +124,13 @@ def test_a_checkpoint_without_a_short_vector_is_refused_before_anything_is_writt
     base = tiny_checkpoint(tmp_path / "base", context_attention="late")
     assert main([*command, "-o", str(tmp_path / "out"), "--base", str(base)]) == 2
     assert "has no short vector, whose numbers are learned" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_short_vector_whose_queries_are_fitted_is_refused(command, tmp_path, capsys):
+    base = command[command.index("--base") + 1]
+    assert cde(["wrap", base, "-o", str(tmp_path / "base"), "--pooling", "mean", "--vector-size", "16"]) == 0
+    assert main([*command, "-o", str(tmp_path / "out"), "--base", str(tmp_path / "base")]) == 2
+    said = capsys.readouterr().err
+    assert "fits queries to its short vector, as of cde wrap --vector-size, and needs nothing learned" in said
     assert not (tmp_path / "out").exists()

@@ -22,6 +22,7 @@ from cde_retriever.context.neighbours import unit
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextFormatError, ContextMismatchError
 from cde_retriever.search.hybrid import inner_products
+from cde_retriever.serving.exploration import Exploration
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.postings import ROWS_AT_ONCE, Postings
 from cde_retriever.words.reading import reader
@@ -225,6 +226,17 @@ def test_vectors_of_another_size_have_length_one_where_nothing_can_be_fitted(siz
             np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "parts"), [(12, ["meaning and words"]), (50, ["meaning and words"]), (32, None)])
+def test_a_score_is_taken_apart_where_its_parts_have_its_unit(size, parts):
+    encoder = headed_encoder(**HeadSettings().sized(size, 32).to_dict())
+    encoder.fit_context(TEXTS, context_size=30)
+    explored = Exploration(TEXTS, encoder, "one", lambda texts, role: encoder.encode_first_stage(texts, role=role))
+    score = explored.explain(ASKED[0], 0).score
+    assert list(score) == (parts or ["meaning", "fit to the context's words"])
+    expected = encoder.encode_queries(ASKED[:1])[0] @ encoder.encode_documents(TEXTS[:1])[0]
+    assert sum(score.values()) == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_words_of_documents_that_no_context_holds_are_in_vectors_of_more_numbers():
     usual, wide = (headed_encoder(**HeadSettings().sized(size, 32).to_dict()) for size in (32, 64))
     later = documents(40, seed=7)
@@ -285,7 +297,7 @@ def test_an_encoder_is_opened_so_and_written_so(tmp_path, capsys):
     np.testing.assert_allclose(written.encode_queries(ASKED), opened.encode_queries(ASKED), atol=1e-5)
     short = ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=8)
     whole.fit_context(TEXTS)
-    said = "load that model, with the vector_size and context_for that it was made with, or fit a context"
+    said = r"with the vector_size and context_for that it was made with \(commands: a folder by `cde wrap`\), or fit a"
     for one, other in ((whole, opened), (opened.fork(), whole), (short, whole), (opened.fork(), short)):
         with pytest.raises(ContextMismatchError, match=said):
             one.fork().set_context(other.context if other.has_context else other.fit_context(TEXTS))

@@ -301,6 +301,8 @@ def test_a_size_that_no_short_vector_has_is_refused(tmp_path):
     save_model(tmp_path)
     with pytest.raises(ConfigError, match=r"vector_size is 65, but vectors of .* have 32 numbers; give at most twice"):
         ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=65)
+    with pytest.raises(ConfigError, match=r"vector_size is 33, one more than .* have, .*; give 32, or at least 34$"):
+        ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=33)
     with pytest.raises(ConfigError, match="vector_size must be at least 6, received 5"):
         ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=5)
     with pytest.raises(ConfigError, match="vector_size is 8, which needs the head"):
@@ -320,7 +322,8 @@ def test_a_checkpoint_is_opened_with_another_size_and_written_so(tmp_path, capsy
     assert (opened.identity == whole.identity) == (size == 32)
     assert main(["wrap", str(folder), "-o", str(tmp_path / "out"), "--vector-size", str(size)]) == 0
     assert json.loads(capsys.readouterr().out)["dimension"] == size
-    written = ContextualEncoder.from_pretrained(tmp_path / "out")
+    written, again = (ContextualEncoder.from_pretrained(tmp_path / "out", vector_size=asked) for asked in (None, size))
+    assert written.identity == again.identity
     written.set_context(opened.fit_context(documents(20)))
     asked = ["baron kolak"]
     np.testing.assert_allclose(written.encode_queries(asked), opened.encode_queries(asked), atol=1e-5)

@@ -54,7 +54,9 @@ def test_a_file_without_topics_is_the_same_context(encoder):
     assert before.fingerprint == Context.from_bytes(old).fingerprint == encoder.context.fingerprint
     directions, projected, settings = encoder.context.topics
     assert (directions.shape, projected.shape) == ((16, 6), (6, 9))
-    assert settings == {"topics": 6, "sketch": 9, "prior": "english", "prior_documents": 4.0}
+    found_by = {"topics": 6, "sketch": 9, "prior": "english", "prior_documents": 4.0}
+    assert settings == {**found_by, "attended": 1024}
+    assert HeadSettings(topics=6, sketch=9, attended=0).topic_settings == found_by  # as before it counted
 
 
 def test_topics_found_by_other_settings_are_not_used(encoder):

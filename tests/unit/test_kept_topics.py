@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save
 
 from cde_retriever.context.context import METADATA_KEY, Context
+from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.errors import ContextFormatError
 from cde_retriever.files.tensors import read_tensors
 from tests.tiny import documents, headed_encoder, tiny_encoder

@@ -98,11 +98,10 @@ def rows_with_head(
     encoder: ContextualEncoder, texts: PlainTexts, data: RetrievalSet, sizes: Sequence[int], parts: Sequence[int]
 ) -> Iterator[tuple[Row, float, float]]:
     """Yield the same for a model with a corpus head, at each size, and in two parts."""
-    width = encoder.dense_dimension
+    width, head = encoder.dense_dimension, HeadSettings.from_dict(encoder.config.corpus_head or {})
     for part in parts:
         size = min(encoder.config.context_size, math.ceil(len(texts.documents) / part))
         context = fit_on_kept(encoder, texts, size=size)
-        head = HeadSettings.from_dict(encoder.config.corpus_head or {})
         for numbers in sizes:
             forms = {"vector_size": head.sized(numbers, width)} if numbers != width else {}
             forms |= {"truncate_dim": head} if numbers <= width else {}

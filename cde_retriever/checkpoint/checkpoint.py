@@ -32,6 +32,7 @@ from cde_retriever.checkpoint.folder import (
     find_checkpoint,
     hash_checkpoint,
     hash_contents,
+    model_values,
     read_tokenizer,
     refuse_other_queries,
 )
@@ -188,10 +189,9 @@ def read_config(folder: Path) -> tuple[ModelConfig, LowRankSettings | None]:
         raise CheckpointError(f"{folder} has no {CONFIG_NAME}; is it a CDE checkpoint?")
     try:
         values = parse_json((folder / CONFIG_NAME).read_bytes())
-        update = values.pop(LOW_RANK_KEY, None)
-        values.pop(SOURCE_KEY, None)
-        values.pop(FILES_OF_KEY, None)
-        return ModelConfig.from_dict(values), None if update is None else LowRankSettings.from_dict(update)
+        update = values.get(LOW_RANK_KEY)
+        config = ModelConfig.from_dict(model_values(values))
+        return config, None if update is None else LowRankSettings.from_dict(update)
     except (ConfigError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error!s:.500}") from error
 

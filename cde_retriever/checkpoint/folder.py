@@ -76,6 +76,11 @@ def file_of(folder: Path, name: str) -> Path:
     return BUNDLED / str(owner) / name
 
 
+def model_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint's configuration says of the model, without what it says of the folder's files."""
+    return {name: value for name, value in values.items() if name not in (FILES_OF_KEY, LOW_RANK_KEY, SOURCE_KEY)}
+
+
 def _local_folder(name: str) -> Path | None:
     """Return the folder of a name, None if it is no folder but may be a Hub id.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.checkpoint.folder import CONFIG_NAME, FILES_OF_KEY, LOW_RANK_KEY, SOURCE_KEY, hash_checkpoint
+from cde_retriever.checkpoint.folder import CONFIG_NAME, hash_checkpoint, model_values
 from cde_retriever.checkpoint.kinds import CDE, kind_of, read_json
 from cde_retriever.context.head_settings import FITTED_SIZE, HeadSettings
 from cde_retriever.context.whole_numbers import whole_number
@@ -166,8 +166,7 @@ def _for_queries(folder: Path, head: Mapping[str, Any] | None) -> dict[str, Any]
 
 def _sized(folder: Path, values: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
     """Return what makes a checkpoint one whose one vector has another size; nothing if it has that."""
-    said = {name: value for name, value in values.items() if name not in (FILES_OF_KEY, LOW_RANK_KEY, SOURCE_KEY)}
-    config = ModelConfig.from_dict(said)
+    config = ModelConfig.from_dict(model_values(values))
     if config.corpus_head is None:
         raise ConfigError(
             f"vector_size is {reading.vector_size}, but {folder} has no corpus head, which makes vectors of other "

@@ -70,19 +70,16 @@ class WordsWithin:
         rest = np.sqrt(np.maximum(1 - (joined**2).sum(axis=1, keepdims=True), 0))
         return unit(np.concatenate([joined, rest], axis=1).astype(np.float32))
 
-    def queries(self, plain: Vectors, counts: Sparse) -> Vectors:
+    def queries(self, plain: Vectors, counts: Sparse | None) -> Vectors:
         """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
         return unit(self.asked(plain, counts))
 
-    def asked(self, plain: Vectors, counts: Sparse) -> Vectors:
+    def asked(self, plain: Vectors, counts: Sparse | None) -> Vectors:
         """Return queries, (n, d + added), at their lengths.
 
         Inner products with documents, times `longest`, are cosines and what words score, as far as vectors hold them.
         """
-        says = self._says(counts.indices)
-        weights = weigh_queries(counts, says**self._settings.rareness, sharing=self._settings.sharing)
-        words = self._embed(weights.scaled(weights.values / _root(says)))
-        joined = self._joined(self.turn_queries(plain), words)
+        joined = self._joined(self.turn_queries(plain), self._embed_queries(counts, len(plain)))
         return np.concatenate([joined, np.zeros((len(joined), 1), np.float32)], axis=1)
 
     def widths(self, plain_width: int) -> tuple[int, int]:
@@ -131,10 +128,15 @@ class WordsWithin:
     def _embed_documents(self, counts: Sparse | None, rows: int) -> Vectors:
         return np.zeros((rows, 0), np.float32) if counts is None else self._embed(self._telling(counts))
 
+    def _embed_queries(self, counts: Sparse | None, rows: int) -> Vectors:
+        if counts is None:
+            return np.zeros((rows, 0), np.float32)
+        says = self._says(counts.indices)
+        weights = weigh_queries(counts, says**self._settings.rareness, sharing=self._settings.sharing)
+        return self._embed(weights.scaled(weights.values / _root(says)))
+
     def _embed(self, weights: Sparse) -> Vectors:
         """Return the numbers of words of texts, (n, words), given their weights."""
-        if not self._settings.word_width:
-            return np.zeros((weights.rows, 0), np.float32)
         embedded: Vectors = self._topics.embed(weights) * self._factors
         return embedded
 

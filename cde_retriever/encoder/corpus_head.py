@@ -48,9 +48,10 @@ class CorpusHead:
         self._plain_width, self._dimension = plain_width, dimension
         self._fitted: FittedQueries | None = None
         self._preparing = ThreadLock()
-        # Whether the one vector is the encoder's own, and whether it holds more than so many numbers of that.
+        # Whether the one vector is the encoder's own, holds more than so many numbers of that, and words among them.
         self._usual = dimension == plain_width and not settings.directions
         self._joined = dimension > settings.kept_width(plain_width)
+        self._has_words = self._joined and cut.word_width > 0
 
     @property
     def context_documents(self) -> Vectors:
@@ -85,8 +86,7 @@ class CorpusHead:
             return self._document_words(texts)
         moved = self._knowledge.move(plain, self._own(texts), chunks_of)
         if parts == "one":
-            has_words = self._joined and self._knowledge.settings.word_width
-            return self._stored(moved, self._reader.read_stems(texts, "document") if has_words else None)
+            return self._stored(moved, self._reader.read_stems(texts, "document") if self._has_words else None)
         return Parts(moved, self._document_words(texts)) if parts == "both" else moved
 
     def _document_words(self, texts: Sequence[str]) -> "csr_array[Any]":
@@ -126,7 +126,7 @@ class CorpusHead:
         known = self._knowledge
         if known.settings.query_noise:
             fitted, counts = self._prepared(), self._query_counts(texts)
-            asked = None if self._usual else self._asked(plain, counts.words)
+            asked = None if self._usual else self._asked(plain, counts.words if self._has_words else None)
             return fitted.fit(plain, known.query_words(counts), asked)
         if not self._joined:
             return self._meaning(known.within.turn_queries(plain))
@@ -137,12 +137,12 @@ class CorpusHead:
         """Return what fits queries, prepared when the first comes: of 8,192 documents that takes a second and 80 MB."""
         known = self._knowledge
         with self._preparing:  # once, however many threads come first
-            if self._fitted is None and self._usual:
-                self._fitted = known.fitted(None)
-            elif self._fitted is None:
-                length = known.within.longest if self._joined else 1
-                stems = known.stems if known.settings.word_width else None
-                self._fitted = known.fitted(length * self._stored(known.moved, stems))
+            if self._fitted is None:
+                stored = None
+                if not self._usual:
+                    length = known.within.longest if self._joined else 1
+                    stored = length * self._stored(known.moved, known.stems if self._has_words else None)
+                self._fitted = known.fitted(stored)
         return self._fitted
 
     def _stored(self, moved: Vectors, stems: Sparse | None) -> Vectors:
@@ -150,7 +150,7 @@ class CorpusHead:
         within = self._knowledge.within
         return within.documents(moved, stems) if self._joined else self._meaning(within.turn_documents(moved))
 
-    def _asked(self, plain: Vectors, stems: Sparse) -> Vectors:
+    def _asked(self, plain: Vectors, stems: Sparse | None) -> Vectors:
         """Return queries in the form of `_stored`, (n, m), before they are fitted."""
         within = self._knowledge.within
         return within.asked(plain, stems) if self._joined else self._meaning(within.turn_queries(plain))

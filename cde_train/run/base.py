@@ -94,12 +94,13 @@ def _resolve_distillation(config: RunConfig, there: ModelConfig | None) -> RunCo
     if there is None:
         return config
     start, size = config.model.start, config.distillation.vector_size
-    if there.corpus_head is None or not HeadSettings.from_dict(there.corpus_head).directions:
+    head = None if there.corpus_head is None else HeadSettings.from_dict(there.corpus_head)
+    if head is None or not head.directions:
         raise ConfigError(
             f"{start} has no short vector, whose numbers are learned; start from its plain encoder, or from "
             "cde-minilm-l6-short"
         )
-    if HeadSettings.from_dict(there.corpus_head).query_noise:
+    if head.query_noise:
         raise ConfigError(
             f"{start} fits queries to its short vector, as of cde wrap --vector-size, and needs nothing learned; use "
             "it as it is, or start from its plain encoder, or from cde-minilm-l6-short"

@@ -33,7 +33,7 @@ EXAMPLES = (
   cde-train fit pairs.jsonl -o my-cde --config small --set phase.0.epochs=1
                                                       pairs, a preset, and one setting of your own""",
         "embed": """\
-  cde-train embed pairs.jsonl -o vectors              with the first stage of cde-minilm-l6-v3
+  cde-train embed pairs.jsonl -o vectors              with the first stage of cde-minilm-l6-v4
   cde-train embed pairs.jsonl -o vectors --surrogate sentence-transformers/all-MiniLM-L6-v2""",
         "cluster": """\
   cde-train cluster pairs.jsonl --vectors vectors -o clusters.safetensors

@@ -27,7 +27,7 @@ HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 FILES_OF_KEY = "files_of"
 """Where a configuration names the bundled checkpoint whose weights and tokenizer are also this one's."""
 BUNDLED = Path(__file__).parent / "bundled"
-DEFAULT_CHECKPOINT = BUNDLED / "cde-minilm-l6-v3"
+DEFAULT_CHECKPOINT = BUNDLED / "cde-minilm-l6-v4"
 
 
 def find_checkpoint(name: str | os.PathLike[str] | None, revision: str | None = None) -> tuple[Path, str | None]:

@@ -35,7 +35,8 @@ class Reading:
         variant: Which of the networks that may have been released to compute (`cde_retriever.checkpoint.released`).
         head: Whether the model knows its corpus; without, vectors are the encoder's own under every context.
         long_texts: What becomes of texts longer than `max_length`: ``"cut"`` or ``"windows"``.
-        vector_size: Numbers of one vector, at most twice the encoder's own (`HeadSettings.sized`); None for as many.
+        vector_size: Numbers of one vector (`HeadSettings.sized`), at most twice the encoder's own, or 384 more; None
+            for 384 more.
         context_for: ``"queries"`` for documents that keep the encoder's own vectors (`HeadSettings.for_queries`); None
             for a context that changes both.
 
@@ -90,26 +91,22 @@ class Reading:
             folder: Where it came from, for messages.
 
         Raises:
-            ConfigError: for one number more than the encoder's own, or more than twice as many, or a head whose vectors
-                have another size of their own.
+            ConfigError: for more than twice as many as the encoder's own and more than 384 more, or a head whose
+                queries are not fitted to vectors of another size.
         """
         size = self.vector_size
         if size is None or size == head.full_width(plain_width):
             return head
-        if size > 2 * plain_width:
+        most = max(2 * plain_width, HeadSettings().full_width(plain_width))
+        if size > most:
             raise ConfigError(
-                f"vector_size is {size}, but vectors of {folder} have {plain_width} numbers; give at most twice as "
-                "many, or leave it out"
+                f"vector_size is {size}, but vectors of {folder} have {plain_width} numbers; give at most {most}, or "
+                "leave it out"
             )
-        if head.added_width or not head.moves_documents:
+        if not head.query_noise or not head.moves_documents:
             raise ConfigError(
                 f"vector_size is {size}, but the one vector of {folder} has a size of its own, which its config.json "
                 "says; leave it out"
-            )
-        if size == plain_width + 1:
-            raise ConfigError(
-                f"vector_size is {size}, one more than vectors of {folder} have, which leaves no room for words beside "
-                f"their length; give {plain_width}, or at least {size + 1}"
             )
         return head.sized(size, plain_width)
 

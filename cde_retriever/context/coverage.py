@@ -1,9 +1,7 @@
 """Warn where a context of the usual size holds too little of its corpus for one vector.
 
-A query's one vector knows words where the context's documents are (`cde_retriever.context.fitted_queries`), so it is
-worth what the context holds of the corpus: on ten judged sets 7.0 nDCG@10 x 100 above the encoder alone where that is
-all, 4.1 where it is half, 2.8 and 0.8 at a quarter and a sixteenth. BM25 beside the encoder is 3.9 above it, two parts
-are 7.0 and, at a sixteenth, 6.0 (docs/contexts.md).
+A query's one vector knows words best where the context's documents are (`cde_retriever.context.fitted_queries`), so it
+is worth what the context holds of the corpus, less so where vectors hold words: FIGURES (docs/contexts.md).
 """
 
 import warnings
@@ -20,14 +18,13 @@ def warn_if_small(context: Context, head: HeadSettings | None) -> None:
 
     Args:
         context: The context.
-        head: The corpus head of its model; nothing is said without one that fits queries, or where vectors hold words.
+        head: The corpus head of its model; nothing is said without one that fits queries.
     """
     held, seen = context.size, context.documents_seen
-    if head is not None and head.query_noise and not head.word_width and FITTED_SIZE <= held < ENOUGH * seen:
+    if head is not None and head.query_noise and FITTED_SIZE <= held < ENOUGH * seen:
         warnings.warn(
-            f"the context holds {held} of {seen} documents, and one vector knows words near these alone: below half of "
+            f"the context holds {held} of {seen} documents, and one vector knows words best near these: below half of "
             "a corpus it ranks no better than BM25 beside the encoder; take two parts (hybrid search), which need few, "
-            f"vectors that hold words (vector_size={2 * context.vectors.shape[1]}), or a context size of {seen}, at 2 "
-            "to 10 kB a document (docs/contexts.md)",
+            f"or a context size of {seen}, at 2 to 10 kB a document (docs/contexts.md)",
             stacklevel=2,
         )

@@ -13,12 +13,15 @@ LATER = {
     "query_noise": 0.0,
     "query_neighbours": 0,
     "attended": 0,
+    "word_scale": 0.0,
 }
 """What is not written where it is this, so that identities stay."""
 _FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, **LATER}
 """What holds for models that were stored, with all numbers of their time, before these were settings."""
 LEVELLING = 0.11
 """Power by which main directions of less variance count for more, learned on 44 corpora with all-MiniLM-L6-v2."""
+FITTED_ALONE = {"query_noise": 0.05, "query_neighbours": 256}
+"""By what queries are fitted where the vectors they are compared with hold no words."""
 FITTED_SIZE = 8192
 """Context documents by which queries are fitted: more than moving documents needs, as each is a place where words are
 known."""
@@ -45,11 +48,14 @@ class HeadSettings:
         word_weight: What exact words are worth beside a cosine, in spreads.
         gram_weight: The same for the grams of the words.
         pair_weight: The same for pairs of words that the context knows (`cde_retriever.words.pairs`).
-        topics: Numbers of the one vector that stand for topics of the context, at most so many; 0 for a vector without
-            words, where queries alone know them.
-        sketch: Numbers of it that are a random projection of what words say beyond the topics.
-        topic_weight: What words within the topics are worth there, in spreads.
-        sketch_weight: What the rest of the words is worth there; less, because a projection has noise.
+        sketch: Numbers of the one vector that are a random projection of a text's words, beside the encoder's own; 0
+            for a vector without words, where queries alone know them.
+        sketch_weight: What words are worth there, in spreads.
+        word_scale: What these numbers are multiplied by in documents, and divided by in queries, so that documents are
+            about as long and cosines rank as inner products do; 0 for one number more, which makes them as long.
+        topics: Numbers before them that stand for topics of the context, at most so many; the projection is of the
+            rest then.
+        topic_weight: What words within the topics are worth, in spreads.
         typical_spread: The spread where no context shows one.
         directions: So many numbers the encoder's own vector has in the one vector, those of the context's main
             directions (`cde_retriever.context.directions`), and more where topics are missing; 0 for all as they are.
@@ -71,15 +77,16 @@ class HeadSettings:
     gram_weight: float = 0.31
     pair_weight: float = 0.5
     topics: int = 0
-    sketch: int = 0
+    sketch: int = 384
     topic_weight: float = 0.85
-    sketch_weight: float = 0.24
+    sketch_weight: float = 0.4
     typical_spread: float = 0.12
     directions: int = 0
     levelling: float = 0.0
-    query_noise: float = 0.05
-    query_neighbours: int = 256
+    query_noise: float = 0.1
+    query_neighbours: int = 128
     attended: int = 1024
+    word_scale: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, all faults in one message."""
@@ -106,6 +113,7 @@ class HeadSettings:
             "query_noise",
             "query_neighbours",
             "attended",
+            "word_scale",
         ):
             if not getattr(self, name) >= 0:
                 yield f"{name} is {getattr(self, name)}, expected at least 0"
@@ -113,17 +121,23 @@ class HeadSettings:
     def sized(self, size: int, plain_width: int) -> "HeadSettings":
         """Return settings of a one vector of `size` numbers beside an encoder's `plain_width`.
 
-        Fewer are the main directions of the context's documents, and one number for the length that is left. More are
-        words beside the encoder's own: topics of the context, 200 in 383, and a random projection of the rest, for
-        documents whose words no context document holds. As many are the encoder's own.
+        Fewer are the main directions of the context's documents; as many are the encoder's own; more are these and
+        words.
         """
+        usual = HeadSettings()
+        alone = replace(self, topics=0, sketch=0, directions=0, levelling=0.0, word_scale=0.0, **FITTED_ALONE)
         if size == plain_width:
-            return self
+            return alone
         if size < plain_width:
-            return replace(self, directions=size - 1, levelling=LEVELLING, topics=0, sketch=0)
-        added = size - plain_width - 1
-        topics = round(added * 200 / 383)
-        return replace(self, directions=0, levelling=0.0, topics=topics, sketch=added - topics)
+            return replace(alone, directions=size, levelling=LEVELLING, word_scale=usual.word_scale)
+        return replace(
+            alone,
+            sketch=size - plain_width,
+            sketch_weight=usual.sketch_weight,
+            word_scale=usual.word_scale,
+            query_noise=usual.query_noise,
+            query_neighbours=usual.query_neighbours,
+        )
 
     @classmethod
     def short(cls, size: int) -> "HeadSettings":
@@ -137,7 +151,9 @@ class HeadSettings:
             directions=directions,
             levelling=LEVELLING,
             topics=size - directions - 1,
+            sketch=0,
             topic_weight=0.63,
+            word_scale=0.0,
             query_noise=0.0,
             query_neighbours=0,
             attended=0,
@@ -145,14 +161,12 @@ class HeadSettings:
 
     def for_queries(self) -> "HeadSettings":
         """Return settings by which a context changes queries alone, and documents keep the encoder's own vectors."""
-        alone = replace(self, amount=0.0, attended=0, topics=0, sketch=0, directions=0, levelling=0.0)
-        usual = HeadSettings()
-        return replace(alone, query_noise=usual.query_noise, query_neighbours=usual.query_neighbours)
+        return replace(self.sized(0, 0), amount=0.0, attended=0)
 
     @property
     def moves_documents(self) -> bool:
         """Whether documents' vectors depend on the context."""
-        return self.amount > 0 or self.added_width > 0
+        return self.amount > 0 or self.word_width > 0 or self.directions > 0
 
     @property
     def word_width(self) -> int:
@@ -161,8 +175,13 @@ class HeadSettings:
 
     @property
     def added_width(self) -> int:
-        """How many numbers the one vector has beside those of the encoder: of words, and one for its length."""
-        return self.word_width + 1 if self.word_width or self.directions else 0
+        """How many numbers the one vector has beside those of the encoder: of words, and perhaps one for its length."""
+        return self.word_width + self.lengthened
+
+    @property
+    def lengthened(self) -> bool:
+        """Whether one number more makes all documents' vectors as long."""
+        return not self.word_scale and (self.word_width > 0 or self.directions > 0)
 
     @property
     def topic_settings(self) -> dict[str, Any]:
@@ -181,9 +200,13 @@ class HeadSettings:
     def cut(self, plain_width: int, dimension: int) -> "HeadSettings":
         """Return settings of a one vector of fewer numbers: the sketch goes first, then topics, then directions."""
         kept = self.kept_width(plain_width)
-        topics = min(self.topics, max(dimension - kept - 1, 0))
-        sketch = min(self.sketch, max(dimension - kept - 1 - topics, 0))
-        return replace(self, topics=topics, sketch=sketch, directions=self.directions and min(kept, dimension))
+        room = max(dimension - kept - self.lengthened, 0)
+        topics = min(self.topics, room)
+        sketch = min(self.sketch, room - topics)
+        cut = replace(self, topics=topics, sketch=sketch, directions=self.directions and min(kept, dimension))
+        if self.query_noise and self.word_width and not cut.word_width:
+            cut = replace(cut, **FITTED_ALONE)
+        return cut
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "HeadSettings":

@@ -1,9 +1,13 @@
 """Put words into one vector of more numbers than the encoder's, and meaning into fewer.
 
 What lies in the context's main directions (`cde_retriever.context.directions`), or all of a text's meaning, then its
-words as topics of the context and a random projection of what lies outside of them (`cde_retriever.words.topics`), then
-one number that gives every document length 1 although its words do not have one length (√(1 - |x|² / M²); Bachrach et
-al. 2014), so that cosines rank as inner products do.
+words as a random projection (`cde_retriever.words.projection`). Inner products of a document and a query are their
+cosine and what words score. Documents have to be as long for cosines to rank likewise: their words are scaled down by a
+factor by which those of queries are scaled up, so that documents are hardly longer than meaning alone, and are then
+made unit vectors. So cosines of documents stay what they were, for whatever compares documents with each other.
+
+Earlier models have topics of the context before the projection (`cde_retriever.words.topics`), and in place of the
+factor one number that gives every document the length M of the longest, √(M² - |x|²) (Bachrach et al. 2014).
 
 Words in documents' vectors are known wherever documents lie; a fitted query (`cde_retriever.context.fitted_queries`)
 knows them better, near the context's documents.
@@ -17,7 +21,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.directions import Directions
 from cde_retriever.context.head_settings import HeadSettings
-from cde_retriever.context.neighbours import unit
+from cde_retriever.words.projection import project
 from cde_retriever.words.sparse import Sparse
 from cde_retriever.words.topics import FoundTopics, Topics
 from cde_retriever.words.weights import weigh_documents, weigh_queries
@@ -62,24 +66,23 @@ class WordsWithin:
         self._says, self._length, self._spread, self._found = says, length, spread, found
 
     def documents(self, moved: Vectors, counts: Sparse | None) -> Vectors:
-        """Return unit vectors, (n, d + added), of documents' dense parts and, where words have room, word counts."""
+        """Return documents, (n, m), at their lengths, of their dense parts and, where words have room, word counts."""
         words = self._embed_documents(counts, len(moved))
-        room = np.sqrt(max(self.longest**2 - 1, 0))
+        turned = self.turn_documents(moved)
+        if self._settings.word_scale:
+            return self._joined(turned, words * np.float32(self._settings.word_scale))
+        room = np.sqrt(max(self._longest**2 - 1, 0))
         words *= np.minimum(1, room / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-9))
-        joined = self._joined(self.turn_documents(moved), words) / self.longest
-        rest = np.sqrt(np.maximum(1 - (joined**2).sum(axis=1, keepdims=True), 0))
-        return unit(np.concatenate([joined, rest], axis=1).astype(np.float32))
+        joined = self._joined(turned, words)
+        rest = np.sqrt(np.maximum(self._longest**2 - (joined**2).sum(axis=1, keepdims=True), 0))
+        return np.concatenate([joined, rest], axis=1).astype(np.float32)
 
     def queries(self, plain: Vectors, counts: Sparse | None) -> Vectors:
-        """Return unit vectors, (n, d + added), of queries' plain vectors and word counts."""
-        return unit(self.asked(plain, counts))
-
-    def asked(self, plain: Vectors, counts: Sparse | None) -> Vectors:
-        """Return queries, (n, d + added), at their lengths.
-
-        Inner products with documents, times `longest`, are cosines and what words score, as far as vectors hold them.
-        """
-        joined = self._joined(self.turn_queries(plain), self._embed_queries(counts, len(plain)))
+        """Return queries, (n, m), whose inner products with documents are cosines and what words score."""
+        words, turned = self._embed_queries(counts, len(plain)), self.turn_queries(plain)
+        if self._settings.word_scale:
+            return self._joined(turned, words / np.float32(self._settings.word_scale))
+        joined = self._joined(turned, words)
         return np.concatenate([joined, np.zeros((len(joined), 1), np.float32)], axis=1)
 
     def widths(self, plain_width: int) -> tuple[int, int]:
@@ -100,9 +103,9 @@ class WordsWithin:
 
     @property
     def found_topics(self) -> FoundTopics | None:
-        """What takes long to find of the topics, to be kept; None where there is no room for words."""
+        """What takes long to find of the topics, to be kept; None where there are none."""
         settings = self._settings
-        if not settings.word_width:
+        if not settings.topics:
             return None
         return self._topics.found._replace(settings=settings.topic_settings)
 
@@ -137,7 +140,9 @@ class WordsWithin:
 
     def _embed(self, weights: Sparse) -> Vectors:
         """Return the numbers of words of texts, (n, words), given their weights."""
-        embedded: Vectors = self._topics.embed(weights) * self._factors
+        settings = self._settings
+        found = self._topics.embed(weights) if settings.topics else project(weights, settings.sketch)
+        embedded: Vectors = found * self._factors
         return embedded
 
     @cached_property
@@ -161,8 +166,8 @@ class WordsWithin:
         return factors
 
     @cached_property
-    def longest(self) -> float:
-        """M: the length that documents are scaled by."""
+    def _longest(self) -> float:
+        """M: the length that documents are given."""
         if not self._settings.word_width:
             return 1.0
         if not self._counts.rows:

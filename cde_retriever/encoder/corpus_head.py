@@ -48,8 +48,8 @@ class CorpusHead:
         self._plain_width, self._dimension = plain_width, dimension
         self._fitted: FittedQueries | None = None
         self._preparing = ThreadLock()
-        # Whether the one vector is the encoder's own, holds more than so many numbers of that, and words among them.
-        self._usual = dimension == plain_width and not settings.directions
+        # Whether the one vector is the encoder's own, is more than numbers of that, and holds words.
+        self._encoders_own = dimension == plain_width and not settings.directions
         self._joined = dimension > settings.kept_width(plain_width)
         self._has_words = self._joined and cut.word_width > 0
 
@@ -86,7 +86,9 @@ class CorpusHead:
             return self._document_words(texts)
         moved = self._knowledge.move(plain, self._own(texts), chunks_of)
         if parts == "one":
-            return self._stored(moved, self._reader.read_stems(texts, "document") if self._has_words else None)
+            if self._encoders_own:
+                return moved
+            return unit(self._stored(moved, self._reader.read_stems(texts, "document") if self._has_words else None))
         return Parts(moved, self._document_words(texts)) if parts == "both" else moved
 
     def _document_words(self, texts: Sequence[str]) -> "csr_array[Any]":
@@ -126,12 +128,13 @@ class CorpusHead:
         known = self._knowledge
         if known.settings.query_noise:
             fitted, counts = self._prepared(), self._query_counts(texts)
-            asked = None if self._usual else self._asked(plain, counts.words if self._has_words else None)
+            asked = None if self._encoders_own else self._asked(plain, counts.words if self._has_words else None)
             return fitted.fit(plain, known.query_words(counts), asked)
-        if not self._joined:
-            return self._meaning(known.within.turn_queries(plain))
+        if self._encoders_own:
+            return plain
         skip = known.settings.skip_question_words
-        return known.within.queries(plain, self._reader.read_stems(texts, "query", skip_question_words=skip))
+        stems = self._reader.read_stems(texts, "query", skip_question_words=skip) if self._has_words else None
+        return unit(self._asked(plain, stems))
 
     def _prepared(self) -> FittedQueries:
         """Return what fits queries, prepared when the first comes: of 8,192 documents that takes a second and 80 MB."""
@@ -139,25 +142,21 @@ class CorpusHead:
         with self._preparing:  # once, however many threads come first
             if self._fitted is None:
                 stored = None
-                if not self._usual:
-                    length = known.within.longest if self._joined else 1
-                    stored = length * self._stored(known.moved, known.stems if self._has_words else None)
+                if not self._encoders_own:
+                    stored = self._stored(known.moved, known.stems if self._has_words else None)
+                    stored = unit(stored) * np.linalg.norm(stored, axis=1).mean()
                 self._fitted = known.fitted(stored)
         return self._fitted
 
     def _stored(self, moved: Vectors, stems: Sparse | None) -> Vectors:
-        """Return documents as one vector each, (n, m), given their dense parts and word counts."""
+        """Return documents as one vector each, (n, m), at their lengths, given their dense parts and word counts."""
         within = self._knowledge.within
-        return within.documents(moved, stems) if self._joined else self._meaning(within.turn_documents(moved))
+        return within.documents(moved, stems) if self._joined else within.turn_documents(moved)[:, : self._dimension]
 
     def _asked(self, plain: Vectors, stems: Sparse | None) -> Vectors:
-        """Return queries in the form of `_stored`, (n, m), before they are fitted."""
+        """Return queries, (n, m), before they are fitted: inner products with those are cosines and words' scores."""
         within = self._knowledge.within
-        return within.asked(plain, stems) if self._joined else self._meaning(within.turn_queries(plain))
-
-    def _meaning(self, turned: Vectors) -> Vectors:
-        """Return vectors that have no room for words; what a context leaves as it is to the last bit."""
-        return turned if self._usual else unit(turned[:, : self._dimension])
+        return within.queries(plain, stems) if self._joined else within.turn_queries(plain)[:, : self._dimension]
 
 
 def check_chunks(chunks_of: Sequence[Hashable], texts: int, head: HeadSettings | None, name: str) -> list[Hashable]:

@@ -122,7 +122,7 @@ class Exploration:
             encoder.fork().set_context(context)  # refuses another model's
         self._plain = embed(self.texts, "document")
         settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
-        self._fits_queries, self._sized = settings.query_noise > 0, settings.added_width > 0
+        self._fits_queries, self._sized = settings.query_noise > 0, settings.word_width + settings.directions > 0
 
         def head(context: Context) -> CorpusHead:
             return CorpusHead(settings, context, self._plain.shape[1], encoder.dimension)

@@ -12,7 +12,7 @@ EXAMPLES = {
   cde-train report my-cde -o seen""",
     "analyse": """\
   cde-train analyse my-cde ./beir -o seen             seen/analysis.html, and a CSV file beside it for each plot
-  cde-train analyse cde-minilm-l6-v3 ./scifact -o seen""",
+  cde-train analyse cde-minilm-l6-v4 ./scifact -o seen""",
 }
 
 

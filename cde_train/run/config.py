@@ -4,7 +4,7 @@ A section is the settings dataclass of the module that does the work, so each se
 collected over the whole file and named as on the command line (``phase.0.learning_rate``). Reading a configuration
 loads neither torch nor transformers.
 
-    [model]                 start: cde-minilm-l6-v3, CDE checkpoint or plain encoder
+    [model]                 start: cde-minilm-l6-v4, CDE checkpoint or plain encoder
     [surrogate]             which encoder judges similarity
     [clustering] [packing]  contextual batching
     [filtering] [negatives] false negatives out, hard negatives in

@@ -49,7 +49,7 @@ def test_it_is_small_half_precision_and_documented() -> None:
 def test_its_head_has_the_numbers_that_every_encoder_gets(encoder) -> None:
     """If this fails, the numbers have changed: python -m benchmarks.recipes.bundled."""
     assert encoder.config.corpus_head == HeadSettings().to_dict()
-    assert (encoder.dimension, encoder.dense_dimension, encoder.config.context_size) == (384, 384, 8192)
+    assert (encoder.dimension, encoder.dense_dimension, encoder.config.context_size) == (768, 384, 8192)
 
 
 def test_the_short_one_has_half_the_numbers_and_the_same_parts(encoder, docstrings) -> None:
@@ -57,7 +57,7 @@ def test_the_short_one_has_half_the_numbers_and_the_same_parts(encoder, docstrin
     assert short.dimension == 384
     fitted = [one.fit_context(docstrings[:40]) for one in (short, whole)]
     assert fitted[0].fingerprint != fitted[1].fingerprint
-    with pytest.raises(ContextMismatchError, match="bundled, by its name 'cde-minilm-l6-v3'"):
+    with pytest.raises(ContextMismatchError, match="bundled, by its name 'cde-minilm-l6-v4'"):
         short.set_context(fitted[1])
     theirs, ours = (one.encode_documents(docstrings[:5], parts="both") for one in (whole, short))
     np.testing.assert_allclose(ours.dense, theirs.dense, atol=1e-5)

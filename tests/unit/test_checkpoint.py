@@ -147,7 +147,7 @@ def test_hub_ids_are_fetched_and_pinned_to_a_commit(folder, tmp_path, monkeypatc
 
 def test_no_name_means_the_bundled_checkpoint() -> None:
     folder, revision = find_checkpoint(None)
-    assert folder.name == "cde-minilm-l6-v3"
+    assert folder.name == "cde-minilm-l6-v4"
     assert revision is None
 
 
@@ -181,7 +181,7 @@ def test_all_faults_are_reported_at_once() -> None:
 
 def test_bundled_checkpoints_have_names_unless_a_folder_has_them(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_checkpoint("cde-minilm-l6-v3") == find_checkpoint(None)
+    assert find_checkpoint("cde-minilm-l6-v4") == find_checkpoint(None)
     assert hash_checkpoint(find_checkpoint("cde-minilm-l6-v1")[0]).startswith("82d24cb105bb")
     (tmp_path / "cde-minilm-l6-v1").mkdir()
     assert find_checkpoint("cde-minilm-l6-v1")[0].resolve() == tmp_path / "cde-minilm-l6-v1"

@@ -21,7 +21,7 @@ from cde_retriever.words.statistics import GRAM_PRIOR
 from cde_retriever.words.topics import Topics, canonical
 from tests.tiny import documents, headed_encoder, tiny_encoder
 
-HEAD = {"topics": 6, "sketch": 9, "query_noise": 0.0, "query_neighbours": 0}
+HEAD = {"topics": 6, "sketch": 9, "query_noise": 0.0, "query_neighbours": 0, "word_scale": 0.0}
 TEXTS = documents(30, seed=1)
 
 
@@ -280,6 +280,37 @@ def test_one_vector_scores_as_its_formula_says(encoder):
     expected = plain @ moved.T + settings.topic_weight * known.spread * matches
     ratio = one / expected
     assert ratio == pytest.approx(np.repeat(ratio[:, :1], 12, axis=1), rel=2e-3)  # one scale a query
+
+
+def test_words_beside_meaning_score_as_their_formula_says():
+    """With so many numbers a projection has little noise; documents are as long as their words make them."""
+    documents_, queries, scale = TEXTS[:12], ["balak koron", TEXTS[3]], 0.1
+    wide = headed_encoder(topics=0, sketch=2**16, word_scale=scale, sketch_weight=0.5)
+    assert wide.dimension == 32 + 2**16
+    context = wide.fit_context(documents_)
+    words = CorpusWords.of("english", WordReader("english").read(documents_, "document"))
+    known = Knowledge(wide.head_settings, context.vectors, words)
+    moved, plain = wide.encode_documents(documents_, parts="dense"), wide.encode_queries(queries, parts="dense")
+    weights, counts = Sparse.of_csr(_words_of(known, documents_)), WordReader("english").read(queries, "query").words
+    matches = known._weigh(counts, known._says(counts) ** known.settings.rareness).dot(weights)
+    expected = plain @ moved.T + 0.5 * known.spread * matches
+    root = np.sqrt(np.maximum(known._says(weights), 1e-3))
+    halves = np.bincount(weights.row_numbers, (weights.values * root) ** 2, 12)
+    lengths = np.sqrt(1 + scale**2 * 0.5 * known.spread * halves)
+    assert lengths.max() < 1.02
+    there = wide.encode_documents(documents_)
+    assert there[:, :32] == pytest.approx(moved / lengths[:, None], abs=2e-3)
+    ratio = (wide.encode_queries(queries) @ there.T) * lengths / expected
+    assert ratio == pytest.approx(np.repeat(ratio[:, :1], 12, axis=1), rel=0.05)  # one scale a query
+
+
+def test_the_first_numbers_are_what_a_context_for_the_encoders_size_gives():
+    whole, alone = (headed_encoder(**HeadSettings().sized(size, 32).to_dict()) for size in (64, 32))
+    cut = whole.fork(truncate_dim=32)
+    for one in (cut, alone):
+        one.fit_context(TEXTS, context_size=20)
+    assert cut.encode_documents(TEXTS).tobytes() == alone.encode_documents(TEXTS).tobytes()
+    assert cut.encode_queries(TEXTS[:4]).tobytes() == alone.encode_queries(TEXTS[:4]).tobytes()
 
 
 def _words_of(known, texts):

@@ -84,7 +84,7 @@ def test_one_vector_scores_by_directions_and_words():
     context = wide.fit_context(texts)
     one = wide.encode_queries(queries) @ wide.encode_documents(texts).T
     words = CorpusWords.of("english", WordReader("english").read(texts, "document"))
-    settings = HeadSettings(topics=32, query_noise=0.0)
+    settings = HeadSettings(topics=32, sketch=0, query_noise=0.0, word_scale=0.0)
     known = Knowledge(settings, context.vectors, words)
     counts = WordReader("english").read(queries, "query").words
     asked = known._weigh(counts, known._says(counts) ** settings.rareness)

@@ -98,7 +98,14 @@ def test_what_is_learned_means_the_same_in_a_short_vector():
     """A student's scores are those of the product's one vector with its numbers, but for one scale a query."""
     seen_corpus, rows = corpus("one", 20), np.arange(4, 12)
     settings = HeadSettings(
-        directions=8, levelling=0.2, topics=127, topic_weight=0.5, skip_question_words=False, query_noise=0.0
+        directions=8,
+        levelling=0.2,
+        topics=127,
+        sketch=0,
+        topic_weight=0.5,
+        skip_question_words=False,
+        query_noise=0.0,
+        word_scale=0.0,
     )
     given = Context.of(seen_corpus.documents, rows)
     scores = Law(settings)(see(seen_corpus.documents, seen_corpus.queries, given, settings)).detach().numpy()

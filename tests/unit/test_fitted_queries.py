@@ -169,12 +169,12 @@ def test_threads_that_come_at_once_prepare_a_context_once(encoder, monkeypatch):
     np.testing.assert_array_equal(np.concatenate(found), one.encode_queries(ASKED[1:]))
 
 
-def fitted_by_scikit_learn(asked, there, of_both):
+def fitted_by_scikit_learn(asked, there, of_both, noise=0.05):
     """Return queries, (n, m), at unit length, whose products with documents, (J, m), are fitted to scores, (n, J)."""
     documents_, scores = there.astype(float), of_both.astype(float)
     centred = documents_ - documents_.mean(axis=0)
     missing = scores - asked @ documents_.T
-    model = Ridge(alpha=0.05 * (centred**2).sum() / len(centred)).fit(documents_, missing.T)
+    model = Ridge(alpha=noise * (centred**2).sum() / len(centred)).fit(documents_, missing.T)
     return unit((asked + model.coef_).astype(np.float32))
 
 
@@ -191,7 +191,8 @@ def test_a_vector_that_is_cut_is_fitted_to_the_scores_of_whole_ones(head):
     there = short.encode_documents(TEXTS)
     assert there.shape == (30, 10)
     plain, scores = of_both_parts(encoder)
-    expected = fitted_by_scikit_learn(unit(plain[:, :10]), there, scores)
+    length = np.linalg.norm(encoder.encode_documents(TEXTS, parts="dense")[:, :10], axis=1).mean()
+    expected = fitted_by_scikit_learn(plain[:, :10], length * there, scores)
     np.testing.assert_allclose(short.encode_queries(ASKED), expected, atol=1e-4)
 
 
@@ -207,11 +208,15 @@ def test_vectors_of_another_size_are_fitted_to_the_scores_of_both_parts(size):
     words = encoder.context.words.take(order)
     within = Knowledge(encoder.head_settings, encoder.context.vectors[order], words).within
     stems = reader("english").read_stems(ASKED, "query", skip_question_words=True)
-    asked = within.asked(plain, stems)
-    expected = fitted_by_scikit_learn(asked, within.longest * there, scores)
+    asked = within.queries(plain, stems)
+    of_texts = reader("english").read_stems(TEXTS, "document")
+    at_length = within.documents(encoder.encode_documents(TEXTS, parts="dense"), of_texts)
+    np.testing.assert_allclose(there, unit(at_length), atol=1e-6)
+    there = there * np.linalg.norm(at_length, axis=1).mean()
+    expected = fitted_by_scikit_learn(asked, there, scores, encoder.head_settings.query_noise)
     np.testing.assert_allclose(encoder.encode_queries(ASKED), expected, atol=1e-4)
     # Before the fit they say of both parts what they have room for.
-    rough = asked @ (within.longest * there).T
+    rough = asked @ there.T
     assert np.corrcoef(rough.ravel(), scores.ravel())[0, 1] > 0.5
 
 

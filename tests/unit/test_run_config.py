@@ -264,8 +264,8 @@ def test_distillation_goes_with_no_other_training(preset, setting, fault):
 
 def test_distillation_starts_from_an_encoder_or_a_short_vector():
     assert resolve(load_run_config("distil")).model.max_length == 256
-    with pytest.raises(ConfigError, match="cde-minilm-l6-v3 has no short vector, whose numbers are learned"):
-        resolve(load_run_config("distil", ["model.base=cde-minilm-l6-v3"]))
+    with pytest.raises(ConfigError, match="cde-minilm-l6-v4 has no short vector, whose numbers are learned"):
+        resolve(load_run_config("distil", ["model.base=cde-minilm-l6-v4"]))
     with pytest.raises(ConfigError, match="is a checkpoint, which says both itself; leave them out"):
         resolve(load_run_config("distil", ["model.max_length=128"]))
 
@@ -310,12 +310,12 @@ def test_reading_a_configuration_loads_no_framework():
 
 def test_without_a_base_training_starts_from_the_bundled_encoder_beneath_its_head():
     model = resolve(RunConfig()).model
-    assert (model.start, model.context_attention, model.context_size) == ("cde-minilm-l6-v3", "head", 8192)
-    assert resolve(RunConfig(model=ModelSection(base="cde-minilm-l6-v3"))).model == replace(model, base=model.start)
+    assert (model.start, model.context_attention, model.context_size) == ("cde-minilm-l6-v4", "head", 8192)
+    assert resolve(RunConfig(model=ModelSection(base="cde-minilm-l6-v4"))).model == replace(model, base=model.start)
     first = resolve(RunConfig(model=ModelSection(base="cde-minilm-l6-v1"))).model
     assert (first.context_attention, first.term_statistics, first.sketch_width) == ("late", True, 640)
     with pytest.raises(
-        ConfigError, match="context_attention is 'joint', but the checkpoint cde-minilm-l6-v3 has 'head'"
+        ConfigError, match="context_attention is 'joint', but the checkpoint cde-minilm-l6-v4 has 'head'"
     ):
         resolve(RunConfig(model=ModelSection(context_attention="joint")))
 

@@ -284,7 +284,9 @@ def test_a_vector_of_fewer_numbers_reads_its_context_and_is_written_as_it_is_ope
     said = json.loads(capsys.readouterr().out)
     opened, whole = (ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=size) for size in (24, None))
     assert said["dimension"] == opened.dimension == 24
-    assert opened.head_settings == HeadSettings(directions=23, levelling=0.11)  # and a length
+    assert opened.head_settings == HeadSettings(
+        directions=24, levelling=0.11, sketch=0, query_noise=0.05, query_neighbours=256
+    )
     written = ContextualEncoder.from_pretrained(tmp_path / "out")
     assert written.identity == replace(opened.identity, name="model")
     assert len({opened.identity.sha256, whole.identity.sha256}) == 2
@@ -299,10 +301,8 @@ def test_a_vector_of_fewer_numbers_reads_its_context_and_is_written_as_it_is_ope
 
 def test_a_size_that_no_short_vector_has_is_refused(tmp_path):
     save_model(tmp_path)
-    with pytest.raises(ConfigError, match=r"vector_size is 65, but vectors of .* have 32 numbers; give at most twice"):
-        ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=65)
-    with pytest.raises(ConfigError, match=r"vector_size is 33, one more than .* have, .*; give 32, or at least 34$"):
-        ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=33)
+    with pytest.raises(ConfigError, match=r"vector_size is 417, but vectors of .* have 32 numbers; give at most 416"):
+        ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=417)
     with pytest.raises(ConfigError, match="vector_size must be at least 6, received 5"):
         ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=5)
     with pytest.raises(ConfigError, match="vector_size is 8, which needs the head"):
@@ -318,8 +318,8 @@ def test_a_size_that_no_short_vector_has_is_refused(tmp_path):
 def test_a_checkpoint_is_opened_with_another_size_and_written_so(tmp_path, capsys, size):
     folder = headed_encoder().save_pretrained(tmp_path / "head")
     whole, opened = (ContextualEncoder.from_pretrained(folder, vector_size=asked) for asked in (None, size))
-    assert (opened.dimension, whole.dimension) == (size, 32)
-    assert (opened.identity == whole.identity) == (size == 32)
+    assert (opened.dimension, whole.dimension) == (size, 32 + 384)
+    assert opened.identity != whole.identity
     assert main(["wrap", str(folder), "-o", str(tmp_path / "out"), "--vector-size", str(size)]) == 0
     assert json.loads(capsys.readouterr().out)["dimension"] == size
     written, again = (ContextualEncoder.from_pretrained(tmp_path / "out", vector_size=asked) for asked in (None, size))

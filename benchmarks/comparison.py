@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cde_retriever.checkpoint.folder import DEFAULT_CHECKPOINT, hash_checkpoint
+from cde_retriever.checkpoint.folder import BUNDLED, DEFAULT_CHECKPOINT, hash_checkpoint
 from cde_retriever.checkpoint.reading import QUERIES, Reading, identify_model
 from cde_retriever.files.replacing import write_atomically
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = hash_checkpoint(DEFAULT_CHECKPOINT)
-QUERIES_ALONE = identify_model(DEFAULT_CHECKPOINT, Reading(context_for=QUERIES))
+QUERIES_ALONE = identify_model(BUNDLED / "cde-minilm-l6-v3", Reading(context_for=QUERIES))  # version 4: the same vectors
 PLAIN = "c5de6816362e"  # all-MiniLM-L6-v2, its first stage
 ROWS = (
     ("BM25", "bm25", "", "words", "inverted index", "counts words as they come"),
@@ -22,8 +22,8 @@ ROWS = (
     ("BM25 + MiniLM by ranks", "rrf", PLAIN, "both of these", "two, fused", "counts words"),
     ("0.4 BM25 + 0.6 MiniLM", "convex_40", PLAIN, "both of these", "two, scores of all texts", "counts words"),
     ("ours, documents as they are", "corpus", QUERIES_ALONE, "384 numbers", "any", "a sample of 8,192 documents"),
-    ("ours, one vector, another corpus's context", "foreign", OURS, "384 numbers", "any", "the wrong sample"),
-    ("ours, one vector", "corpus", OURS, "384 numbers", "any", "a sample of 8,192 documents"),
+    ("ours, one vector, another corpus's context", "foreign", OURS, "768 numbers", "any", "the wrong sample"),
+    ("ours, one vector", "corpus", OURS, "768 numbers", "any", "a sample of 8,192 documents"),
     ("ours, two parts, no context", "hybrid_null", OURS, "384 numbers + words", "dense + sparse", "nothing"),
     ("ours, two parts", "hybrid", OURS, "384 numbers + words", "dense + sparse", "a sample of 8,192 documents"),
 )

@@ -28,13 +28,13 @@ that knows the corpus it searches from up to 8,192 sampled documents: neighbours
 | context | a sample's vectors and words, 2 (line) to 9.5 kB (abstract) each; a word prior where small; null context |
 | documents | their vector, moved towards neighbours among up to 1,024 context documents: 384 numbers, unit length |
 | two parts | that vector, dense, and exact weights of stems, grams and pairs, sparse; their inner products add up |
-| one vector | that vector alone; a query's, as long, is fitted to exact words of the 256 context documents near it |
+| one vector | that vector and 384 numbers, a random projection of its words: 768 numbers; a query's are fitted to words of 128 near documents |
 | text | 256 tokens, no prompts; words are counted over the whole text |
 | files | configuration here; weights (22.7 M numbers in half precision) and tokenizer are those of `cde-minilm-l6-v1` |
 | licence | Apache-2.0 |
 
 `python -m benchmarks.recipes.bundled` makes it, `cde wrap` does the same to any other encoder (`docs/encoders.md`).
-What `cde-minilm-l6-v1` and `cde-minilm-l6-v2` have stored opens with these models, which stay in the package.
+What `cde-minilm-l6-v1`, `-v2` and `-v3` have stored opens with these models, which stay in the package.
 
 ## Data and licences
 
@@ -55,9 +55,9 @@ LIMITS = """## Limits
 English: another stemmer is a word away (`fit_context(language="german")`), the prior stays English. The dense part
 reads 256 tokens. Weights are of MiniLM size: long or intricate documents are better served by larger encoders. One
 vector ranks about as two parts do on the ten sets above, lower where questions share words with their answers. It knows
-words where context documents are, so it is worth most where the context holds the whole corpus, as it does in the
-figures above. Under the null context it is the plain vector, and under another corpus's it ranks below that: the
-context must be that of the corpus. A query is fitted to it, which takes 0.2 to 0.4 of the encoder's time more.
+words best where context documents are, so it is worth most where the context holds the whole corpus, as it does in the
+figures above. Under the null context and another corpus's it knows words as they are rare in general or there. A query
+is fitted to its context, which takes 0.2 to 0.4 of the encoder's time more.
 """
 
 

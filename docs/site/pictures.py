@@ -89,7 +89,7 @@ PICTURES = {
             "model": Box(300, 150, "second stage\nunder the context", "model"),
             "dense": Box(530, 50, "dense part:\nmeaning, 384 numbers"),
             "sparse": Box(530, 150, "sparse part:\nexact words, weighed"),
-            "one": Box(530, 250, "one vector:\n384 numbers"),
+            "one": Box(530, 250, "one vector:\n768 numbers"),
             "score": Box(770, 100, "score = sum of both\ninner products"),
             "cosine": Box(770, 250, "score = cosine"),
         },

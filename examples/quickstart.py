@@ -18,7 +18,7 @@ def main() -> list[str]:
 
     encoder = ContextualEncoder.from_pretrained()  # the bundled model, or a folder or Hub id
     encoder.fit_context(texts).save("context.safetensors")
-    vectors = encoder.encode_documents(texts)  # (n, 384) float32, unit length
+    vectors = encoder.encode_documents(texts)  # (n, 768) float32, unit length
     np.save("vectors.npy", vectors)
 
     later = ContextualEncoder.from_pretrained()  # in another process

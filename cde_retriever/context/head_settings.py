@@ -22,6 +22,8 @@ LEVELLING = 0.11
 """Power by which main directions of less variance count for more, learned on 44 corpora with all-MiniLM-L6-v2."""
 FITTED_ALONE = {"query_noise": 0.05, "query_neighbours": 256}
 """By what queries are fitted where the vectors they are compared with hold no words."""
+NOISY_WIDTH = 432
+"""A projection to so many numbers has as much noise as it tells of words, so fewer are worth less."""
 FITTED_SIZE = 8192
 """Context documents by which queries are fitted: more than moving documents needs, as each is a place where words are
 known."""
@@ -130,14 +132,13 @@ class HeadSettings:
             return alone
         if size < plain_width:
             return replace(alone, directions=size, levelling=LEVELLING, word_scale=usual.word_scale)
-        return replace(
-            alone,
-            sketch=size - plain_width,
-            sketch_weight=usual.sketch_weight,
-            word_scale=usual.word_scale,
-            query_noise=usual.query_noise,
-            query_neighbours=usual.query_neighbours,
-        )
+        words = ("sketch", "sketch_weight", "word_scale", "query_noise", "query_neighbours")
+        return replace(alone, **{name: getattr(usual, name) for name in words})._sketched(size - plain_width)
+
+    def _sketched(self, width: int) -> "HeadSettings":
+        """Return settings of a projection to so many numbers, the fewer the less they count."""
+        worth = self.sketch_weight * _told(width) / _told(self.sketch) if width != self.sketch else self.sketch_weight
+        return replace(self, sketch=width, sketch_weight=worth)
 
     @classmethod
     def short(cls, size: int) -> "HeadSettings":
@@ -203,10 +204,10 @@ class HeadSettings:
         room = max(dimension - kept - self.lengthened, 0)
         topics = min(self.topics, room)
         sketch = min(self.sketch, room - topics)
-        cut = replace(self, topics=topics, sketch=sketch, directions=self.directions and min(kept, dimension))
-        if self.query_noise and self.word_width and not cut.word_width:
-            cut = replace(cut, **FITTED_ALONE)
-        return cut
+        cut = replace(self, topics=topics, directions=self.directions and min(kept, dimension))
+        if self.query_noise and self.word_width and not topics + sketch:
+            return replace(cut, sketch=0, **FITTED_ALONE)
+        return cut._sketched(sketch) if self.word_scale else replace(cut, sketch=sketch)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "HeadSettings":
@@ -226,3 +227,8 @@ class HeadSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; of later settings only those that are used, so that identities stay."""
         return {name: value for name, value in asdict(self).items() if value or name not in LATER}
+
+
+def _told(width: int) -> float:
+    """Return which share of a projection to so many numbers tells of words, the rest being noise."""
+    return width / (width + NOISY_WIDTH)

@@ -313,6 +313,22 @@ def test_the_first_numbers_are_what_a_context_for_the_encoders_size_gives():
     assert cut.encode_queries(TEXTS[:4]).tobytes() == alone.encode_queries(TEXTS[:4]).tobytes()
 
 
+def test_fewer_numbers_of_words_count_for_less_as_they_are_noisier():
+    usual = HeadSettings()
+    assert usual.sized(768, 384) == usual
+    few = usual.sized(512, 384)
+    assert few == usual.cut(384, 512)
+    assert few.sketch_weight == pytest.approx(0.4 * (128 / 560) / (384 / 816))
+    assert usual.sized(1536, 768).sketch_weight == pytest.approx(0.85 * 768 / 1200)
+    encoders = [headed_encoder(**usual.sized(size, 32).to_dict()) for size in (32, 33, 416)]
+    scores = []
+    for one in encoders:
+        one.set_context(one.null_context())
+        scores.append(one.encode_queries(TEXTS[:5]) @ one.encode_documents(TEXTS).T)
+    near, far = (np.corrcoef(scores[0].ravel(), other.ravel())[0, 1] for other in scores[1:])
+    assert near > 0.99 > far
+
+
 def _words_of(known, texts):
     from cde_retriever.words.weights import weigh_documents
 

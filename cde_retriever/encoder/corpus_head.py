@@ -144,19 +144,23 @@ class CorpusHead:
                 stored = None
                 if not self._encoders_own:
                     stored = self._stored(known.moved, known.stems if self._has_words else None)
-                    stored = unit(stored) * np.linalg.norm(stored, axis=1).mean()
+                    stored = unit(stored) * (np.linalg.norm(stored, axis=1).mean() if len(stored) else 1.0)
                 self._fitted = known.fitted(stored)
         return self._fitted
 
     def _stored(self, moved: Vectors, stems: Sparse | None) -> Vectors:
         """Return documents as one vector each, (n, m), at their lengths, given their dense parts and word counts."""
         within = self._knowledge.within
-        return within.documents(moved, stems) if self._joined else within.turn_documents(moved)[:, : self._dimension]
+        return within.documents(moved, stems) if self._joined else self._cut(within.turn_documents(moved))
 
     def _asked(self, plain: Vectors, stems: Sparse | None) -> Vectors:
         """Return queries, (n, m), before they are fitted: inner products with those are cosines and words' scores."""
         within = self._knowledge.within
-        return within.queries(plain, stems) if self._joined else within.turn_queries(plain)[:, : self._dimension]
+        return within.queries(plain, stems) if self._joined else self._cut(within.turn_queries(plain))
+
+    def _cut(self, turned: Vectors) -> Vectors:
+        """Return vectors without words; unit ones where numbers are cut off, whose cosines come nearest to all's."""
+        return turned if turned.shape[1] == self._dimension else unit(turned[:, : self._dimension])
 
 
 def check_chunks(chunks_of: Sequence[Hashable], texts: int, head: HeadSettings | None, name: str) -> list[Hashable]:

@@ -52,6 +52,8 @@ class CorpusHead:
         self._encoders_own = dimension == plain_width and not settings.directions
         self._joined = dimension > settings.kept_width(plain_width)
         self._has_words = self._joined and cut.word_width > 0
+        # Earlier models fit what is cut at length 1.
+        self._fits_lengths = self._joined or settings.word_scale > 0
 
     @property
     def context_documents(self) -> Vectors:
@@ -144,7 +146,8 @@ class CorpusHead:
                 stored = None
                 if not self._encoders_own:
                     stored = self._stored(known.moved, known.stems if self._has_words else None)
-                    stored = unit(stored) * np.linalg.norm(stored, axis=1).mean()
+                    length = np.linalg.norm(stored, axis=1).mean() if self._fits_lengths and len(stored) else 1
+                    stored = unit(stored) * length
                 self._fitted = known.fitted(stored)
         return self._fitted
 
@@ -156,7 +159,10 @@ class CorpusHead:
     def _asked(self, plain: Vectors, stems: Sparse | None) -> Vectors:
         """Return queries, (n, m), before they are fitted: inner products with those are cosines and words' scores."""
         within = self._knowledge.within
-        return within.queries(plain, stems) if self._joined else within.turn_queries(plain)[:, : self._dimension]
+        if self._joined:
+            return within.queries(plain, stems)
+        meaning = within.turn_queries(plain)[:, : self._dimension]
+        return meaning if self._fits_lengths else unit(meaning)
 
 
 def check_chunks(chunks_of: Sequence[Hashable], texts: int, head: HeadSettings | None, name: str) -> list[Hashable]:

@@ -183,8 +183,19 @@ def of_both_parts(encoder):
     return asked.dense, asked.dense @ there.dense.T + inner_products(asked.sparse, there.sparse)
 
 
-@pytest.mark.parametrize("head", [HeadSettings().for_queries(), HeadSettings()])
-def test_a_vector_that_is_cut_is_fitted_to_the_scores_of_whole_ones(head):
+@pytest.mark.parametrize("head", [HeadSettings().sized(32, 32), HeadSettings().for_queries()])
+def test_a_vector_of_earlier_models_that_is_cut_is_fitted_as_before(head):
+    """At length 1, so that what a user stored of version 3, and of documents as they are, is asked as it was."""
+    encoder = headed_encoder(**head.to_dict())
+    short = encoder.fork(truncate_dim=10)
+    encoder.set_context(short.fit_context(TEXTS, context_size=30))
+    plain, scores = of_both_parts(encoder)
+    expected = fitted_by_scikit_learn(unit(plain[:, :10]), short.encode_documents(TEXTS), scores)
+    np.testing.assert_allclose(short.encode_queries(ASKED), expected, atol=1e-4)
+
+
+def test_a_vector_that_is_cut_is_fitted_to_the_scores_of_whole_ones():
+    head = HeadSettings()
     encoder = headed_encoder(**head.to_dict())
     short = encoder.fork(truncate_dim=10)
     encoder.set_context(short.fit_context(TEXTS, context_size=30))
@@ -221,6 +232,7 @@ def test_vectors_of_another_size_are_fitted_to_the_scores_of_both_parts(size):
 
 
 @pytest.mark.parametrize("size", [12, 50])
+@pytest.mark.filterwarnings("error")
 def test_vectors_of_another_size_have_length_one_where_nothing_can_be_fitted(size):
     encoder = headed_encoder(**HeadSettings().sized(size, 32).to_dict())
     encoder.fit_context(TEXTS[:1])

@@ -34,7 +34,8 @@ def add_command(program: CommandLine) -> None:
         "--vector-size",
         type=int,
         metavar="N",
-        help="numbers of the one vector, at most twice those of the encoder (default: those)",
+        help="numbers of the one vector; below those of the encoder main directions, above them words beside "
+        "(default: 384 more; of a checkpoint its own)",
     )
     add_reading_options(wrap)
 

@@ -1,4 +1,4 @@
-"""Fit a query's vector to the exact words of context documents near it, so that documents need hold no words.
+"""Fit a query's vector to the exact words of context documents near it, of which documents hold few or none.
 
     q' = normalise(u + Aᵀ (A Aᵀ + λ tr(A Aᵀ) / K · I)⁻¹ (s - D u))
 
@@ -11,8 +11,8 @@ and those like them, cosines of q' and documents come near to the sum of both pa
 numbers. λ is the noise that is allowed for, in variances of a document's vector: words say much of a document that its
 vector does not hold.
 
-Vectors of another size (`cde_retriever.context.words_within`) are fitted likewise: of what their directions leave out,
-and their topics blur, s - D u is the rest.
+Vectors of another size than the encoder's (`cde_retriever.context.words_within`) are fitted likewise: of what their
+directions leave out, and their projection of words blurs, s - D u is the rest.
 
 Documents are not touched. So where they are not moved either, an index that is there can be asked under any context of
 its encoder.

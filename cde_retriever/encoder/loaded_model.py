@@ -111,9 +111,10 @@ class LoadedModel:
             variant: Which network of the authors' own weights to compute (docs/released.md).
             long_texts: What becomes of texts longer than `max_length`: ``"cut"`` off, the default, or read whole as
                 overlapping ``"windows"`` whose vectors are joined; the latter of models with a corpus head.
-            vector_size: Numbers of one vector of a model with a corpus head; None for as many as the encoder's own.
-                Fewer are the main directions of the context's documents, for stores in which size costs; more, at most
-                twice as many, hold words, for corpora of which a context holds less than half (docs/encoders.md).
+            vector_size: Numbers of one vector of a model with a corpus head; None for the model's own number, of an
+                encoder that gets its head here 384 more than the encoder's, which hold words. Fewer than the encoder's
+                are the main directions of the context's documents, for stores in which size costs; as many are its own
+                alone, and more, up to twice as many or 384 more, hold words beside (docs/encoders.md).
             context_for: ``"queries"``: documents keep the encoder's own vectors, so that an index of them that is there
                 can be asked, and a context changes queries alone; also of CDE checkpoints with a corpus head. None for
                 a context that changes both.

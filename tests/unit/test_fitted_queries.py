@@ -183,7 +183,7 @@ def of_both_parts(encoder):
     return asked.dense, asked.dense @ there.dense.T + inner_products(asked.sparse, there.sparse)
 
 
-@pytest.mark.parametrize("head", [HeadSettings().for_queries(), HeadSettings()])
+@pytest.mark.parametrize("head", [HeadSettings(), HeadSettings().sized(32, 32), HeadSettings().for_queries()])
 def test_a_vector_that_is_cut_is_fitted_to_the_scores_of_whole_ones(head):
     encoder = headed_encoder(**head.to_dict())
     short = encoder.fork(truncate_dim=10)
@@ -191,8 +191,7 @@ def test_a_vector_that_is_cut_is_fitted_to_the_scores_of_whole_ones(head):
     there = short.encode_documents(TEXTS)
     assert there.shape == (30, 10)
     plain, scores = of_both_parts(encoder)
-    length = np.linalg.norm(encoder.encode_documents(TEXTS, parts="dense")[:, :10], axis=1).mean()
-    expected = fitted_by_scikit_learn(plain[:, :10], length * there, scores)
+    expected = fitted_by_scikit_learn(unit(plain[:, :10]), there, scores)
     np.testing.assert_allclose(short.encode_queries(ASKED), expected, atol=1e-4)
 
 
@@ -221,6 +220,7 @@ def test_vectors_of_another_size_are_fitted_to_the_scores_of_both_parts(size):
 
 
 @pytest.mark.parametrize("size", [12, 50])
+@pytest.mark.filterwarnings("error")
 def test_vectors_of_another_size_have_length_one_where_nothing_can_be_fitted(size):
     encoder = headed_encoder(**HeadSettings().sized(size, 32).to_dict())
     encoder.fit_context(TEXTS[:1])

@@ -1,7 +1,10 @@
 """Warn where a context of the usual size holds too little of its corpus for one vector.
 
 A query's one vector knows words best where the context's documents are (`cde_retriever.context.fitted_queries`), so it
-is worth what the context holds of the corpus, less so where vectors hold words: FIGURES (docs/contexts.md).
+is worth what the context holds of the corpus: on ten judged sets 6.3 nDCG@10 x 100 above the encoder alone where that
+is all, 4.4, 3.9 and 3.0 at a half, a quarter and a sixteenth, where BM25 beside the encoder is 3.7 above it, and two
+parts 6.5 and, at a sixteenth, 5.7; on five others 12.7, 9.7, 8.2 and 7.2, where these are 9.8, 13.3 and 12.0
+(docs/contexts.md).
 """
 
 import warnings

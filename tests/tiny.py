@@ -107,7 +107,7 @@ def tiny_encoder(
 
 
 def headed_encoder(**head: Any) -> ContextualEncoder:
-    """Build an encoder with a corpus head, given some of the head's settings; with topics or directions as version 2 had it."""
+    """Build an encoder with a corpus head, given some of its settings; with topics or directions as in version 2."""
     version_2 = {"query_noise": 0.0, "query_neighbours": 0, "word_scale": 0.0}
     before = version_2 if {"topics", "sketch", "directions"} & set(head) else {}
     return tiny_encoder(**{**HEADED, "corpus_head": before | head})

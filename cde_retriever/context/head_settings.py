@@ -20,7 +20,7 @@ _FIRST = {"rareness": 1.0, "sharing": 1.0, "skip_question_words": False, **LATER
 """What holds for models that were stored, with all numbers of their time, before these were settings."""
 LEVELLING = 0.11
 """Power by which main directions of less variance count for more, learned on 44 corpora with all-MiniLM-L6-v2."""
-FITTED_ALONE = {"query_noise": 0.05, "query_neighbours": 256}
+FITTED_ALONE: dict[str, Any] = {"query_noise": 0.05, "query_neighbours": 256}
 """By what queries are fitted where the vectors they are compared with hold no words."""
 NOISY_WIDTH = 432
 """A projection to so many numbers has as much noise as it tells of words, so fewer are worth less."""

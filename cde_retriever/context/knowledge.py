@@ -10,8 +10,8 @@ the same on every backend, in three forms:
 - one vector, for stores that hold nothing else: the same moved vector and a projection of its words
   (`cde_retriever.context.words_within`), and for queries one that is fitted to the exact words of the context's
   documents near it (`cde_retriever.context.fitted_queries`);
-- one vector of another size: of the encoder's, without words, or of fewer numbers. Where an amount of 0 leaves documents
-  where they are as well, the context is for queries alone, and stored plain vectors can be asked.
+- one vector of another size: of the encoder's, without words, or of fewer numbers. Where an amount of 0 leaves
+  documents where they are as well, the context is for queries alone, and stored plain vectors can be asked.
 
 Everything is a function of the frozen context, so vectors of stored documents never change when others come.
 """

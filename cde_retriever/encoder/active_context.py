@@ -102,7 +102,8 @@ def _advise(model: LoadedModel, context: Context, name: str) -> str:
         return advice
     if context.words.whole is None and head.query_noise:  # so queries were not fitted under it
         return "it was made by an earlier version, whose index has to be built again"
-    return f"{advice}, with the vector_size and context_for that it was made with (commands: a folder by `cde wrap`)"
+    made = "with the vector_size and context_for that it was made with (commands: a folder by `cde wrap`)"
+    return f"{advice}, {made}, or build an index of an earlier version again"
 
 
 _SETTINGS = ("prompts", "max_length")

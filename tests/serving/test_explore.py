@@ -78,9 +78,7 @@ def test_reasons_add_up_to_the_score(explored, way):
     (answer,) = explored.ask([QUERY])
     reason = explored.explain(QUERY, number, way)
     assert sum(reason.score.values()) == pytest.approx(answer.scores[way][number], abs=1e-5)
-    assert list(reason.score)[:2] == (
-        ["meaning", "words"] if explored.form == "both" else ["meaning and words"]
-    )
+    assert list(reason.score)[:2] == (["meaning", "words"] if explored.form == "both" else ["meaning and words"])
     if explored.form == "both":
         said = sum(word.by_word + word.by_grams for word in reason.words)
         assert said == pytest.approx(reason.score["words"], abs=1e-5)

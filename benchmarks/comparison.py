@@ -13,7 +13,9 @@ from cde_retriever.files.replacing import write_atomically
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = hash_checkpoint(DEFAULT_CHECKPOINT)
-QUERIES_ALONE = identify_model(BUNDLED / "cde-minilm-l6-v3", Reading(context_for=QUERIES))  # version 4: the same vectors
+QUERIES_ALONE = identify_model(
+    BUNDLED / "cde-minilm-l6-v3", Reading(context_for=QUERIES)
+)  # version 4: the same vectors
 PLAIN = "c5de6816362e"  # all-MiniLM-L6-v2, its first stage
 ROWS = (
     ("BM25", "bm25", "", "words", "inverted index", "counts words as they come"),

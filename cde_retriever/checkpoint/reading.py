@@ -21,7 +21,7 @@ NOT_READ = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".md", ".gguf", ".png", "
 FOLDERS_NOT_READ = ("onnx", "openvino", "coreml", "checkpoint")
 QUERIES = "queries"
 LEAST_SIZE = 6
-"""Fewest numbers of one vector: five directions and a length."""
+"""Fewest numbers of one vector."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ class CorpusHead:
         context: The context, with words.
         plain_width: Numbers of a plain vector.
         dimension: Numbers of the one vector; fewer than the full number are `HeadSettings.cut`.
+
+    Attributes:
+        is_dense: Whether a document's one vector is its dense part.
     """
 
     def __init__(self, settings: HeadSettings, context: Context, plain_width: int, dimension: int) -> None:
@@ -48,8 +51,8 @@ class CorpusHead:
         self._plain_width, self._dimension = plain_width, dimension
         self._fitted: FittedQueries | None = None
         self._preparing = ThreadLock()
-        # Whether the one vector is the encoder's own, is more than numbers of that, and holds words.
-        self._encoders_own = dimension == plain_width and not settings.directions
+        # Whether the one vector is the dense part, is more than numbers of that, and holds words.
+        self.is_dense = dimension == plain_width and not settings.directions
         self._joined = dimension > settings.kept_width(plain_width)
         self._has_words = self._joined and cut.word_width > 0
 
@@ -86,7 +89,7 @@ class CorpusHead:
             return self._document_words(texts)
         moved = self._knowledge.move(plain, self._own(texts), chunks_of)
         if parts == "one":
-            if self._encoders_own:
+            if self.is_dense:
                 return moved
             return unit(self._stored(moved, self._reader.read_stems(texts, "document") if self._has_words else None))
         return Parts(moved, self._document_words(texts)) if parts == "both" else moved
@@ -128,9 +131,9 @@ class CorpusHead:
         known = self._knowledge
         if known.settings.query_noise:
             fitted, counts = self._prepared(), self._query_counts(texts)
-            asked = None if self._encoders_own else self._asked(plain, counts.words if self._has_words else None)
+            asked = None if self.is_dense else self._asked(plain, counts.words if self._has_words else None)
             return fitted.fit(plain, known.query_words(counts), asked)
-        if self._encoders_own:
+        if self.is_dense:
             return plain
         skip = known.settings.skip_question_words
         stems = self._reader.read_stems(texts, "query", skip_question_words=skip) if self._has_words else None
@@ -142,7 +145,7 @@ class CorpusHead:
         with self._preparing:  # once, however many threads come first
             if self._fitted is None:
                 stored = None
-                if not self._encoders_own:
+                if not self.is_dense:
                     stored = self._stored(known.moved, known.stems if self._has_words else None)
                     stored = unit(stored) * (np.linalg.norm(stored, axis=1).mean() if len(stored) else 1.0)
                 self._fitted = known.fitted(stored)

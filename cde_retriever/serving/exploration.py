@@ -122,7 +122,7 @@ class Exploration:
             encoder.fork().set_context(context)  # refuses another model's
         self._plain = embed(self.texts, "document")
         settings = HeadSettings.from_dict(encoder.config.corpus_head or {})
-        self._fits_queries, self._sized = settings.query_noise > 0, settings.word_width + settings.directions > 0
+        self._fits_queries = settings.query_noise > 0
 
         def head(context: Context) -> CorpusHead:
             return CorpusHead(settings, context, self._plain.shape[1], encoder.dimension)
@@ -177,7 +177,7 @@ class Exploration:
         if self.form == "one":
             products = np.asarray(head.queries(vector, [query], "one"))[0] * self._documents[way][number]
             score = {name: float(products[place].sum()) for name, place in head.places.items()}
-            if self._fits_queries and self._sized:  # whose unit is no cosine's
+            if self._fits_queries and not head.is_dense:  # whose unit is no cosine's
                 score = {"meaning and words": float(products.sum())}
             elif self._fits_queries:  # all numbers carry both
                 meaning = float(asked.dense[0] @ found.dense[0])

@@ -10,9 +10,10 @@ other sizes is kept.
 **Cost.** Of each pair of a group of `LOSSES` the first has its context and the second joins it as a whole. All
 questions are asked under the frozen context and under one fitted on all documents; a set's mean nDCG@10 counts by its
 share of the documents, as if questions were about all alike. The loss is the difference, as nDCG@10 x 100, and
-`LOSS_OF_FOREIGN` its slope over the share of the index that is foreign as estimated (`Drift`); `LOSS_WHERE_FITTED`, of
-the forms whose queries are fitted, over that times the share of the documents that a new context holds. "Left out"
-predicts the pairs of a set by the slope of those that it is no part of.
+`LOSS_OF_FOREIGN` its slope over the share of the index that is foreign as estimated (`Drift`); of the forms whose
+queries are fitted, `LOSS_WITH_WORDS` (one vector) and `LOSS_WHERE_FITTED` (documents as they are), over that times the
+share of the documents that a new context holds. "Left out" predicts the pairs of a set by the slope of those that it is
+no part of.
 
 Plain vectors are kept in the cache folder of `benchmarks.quality`. Writes docs/figures/drift.json and .md.
 """
@@ -33,6 +34,7 @@ from benchmarks.head_ranking import PlainTexts, Vectors, fit_on_kept, rank_with_
 from benchmarks.kept_bench import kept_parser, open_bench, write_lines, write_measurements
 from benchmarks.merged_sets import merge
 from benchmarks.quality import Bench
+from cde_retriever.checkpoint.reading import QUERIES
 from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Added, Drift, Reference
 from cde_retriever.context.head_settings import HeadSettings
@@ -47,7 +49,7 @@ from cde_train.evaluation.ranking import Ranking, measure
 
 JOINING = (50, 200, 1000)
 FOREIGN = 0.3
-FORMS = {"both": "two parts", "one": "one vector"}
+FORMS = {"both": "two parts", "one": "one vector", "queries": "documents as they are"}
 LOSSES = (
     ("claude_docs", "cranfield", "med", "stackfaq", "xquad_en"),
     ("climate_fever", "cosqa", "financebench", "lisa", "scifact"),
@@ -125,8 +127,14 @@ def neighbours_of(encoder: ContextualEncoder, vectors: Vectors) -> Neighbours:
     return Neighbours(vectors, HeadSettings.from_dict(encoder.config.corpus_head or {}))
 
 
-def losses(bench: Bench, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield what doing nothing costs, for each pair of sets and each form."""
+def losses(bench: Bench, asking: ContextualEncoder, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yield what doing nothing costs, for each pair of sets and each form.
+
+    Args:
+        bench: The model and the sets.
+        asking: The same model, of which queries alone know the context.
+        folders: Sets that join each other.
+    """
     for first, second in itertools.combinations(folders, 2):
         data, texts, kinds = merge(bench, [first, second])
         contexts = {folder: fit_on_kept(bench.encoder, bench.plain(folder)) for folder in (first, second)}
@@ -135,9 +143,10 @@ def losses(bench: Bench, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
         pairs = ((first, second), (second, first))
         shares = [_foreign_share(bench, contexts[own], own, joined) for own, joined in pairs]
         for form in FORMS:
-            refitted = _by_set(data, kinds, rank_with_head(bench.encoder, texts, both, form))
+            encoder, parts = (asking, "one") if form == "queries" else (bench.encoder, form)
+            refitted = _by_set(data, kinds, rank_with_head(encoder, texts, both, parts))
             for (own, joined), share in zip(pairs, shares, strict=True):
-                frozen = _by_set(data, kinds, rank_with_head(bench.encoder, texts, contexts[own], form))
+                frozen = _by_set(data, kinds, rank_with_head(encoder, texts, contexts[own], parts))
                 where = {"set": own.name, "joined": joined.name, "form": form, "share": round(share, 4)}
                 where |= {"held": 1.0 if form == "both" else round(held, 4)}
                 yield {**where, "loss": round(refitted - frozen, 6)}
@@ -239,7 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench, folders = open_bench(options)
     encoder = bench.encoder
     groups = LOSSES if options.losses is None else (options.losses,)
-    lost = [row for names in groups for row in losses(bench, [f for f in folders if f.name in names])]
+    asking = ContextualEncoder.from_pretrained(options.checkpoint, context_for=QUERIES)
+    lost = [row for names in groups for row in losses(bench, asking, [f for f in folders if f.name in names])]
     known = json.loads(options.output.read_text()) if options.output.exists() else {"losses": [], "detections": []}
     lost = known["losses"] if options.losses == [] else lost
     detection = Detection(encoder, {folder.name: bench.plain(folder) for folder in folders})

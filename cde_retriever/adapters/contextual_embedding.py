@@ -164,6 +164,12 @@ class ContextualEmbedding(BaseModel):
             return 0
         return self.context.size_again(self._encoder.config.context_size)
 
+    @property
+    def holds_words(self) -> bool:
+        """Whether one vector has numbers for a text's words."""
+        head = self._encoder.head_settings
+        return head is not None and head.cut(self._encoder.dense_dimension, self._encoder.dimension).word_width > 0
+
     @classmethod
     def as_stored(cls, model: ModelSpec, context: Context, parts: str) -> Self:
         """Return the embedding that vectors of an index are made with, whose `parts` are ``"dense"`` or ``"one"``."""

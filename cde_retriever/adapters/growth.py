@@ -68,7 +68,9 @@ class Growth:
         """What joined, and what it is compared with."""
         context = self._embedding.context
         size = 0 if context.words is None else context.size
-        return Joined(self._added, context.documents_seen, size, self._embedding.fitted_size)
+        return Joined(
+            self._added, context.documents_seen, size, self._embedding.fitted_size, self._embedding.holds_words
+        )
 
     @cached_property
     def _reference(self) -> Reference | None:

@@ -13,7 +13,7 @@ from llama_index.core.vector_stores.simple import SimpleVectorStore
 
 from cde_retriever import langchain as cde
 from cde_retriever.adapters.growth import FILE_NAME, Growth
-from cde_retriever.context.drift import LOSS_OF_FOREIGN, LOSS_WHERE_FITTED
+from cde_retriever.context.drift import LOSS_OF_FOREIGN, LOSS_WHERE_FITTED, LOSS_WITH_WORDS
 from cde_retriever.errors import ContextFormatError, ContextMismatchError
 from cde_retriever.llama_index import CDEEmbedding, CDERoutedIndex, CDEVectorStoreIndex
 from tests.contract.langchain_corpus import FAISS, load_faiss
@@ -74,17 +74,20 @@ def test_llama_index_counts_and_stores(model, parts, tmp_path):
 
 
 def test_what_a_refit_is_worth_follows_the_form(model):
-    """Queries are fitted in one vector and where documents stay as they are; in two parts they are not."""
+    """Queries are fitted in one vector, which holds words, and where it holds none; in two parts they are not."""
     per_share = {}
-    forms = {"one": ("one", None, 90), "both": ("both", None, 90), "queries": ("one", "queries", 90)}
-    for form, (parts, context_for, size) in (forms | {"half": ("one", None, 45)}).items():
-        embedding = CDEEmbedding(model, context_for=context_for, context_size=size)
+    own_size = CDEEmbedding(model, context_for="queries").dimension
+    forms = {"one": ("one", {}, 90), "both": ("both", {}, 90), "half": ("one", {}, 45)}
+    forms |= {"queries": ("one", {"context_for": "queries"}, 90)}
+    forms |= {"small": ("one", {"vector_size": own_size}, 90), "cut": ("one", {"truncate_dim": own_size}, 90)}
+    for form, (parts, how, size) in forms.items():
+        embedding = CDEEmbedding(model, context_size=size, **how)
         index = CDEVectorStoreIndex(nodes(OWN), embed_model=embedding, parts=parts)
         index.insert_nodes(nodes(FOREIGN, "foreign"))
         per_share[form] = index.drift.expected_loss / (index.drift.foreign * 30 / 90)
-    fitted, not_fitted = pytest.approx(LOSS_WHERE_FITTED), pytest.approx(LOSS_OF_FOREIGN)
-    half = pytest.approx(LOSS_WHERE_FITTED / 2)
-    assert per_share == {"one": fitted, "both": not_fitted, "queries": fitted, "half": half}
+    expected = dict.fromkeys(("queries", "small", "cut"), LOSS_WHERE_FITTED)
+    expected |= {"one": LOSS_WITH_WORDS, "both": LOSS_OF_FOREIGN, "half": LOSS_WITH_WORDS / 2}
+    assert per_share == pytest.approx(expected)
 
 
 def test_an_index_that_began_empty_was_fitted_on_what_came_first(model):

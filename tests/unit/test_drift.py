@@ -13,6 +13,7 @@ from cde_retriever.context.drift import (
     FEWEST,
     LOSS_OF_FOREIGN,
     LOSS_WHERE_FITTED,
+    LOSS_WITH_WORDS,
     Added,
     Drift,
     Joined,
@@ -99,6 +100,9 @@ def test_one_vector_whose_queries_are_fitted_loses_more_as_far_as_a_new_context_
     assert Drift.of(added, 300, 512).expected_loss == pytest.approx(LOSS_OF_FOREIGN * 0.5 / 4)
     assert Drift.of(added, 300, 512, fitted=512).expected_loss == pytest.approx(LOSS_WHERE_FITTED * 0.5 / 4)
     assert Drift.of(added, 300, 512, fitted=100).expected_loss == pytest.approx(LOSS_WHERE_FITTED * 0.5 / 16)
+    with_words = Drift.of(added, 300, 512, fitted=100, words=True)
+    assert with_words.expected_loss == pytest.approx(LOSS_WITH_WORDS * 0.5 / 16)
+    assert LOSS_OF_FOREIGN < LOSS_WITH_WORDS < LOSS_WHERE_FITTED
     both = Drift.of_all([Joined(added, 300, 512, fitted) for fitted in (0, 400)])
     assert both.expected_loss == pytest.approx((LOSS_OF_FOREIGN + LOSS_WHERE_FITTED) * 0.5 / 8)
 
@@ -228,6 +232,7 @@ def test_the_benchmark_measures_losses_and_detections(tmp_path, monkeypatch):
     found = json.loads(output.read_text())
     pairs = {(own, joined) for own in "abc" for joined in "abc"}
     assert {(row["set"], row["joined"]) for row in found["losses"]} == {("a", "b"), ("b", "a")}
+    assert [row["form"] for row in found["losses"]] == [form for form in benchmark.FORMS for _ in range(2)]
     assert all(abs(row["loss"]) < 1 and 0 <= row["share"] <= 1 for row in found["losses"])
     assert {(row["set"], row["joined"]) for row in found["detections"]} == pairs
     assert {row["joining"] for row in found["detections"]} == {10}, "of as many documents as there are"

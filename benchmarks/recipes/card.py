@@ -28,7 +28,7 @@ that knows the corpus it searches from up to 8,192 sampled documents: neighbours
 | context | a sample's vectors and words, 2 (line) to 9.5 kB (abstract) each; a word prior where small; null context |
 | documents | their vector, moved towards neighbours among up to 1,024 context documents: 384 numbers, unit length |
 | two parts | that vector, dense, and exact weights of stems, grams and pairs, sparse; their inner products add up |
-| one vector | that vector and 384 numbers, a random projection of its words: 768 numbers; a query's are fitted to words of 128 near documents |
+| one vector | that vector and 384 numbers that hold words: 768; a query's is fitted to 128 context documents near it |
 | text | 256 tokens, no prompts; words are counted over the whole text |
 | files | configuration here; weights (22.7 M numbers in half precision) and tokenizer are those of `cde-minilm-l6-v1` |
 | licence | Apache-2.0 |

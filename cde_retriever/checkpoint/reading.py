@@ -205,7 +205,7 @@ def refuse_changes(folder: Path, reading: Reading) -> None:
         said = [f"{name}={getattr(reading, name)!r}" for name in names if getattr(reading, name) is not None]
         raise ConfigError(
             f"{folder} is an export of a model that was opened without {', '.join(said)}; export that model with it "
-            "(`cde export`), or leave it out"
+            "(`cde export`; with vector_size, first `cde wrap`), or leave it out"
         )
 
 

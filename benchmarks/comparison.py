@@ -13,9 +13,8 @@ from cde_retriever.files.replacing import write_atomically
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = hash_checkpoint(DEFAULT_CHECKPOINT)
-QUERIES_ALONE = identify_model(
-    BUNDLED / "cde-minilm-l6-v3", Reading(context_for=QUERIES)
-)  # version 4: the same vectors
+VERSION_3 = BUNDLED / "cde-minilm-l6-v3"  # with documents as they are the same as version 4
+QUERIES_ALONE = identify_model(VERSION_3, Reading(context_for=QUERIES))
 PLAIN = "c5de6816362e"  # all-MiniLM-L6-v2, its first stage
 ROWS = (
     ("BM25", "bm25", "", "words", "inverted index", "counts words as they come"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def finished(tmp_path_factory, command):
     """Return the output of a run whose start weighs topics so little that learning is bound to help."""
     output = tmp_path_factory.mktemp("finished") / "my-cde"
     with pytest.MonkeyPatch.context() as patch:
-        poor = HeadSettings(directions=20, topics=11, levelling=0.0, topic_weight=0.01, query_noise=0.0)
+        poor = replace(HeadSettings.short(32), directions=20, topics=11, levelling=0.0, topic_weight=0.01)
         patch.setattr(HeadSettings, "short", classmethod(lambda *_: poor))
         assert main([*command, "-o", str(output)]) == 0
     return output

@@ -335,17 +335,23 @@ def test_what_does_not_belong_together_is_refused(headed, embedding, checkpoint,
     documents = named(0)
     store = build(Chroma, documents, embedding, tmp_path)
 
-    def opened(context):
+    def opened(context, **settings):
         return cde.open(
-            lambda e: Chroma("hybrid", e, persist_directory=str(tmp_path / "chroma")), context, model_name=headed
+            lambda e: Chroma("hybrid", e, persist_directory=str(tmp_path / "chroma")),
+            context,
+            model_name=headed,
+            **settings,
         )
 
     other = cde.CDEEmbeddings(model_name=headed)
     other.fit(corpus(5))
     with pytest.raises(ContextMismatchError, match=f"embedded under context {embedding.context_fingerprint[:12]}"):
         found(store, QUERIES[0], other)
+    # One vector a text, the store holds dense parts: of another size, or cut to the same.
+    with pytest.raises(ContextMismatchError, match=r"another number of numbers; open it as .* \(model, hybrid or not"):
+        opened(embedding.context)
     with pytest.raises(ContextMismatchError, match=r"the dense part, .* are not comparable"):
-        opened(embedding.context)  # one vector a text, the store holds dense parts
+        opened(embedding.context, truncate_dim=32)
     foreign = shutil.copytree(tmp_path / "context", tmp_path / "foreign")
     build(Chroma, named(0), other, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "context" / FILE_NAME, foreign)

@@ -352,8 +352,12 @@ def test_a_pipeline_fills_qdrant_with_both_parts(model):
     steps = [embedding.sentence_splitter(), embedding]
     IngestionPipeline(transformations=steps, vector_store=store).run(documents=corpus(40))
     check(CDEVectorStoreIndex.from_vector_store(store, embedding), store.get_nodes())
+    one_vector = QdrantVectorStore("texts", client=client)
+    with pytest.raises(ContextMismatchError, match=r"with the 416 numbers .* as it was filled \(model, parts"):
+        IngestionPipeline(transformations=steps, vector_store=one_vector).run(documents=corpus(1))
+    cut = CDEEmbedding(model, context=embedding.context, truncate_dim=32)
     with pytest.raises(ContextMismatchError, match=r"the dense part, .* are not comparable"):
-        IngestionPipeline(transformations=steps, vector_store=QdrantVectorStore("texts", client=client)).run(
+        IngestionPipeline(transformations=[cut.sentence_splitter(), cut], vector_store=one_vector).run(
             documents=corpus(1)
         )
     client.close()

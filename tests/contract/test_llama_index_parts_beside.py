@@ -177,8 +177,8 @@ def test_what_does_not_belong_together_is_refused(model, tmp_path):
     index = build(model, store, folder)
     other = build(model, chroma(), tmp_path / "other", seed=1)
 
-    def opened(folder, **settings):
-        embedding = CDEEmbedding(model, context=index.embedding.context)
+    def opened(folder, truncate_dim=None, **settings):
+        embedding = CDEEmbedding(model, context=index.embedding.context, truncate_dim=truncate_dim)
         return CDEVectorStoreIndex.from_vector_store(store, embedding, context_dir=folder, **settings)
 
     for mode in MODES:
@@ -194,8 +194,11 @@ def test_what_does_not_belong_together_is_refused(model, tmp_path):
     with pytest.raises(ContextFormatError, match="damaged"):
         opened(foreign)
     check(opened(folder), corpus(20))
+    # As an index of one vector a node: of another size, or cut to the same.
+    with pytest.raises(ContextMismatchError, match=r"with the 416 numbers .* as it was filled \(model, parts"):
+        opened(None)
     with pytest.raises(ContextMismatchError, match=r"the dense part, .* are not comparable"):
-        opened(None)  # as an index of one vector a node
+        opened(None, truncate_dim=32)
 
 
 def test_a_store_that_cannot_return_nodes_is_refused(model, tmp_path, monkeypatch):

@@ -69,6 +69,7 @@ def _meaning_of(error: Exception, store: Any, stamp: str) -> list[Any]:
     if isinstance(error, AssertionError) or tells_other_width(error):
         raise ContextMismatchError(
             f"{type(store).__name__} cannot compare its vectors with those of {describe(stamp)} ({error!r}): they have "
-            "another number of numbers; open it with the truncate_dim it was built with, or build a new store"
+            "another number of numbers; open it as it was built (model, hybrid or not, truncate_dim, vector_size), or "
+            "build a new store"
         ) from error
     raise error

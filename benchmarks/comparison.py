@@ -46,14 +46,14 @@ def page() -> str:
     files = [DOCS / "figures" / f"{name}.json" for name in ("quality", "quality_queries")]
     results = [row for file in files for row in json.loads(file.read_text())["results"]]
     sections: dict[str, Any] = {}
-    for version in ("v2", "v3"):  # what was not measured again is as it was: documents go through the same model
+    for version in ("v2", "v3", "v4"):  # what was not measured again is as it was
         sections |= json.loads((DOCS / "figures" / f"performance-{version}.json").read_text())["sections"]
     quality = "\n".join(_quality_row(results, *row) for row in ROWS)
     speed = "\n".join(_speed_row(sections, *row) for row in SPEEDS)
     return f"""# Compared
 
 What you could do instead, and what each is worth. Written by `python -m benchmarks.comparison` from `quality.json`,
-`quality_queries.json`, `performance-v3.json` and `-v2.json` of `docs/figures/`, do not edit.
+`quality_queries.json` and `performance-v4.json` of `docs/figures/`, do not edit.
 
 ## Ranking
 
@@ -72,9 +72,9 @@ under the same head, and what a Hub id needs: [your own model](encoders.md).
 ## Speed
 
 One vector of the bundled model under a context of 512 documents against sentence-transformers, same backbone, no
-context; two cores, no GPU; of times less is better, of throughput more. Documents are those of version 2, on another
-machine: they go through the same model. All ratios, machines and versions:
-[speed and memory](figures/performance-v3.md), [version 2](figures/performance-v2.md).
+context; two cores, no GPU; of times less is better, of throughput more. All ratios, the machine and versions:
+[speed and memory](figures/performance-v4.md); [version 3](figures/performance-v3.md) in hybrid search too,
+[version 2](figures/performance-v2.md).
 
 | | on | ratio to sentence-transformers | least to largest | of |
 |---|---|--:|---|---|

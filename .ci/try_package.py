@@ -194,7 +194,7 @@ def try_serve(_: Path) -> None:
             body = json.dumps({"model": said["models"][0], "input": QUESTION, "input_type": "query"}).encode()
             asked = urllib.request.Request(said["url"] + "/v1/embeddings", body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(asked) as answer:
-                assert len(json.load(answer)["data"][0]["embedding"]) == 384
+                assert len(json.load(answer)["data"][0]["embedding"]) == 768
         finally:
             server.terminate()
 

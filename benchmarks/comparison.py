@@ -45,9 +45,7 @@ def page() -> str:
     """Return the page."""
     files = [DOCS / "figures" / f"{name}.json" for name in ("quality", "quality_queries")]
     results = [row for file in files for row in json.loads(file.read_text())["results"]]
-    sections: dict[str, Any] = {}
-    for version in ("v2", "v3", "v4"):  # what was not measured again is as it was
-        sections |= json.loads((DOCS / "figures" / f"performance-{version}.json").read_text())["sections"]
+    sections = json.loads((DOCS / "figures" / "performance-v4.json").read_text())["sections"]
     quality = "\n".join(_quality_row(results, *row) for row in ROWS)
     speed = "\n".join(_speed_row(sections, *row) for row in SPEEDS)
     return f"""# Compared

@@ -126,8 +126,7 @@ class HeadSettings:
         Fewer are the main directions of the context's documents; as many are the encoder's own; more are these and
         words.
         """
-        usual = HeadSettings()
-        alone = replace(self, topics=0, sketch=0, directions=0, levelling=0.0, word_scale=0.0, **FITTED_ALONE)
+        usual, alone = HeadSettings(), self._without_words()
         if size == plain_width:
             return alone
         if size < plain_width:
@@ -135,10 +134,15 @@ class HeadSettings:
         words = ("sketch", "sketch_weight", "word_scale", "query_noise", "query_neighbours")
         return replace(alone, **{name: getattr(usual, name) for name in words})._sketched(size - plain_width)
 
+    def _without_words(self) -> "HeadSettings":
+        """Return settings of a one vector that is the encoder's own."""
+        return replace(self, topics=0, sketch=0, directions=0, levelling=0.0, word_scale=0.0, **FITTED_ALONE)
+
     def _sketched(self, width: int) -> "HeadSettings":
         """Return settings of a projection to so many numbers, the fewer the less they count."""
-        worth = self.sketch_weight * _told(width) / _told(self.sketch) if width != self.sketch else self.sketch_weight
-        return replace(self, sketch=width, sketch_weight=worth)
+        if width == self.sketch:
+            return self
+        return replace(self, sketch=width, sketch_weight=self.sketch_weight * _told(width) / _told(self.sketch))
 
     @classmethod
     def short(cls, size: int) -> "HeadSettings":
@@ -162,7 +166,7 @@ class HeadSettings:
 
     def for_queries(self) -> "HeadSettings":
         """Return settings by which a context changes queries alone, and documents keep the encoder's own vectors."""
-        return replace(self.sized(0, 0), amount=0.0, attended=0)
+        return replace(self._without_words(), amount=0.0, attended=0)
 
     @property
     def moves_documents(self) -> bool:

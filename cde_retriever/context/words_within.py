@@ -4,7 +4,8 @@ What lies in the context's main directions (`cde_retriever.context.directions`),
 words as a random projection (`cde_retriever.words.projection`). Inner products of a document and a query are their
 cosine and what words score. Documents have to be as long for cosines to rank likewise: their words are scaled down by a
 factor by which those of queries are scaled up, so that documents are hardly longer than meaning alone, and are then
-made unit vectors. So cosines of documents stay what they were, for whatever compares documents with each other.
+made unit vectors. So cosines of two documents stay nearly what they were, for whatever compares documents with each
+other; those of a query and a document are lower, as its words make the query longer.
 
 Earlier models have topics of the context before the projection (`cde_retriever.words.topics`), and in place of the
 factor one number that gives every document the length M of the longest, √(M² - |x|²) (Bachrach et al. 2014).

@@ -54,7 +54,7 @@ class CorpusHead:
         # Whether the one vector is the dense part, is more than numbers of that, and holds words.
         self.is_dense = dimension == plain_width and not settings.directions
         self._joined = dimension > settings.kept_width(plain_width)
-        self._has_words = self._joined and cut.word_width > 0
+        self._has_words = cut.word_width > 0
 
     @property
     def context_documents(self) -> Vectors:

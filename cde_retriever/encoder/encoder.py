@@ -109,10 +109,9 @@ class ContextualEncoder(ModelWithContext):
             texts: The documents, given to the model as they are.
             parts: ``"one"``: one vector for any store: the dense part and a projection of the words, or what another
                 form makes of them. ``"both"``: `Parts` of a dense vector and an exact sparse one for hybrid search,
-                whose inner
-                products add up to the score; ``"dense"`` and ``"sparse"``: one of these. Other than ``"one"`` and
-                ``"dense"`` needs a model with a corpus head; words are counted over the whole text, whatever the model
-                reads.
+                whose inner products add up to the score; ``"dense"`` and ``"sparse"``: one of these. Other than
+                ``"one"`` and ``"dense"`` needs a model with a corpus head; words are counted over the whole text,
+                whatever the model reads.
             batch_size: Texts of 128 tokens through the model at once, of shorter ones more, of longer ones fewer; does
                 not change the result beyond the model's precision.
             show_progress: Whether to show a progress bar on stderr.

@@ -303,7 +303,8 @@ def test_an_encoder_is_opened_so_and_written_so(tmp_path, capsys):
     short = ContextualEncoder.from_pretrained(tmp_path / "model", vector_size=8)
     whole.fit_context(TEXTS)
     said = (
-        r"with the vector_size and context_for that it was made with \(.*\), or build an index of an earlier .*, or fit"
+        r"with the vector_size and context_for that it was made with \(commands: a folder by `cde wrap`\), "
+        r"or build an index of an earlier version again, or fit a"
     )
     for one, other in ((whole, opened), (opened.fork(), whole), (short, whole), (opened.fork(), short)):
         with pytest.raises(ContextMismatchError, match=said):

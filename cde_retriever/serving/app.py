@@ -26,7 +26,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CDEError
-from cde_retriever.serving.contexts import ServedContexts, UnknownContextError
+from cde_retriever.serving.contexts import ServedContexts, UnkeptContextError, UnknownContextError
 from cde_retriever.serving.embedding import CallerGoneError, Embedding, address_of
 from cde_retriever.serving.gate import TOO_LONG, Gate, read_rate
 from cde_retriever.serving.metrics import Measured, Metrics
@@ -42,6 +42,8 @@ MOST_BYTES = 16 * 2**20
 """Most bytes of a request."""
 CALLER_GONE = 499
 """Status that metrics count, as nginx calls it; nobody receives it."""
+_STATUS = {UnknownContextError: 404, UnkeptContextError: 507}
+"""Of what is not the fault of a request's form, which is 400."""
 
 
 def make_app(
@@ -122,7 +124,7 @@ def _describe(encoder: ContextualEncoder) -> dict[str, Any]:
 
 
 def _refuse(_: Request, error: Exception) -> JSONResponse:
-    status = 404 if isinstance(error, UnknownContextError) else 400
+    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
     return JSONResponse(write_error(status, str(error)), status)
 
 

@@ -1,5 +1,7 @@
 """Hold the contexts that a server answers under, each found by model and fingerprint, never by a path."""
 
+import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
@@ -12,9 +14,15 @@ from cde_retriever.lifecycle.stored_index import folder_kind
 SHORTEST = 12
 """Fewest characters of a fingerprint that name a context; messages print as many."""
 
+logger = logging.getLogger(__name__)
+
 
 class UnknownContextError(ContextError):
     """A server does not hold the context asked for."""
+
+
+class UnkeptContextError(ContextError):
+    """A server cannot write a context to its store, so it does not serve it either."""
 
 
 class ServedContexts:
@@ -85,6 +93,7 @@ class ServedContexts:
         Raises:
             ConfigError: without a store, if it is full, or for an unknown language.
             ContextError: if no document has any text, or one is no valid Unicode.
+            UnkeptContextError: if the store's disk is full or read-only.
         """
         if self._store is None:
             raise ConfigError("this server fits no contexts; start it with --store FOLDER")
@@ -95,7 +104,7 @@ class ServedContexts:
         with self._lock:
             if context.fingerprint not in self._by_fingerprint:
                 self._refuse_more()
-                context.save(self._store / f"{context.fingerprint}.safetensors")
+                _keep(context, self._store)
             return self._hold(context)
 
     def _hold(self, context: Context) -> ContextualEncoder:
@@ -113,6 +122,19 @@ class ServedContexts:
                 f"{self._most} contexts are held already, which is the most; delete some from the store and start "
                 "again, or raise --most-contexts"
             )
+
+
+def _keep(context: Context, store: Path) -> None:
+    """Write a context to a store; where that fails the log says which file, and the caller, who knows none, why."""
+    try:
+        context.save(store / f"{context.fingerprint}.safetensors")
+    except OSError as error:
+        logger.warning("a context that a caller sent documents for is not kept: %s", error)
+        why = "" if error.errno is None else f" ({os.strerror(error.errno)})"
+        raise UnkeptContextError(
+            f"the store of this server cannot keep the context{why}, so it is not served; whoever runs the server has "
+            "to free space there or let it be written to, then send the documents again"
+        ) from error
 
 
 def read_context(path: Path) -> Context:

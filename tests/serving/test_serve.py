@@ -1,8 +1,10 @@
 """`cde serve`, asked by OpenAI's own client: the encoder's vectors, refusals, contexts, metrics, shutdown."""
 
 import base64
+import errno
 import http.client
 import json
+import os
 import platform
 import signal
 import subprocess
@@ -15,8 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import openai
 import pytest
+from starlette.testclient import TestClient
 
 from cde_retriever.cli.main import main
+from cde_retriever.serving.app import make_app
+from cde_retriever.serving.contexts import ServedContexts
 from tests.serving.conftest import serving
 from tests.tiny import documents
 
@@ -235,6 +240,30 @@ def test_contexts_are_listed_and_fitted(server, client, encoders):
         with pytest.raises(openai.BadRequestError) as refused:
             client.post("/contexts", body=body, cast_to=object)
         assert said in refused.value.body["message"]
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EACCES])
+def test_a_store_that_takes_no_more_is_told_to_the_caller_and_in_the_log(
+    fault, encoders, tmp_path, monkeypatch, caplog
+):
+    def refuse(*_):
+        raise OSError(fault, os.strerror(fault))
+
+    held = ServedContexts(encoders[0].fork(), [encoders[0].context], store=tmp_path)
+    caller = TestClient(make_app(held))
+    monkeypatch.setattr("os.fsync", refuse)
+    answer = caller.post("/v1/contexts", json={"documents": documents(20, seed=9)})  # raises what has no handler
+    said = answer.json()["error"]["message"]
+    assert answer.status_code == 507
+    assert f"cannot keep the context ({os.strerror(fault)}), so it is not served; whoever runs the server" in said
+    assert str(tmp_path) not in said
+    logged = [record for record in caplog.records if record.name.startswith("cde_retriever")]
+    assert [record.exc_info for record in logged] == [None]
+    assert os.strerror(fault) in logged[0].getMessage()
+    assert (list(tmp_path.iterdir()), len(held.encoders)) == ([], 1)
+    monkeypatch.undo()
+    assert caller.post("/v1/contexts", json={"documents": documents(20, seed=9)}).status_code == 200
+    assert (len(list(tmp_path.iterdir())), len(held.encoders)) == (1, 2)
 
 
 def test_metrics_count_texts_and_answers(server, client):

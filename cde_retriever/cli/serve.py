@@ -88,6 +88,8 @@ def _serve(options: argparse.Namespace) -> None:
     if options.null:
         contexts.append(encoder.null_context())
     served = ServedContexts(encoder, contexts, store=store, most=options.most_contexts)
+    for why in served.unreadable.values():
+        say(f"warning: {why}; this context is not served, whoever asks for it is answered 503")
     warnings.simplefilter("ignore", TruncationWarning)  # callers are told in the answer
     names = () if keys or options.open else (*LOCAL_NAMES, *options.allow_host)
     app = make_app(served, keys=keys, rate=options.rate, names=names, most_bytes=options.most_bytes)

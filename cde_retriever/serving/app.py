@@ -26,7 +26,12 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import CDEError
-from cde_retriever.serving.contexts import ServedContexts, UnkeptContextError, UnknownContextError
+from cde_retriever.serving.contexts import (
+    ServedContexts,
+    UnkeptContextError,
+    UnknownContextError,
+    UnreadableContextError,
+)
 from cde_retriever.serving.embedding import CallerGoneError, Embedding, address_of
 from cde_retriever.serving.gate import TOO_LONG, Gate, read_rate
 from cde_retriever.serving.metrics import Measured, Metrics
@@ -42,7 +47,7 @@ MOST_BYTES = 16 * 2**20
 """Most bytes of a request."""
 CALLER_GONE = 499
 """Status that metrics count, as nginx calls it; nobody receives it."""
-_STATUS = {UnknownContextError: 404, UnkeptContextError: 507}
+_STATUS = {UnknownContextError: 404, UnreadableContextError: 503, UnkeptContextError: 507}
 """Of what is not the fault of a request's form, which is 400."""
 
 
@@ -86,7 +91,8 @@ def make_app(
 
     @app.get("/v1/contexts")
     async def list_contexts() -> dict[str, Any]:
-        return {"object": "list", "data": [_describe(encoder) for encoder in contexts.encoders]}
+        data = [_describe(encoder) for encoder in contexts.encoders]
+        return {"object": "list", "data": data, "unreadable": list(contexts.unreadable)}
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:
@@ -102,7 +108,8 @@ def make_app(
     @app.get("/health")
     @app.head("/health", include_in_schema=False)
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": contexts.model, "contexts": len(contexts.encoders)}
+        held, unreadable = len(contexts.encoders), len(contexts.unreadable)
+        return {"status": "ok", "model": contexts.model, "contexts": held, "unreadable": unreadable}
 
     @app.get("/metrics")
     async def write_metrics() -> Response:

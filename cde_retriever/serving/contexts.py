@@ -9,6 +9,7 @@ from threading import Lock
 from cde_retriever.context.context import Context, context_file
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextError, ContextFormatError
+from cde_retriever.files.replacing import write_atomically
 from cde_retriever.lifecycle.stored_index import folder_kind
 
 SHORTEST = 12
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 class UnknownContextError(ContextError):
     """A server does not hold the context asked for."""
+
+
+class UnreadableContextError(ContextError):
+    """The file of a context in a server's store is damaged, or may not be read."""
 
 
 class UnkeptContextError(ContextError):
@@ -34,6 +39,10 @@ class ServedContexts:
         store: Folder that keeps contexts fitted by callers; what it holds already is served too. None for no fitting.
         most: Most contexts held.
 
+    Attributes:
+        unreadable: Of files in the store that are damaged or may not be read, why, by their names without the ending.
+            Those contexts are not served, the others are.
+
     Raises:
         ContextMismatchError: if another model made one of them.
         ConfigError: if there are none, or too many.
@@ -44,15 +53,24 @@ class ServedContexts:
     ) -> None:
         self._encoder, self._store, self._most = encoder, store, most
         self._by_fingerprint: dict[str, ContextualEncoder] = {}
+        self.unreadable: dict[str, str] = {}
         self._lock = Lock()
         for context in contexts:
             self._hold(context)
         if store is not None:
-            store.mkdir(parents=True, exist_ok=True)
-            for file in sorted(store.glob("*.safetensors")):
-                self._hold(Context.load(file))
+            self._read(store)
         elif not self._by_fingerprint:
             raise ConfigError("no context to serve; name files or folders that hold one, or a store to fit some into")
+
+    def _read(self, store: Path) -> None:
+        store.mkdir(parents=True, exist_ok=True)
+        for file in sorted(store.glob("*.safetensors")):
+            try:
+                context = Context.load(file)
+            except (ContextFormatError, OSError) as error:
+                self.unreadable[file.stem] = str(error)
+            else:
+                self._hold(context)
 
     @property
     def model(self) -> str:
@@ -72,12 +90,19 @@ class ServedContexts:
 
         Raises:
             UnknownContextError: if there is none.
+            UnreadableContextError: if its file in the store is damaged, or may not be read.
         """
         name, _, wanted = address.rpartition("@")
         if name == self.model and len(wanted) >= SHORTEST:
             found = [held for fingerprint, held in self._by_fingerprint.items() if fingerprint.startswith(wanted)]
             if len(found) == 1:
                 return found[0]
+            if any(name.startswith(wanted) for name in list(self.unreadable)):
+                raise UnreadableContextError(
+                    f"the file of context {wanted[:SHORTEST]} is in the store of this server, but damaged, or may not "
+                    "be read; whoever runs the server has to restore it and start again, or send its documents to "
+                    "POST /v1/contexts"
+                )
         raise UnknownContextError(
             f"model is {address[:200]!r}, expected '{self.model}@' and the fingerprint of a context that is served "
             f"(its first {SHORTEST} characters or more); GET /v1/contexts lists them"
@@ -104,8 +129,27 @@ class ServedContexts:
         with self._lock:
             if context.fingerprint not in self._by_fingerprint:
                 self._refuse_more()
-                _keep(context, self._store)
+                self._keep(context, self._store / f"{context.fingerprint}.safetensors")
             return self._hold(context)
+
+    def _keep(self, context: Context, file: Path) -> None:
+        """Write a context to the store; where that fails the log says which file, and the caller, who knows none, why.
+
+        A damaged file that bears its fingerprint as name can only be the same context, and is replaced.
+        """
+        try:
+            if context.fingerprint in self.unreadable:
+                write_atomically(file, context.to_bytes())
+            else:
+                context.save(file)
+        except OSError as error:
+            logger.warning("a context that a caller sent documents for is not kept: %s", error)
+            why = "" if error.errno is None else f" ({os.strerror(error.errno)})"
+            raise UnkeptContextError(
+                f"the store of this server cannot keep the context{why}, so it is not served; whoever runs the server "
+                "has to free space there or let it be written to, then send the documents again"
+            ) from error
+        self.unreadable.pop(context.fingerprint, None)
 
     def _hold(self, context: Context) -> ContextualEncoder:
         held = self._by_fingerprint.get(context.fingerprint)
@@ -122,19 +166,6 @@ class ServedContexts:
                 f"{self._most} contexts are held already, which is the most; delete some from the store and start "
                 "again, or raise --most-contexts"
             )
-
-
-def _keep(context: Context, store: Path) -> None:
-    """Write a context to a store; where that fails the log says which file, and the caller, who knows none, why."""
-    try:
-        context.save(store / f"{context.fingerprint}.safetensors")
-    except OSError as error:
-        logger.warning("a context that a caller sent documents for is not kept: %s", error)
-        why = "" if error.errno is None else f" ({os.strerror(error.errno)})"
-        raise UnkeptContextError(
-            f"the store of this server cannot keep the context{why}, so it is not served; whoever runs the server has "
-            "to free space there or let it be written to, then send the documents again"
-        ) from error
 
 
 def read_context(path: Path) -> Context:

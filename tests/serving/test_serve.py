@@ -20,6 +20,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from cde_retriever.cli.main import main
+from cde_retriever.context.context import Context
 from cde_retriever.serving.app import make_app
 from cde_retriever.serving.contexts import ServedContexts
 from tests.serving.conftest import serving
@@ -266,6 +267,45 @@ def test_a_store_that_takes_no_more_is_told_to_the_caller_and_in_the_log(
     assert (len(list(tmp_path.iterdir())), len(held.encoders)) == (1, 2)
 
 
+def test_a_damaged_context_of_a_store_is_refused_alone_until_its_documents_come_again(encoders, corpora, tmp_path):
+    whole, damaged = (encoder.context for encoder in encoders)
+    for context in (whole, damaged):
+        context.save(tmp_path / f"{context.fingerprint}.safetensors")
+    file = tmp_path / f"{damaged.fingerprint}.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    (tmp_path / "a-name.safetensors").mkdir()
+    caller = TestClient(make_app(ServedContexts(encoders[0].fork(), [], store=tmp_path)))
+
+    def ask(context):
+        body = {"model": f"tiny-bert@{context.fingerprint[:12]}", "input": "ron", **QUERY}
+        return caller.post("/v1/embeddings", json=body)
+
+    listed = caller.get("/v1/contexts").json()
+    assert [one["model"] for one in listed["data"]] == [f"tiny-bert@{whole.fingerprint}"]
+    assert sorted(listed["unreadable"]) == sorted([damaged.fingerprint, "a-name"])
+    assert caller.get("/health").json() == {"status": "ok", "model": "tiny-bert", "contexts": 1, "unreadable": 2}
+    assert (ask(whole).status_code, ask(damaged).status_code) == (200, 503)
+    said = ask(damaged).json()["error"]["message"]
+    assert f"the file of context {damaged.fingerprint[:12]} is in the store of this server, but damaged" in said
+    assert "send its documents to POST /v1/contexts" in said
+    assert str(tmp_path) not in said
+    made = caller.post("/v1/contexts", json={"documents": corpora[1]})
+    assert (made.status_code, made.json()["model"]) == (200, f"tiny-bert@{damaged.fingerprint}")
+    assert Context.load(file).fingerprint == damaged.fingerprint
+    assert (ask(damaged).status_code, caller.get("/health").json()["unreadable"]) == (200, 1)
+
+
+def test_a_server_with_a_damaged_context_starts_and_says_so(encoders, headed_folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
+    encoders[0].context.save(tmp_path / "whole.safetensors")
+    monkeypatch.setattr("cde_retriever.serving.server.serve", lambda _app, _host, _port, ready: ready("here"))
+    assert main(["serve", "--store", str(tmp_path), "--model", str(headed_folder), "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["models"] == [f"tiny-bert@{encoders[0].context.fingerprint}"]
+    assert err.startswith(f"warning: {tmp_path / 'damaged.safetensors'} is damaged")
+    assert "this context is not served" in err.splitlines()[0]
+
+
 def test_metrics_count_texts_and_answers(server, client):
     def counted(name):
         lines = get(server, "/metrics").splitlines()
@@ -364,6 +404,7 @@ def test_a_vector_in_base64_is_little_endian_floats(server, encoders):
 THREADS = """
 import ctypes, sys, threading
 from cde_retriever.cli.main import main
+from cde_retriever.context.context import Context
 main(["serve", sys.argv[1]])
 together = threading.Barrier(4)
 threads = [threading.Thread(target=together.wait) for _ in range(4)]

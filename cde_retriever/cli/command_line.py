@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from cde_retriever.errors import CDEError, ConfigError
+from cde_retriever.files.full_disk import DiskError, disk_error
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 Run = Callable[[argparse.Namespace], object]
@@ -132,14 +133,12 @@ def _in_words(error: Exception) -> str:
     """Return an error's message; of one that the system raised about a file the file first, then what to do."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
+    error = disk_error(error) or error
     place = "" if error.filename is None else f"{error.filename}: "
-    system = os.strerror(error.errno or 0)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.strerror.startswith(system):
-        return f"{place}the disk is full; free space, then run the same command again"
-    if not place:
+    if not place and not isinstance(error, DiskError):
         return str(error)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{place}{system}; choose another place, or change who may read and write there"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{place}{os.strerror(error.errno)}; choose another place, or change who may read and write there"
     return f"{place}{error.strerror}"
 
 

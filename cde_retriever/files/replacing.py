@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from cde_retriever.files.full_disk import disk_error
 from cde_retriever.files.leftovers import (
     hidden_beside,
     hidden_name,
@@ -27,11 +28,6 @@ from cde_retriever.files.leftovers import (
 
 Content = TypeVar("Content")
 ASIDE = ".old"
-_ADVICE = {
-    errno.ENOSPC: "free space, then write it again",
-    errno.EDQUOT: "free space, then write it again",
-    errno.EROFS: "choose another place",
-}
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
 
@@ -81,16 +77,15 @@ def _naming(target: Path) -> Iterator[None]:
     """Where a disk takes no more, name what was to be written and what to do; the system names a hidden file or none.
 
     Raises:
-        OSError: with the system's number of the fault.
+        DiskError: with the system's number of the fault.
     """
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0)
-        if advice is None:
+        told = disk_error(error, target, ", and what was there is as it was")
+        if told is None:
             raise
-        said = f"{os.strerror(error.errno or 0)}, and what was there is as it was; {advice}"
-        raise OSError(error.errno, said, str(target)) from error
+        raise told from error
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.context.sampling import hash_text
 from cde_retriever.corpus.unicode_fault import unicode_fault
+from cde_retriever.files.full_disk import DiskError
 from cde_retriever.files.records import RecordFormat
 from cde_train.errors import ArtifactError, TrainingDataError
 
@@ -196,7 +197,7 @@ def append_rows(folder: Path, manifest: Manifest, vectors: NDArray[np.float32], 
         _cut(folder, manifest)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OSError(
+        raise DiskError(
             error.errno,
             f"the disk is full: {folder} keeps its {manifest.rows} vectors; free space (each takes "
             f"{width * 4 + KEY_BYTES} bytes) and run the same again",

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from cde_retriever import __version__
+from cde_retriever.files.full_disk import DiskError
 from cde_train.cli import EXAMPLES, PRESETS, main, program
 from cde_train.errors import TrainingDataError
 from cde_train.evaluation.commands import checkpoint_and_sets
@@ -151,11 +152,11 @@ def test_warnings_and_the_systems_errors_are_sentences(capsys, monkeypatch):
     monkeypatch.setattr("cde_train.run.config.load_run_config", Mock(side_effect=full))
     assert main(["validate", "small"]) == 1
     said = capsys.readouterr().err
-    assert said == "cde-train validate: the disk is full; free space, then run the same command again\n"
-    of_a_file = OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, and more", "there")
-    monkeypatch.setattr("cde_train.run.config.load_run_config", Mock(side_effect=of_a_file))
-    assert main(["validate", "small"]) == 1
-    assert capsys.readouterr().err.startswith("cde-train validate: there: the disk is full; free space")
+    assert said == f"cde-train validate: {os.strerror(errno.ENOSPC)}; free space, then do the same again\n"
+    for told in (DiskError(errno.ENOSPC, "full, and more", "there"), DiskError(errno.ENOSPC, "there: full, and more")):
+        monkeypatch.setattr("cde_train.run.config.load_run_config", Mock(side_effect=told))
+        assert main(["validate", "small"]) == 1
+        assert capsys.readouterr().err == "cde-train validate: there: full, and more\n"
     fixed = OSError(errno.EROFS, os.strerror(errno.EROFS), "there")
     monkeypatch.setattr("cde_train.run.config.load_run_config", Mock(side_effect=fixed))
     assert main(["validate", "small"]) == 1

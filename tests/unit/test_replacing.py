@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cde_retriever.files import replacing as module
+from cde_retriever.files.full_disk import DiskError, disk_error
 from cde_retriever.files.leftovers import hidden_beside, lock, unlock
 from cde_retriever.files.replacing import copy_folder, recover_folder, replacing, replacing_folder, write_atomically
 from tests.killing import Begin, killed, kills
@@ -211,7 +212,7 @@ def test_a_stream_that_fails_leaves_the_old_file(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "advice"), [(errno.ENOSPC, "free space, then write it again"), (errno.EROFS, "choose another place")]
+    ("fault", "advice"), [(errno.ENOSPC, "free space, then do the same again"), (errno.EROFS, "choose another place")]
 )
 def test_a_disk_that_takes_no_more_is_told_with_what_was_to_be_written(fault, advice, tmp_path, monkeypatch) -> None:
     def refuse(*_: object) -> None:
@@ -232,9 +233,13 @@ def test_a_disk_that_takes_no_more_is_told_with_what_was_to_be_written(fault, ad
     assert len(tried) == 1  # the first file that fails ends the copy
     monkeypatch.undo()
     monkeypatch.setattr("os.fsync", refuse)
-    with pytest.raises(OSError, match=advice) as told:
+    with pytest.raises(DiskError, match=f"it was; {advice}") as told:
+        write_folder()
+    assert told.value.filename == str((tmp_path / "folder").resolve()), "not a file of the hidden folder"
+    with pytest.raises(DiskError, match=advice) as told:
         write_atomically(tmp_path / "folder" / "one", b"newer")
     assert told.value.filename == str(tmp_path / "folder" / "one")
+    assert disk_error(told.value) is told.value  # whoever hears of it later says nothing else
     assert (tmp_path / "folder" / "one").read_bytes() == b"new"
 
 

@@ -1,7 +1,12 @@
-"""Say what to do where a disk takes no more: it is full, a quota is used up, or it can only be read."""
+"""Say what to do where a disk takes no more: it is full, a quota is used up, or it can only be read.
+
+Before long work it can be asked whether it has room; a quota that will be used up is seen only when it is.
+"""
 
 import errno
 import os
+import shutil
+from pathlib import Path
 
 _AGAIN = "free space, then do the same again"
 _ADVICE = {
@@ -30,3 +35,23 @@ def disk_error(error: OSError, target: object = None, left: str = "") -> DiskErr
     named = error.filename if target is None else target
     said = f"{os.strerror(error.errno)}{left}; {_ADVICE[error.errno]}"
     return DiskError(error.errno, said, *(() if named is None else (str(named),)))
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Refuse to begin what writes more than is free on a disk.
+
+    Args:
+        folder: A folder on it.
+        size: Bytes that will be written.
+
+    Raises:
+        DiskError: if fewer are free; says how many.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        said = f"{os.strerror(errno.ENOSPC)}: {_megabytes(size)} will be written, and {_megabytes(free)} are free"
+        raise DiskError(errno.ENOSPC, f"{said}; {_AGAIN}", str(folder))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -146,7 +146,8 @@ def refit(
             that is not confirmed.
         ContextMismatchError: if another model made it, or its files do not belong together.
         OutputError: if it was written meanwhile, a store lost what was written to it, or what is beside it is damaged.
-        OSError: if another process refits it, or the disk is full; the old index is in place.
+        OSError: if another process refits it, or the disk is full, which is seen before anything is embedded where it
+            can be; the old index is in place.
     """
     shadow = Shadow(Path(index), collection)
     with shadow.alone():
@@ -160,6 +161,9 @@ def refit(
         same = begun is not None and (begun.source, begun.part) == (source, documents_at_once)
         if begun is None or not same or shadow.keeps_old(begun):
             shadow.clear()
+            begun = None
+        shadow.need_space(_vector_bytes(stored))
+        if begun is None:
             context = _fit(stored, encoder, show_progress)
             old = stored.encoder.context.fingerprint
             begun = Begun(source, old, context.fingerprint, len(stored.texts), documents_at_once, shadow.name)
@@ -275,6 +279,13 @@ def _make(
     whole = np.concatenate(made)
     shadow.build(lambda folder: stored.rebuild(folder, encoder.context, whole))
     return embedded, known
+
+
+def _vector_bytes(stored: StoredIndex) -> int:
+    """Return how many bytes the vectors of a new index take."""
+    encoder = stored.encoder
+    width = encoder.dense_dimension if stored.parts == "dense" else encoder.dimension
+    return len(stored.texts) * width * np.dtype(np.float32).itemsize
 
 
 def _check_unchanged(shadow: Shadow, stored: StoredIndex, begun: Begun) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cde_retriever.backends.model_spec import ModelSpec
 from cde_retriever.errors import ConfigError, OutputError
+from cde_retriever.files.full_disk import need_space
 from cde_retriever.files.hashing import files_of, hash_file
 from cde_retriever.files.leftovers import remove
 from cde_retriever.files.locking import LOCK, only_writer
@@ -147,6 +148,23 @@ class Shadow:
     def _hash(self, folder: Path) -> str:
         files = _hash_folder(folder)
         return files if self.collection is None else f"{files} {self.collection.content(folder)}"
+
+    def need_space(self, vectors: int) -> None:
+        """Refuse to embed what the disk has no room for; what an earlier run left counts, it is used or goes.
+
+        While a new index is built, the disk holds its vectors, the copy of the old one that it is built over, and the
+        files that take the place of those in the copy, which are about as large.
+
+        Args:
+            vectors: Bytes of all new vectors.
+
+        Raises:
+            DiskError: if there is not as much room.
+        """
+        if self.other.is_dir():
+            return
+        index, there = (sum(file.stat().st_size for file in files_of(one)) for one in (self.index, self.folder))
+        need_space(self.folder, 2 * index + vectors - there)
 
     def begin(self, begun: Begun) -> None:
         """Record what is being made; the new context is there already."""

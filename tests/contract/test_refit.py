@@ -1,11 +1,14 @@
 """`refit`: a new context for a stored index; killed at any write it goes on, and readers find old or new."""
 
+import errno
 import itertools
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import faiss
 import numpy as np
@@ -23,6 +26,7 @@ from cde_retriever.cli.main import main
 from cde_retriever.context.context import Context
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.errors import ConfigError, ContextMismatchError, OutputError
+from cde_retriever.files.full_disk import DiskError
 from cde_retriever.langchain import CDEEmbeddings
 from cde_retriever.lifecycle.refit import confirm_refit, plan_refit, refit, undo_refit
 from cde_retriever.lifecycle.shadow import Shadow
@@ -280,6 +284,41 @@ def test_parts_that_are_there_are_not_embedded_again_and_damaged_ones_are(index,
     parts[1].write_bytes(flipped)
     parts[2].write_bytes(parts[2].read_bytes()[:100])
     assert run(folder, checkpoint).embedded == 14
+
+
+def test_a_disk_without_room_for_the_new_index_is_told_before_anything_is_embedded(index, checkpoint, monkeypatch):
+    """Room for the vectors, and for two copies of the index: one to build over, and what takes its place."""
+    kind, folder = index
+    before, shadow = kind.contents(checkpoint, folder), Shadow(folder).folder
+
+    def size(place):
+        return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+
+    def free(number):
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=number))
+
+    vectors = 4 * sum(len(vector) for *_, vector in before.values())
+    free(2 * size(folder) + vectors - 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ContextualEncoder, "fit_context", None)
+        with pytest.raises(
+            DiskError, match=r"MB will be written, and .* MB are free; free space, then do the same"
+        ) as told:
+            run(folder, checkpoint)
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(shadow))
+    assert (kind.contents(checkpoint, folder), list(folder.parent.iterdir())) == (before, [folder])
+    free(2 * size(folder) + vectors)
+    with monkeypatch.context() as patch:
+        patch.setattr(Shadow, "build", Mock(side_effect=OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            run(folder, checkpoint)
+    there = size(shadow)
+    free(2 * size(folder) + vectors - there - 1)
+    with pytest.raises(DiskError):
+        run(folder, checkpoint)
+    assert size(shadow) == there, "what was made stays"
+    free(2 * size(folder) + vectors - there)
+    assert run(folder, checkpoint).embedded == 0
 
 
 def test_an_old_index_that_was_put_back_is_refitted_again(index, checkpoint, tmp_path):

@@ -86,6 +86,21 @@ def tells_other_width(error: Exception) -> bool:
     return not NOTHING_THERE.search(str(error)) and _OTHER_WIDTH.search(str(error)) is not None
 
 
+def other_width(store: object, in_use: str, error: Exception) -> ContextMismatchError:
+    """Return what to raise of a store whose vectors have another number of numbers than the embedding in use makes.
+
+    Args:
+        store: The store.
+        in_use: What its vectors were to be compared with, such as "the 384 numbers of the embedding in use".
+        error: What it said.
+    """
+    return ContextMismatchError(
+        f"{type(store).__name__} cannot compare its vectors with {in_use} ({error!r:.200}): they have another number "
+        "of numbers; open it as it was built (model, one vector or both parts, context_dir, truncate_dim, "
+        "vector_size), or build a new one"
+    )
+
+
 def _form(kept: str) -> str:
     if kept == DENSE:
         return ", the dense part"

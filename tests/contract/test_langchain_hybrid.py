@@ -348,7 +348,9 @@ def test_what_does_not_belong_together_is_refused(headed, embedding, checkpoint,
     with pytest.raises(ContextMismatchError, match=f"embedded under context {embedding.context_fingerprint[:12]}"):
         found(store, QUERIES[0], other)
     # One vector a text, the store holds dense parts: of another size, or cut to the same.
-    with pytest.raises(ContextMismatchError, match=r"another number of numbers; open it as .* \(model, hybrid or not"):
+    with pytest.raises(
+        ContextMismatchError, match=r"another number of numbers; open it as .* \(model, one vector or both"
+    ):
         opened(embedding.context)
     with pytest.raises(ContextMismatchError, match=r"the dense part, .* are not comparable"):
         opened(embedding.context, truncate_dim=32)

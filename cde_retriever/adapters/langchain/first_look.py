@@ -7,8 +7,8 @@ search returns finds.
 from typing import Any
 
 from cde_retriever.adapters.langchain.documents import check_stamps
-from cde_retriever.adapters.stamps import NOTHING_THERE, describe, tells_other_width
-from cde_retriever.errors import CDEError, ContextMismatchError
+from cde_retriever.adapters.stamps import NOTHING_THERE, describe, other_width, tells_other_width
+from cde_retriever.errors import CDEError
 
 _PROBE = "probe"
 _LOOKED = "_cde_looked"
@@ -67,9 +67,5 @@ def _meaning_of(error: Exception, store: Any, stamp: str) -> list[Any]:
     if isinstance(error, NotImplementedError) or NOTHING_THERE.search(str(error)):
         return []
     if isinstance(error, AssertionError) or tells_other_width(error):
-        raise ContextMismatchError(
-            f"{type(store).__name__} cannot compare its vectors with those of {describe(stamp)} ({error!r}): they have "
-            "another number of numbers; open it as it was built (model, hybrid or not, truncate_dim, vector_size), or "
-            "build a new store"
-        ) from error
+        raise other_width(store, f"those of {describe(stamp)}", error) from error
     raise error

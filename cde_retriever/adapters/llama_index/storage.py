@@ -19,7 +19,15 @@ from llama_index.core.vector_stores.simple import NAMESPACE_SEP, SimpleVectorSto
 from llama_index.core.vector_stores.simple import SimpleVectorStoreData as StoreData
 from llama_index.core.vector_stores.types import DEFAULT_PERSIST_FNAME, BasePydanticVectorStore, VectorStoreQuery
 
-from cde_retriever.adapters.stamps import DIGEST, STAMP, StampedVector, check_stamp, digest_of, tells_other_width
+from cde_retriever.adapters.stamps import (
+    DIGEST,
+    STAMP,
+    StampedVector,
+    check_stamp,
+    digest_of,
+    other_width,
+    tells_other_width,
+)
 from cde_retriever.context.context import Context, context_file
 from cde_retriever.errors import ContextFormatError, ContextMismatchError, ContextNotFittedError
 from cde_retriever.files.replacing import recover_folder
@@ -179,10 +187,6 @@ def some_nodes(store: BasePydanticVectorStore, dimension: int, stamp: str | None
         raise
     except Exception as error:  # stores say "no such collection" before the first vector, each with its own class
         if tells_other_width(error):
-            raise ContextMismatchError(
-                f"{type(store).__name__} cannot compare its vectors with the {dimension} numbers of the embedding in "
-                f"use ({error!r:.200}); open it as it was filled (model, parts, context_dir, truncate_dim, "
-                "vector_size), or fill a new collection"
-            ) from error
+            raise other_width(store, f"the {dimension} numbers of the embedding in use", error) from error
         logger.debug("%s shows no nodes yet: %r", type(store).__name__, error)
         return []

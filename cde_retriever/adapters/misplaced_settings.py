@@ -15,46 +15,36 @@ LONGEST = 200
 """Characters of a value that a message shows."""
 
 
-def refuse_settings(
+def refuse_unused(
     given: Mapping[str, Any],
     embedding_class: type[ContextualEmbedding],
     owner: type,
     made_by: str,
+    *,
     also: Collection[str] = (),
+    names: Collection[str] = (),
 ) -> None:
-    """Refuse settings of an embedding among arguments of a store or an index.
+    """Refuse settings of an embedding among arguments of a store or an index, and names that are misspelt.
 
     Args:
         given: The arguments.
         embedding_class: Whose settings they may not be.
         owner: Class of the store or index; a name that it has as an argument is its own.
-        made_by: How to give them to an embedding instead, up to the bracket, such as ``embedding=CDEEmbeddings(``.
-        also: Further names that are its own.
+        made_by: How to give settings to an embedding instead, up to the bracket, such as ``embedding=CDEEmbeddings(``.
+        also: Further names that are its own, though an embedding has them too.
+        names: What a misspelt one could mean; by default the owner's own arguments.
 
     Raises:
-        ConfigError: if one is among them.
+        ConfigError: if one is among them; says what to write.
     """
-    meant = sorted((given.keys() & {*embedding_class.model_fields, "context"}) - _arguments(owner) - {*also})
+    own = _arguments(owner)
+    meant = sorted((given.keys() & {*embedding_class.model_fields, "context"}) - own - {*also})
     if meant:
         settings = ", ".join(f"{name}={_shown(given[name])}" for name in meant)
         raise ConfigError(
             f"{settings} is for the embedding, and {owner.__name__} would not use it; write {made_by}{settings})"
         )
-
-
-def refuse_misspelt(given: Mapping[str, Any], owner: type, names: Collection[str] = ()) -> None:
-    """Refuse a name that is no argument of a store or an index, but nearly one; others may be for what it is made of.
-
-    Args:
-        given: The arguments.
-        owner: Class of the store or index.
-        names: What could be meant; by default its own arguments.
-
-    Raises:
-        ConfigError: if one is among them; says what could be meant.
-    """
-    own = _arguments(owner)
-    for name in given.keys() - own - {*names}:
+    for name in given.keys() - own - {*names}:  # one that is nearly no argument may be for what the owner is made of
         near = get_close_matches(name, names or own, n=1, cutoff=NEARLY)
         if near:
             raise ConfigError(f"{name} is no argument of {owner.__name__}, and would not be used; write {near[0]}=")

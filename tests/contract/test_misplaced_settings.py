@@ -179,6 +179,13 @@ def test_misspelt_arguments_of_an_index_are_refused_with_what_is_meant(given, me
         CDEVectorStoreIndex.from_storage(places[0], CDEEmbedding.from_storage(places[0], folder), **{given: True})
 
 
+def test_misspelt_arguments_of_a_routed_index_are_refused_before_anything_is_embedded(folder, monkeypatch):
+    embedding = CDEEmbedding(folder)
+    monkeypatch.setattr("cde_retriever.adapters.llama_index.routed_index.run_transformations", None)
+    with pytest.raises(ConfigError, match=r"sho_progress is no argument of .*; write show_progress="):
+        CDERoutedIndex.from_documents(DOCUMENTS, kinds=2, embed_model=embedding, sho_progress=True)
+
+
 def test_misspelt_arguments_of_a_langchain_store_are_refused_with_what_is_meant(folder):
     with pytest.raises(ConfigError, match=r"hybird is no argument of InMemoryVectorStore, .*; write hybrid="):
         cde.from_documents(InMemoryVectorStore, STORED, CDEEmbeddings(model_name=folder), hybird=True)

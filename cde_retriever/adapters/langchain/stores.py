@@ -33,7 +33,7 @@ from cde_retriever.adapters.langchain.guarded_writes import embedded, with_ids, 
 from cde_retriever.adapters.langchain.saving import check_index, lives_in_memory
 from cde_retriever.adapters.langchain.store_growth import attach_growth
 from cde_retriever.adapters.langchain.store_parts import StoreParts, attach_parts
-from cde_retriever.adapters.misplaced_settings import refuse_misspelt, refuse_settings
+from cde_retriever.adapters.misplaced_settings import refuse_unused
 from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.own_class import own_class
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain
@@ -90,8 +90,14 @@ def from_documents(
             writes by itself; for plain vectors with either; for settings of an embedding among the store's arguments.
         TypeError: for hybrid search with a store that cannot return documents by their ids; if a document is none.
     """
-    refuse_settings(store_kwargs, CDEEmbeddings, store_class, "embedding=CDEEmbeddings(", also=OF_STORES_TOO)
-    refuse_misspelt(store_kwargs, store_class, ("embedding", "context_dir", "hybrid", "keep_plain"))
+    refuse_unused(
+        store_kwargs,
+        CDEEmbeddings,
+        store_class,
+        "embedding=CDEEmbeddings(",
+        also=OF_STORES_TOO,
+        names=("embedding", "context_dir", "hybrid", "keep_plain"),
+    )
     documents = checked(documents)
     embedding = embedding or CDEEmbeddings()
     if true_or_false("hybrid", hybrid):

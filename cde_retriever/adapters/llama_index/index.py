@@ -35,7 +35,7 @@ from cde_retriever.adapters.llama_index.storage import (
     embedded_text,
 )
 from cde_retriever.adapters.llama_index.two_parts import embedding_for, folder_of_parts
-from cde_retriever.adapters.misplaced_settings import refuse_misspelt, refuse_settings
+from cde_retriever.adapters.misplaced_settings import refuse_unused
 from cde_retriever.adapters.new_collection import check_collection
 from cde_retriever.adapters.plain_vectors import begin_plain, open_plain, save_plain
 from cde_retriever.context.context import context_file, known_documents
@@ -86,7 +86,7 @@ class CDEVectorStoreIndex(JoiningNodes):
         **kwargs: Any,
     ) -> None:
         storage = kwargs.get("storage_context")
-        self._refuse_settings(kwargs, None if kwargs.get("index_struct") is None else storage)
+        self._refuse_unused(kwargs, None if kwargs.get("index_struct") is None else storage)
         self._context_dir = context_dir
         if embed_model is None:
             context = None if storage is None else attached_context(storage)
@@ -132,7 +132,7 @@ class CDEVectorStoreIndex(JoiningNodes):
         Raises:
             CDEError: as the constructor does.
         """
-        cls._refuse_settings(kwargs)
+        cls._refuse_unused(kwargs)
         embedding = require_cde(CDEEmbedding() if embed_model is None else embed_model)
         if len(args) < 4 and kwargs.get("transformations") is None:
             kwargs["transformations"] = transformations_for(embedding.encoder)
@@ -161,7 +161,7 @@ class CDEVectorStoreIndex(JoiningNodes):
             ContextNotFittedError: if there are vectors and no context.
         """
         saved = context_dir if context_dir is not None and context_file(context_dir).exists() else None
-        cls._refuse_settings(kwargs, saved)
+        cls._refuse_unused(kwargs, saved)
         if not isinstance(vector_store, BasePydanticVectorStore):
             opened: Self = read_unchanged(
                 Path(context_dir or "."),
@@ -199,7 +199,7 @@ class CDEVectorStoreIndex(JoiningNodes):
             ContextNotFittedError: if no context was stored.
             ValueError: if there is no such index, several and no `index_id`, or the vectors are elsewhere.
         """
-        cls._refuse_settings(kwargs, source)
+        cls._refuse_unused(kwargs, source)
         if isinstance(source, StorageContext):
             return cls._from_storage_context(source, embed_model, index_id, kwargs)
         folder = source
@@ -214,7 +214,7 @@ class CDEVectorStoreIndex(JoiningNodes):
         return index
 
     @classmethod
-    def _refuse_settings(cls, given: dict[str, Any], source: StorageContext | PathLike | None = None) -> None:
+    def _refuse_unused(cls, given: dict[str, Any], source: StorageContext | PathLike | None = None) -> None:
         """Refuse misspelt names, and settings of an embedding.
 
         `source` is where the context is that an embedding needs, None for a new one.
@@ -223,8 +223,7 @@ class CDEVectorStoreIndex(JoiningNodes):
         if source is not None and "context" not in given:
             where = "storage_context" if isinstance(source, StorageContext) else repr(str(source))
             made_by = f"CDEEmbedding.from_storage({where}, "
-        refuse_settings(given, CDEEmbedding, cls, f"embed_model={made_by}")
-        refuse_misspelt(given, cls)
+        refuse_unused(given, CDEEmbedding, cls, f"embed_model={made_by}")
 
     @classmethod
     def _from_storage_context(

@@ -25,7 +25,7 @@ from cde_retriever.adapters.llama_index.guard import unembedded
 from cde_retriever.adapters.llama_index.index import CDEVectorStoreIndex
 from cde_retriever.adapters.llama_index.splitting import transformations_for
 from cde_retriever.adapters.llama_index.storage import PathLike, embedded_text
-from cde_retriever.adapters.misplaced_settings import refuse_settings
+from cde_retriever.adapters.misplaced_settings import refuse_unused
 from cde_retriever.adapters.routes_folder import read_routes, write_routes
 from cde_retriever.context.drift import KindDrifts
 from cde_retriever.context.selection import kind_of, kinds_of
@@ -86,7 +86,7 @@ class CDERoutedIndex:
                 document has the field.
             Errors of `CDEVectorStoreIndex`.
         """
-        refuse_settings(kwargs, CDEEmbedding, CDEVectorStoreIndex, "embed_model=CDEEmbedding(")
+        refuse_unused(kwargs, CDEEmbedding, CDEVectorStoreIndex, "embed_model=CDEEmbedding(")
         embedding = CDEEmbedding() if embed_model is None else embed_model
         if (kind_field is None) == (kinds is None) or embedding.is_fitted:
             raise ConfigError(

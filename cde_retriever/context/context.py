@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cde_retriever.context.drift import Drift, Reference, plain_vectors
+from cde_retriever.context.drift import FORMS, Drift, Reference, plain_vectors
 from cde_retriever.context.sampling import Choice, checked_documents, hash_text
-from cde_retriever.errors import ContextError, ContextFormatError, ContextMismatchError
+from cde_retriever.errors import ConfigError, ContextError, ContextFormatError, ContextMismatchError
 from cde_retriever.files.records import RECORDS_FOLDER, RecordFormat
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.files.tensors import read_tensors
@@ -151,22 +151,29 @@ class Context:
             raise ContextError(f"context {self.fingerprint[:12]} {what}, so drift from it cannot be told")
         return Reference(self.text_hashes, self.words, self.vectors, moved)
 
-    def drift(self, documents: Sequence[str], vectors: NDArray[np.float32] | None = None) -> Drift:
+    def drift(
+        self, documents: Sequence[str], vectors: NDArray[np.float32] | None = None, *, form: str = "both"
+    ) -> Drift:
         """Tell how unlike documents that join the corpus are to this context (`cde_retriever.context.drift`).
-
-        What a refit would gain is told of two parts.
 
         Args:
             documents: The new documents, of any number; `FEWEST` of them tell something.
             vectors: Their plain vectors, (n, d or more), as null's ``parts="dense"`` are; None for words alone.
+            form: Of what index `Drift.expected_loss` is told: of ``"both"`` parts, which is right too for one vector
+                whose queries are not fitted, as of version 2; of ``"one"`` vector that holds words; of documents as
+                they are, ``"queries"`` (``context_for="queries"``), which is right too for one vector without words.
 
         Raises:
             TypeError: if they are one string, or not strings.
+            ConfigError: for another form.
             ContextError: if there is nothing to compare with, or vectors are of other documents or another model.
         """
+        if form not in FORMS:
+            raise ConfigError(f"form is {form!r}, expected one of {', '.join(map(repr, FORMS))}")
         reference, texts = self.reference(), list(checked_documents(documents))
         vectors = None if vectors is None else plain_vectors(vectors, len(texts), self.vectors.shape[1])
-        return Drift.of(reference.judge(texts, vectors), self.documents_seen, reference.size)
+        added, fitted = reference.judge(texts, vectors), 0 if form == "both" else self.size_again(0)
+        return Drift.of(added, self.documents_seen, reference.size, fitted=fitted, words=form == "one")
 
     @property
     def record_format(self) -> RecordFormat:

@@ -47,6 +47,9 @@ LOSS_WHERE_FITTED = 0.052
 """The same of documents as they are, which hold no words: queries know none where foreign documents lie. Of one vector
 of version 3, which held none either, it was 0.064."""
 
+FORMS = ("both", "one", "queries")
+"""Forms of an index, of which each loses otherwise: two parts, one vector that holds words, documents as they are."""
+
 
 @dataclass(frozen=True)
 class Added:

@@ -20,7 +20,7 @@ from cde_retriever.context.drift import (
     KindDrifts,
     Reference,
 )
-from cde_retriever.errors import ContextError
+from cde_retriever.errors import ConfigError, ContextError
 from cde_retriever.words.corpus_words import CorpusWords
 from cde_retriever.words.reading import reader
 from tests.tiny import HEADED, documents, tiny_encoder
@@ -189,6 +189,22 @@ def test_thirty_percent_of_another_subject_are_noticed_and_more_of_the_same_are_
     assert mixed.foreign == pytest.approx(0.3, abs=0.12)
     assert context.drift(own[1:280:2] + topic(2, 60, "mo")).detected, "by words alone"
     assert not context.drift(own[1::2]).detected
+
+
+@pytest.mark.parametrize(
+    ("form", "loss"), [(None, LOSS_OF_FOREIGN), ("both", LOSS_OF_FOREIGN), ("one", LOSS_WITH_WORDS / 4)]
+)
+def test_a_context_tells_the_loss_of_the_form_that_it_is_told(form, loss):
+    """A new context of 128 holds a quarter of 512 documents."""
+    context = tiny_encoder(**HEADED).fit_context(topic(1, 400, "ka"), context_size=128)
+    foreign = topic(2, 112, "mo")
+    found = context.drift(foreign) if form is None else context.drift(foreign, form=form)
+    assert found.expected_loss == pytest.approx(loss * found.foreign * 112 / 512)
+    assert found.foreign > 0.9
+    as_they_are = context.drift(foreign, form="queries")
+    assert as_they_are.expected_loss == pytest.approx(LOSS_WHERE_FITTED / 4 * found.foreign * 112 / 512)
+    with pytest.raises(ConfigError, match="form is 'two', expected one of 'both', 'one', 'queries'"):
+        context.drift(foreign, form="two")
 
 
 @pytest.mark.parametrize("parts", ["dense", "one"])

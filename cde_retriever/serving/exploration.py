@@ -175,13 +175,7 @@ class Exploration:
         adds = dict(zip(shared.coords[1].tolist(), shared.data.tolist(), strict=True))
         score = {"meaning": float(asked.dense[0] @ found.dense[0]), "words": sum(adds.values())}
         if self.form == "one":
-            products = np.asarray(head.queries(vector, [query], "one"))[0] * self._documents[way][number]
-            score = {name: float(products[place].sum()) for name, place in head.places.items()}
-            if self._fits_queries and not head.is_dense:  # whose unit is no cosine's
-                score = {"meaning and words": float(products.sum())}
-            elif self._fits_queries:  # all numbers carry both
-                meaning = float(asked.dense[0] @ found.dense[0])
-                score = {"meaning": meaning, "fit to the context's words": float(products.sum()) - meaning}
+            score = self._score_of_one(vector, query, number, way, score["meaning"])
         near = head.neighbours(plain, text, self.contexts[way].size)[0]
         topics = self._topics[way]
         return Reason(
@@ -190,6 +184,17 @@ class Exploration:
             [(topics.text_of(sha256), share) for sha256, share in near[:NEIGHBOURS]],
             topics.shares(near)[:NEIGHBOURS],
         )
+
+    def _score_of_one(self, vector: Vectors, query: str, number: int, way: str, meaning: float) -> dict[str, float]:
+        """Return what the score of one vector is the sum of, by name, given that of the dense parts."""
+        head = self._heads[way]
+        products = np.asarray(head.queries(vector, [query], "one"))[0] * self._documents[way][number]
+        if not self._fits_queries:
+            return {name: float(products[place].sum()) for name, place in head.places.items()}
+        whole = float(products.sum())
+        if head.is_dense:  # all numbers carry both
+            return {"meaning": meaning, "fit to the context's words": whole - meaning}
+        return {"meaning and words": whole}  # whose unit is no cosine's
 
     def _words(self, query: str, adds: dict[int, float], way: str) -> list[SharedWord]:
         frequency, read = self._topics[way].documents_with, self._topics[way].reader

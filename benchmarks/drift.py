@@ -34,7 +34,6 @@ from benchmarks.head_ranking import PlainTexts, Vectors, fit_on_kept, rank_with_
 from benchmarks.kept_bench import kept_parser, open_bench, write_lines, write_measurements
 from benchmarks.merged_sets import merge
 from benchmarks.quality import Bench
-from cde_retriever.checkpoint.reading import QUERIES
 from cde_retriever.context.context import Context
 from cde_retriever.context.drift import Added, Drift, Reference
 from cde_retriever.context.head_settings import HeadSettings
@@ -127,12 +126,11 @@ def neighbours_of(encoder: ContextualEncoder, vectors: Vectors) -> Neighbours:
     return Neighbours(vectors, HeadSettings.from_dict(encoder.config.corpus_head or {}))
 
 
-def losses(bench: Bench, asking: ContextualEncoder, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def losses(bench: Bench, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yield what doing nothing costs, for each pair of sets and each form.
 
     Args:
         bench: The model and the sets.
-        asking: The same model, of which queries alone know the context.
         folders: Sets that join each other.
     """
     for first, second in itertools.combinations(folders, 2):
@@ -143,10 +141,9 @@ def losses(bench: Bench, asking: ContextualEncoder, folders: Sequence[Path]) -> 
         pairs = ((first, second), (second, first))
         shares = [_foreign_share(bench, contexts[own], own, joined) for own, joined in pairs]
         for form in FORMS:
-            encoder, parts = (asking, "one") if form == "queries" else (bench.encoder, form)
-            refitted = _by_set(data, kinds, rank_with_head(encoder, texts, both, parts))
+            refitted = _by_set(data, kinds, rank_with_head(bench.encoder, texts, both, form))
             for (own, joined), share in zip(pairs, shares, strict=True):
-                frozen = _by_set(data, kinds, rank_with_head(encoder, texts, contexts[own], parts))
+                frozen = _by_set(data, kinds, rank_with_head(bench.encoder, texts, contexts[own], form))
                 where = {"set": own.name, "joined": joined.name, "form": form, "share": round(share, 4)}
                 where |= {"held": 1.0 if form == "both" else round(held, 4)}
                 yield {**where, "loss": round(refitted - frozen, 6)}
@@ -248,8 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench, folders = open_bench(options)
     encoder = bench.encoder
     groups = LOSSES if options.losses is None else (options.losses,)
-    asking = ContextualEncoder.from_pretrained(options.checkpoint, context_for=QUERIES)
-    lost = [row for names in groups for row in losses(bench, asking, [f for f in folders if f.name in names])]
+    lost = [row for names in groups for row in losses(bench, [f for f in folders if f.name in names])]
     known = json.loads(options.output.read_text()) if options.output.exists() else {"losses": [], "detections": []}
     lost = known["losses"] if options.losses == [] else lost
     detection = Detection(encoder, {folder.name: bench.plain(folder) for folder in folders})

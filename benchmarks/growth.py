@@ -36,6 +36,7 @@ from benchmarks.quality import Bench
 from benchmarks.routing import Routed
 from cde_retriever.checkpoint.reading import QUERIES
 from cde_retriever.context.context import Context
+from cde_retriever.context.head_settings import FITTED_SIZE
 from cde_retriever.encoder.encoder import ContextualEncoder
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.search.best_first import best_first
@@ -45,8 +46,8 @@ from cde_train.evaluation.ranking import DEPTH, Ranking, measure
 
 Row = dict[str, Any]
 
-FORMS = {"hybrid": "both", "one": "one"}
-"""Forms of the model's own vectors, by the first word of a row, and the parts that each is ranked by."""
+FORMS = {"hybrid": "both", "one": "one", "queries": QUERIES}
+"""Forms of vectors, by the first word of a row, as `rank_with_head` takes them."""
 SEED = 0
 ASKED = 3
 """Contexts that a query is asked under, where documents have several."""
@@ -72,16 +73,12 @@ class Growth:
 
     Args:
         bench: Reads sets and keeps their plain vectors.
-        asking: The same model, of which queries alone know the context.
         judged: Folders of the sets that are asked.
         foreign: Folders of further sets.
     """
 
-    def __init__(
-        self, bench: Bench, asking: ContextualEncoder, judged: Sequence[Path], foreign: Sequence[Path]
-    ) -> None:
+    def __init__(self, bench: Bench, judged: Sequence[Path], foreign: Sequence[Path]) -> None:
         self.bench = bench
-        self.asking = asking
         self.judged = list(judged)
         self.all = sorted({*judged, *foreign}, key=lambda folder: folder.name)
         self._plain = {folder: bench.plain(folder) for folder in self.all}
@@ -90,7 +87,7 @@ class Growth:
         """Yield the measurements of one set, before it grows (factor 0) and after; none that are known."""
         data, _ = self.bench.data(folder)
         own = self._plain[folder]
-        frozen = cache(lambda encoder: fit_on_kept(encoder, own))
+        frozen = cache(lambda size: fit_on_kept(self.bench.encoder, own, size=size))
         order = self._others(folder)
         rows = [row for row in known if row["set"] == data.name]
         for factor in sorted({0, *factors}):
@@ -139,7 +136,7 @@ class Growth:
         return grown, came_from, joined / size
 
     def _ways(
-        self, texts: PlainTexts, came_from: Sequence[str], frozen: Callable[[ContextualEncoder], Context]
+        self, texts: PlainTexts, came_from: Sequence[str], frozen: Callable[[int], Context]
     ) -> dict[str, Callable[[], Ranking]]:
         """Return what ranks the documents of a set that has grown, by the names of `ROWS`; its own come first."""
         words = cache(lambda: list(score_bm25(texts.documents, texts.queries)))
@@ -148,15 +145,17 @@ class Growth:
             "bm25": lambda: [best_first(scores, DEPTH) for scores in words()],
             "convex_30": lambda: rank_mixture("convex_30", words(), texts.query_vectors, texts.document_vectors),
         }
-        for encoder, forms in ((self.bench.encoder, FORMS), (self.asking, {"queries": "one"})):
+        encoder = self.bench.encoder
+        refitted = cache(lambda size: fit_on_kept(encoder, texts, size=size))
+        for label, form in FORMS.items():
+            size = FITTED_SIZE if form == QUERIES else encoder.config.context_size
             contexts: dict[str, Callable[[], Context]] = {
-                "own": partial(frozen, encoder),
-                "refitted": cache(partial(fit_on_kept, encoder, texts)),
+                "own": partial(frozen, size),
+                "refitted": partial(refitted, size),
                 "null": encoder.null_context,
             }
-            for label, parts in forms.items():
-                for name, context in contexts.items():
-                    ways[f"{label} {name}"] = partial(_ranked, encoder, texts, context, parts)
+            for name, context in contexts.items():
+                ways[f"{label} {name}"] = partial(_ranked, encoder, texts, context, form)
         kinds = ["own"] * (len(texts.documents) - len(came_from))
         for name, joined in (("theirs", list(came_from)), ("together", ["joined"] * len(came_from))):
             ways[f"routed {name}"] = partial(self._routed, texts, [*kinds, *joined])
@@ -166,8 +165,8 @@ class Growth:
         return Routed(self.bench.encoder, texts, kinds).ranking(ASKED)
 
 
-def _ranked(encoder: ContextualEncoder, texts: PlainTexts, context: Callable[[], Context], parts: str) -> Ranking:
-    return rank_with_head(encoder, texts, context(), parts)
+def _ranked(encoder: ContextualEncoder, texts: PlainTexts, context: Callable[[], Context], form: str) -> Ranking:
+    return rank_with_head(encoder, texts, context(), form)
 
 
 def summary(data: RetrievalSet, ranking: Ranking, own: int) -> dict[str, float]:
@@ -255,10 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every set, writing after each row, and write the page."""
     options = parse(arguments)
     bench, judged = open_bench(options)
-    asking = ContextualEncoder.from_pretrained(options.checkpoint, context_for=QUERIES)
-    growth = Growth(
-        bench, asking, judged, [found for folder in options.foreign for found in find_retrieval_sets(folder)]
-    )
+    growth = Growth(bench, judged, [found for folder in options.foreign for found in find_retrieval_sets(folder)])
     results = _known(options.output, bench.encoder.identity.sha256)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for folder in judged:

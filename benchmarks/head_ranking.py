@@ -15,6 +15,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.checkpoint.reading import QUERIES
 from cde_retriever.context.context import Context
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.knowledge import Parts
@@ -111,9 +112,13 @@ def one_vectors(
 
 
 def rank_with_head(encoder: ContextualEncoder, texts: PlainTexts, context: Context, parts: str) -> Ranking:
-    """Rank under a context, by ``"both"`` parts or ``"one"`` vector."""
-    if parts == "one":
-        documents, queries = one_vectors(encoder, texts, context)
+    """Rank under a context, by ``"both"`` parts or ``"one"`` vector, or as with ``context_for="queries"``."""
+    if parts in ("one", QUERIES):
+        width, settings = None, None
+        if parts == QUERIES:
+            width = texts.document_vectors.shape[1]
+            settings = HeadSettings.from_dict(encoder.config.corpus_head or {}).for_queries()
+        documents, queries = one_vectors(encoder, texts, context, width, settings)
         return rank(queries, documents)
     head = kept_head(encoder, texts, context)
     asked = cast(Parts, head.queries(texts.query_vectors, texts.queries, parts))

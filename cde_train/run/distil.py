@@ -92,15 +92,17 @@ class Distillation:
     def _write_start(self) -> Report:
         model, folder = self.config.model, find_checkpoint(self.config.model.start)[0]
         changes: dict[str, Any] = {"name": model.name or self.folder.output.resolve().name}
-        encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=reading_of(folder)))
-        if kind_of(folder) != CDE:
-            size = self.settings.vector_size or encoder.backend.dimension
-            said = replace(reading_of(folder), max_length=model.max_length)
-            encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=said))
-            if size > encoder.backend.dimension:
+        reading, is_plain = reading_of(folder), kind_of(folder) != CDE
+        if is_plain:
+            reading = replace(reading, max_length=model.max_length)
+        encoder = ContextualEncoder.from_spec(ModelSpec(model.start, device="cpu", reading=reading))
+        if is_plain:
+            width = encoder.backend.dimension
+            size = self.settings.vector_size or width
+            if size > width:
                 raise ConfigError(
-                    f"distillation.vector_size is {size}, but vectors of {model.start} have "
-                    f"{encoder.backend.dimension} numbers; give at most so many, or 0 for those"
+                    f"distillation.vector_size is {size}, but vectors of {model.start} have {width} numbers; give at "
+                    "most so many, or 0 for those"
                 )
             changes["corpus_head"] = HeadSettings.short(size).to_dict()
             changes["context_size"] = model.context_size or ModelConfig.context_size

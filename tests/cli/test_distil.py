@@ -135,3 +135,13 @@ def test_a_short_vector_whose_queries_are_fitted_is_refused(command, tmp_path, c
     said = capsys.readouterr().err
     assert "fits queries to its short vector, as of cde wrap --vector-size, and needs nothing learned" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_more_numbers_than_the_encoder_has_are_refused_and_it_is_loaded_once(command, tmp_path, capsys, monkeypatch):
+    loaded, from_spec = [], ContextualEncoder.from_spec
+    monkeypatch.setattr(ContextualEncoder, "from_spec", lambda spec: loaded.append(spec) or from_spec(spec))
+    assert main([*command, "-o", str(tmp_path / "out"), "--set", "distillation.vector_size=33"]) == 2
+    said = capsys.readouterr().err
+    assert "distillation.vector_size is 33, but vectors of" in said
+    assert "have 32 numbers; give at most so many, or 0 for those" in said
+    assert [spec.reading.max_length for spec in loaded] == [48]

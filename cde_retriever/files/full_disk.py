@@ -38,7 +38,7 @@ def disk_error(error: OSError, target: object = None, left: str = "") -> DiskErr
 
 
 def need_space(folder: Path, size: int) -> None:
-    """Refuse to begin what writes more than is free on a disk.
+    """Refuse to begin what writes more than is free on a disk; one that tells no size, as some of a network, passes.
 
     Args:
         folder: A folder on it.
@@ -47,9 +47,9 @@ def need_space(folder: Path, size: int) -> None:
     Raises:
         DiskError: if fewer are free; says how many.
     """
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        said = f"{os.strerror(errno.ENOSPC)}: {_megabytes(size)} will be written, and {_megabytes(free)} are free"
+    usage = shutil.disk_usage(folder)
+    if usage.total and usage.free < size:
+        said = f"{os.strerror(errno.ENOSPC)}: {_megabytes(size)} will be written, and {_megabytes(usage.free)} are free"
         raise DiskError(errno.ENOSPC, f"{said}; {_AGAIN}", str(folder))
 
 

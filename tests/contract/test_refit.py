@@ -295,7 +295,7 @@ def test_a_disk_without_room_for_the_new_index_is_told_before_anything_is_embedd
         return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
 
     def free(number):
-        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=number))
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**9, free=number))
 
     vectors = 4 * sum(len(vector) for *_, vector in before.values())
     free(2 * size(folder) + vectors - 1)

@@ -6,11 +6,12 @@ import os
 import random
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cde_retriever.files import replacing as module
-from cde_retriever.files.full_disk import DiskError, disk_error
+from cde_retriever.files.full_disk import DiskError, disk_error, need_space
 from cde_retriever.files.leftovers import hidden_beside, lock, unlock
 from cde_retriever.files.replacing import copy_folder, recover_folder, replacing, replacing_folder, write_atomically
 from tests.killing import Begin, killed, kills
@@ -241,6 +242,19 @@ def test_a_disk_that_takes_no_more_is_told_with_what_was_to_be_written(fault, ad
     assert told.value.filename == str(tmp_path / "folder" / "one")
     assert disk_error(told.value) is told.value  # whoever hears of it later says nothing else
     assert (tmp_path / "folder" / "one").read_bytes() == b"new"
+
+
+def test_room_is_asked_for_before_long_work_where_a_disk_tells_it(tmp_path, monkeypatch) -> None:
+    def disk(total: int, free: int) -> None:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=total, free=free))
+
+    disk(10**9, 2_000_000)
+    need_space(tmp_path, 2_000_000)
+    with pytest.raises(DiskError, match=r": 3\.5 MB will be written, and 2\.0 MB are free; free space, then") as told:
+        need_space(tmp_path, 3_500_000)
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path))
+    disk(0, 0)  # as some drives of a network say
+    need_space(tmp_path, 3_500_000)
 
 
 def test_another_fault_of_a_copy_is_raised_as_it_is(tmp_path, monkeypatch) -> None:

@@ -237,6 +237,13 @@ def test_external_store_opens_from_the_context_folder(checkpoint, tmp_path, monk
     assert not (tmp_path / "second").exists()
 
 
+def test_a_context_folder_is_no_persisted_index(checkpoint, tmp_path) -> None:
+    build(checkpoint).embedding.save_context(tmp_path)
+    embedding = CDEEmbedding.from_storage(tmp_path, checkpoint)
+    with pytest.raises(FileNotFoundError, match=r"holds no index, as docstore.json is missing; .*from_vector_store"):
+        CDEVectorStoreIndex.from_storage(tmp_path, embedding)
+
+
 def test_stale_context_folder_stops_the_build_before_the_first_vector(checkpoint, tmp_path) -> None:
     stale = build(checkpoint, seed=1)
     stale.embedding.save_context(tmp_path)

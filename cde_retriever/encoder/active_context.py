@@ -93,7 +93,7 @@ def _advise(model: LoadedModel, context: Context, name: str) -> str:
     bundled = theirs.name in bundled_names()
     if ours.name != theirs.name and not bundled:
         advice = "load that model, by its folder or Hub id (`--model` or `model_name=`)"
-    elif name in _SETTINGS:
+    elif ours.name == theirs.name and name in _SETTINGS:
         advice = f"load that model with {name}={getattr(theirs, name)!r}"
     else:
         advice = f"load that model, which is bundled, by its name {theirs.name!r}" if bundled else "load that model"

@@ -237,6 +237,28 @@ def test_external_store_opens_from_the_context_folder(checkpoint, tmp_path, monk
     assert not (tmp_path / "second").exists()
 
 
+def test_a_mistyped_context_folder_is_named(checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("cde_retriever.checkpoint.folder.DEFAULT_CHECKPOINT", checkpoint)
+    store, typed = chroma(), tmp_path / "contxt"
+    storage = StorageContext.from_defaults(vector_store=store)
+    CDEVectorStoreIndex.from_documents(corpus(), storage_context=storage, context_dir=tmp_path / "context")
+    fresh = StorageContext.from_defaults(vector_store=store)  # the first one holds the context
+    said = r"holds 12 nodes, and there is no context at .*contxt.*; to open or add .* give the context_dir"
+    with pytest.raises(ContextNotFittedError, match=said):
+        CDEVectorStoreIndex.from_vector_store(store, context_dir=typed)
+    with pytest.raises(ContextNotFittedError, match=said):
+        CDEVectorStoreIndex.from_documents(corpus(), storage_context=fresh, context_dir=typed)
+    assert store.client.count() == 12
+    assert not typed.exists()
+
+
+def test_a_context_folder_is_no_persisted_index(checkpoint, tmp_path) -> None:
+    build(checkpoint).embedding.save_context(tmp_path)
+    embedding = CDEEmbedding.from_storage(tmp_path, checkpoint)
+    with pytest.raises(FileNotFoundError, match=r"holds no index, as docstore.json is missing; .*from_vector_store"):
+        CDEVectorStoreIndex.from_storage(tmp_path, embedding)
+
+
 def test_stale_context_folder_stops_the_build_before_the_first_vector(checkpoint, tmp_path) -> None:
     stale = build(checkpoint, seed=1)
     stale.embedding.save_context(tmp_path)

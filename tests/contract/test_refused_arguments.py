@@ -67,6 +67,13 @@ def test_a_context_of_a_model_of_another_name_asks_for_that_model_whatever_its_p
         encoder.fork().set_context(other)
 
 
+def test_a_context_of_a_bundled_model_asks_for_that_model_and_not_for_its_length(encoder):
+    fitted = encoder.fork().fit_context(TEXTS)
+    other = replace(fitted, model=replace(fitted.model, name="cde-minilm-l6-v4", max_length=256))
+    with pytest.raises(ContextMismatchError, match=r"with max_length 256, .*, which is bundled, by its name 'cde-mini"):
+        encoder.fork().set_context(other)
+
+
 def test_a_context_of_another_length_names_the_setting(encoder, folder):
     longer = ContextualEncoder.from_pretrained(folder, device="cpu", max_length=128).fit_context(TEXTS)
     with pytest.raises(ContextMismatchError, match="load that model with max_length=128, or fit a context with this"):

@@ -63,6 +63,12 @@ def read_index_folder(folder: PathLike) -> StorageContext:
         ContextFormatError: if a file of vectors is damaged.
         FileNotFoundError: if another file is missing.
     """
+    documents = Path(folder) / "docstore.json"
+    if not documents.exists():  # as in a `context_dir`
+        raise FileNotFoundError(
+            f"{folder} holds no index, as {documents.name} is missing; name the folder that persist() wrote, or, for "
+            "vectors in an external store, call from_vector_store(store, context_dir=...)"
+        )
     stores = {}
     for file in Path(folder).glob(f"*{NAMESPACE_SEP}{DEFAULT_PERSIST_FNAME}"):
         try:

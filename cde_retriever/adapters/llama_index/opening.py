@@ -5,15 +5,18 @@ elsewhere), and those of a few nodes in the docstore. What differs is refused be
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from llama_index.core import StorageContext
 from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from cde_retriever.adapters.llama_index.embedding import CDEEmbedding
 from cde_retriever.adapters.llama_index.guarded_store import check_stored, stored_stamps
 from cde_retriever.adapters.llama_index.storage import PathLike, attached_context, check_stamps
 from cde_retriever.adapters.stamps import STAMP, describe
+from cde_retriever.adapters.stored_count import stored_count
 from cde_retriever.context.context import Context, context_file
 from cde_retriever.errors import ContextMismatchError, ContextNotFittedError
 
@@ -36,6 +39,8 @@ def check_storage(
     recorded = _recorded(storage_context, context_dir, embedding)
     nodes = _some_documents(storage_context, struct)
     store = storage_context.vector_store
+    if not embedding.is_fitted and recorded is None and context_dir is not None:
+        _refuse_missing(store, context_file(context_dir))
     stamps = stored_stamps(store, embedding.dimension) | {node.metadata.get(STAMP) for node in nodes}
     if not embedding.is_fitted:
         if recorded is not None or stamps:
@@ -55,6 +60,15 @@ def check_storage(
     if stamps:
         check_stored(store, embedding.stamp, embedding.dimension)
     return bool(stamps)
+
+
+def _refuse_missing(store: BasePydanticVectorStore, file: Path) -> None:
+    """Refuse a store with nodes if their context is not where it should be, before widths of vectors are compared."""
+    if not file.exists() and (stored := stored_count(store)):
+        raise ContextNotFittedError(
+            f"{type(store).__name__} holds {stored} nodes, and there is no context at {file}; to open or add to them, "
+            "give the context_dir that they were built with; for a new index, give it an empty collection"
+        )
 
 
 def _recorded(storage_context: StorageContext, context_dir: PathLike | None, embedding: CDEEmbedding) -> Context | None:

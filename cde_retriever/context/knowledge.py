@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.context.agreement import Agreement
 from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.context.neighbours import ROWS_AT_ONCE, Neighbours
@@ -65,6 +66,7 @@ class Knowledge:
         found: Topics that were found of them before; of no use where they were found by other settings.
 
     Attributes:
+        agreement: How far vectors and words agree on which of them are near, by which words of queries count.
         within: One vector of another size than the encoder's, where the settings want it.
         stems: How often each word stands in each context document, (J, 2**32).
     """
@@ -78,10 +80,12 @@ class Knowledge:
         self._prior = load_prior(settings.prior)
         self._neighbours = Neighbours(vectors, settings)
         worth = settings.prior_documents
-        self._information = Remembered(partial(self._words.information, prior=self._prior, worth=worth))
         self._lengths = self._words.length(self._prior, worth), self._grams.length(GRAM_PRIOR, worth)
+        says = partial(self._words.information, prior=self._prior, worth=worth)
+        self._information, length = Remembered(says), self._lengths[0]
+        self.agreement = Agreement(vectors, words.counts, says, length)
         self.within = WordsWithin(
-            settings, vectors, words.counts, self._information, self._lengths[0], self.spread, found
+            settings, vectors, words.counts, self._information, length, self.spread, self.agreement, found
         )
 
     @property
@@ -129,7 +133,8 @@ class Knowledge:
             (self._weigh(counts.grams, grams), settings.gram_weight),
             (self._weigh(pairs, beyond, of_words + of_pairs), settings.pair_weight),
         )
-        return added(*(part.scaled(part.values * (weight * self.spread)) for part, weight in parts))
+        unit = self.spread * self.agreement.worth
+        return added(*(part.scaled(part.values * (weight * unit)) for part, weight in parts))
 
     @cached_property
     def _pairs(self) -> KnownPairs:

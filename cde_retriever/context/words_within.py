@@ -20,6 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.context.agreement import Agreement
 from cde_retriever.context.directions import Directions
 from cde_retriever.context.head_settings import HeadSettings
 from cde_retriever.words.projection import project
@@ -48,6 +49,7 @@ class WordsWithin:
         says: What each of such words says, (k,), given their places, (k,).
         length: Words of a document.
         spread: The unit that words are weighed in.
+        agreement: How many times as much words of queries count.
         found: Topics that were found before; of no use where they were found by other settings.
     """
 
@@ -59,12 +61,14 @@ class WordsWithin:
         says: Callable[[NDArray[np.int64]], NDArray[np.float64]],
         length: float,
         spread: float,
+        agreement: Agreement,
         found: FoundTopics | None,
     ) -> None:
         seen = np.arange(min(counts.rows, settings.attended or counts.rows))
         self._settings, self._vectors = settings, vectors
         self._counts = counts.take(seen) if len(seen) < counts.rows else counts
-        self._says, self._length, self._spread, self._found = says, length, spread, found
+        self._says, self._length, self._spread = says, length, spread
+        self._agreement, self._found = agreement, found
 
     def documents(self, moved: Vectors, counts: Sparse | None) -> Vectors:
         """Return documents, (n, m), at their lengths, of their dense parts and, where words have room, word counts."""
@@ -137,7 +141,7 @@ class WordsWithin:
             return np.zeros((rows, 0), np.float32)
         says = self._says(counts.indices)
         weights = weigh_queries(counts, says**self._settings.rareness, sharing=self._settings.sharing)
-        return self._embed(weights.scaled(weights.values / _root(says)))
+        return self._embed(weights.scaled(weights.values * self._agreement.worth / _root(says)))
 
     def _embed(self, weights: Sparse) -> Vectors:
         """Return the numbers of words of texts, (n, words), given their weights."""

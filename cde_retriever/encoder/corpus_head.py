@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cde_retriever.context.agreement import Agreement
 from cde_retriever.context.context import Context
 from cde_retriever.context.fitted_queries import FittedQueries
 from cde_retriever.context.head_settings import HeadSettings
@@ -65,6 +66,11 @@ class CorpusHead:
     def spread(self) -> float:
         """Standard deviation of the cosines of distinct context documents."""
         return self._knowledge.spread
+
+    @property
+    def agreement(self) -> Agreement:
+        """How far vectors and words agree on which context documents are near, and what words count for by it."""
+        return self._knowledge.agreement
 
     @property
     def places(self) -> dict[str, slice]:

@@ -8,8 +8,9 @@ Of each language `PAGES` pages, chosen by hash; the query is what the first sect
 all other sections, at most `CHARACTERS` characters. Of XQuAD all paragraphs, and every second question. nDCG@10 of
 plain vectors, of BM25 with them (0.4 and 0.6; words as bm25s splits them, English stems), of two parts under the null
 context, and of two parts and one vector under the corpus's own, with the language's stemmer if Snowball has one, and
-without. Beside them how many times as much as usual words of queries count (`cde_retriever.context.agreement`). With ``--vectors KEPT`` plain vectors are kept in KEPT/NAME.npz,
-NAME being ``man-de`` or ``xquad-de``, and read where they are.
+without. Beside them how many times as much as usual words of queries count (`cde_retriever.context.agreement`). With
+``--vectors KEPT`` plain vectors are kept in KEPT/NAME.npz, NAME being ``man-de`` or ``xquad-de``, and read where they
+are.
 """
 
 import argparse

@@ -233,7 +233,8 @@ def test_a_query_is_worth_more_the_more_its_words_say(encoder):
         statistics = known._words if part is counts.words else known._grams
         power = statistics.information(part.indices, prior, settings.prior_documents) ** 1.5
         says.append(np.sqrt(np.bincount(part.row_numbers, power, 2)))
-    assert np.asarray(sparse.sum(axis=1)) == pytest.approx(0.31 * sum(says) * head.spread, rel=1e-5)
+    unit = head.spread * head.agreement.worth
+    assert np.asarray(sparse.sum(axis=1)) == pytest.approx(0.31 * sum(says) * unit, rel=1e-5)
 
 
 def test_question_words_of_a_query_are_left_out(encoder):
@@ -277,7 +278,7 @@ def test_one_vector_scores_as_its_formula_says(encoder):
     matches = known._weigh(counts, known._says(counts) ** known.settings.rareness).dot(
         Sparse.of_csr(_words_of(known, documents_))
     )
-    expected = plain @ moved.T + settings.topic_weight * known.spread * matches
+    expected = plain @ moved.T + settings.topic_weight * known.spread * known.agreement.worth * matches
     ratio = one / expected
     assert ratio == pytest.approx(np.repeat(ratio[:, :1], 12, axis=1), rel=2e-3)  # one scale a query
 

@@ -185,7 +185,8 @@ def test_pairs_of_words_that_say_nothing_stay_finite():
     reader = WordReader("none")
     words = CorpusWords.of("none", reader.read(texts, "document"))
     knowledge = Knowledge(HeadSettings(language="none"), np.eye(len(texts), 8, dtype=np.float32), words)
-    weights = knowledge.query_words(reader.read(["red fox"], "query")).values / knowledge.spread
+    unit = knowledge.spread * knowledge.agreement.worth
+    weights = knowledge.query_words(reader.read(["red fox"], "query")).values / unit
     assert 0 < weights.max() < 2
 
 

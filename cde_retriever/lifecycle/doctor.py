@@ -60,6 +60,8 @@ class Setting:
         size: Documents in the context.
         alpha: What vectors count beside words; 0.5 is what the context says.
         quality: nDCG@10 of each question, from 0 to 1.
+        agreement: How far vectors and words agree on which of the context's documents are near
+            (`cde_retriever.context.agreement`); None without own context.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Setting:
     size: int
     quality: NDArray[np.float64]
     alpha: float = 0.5
+    agreement: float | None = None
 
     @property
     def mean(self) -> float:
@@ -170,7 +173,8 @@ class _Examination:
             queries = weigh(queries, alpha)
         name = f"{FORMS[parts]}, {kind} context" + (f" of {context.size}" if context.size else "")
         name += f", alpha {alpha:.2f}" if alpha != 0.5 else ""
-        return self.setting(name, score_one_form(queries, documents), parts, kind, context.size, alpha)
+        found = self.setting(name, score_one_form(queries, documents), parts, kind, context.size, alpha)
+        return replace(found, agreement=head.agreement.value) if kind == "own" else found
 
 
 def score_without_context(words: Scores, plain: Scores) -> dict[str, Scores]:

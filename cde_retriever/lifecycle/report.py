@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cde_retriever.checkpoint.reading import QUERIES
+from cde_retriever.context.agreement import READ_FROM
 from cde_retriever.context.head_settings import FITTED_SIZE
 from cde_retriever.files.replacing import write_atomically
 from cde_retriever.lifecycle.doctor import BM25, LEAD, MIXTURE, PLAIN, Setting, interval, recommend
@@ -96,7 +97,7 @@ def make_report(trial: Trial, settings: Sequence[Setting], names: Sequence[str] 
         sentence = f"Fewer than {FEW} questions decide nothing; by these: {sentence}"
     values: dict[str, Any] = {"recommendation": sentence, "code": code, "setting": _row(advice, base), "settings": rows}
     values |= {"documents": len(trial.documents), "seen": trial.seen, "questions": kinds}
-    values["doubts"] = list(_doubts(trial, kinds))
+    values["doubts"] = [*_unread(settings), *_doubts(trial, kinds)]
     return Report(values, _text(values, base))
 
 
@@ -160,6 +161,18 @@ def _text(values: Mapping[str, Any], base: Setting) -> str:
         figures = f"{row['ndcg_at_10']:.1f} | {row['over_plain']:+.1f} | {low:+.1f} to {high:+.1f}"
         lines.append(f"| {row['name']} | {row['model']} | {figures} |")
     return "\n".join([*lines, "", _asked(values), *values["doubts"]])
+
+
+def _unread(settings: Sequence[Setting]) -> Iterator[str]:
+    """Yield of each encoder that seems not to read the corpus, by its largest context, that it does not."""
+    largest = {one.model: one for one in sorted(settings, key=lambda one: one.size) if one.agreement is not None}
+    for model, one in largest.items():
+        if one.agreement is not None and one.agreement < READ_FROM:
+            yield (
+                f"Vectors of {model} hardly agree with words on which documents are near ({one.agreement:.2f}, where 1 "
+                f"is all and 0 chance; usual are {READ_FROM} and more), so it may not know their language or kind. "
+                "Words count for more under an own context; an encoder that knows them ranks better: --model."
+            )
 
 
 def _doubts(trial: Trial, kinds: Mapping[str, int]) -> Iterator[str]:

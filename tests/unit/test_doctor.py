@@ -108,6 +108,8 @@ def test_settings_are_those_of_the_encoder(headed, tmp_path):
             (encoder.encode_queries, texts), (encoder.encode_documents, trial.documents))))  # fmt: skip
         own = found[f"two parts, own context of {size}"]
         np.testing.assert_allclose(own.quality, ndcg(both, trial.questions), atol=1e-6)
+        assert own.agreement == pytest.approx(encoder._active.head.agreement.value)
+    assert found[PLAIN].agreement is found["two parts, null context"].agreement is None
     one = encoder.encode_queries(texts) @ encoder.encode_documents(trial.documents).T
     np.testing.assert_allclose(found["one vector, own context of 16"].quality, ndcg(one, trial.questions), atol=1e-6)
     alone = ContextualEncoder.from_pretrained(headed.save_pretrained(tmp_path / "it"), context_for="queries")
@@ -280,6 +282,21 @@ def test_a_report_says_what_to_do():
     assert "keep the encoder as it is" in plain.values["code"]
     queries = make_report(trial, settings(plain=0.5, queries=0.6), None).values["code"]
     assert "encoder.fit_context(documents)\n" in queries  # of the usual size, whatever was measured
+
+
+def test_a_report_names_an_encoder_that_does_not_seem_to_read_the_corpus():
+    trial = Trial(("a",) * 5, tuple(Question("q", {0: 1.0}, "lead") for _ in range(200)), 5)
+    found = settings(plain=0.5, own16=0.55, own512=0.6)
+    small, large = (next(one for one in found if one.size == size) for size in (16, 512))
+
+    def page(of_small: float | None, of_large: float | None) -> str:
+        told = {id(small): of_small, id(large): of_large}
+        return make_report(trial, [replace(one, agreement=told.get(id(one))) for one in found], None).page
+
+    unread = "Vectors of m hardly agree with words on which documents are near (0.17, where 1 is all and 0 chance"
+    assert unread in page(0.6, 0.17)  # the larger context tells
+    assert "hardly agree" not in page(0.17, 0.6)
+    assert "hardly agree" not in page(None, None)
 
 
 def test_models_of_one_name_are_told_apart_by_what_they_were_opened_by():

@@ -94,7 +94,8 @@ class ServedContexts:
         """
         name, _, wanted = address.rpartition("@")
         if name == self.model and len(wanted) >= SHORTEST:
-            found = [held for fingerprint, held in self._by_fingerprint.items() if fingerprint.startswith(wanted)]
+            known = list(self._by_fingerprint.items())  # another thread may add one
+            found = [held for fingerprint, held in known if fingerprint.startswith(wanted)]
             if len(found) == 1:
                 return found[0]
             if any(name.startswith(wanted) for name in list(self.unreadable)):

@@ -353,7 +353,7 @@ def test_a_pipeline_fills_qdrant_with_both_parts(model):
     IngestionPipeline(transformations=steps, vector_store=store).run(documents=corpus(40))
     check(CDEVectorStoreIndex.from_vector_store(store, embedding), store.get_nodes())
     one_vector = QdrantVectorStore("texts", client=client)
-    with pytest.raises(ContextMismatchError, match=r"with the 416 numbers .* as it was filled \(model, parts"):
+    with pytest.raises(ContextMismatchError, match=r"with the 416 numbers .*open it as it was built \(model"):
         IngestionPipeline(transformations=steps, vector_store=one_vector).run(documents=corpus(1))
     cut = CDEEmbedding(model, context=embedding.context, truncate_dim=32)
     with pytest.raises(ContextMismatchError, match=r"the dense part, .* are not comparable"):

@@ -195,7 +195,7 @@ def test_what_does_not_belong_together_is_refused(model, tmp_path):
         opened(foreign)
     check(opened(folder), corpus(20))
     # As an index of one vector a node: of another size, or cut to the same.
-    with pytest.raises(ContextMismatchError, match=r"with the 416 numbers .* as it was filled \(model, parts"):
+    with pytest.raises(ContextMismatchError, match=r"with the 416 numbers .*open it as it was built \(model"):
         opened(None)
     with pytest.raises(ContextMismatchError, match=r"the dense part, .* are not comparable"):
         opened(None, truncate_dim=32)

@@ -278,7 +278,7 @@ def test_one_vector_scores_as_its_formula_says(encoder):
     matches = known._weigh(counts, known._says(counts) ** known.settings.rareness).dot(
         Sparse.of_csr(_words_of(known, documents_))
     )
-    expected = plain @ moved.T + settings.topic_weight * known.spread * known.agreement.worth * matches
+    expected = plain @ moved.T + settings.topic_weight * known.spread * wide._active.head.agreement.worth * matches
     ratio = one / expected
     assert ratio == pytest.approx(np.repeat(ratio[:, :1], 12, axis=1), rel=2e-3)  # one scale a query
 

@@ -91,7 +91,8 @@ def test_one_vector_scores_by_directions_and_words():
     matches = asked.dot(weigh_documents(WordReader("english").read(texts, "document").words, known._lengths[0]))
     kept = np.linalg.svd(context.vectors)[2][:28]
     moved, plain = wide.encode_documents(texts, parts="dense"), wide.encode_queries(queries, parts="dense")
-    expected = plain @ kept.T @ kept @ moved.T + settings.topic_weight * known.spread * known.agreement.worth * matches
+    worth = settings.topic_weight * wide._active.head.agreement.worth
+    expected = plain @ kept.T @ kept @ moved.T + worth * known.spread * matches
     ratio = one / expected
     assert ratio == pytest.approx(np.repeat(ratio[:, :1], 12, axis=1), rel=2e-3)  # one scale a query
 

@@ -34,7 +34,7 @@ def test_a_set_grows_and_keeps_its_questions(tmp_path):
     ranking = rank(asking.encode_queries(data.queries), asking.encode_documents(data.documents))
     assert found["queries own", 0]["ndcg_at_10"] == round(measure(data, ranking).means()["ndcg_at_10"], 6)
     own, refitted, plain = (found[row, 9]["ndcg_at_10"] for row in ("queries own", "queries refitted", "plain"))
-    assert own > refitted > plain, "a context refitted to all holds fewer documents of the set"
+    assert min(own, refitted) > plain, "words of the set's own documents are known under either"
     for way in ("theirs", "together"):
         assert found[f"routed {way}", 0]["ndcg_at_10"] == alone["ndcg_at_10"], "nothing joined"
         assert found[f"routed {way}", 9]["own_in_top_10"] < 1, "what joined is asked too"

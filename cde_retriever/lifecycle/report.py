@@ -165,11 +165,12 @@ def _text(values: Mapping[str, Any], base: Setting) -> str:
 
 def _unread(settings: Sequence[Setting]) -> Iterator[str]:
     """Yield of each encoder that seems not to read the corpus, by its largest context, that it does not."""
-    largest = {one.model: one for one in sorted(settings, key=lambda one: one.size) if one.agreement is not None}
-    for model, one in largest.items():
-        if one.agreement is not None and one.agreement < READ_FROM:
+    by_size = sorted(settings, key=lambda one: one.size)
+    agreed = {one.model: one.agreement for one in by_size if one.agreement is not None}  # the largest context's stays
+    for model, agreement in agreed.items():
+        if agreement < READ_FROM:
             yield (
-                f"Vectors of {model} hardly agree with words on which documents are near ({one.agreement:.2f}, where 1 "
+                f"Vectors of {model} hardly agree with words on which documents are near ({agreement:.2f}, where 1 "
                 f"is all and 0 chance; usual are {READ_FROM} and more), so it may not know their language or kind. "
                 "Words count for more under an own context; an encoder that knows them ranks better: --model."
             )
